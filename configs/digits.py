@@ -1,0 +1,71 @@
+"""Digits, MLP and CNN: G1, G2, T1 and T2 on the 1,797 images that scikit-learn ships.
+
+python -m experiments.reproduce                                     # 16 pairs
+python -m experiments.reproduce --config=configs/digits.py:smoke    # 6 pairs
+python -m experiments.reproduce --config=configs/digits.py:tiny     # 4 pairs, G1, MLP
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+VARIANTS = ("", "smoke", "tiny")
+
+
+def get_config(variant: str = "") -> Any:
+    """Returns the config: plain data, locked.
+
+    Args:
+      variant: "" for the full run, "smoke" for the same hypotheses with 6 pairs, "tiny" for tests
+        that start processes.
+
+    Raises:
+      ValueError: for another variant.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}: choose one of smoke, tiny, or none")
+    config: Any = ConfigDict(
+        {
+            "dataset": "digits",
+            # Halves and S are drawn from all 1,797 images, the test split included: S and the
+            # other half take the place of a test set.
+            "subset": "all",
+            "num_classes": 10,
+            "seed": 0,
+            "num_pairs": 16,
+            "num_examples": 600,
+            "num_holdout": 597,
+            "noise_rates": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+            # The first decides wherever a hypothesis names no architecture.
+            "architectures": ("mlp", "cnn"),
+            "models": {
+                "mlp": {"kind": "mlp", "widths": (128, 128)},
+                "cnn": {"kind": "cnn", "features": (16, 32), "stride": 2, "widths": (64,)},
+            },
+            "training": {
+                "optimizer": "adam",
+                "learning_rate": 2e-3,
+                "weight_decay": 0.0,
+                "batch_size": 64,
+                "probe_steps": (0, 10, 20, 50, 100, 150, 200, 300, 400, 500, 600, 700),
+            },
+            # PGD on the margin loss from the clean image, l-infinity; `epsilon` decides.
+            "attack": {
+                "num_steps": 20,
+                "relative_step": 0.15,
+                "epsilon": 0.1,
+                "budgets": (0.05, 0.1, 0.15, 0.2),
+                "epsilon_calibration": 0.02,
+            },
+            "hypotheses": ("G1", "G2", "T1", "T2"),
+        }
+    )
+    if variant == "smoke":
+        config.num_pairs = 6
+    if variant == "tiny":
+        config.num_pairs = 4
+        config.architectures = ("mlp",)
+        config.training.probe_steps = (0, 50, 100)
+        config.hypotheses = ("G1",)
+    config.lock()
+    return config

@@ -1,0 +1,1 @@
+"""Entry points: flags -> config -> halfway -> results on disk."""

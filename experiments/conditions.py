@@ -1,0 +1,117 @@
+"""From a config to the conditions that studies ask for."""
+
+from typing import Any
+
+from halfway import populations
+from halfway.populations import Condition
+
+Config = Any
+"""A locked `ml_collections.ConfigDict`, plain data; type checkers know nothing of its fields."""
+
+
+def condition(
+    config: Config, architecture: str, *, noise_rate: float = 0.0, permuted: bool = False
+) -> Condition:
+    """Returns a condition of the config, at its own n and without overlap.
+
+    Args:
+      config: of the run.
+      architecture: one of `config.architectures`.
+      noise_rate: ρ.
+      permuted: whether models train on permuted labels (the control of G1 and T1).
+    """
+    fields: dict[str, Any] = config.training.to_dict()
+    return populations.make_condition(
+        dataset=config.dataset,
+        subset=config.subset,
+        architecture=architecture,
+        model=config.models[architecture].to_dict(),
+        num_classes=config.num_classes,
+        num_examples=config.num_examples,
+        num_holdout=config.num_holdout,
+        num_pairs=config.num_pairs,
+        seed=config.seed,
+        noise_rate=noise_rate,
+        permuted=permuted,
+        **fields,
+    )
+
+
+def control(config: Config, architecture: str) -> Condition:
+    """Returns the control with permuted labels: same halves, seeds and batches, no label noise."""
+    return condition(config, architecture, permuted=True)
+
+
+def order(config: Config, one: Condition) -> tuple[Any, ...]:
+    """Returns what conditions are sorted by in tables: architecture, control last, noise rate."""
+    return config.architectures.index(one.architecture), one.permuted, one.noise_rate, one.key
+
+
+def validate(config: Config) -> None:
+    """Checks what flags can override.
+
+    Raises:
+      ValueError: with the field, its value and the accepted range.
+    """
+    checks = (
+        ("seed", 0 <= config.seed < 2**31, "must lie in [0, 2147483647]"),
+        ("num_pairs", 2 <= config.num_pairs <= 4096, "must lie in [2, 4096]"),
+        ("num_classes", config.num_classes >= 2, "must be at least 2"),
+        ("num_examples", config.num_examples >= 1, "must be at least 1"),
+        ("num_holdout", config.num_holdout >= 2, "must be at least 2"),
+        ("subset", config.subset in ("all", "train"), "must be 'all' or 'train'"),
+        ("architectures", len(config.architectures) > 0, "must name at least one model"),
+        (
+            "architectures",
+            set(config.architectures) <= set(config.models),
+            f"must be among config.models: {', '.join(config.models)}",
+        ),
+        (
+            "architectures",
+            len(set(config.architectures)) == len(config.architectures),
+            "must not repeat",
+        ),
+        (
+            "noise_rates",
+            len(config.noise_rates) > 0 and all(0 <= r <= 1 for r in config.noise_rates),
+            "must lie in [0, 1]",
+        ),
+        (
+            "noise_rates",
+            list(config.noise_rates) == sorted(set(config.noise_rates))
+            and 0 in config.noise_rates
+            and 1 in config.noise_rates
+            and len(config.noise_rates) >= 3,
+            "must increase from 0 to 1 with at least one rate between",
+        ),
+        ("training.optimizer", config.training.optimizer in ("adam", "sgd"), "adam or sgd"),
+        ("training.learning_rate", config.training.learning_rate > 0, "must be positive"),
+        ("training.weight_decay", config.training.weight_decay >= 0, "must be at least 0"),
+        ("training.batch_size", config.training.batch_size >= 1, "must be at least 1"),
+        (
+            "training.probe_steps",
+            len(config.training.probe_steps) > 0
+            and config.training.probe_steps[0] >= 0
+            and list(config.training.probe_steps) == sorted(set(config.training.probe_steps)),
+            "must increase from 0 or more",
+        ),
+        ("attack.num_steps", config.attack.num_steps >= 1, "must be at least 1"),
+        ("attack.relative_step", config.attack.relative_step > 0, "must be positive"),
+        ("attack.epsilon", 0 < config.attack.epsilon <= 1, "must lie in (0, 1]"),
+        (
+            "attack.budgets",
+            all(0 < e <= 1 for e in config.attack.budgets),
+            "must lie in (0, 1]",
+        ),
+        (
+            "attack.epsilon_calibration",
+            0 < config.attack.epsilon_calibration <= 1,
+            "must lie in (0, 1]",
+        ),
+    )
+    for name, holds, rule in checks:
+        if not holds:
+            value = config
+            for part in name.split("."):
+                value = value[part]
+            raise ValueError(f"config.{name} {rule}, got {value!r}")

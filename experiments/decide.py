@@ -1,0 +1,23 @@
+"""Rebuilds verdicts, figures and report of a finished run from its records, without training.
+
+python -m experiments.decide --workdir=runs/digits
+"""
+
+from pathlib import Path
+
+from experiments import cli
+from experiments.errors import UserError
+from experiments.runs import Run
+
+
+def main() -> None:
+    """A working directory to verdicts."""
+    if not cli.WORKDIR.value:
+        raise UserError("--workdir is needed: the folder of a run, e.g. --workdir=runs/digits")
+    run = Run.open(Path(cli.WORKDIR.value))
+    with run.locked():
+        cli.finish(run)
+
+
+if __name__ == "__main__":
+    cli.launch(main, takes=("workdir",))

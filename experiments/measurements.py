@@ -1,0 +1,216 @@
+"""What is measured on populations: landscapes along training, transfer, first-order predictions."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments import tables
+from experiments.conditions import Config
+from experiments.study import Measured, Measurement
+from halfway import attacks, losses, placement, populations, training, transfer
+from halfway.data import Split
+from halfway.populations import Condition, Population
+from halfway.types import Key
+
+ATTACKS = ("attack", "noise", "other_example")
+TARGETS = ("A", "B", "A permuted", "B permuted")
+
+
+def _learning(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
+    """Returns the landscapes along training, as the population's probes saw them."""
+    del key, pool, config  # everything was read while training
+    (one,) = population
+    condition = one.condition
+    axes = {
+        "pair": range(condition.num_pairs),
+        "surrogate": tables.HALVES,
+        "step": condition.probe_steps,
+    }
+    fixed = {"pair": axes["pair"], "surrogate": axes["surrogate"]}
+    named = {"condition": condition.key}
+    parts = []
+    for subset, curves in one.landscapes.items():
+        for loss in training.LOSSES:
+            parts.append(
+                tables.rows(np.asarray(curves[loss]), axes, subset=subset, quantity=loss, **named)
+            )
+            parts.append(
+                tables.rows(
+                    np.asarray(one.constant[subset][loss]),
+                    fixed,
+                    subset=subset,
+                    quantity=f"constant_{loss}",
+                    **named,
+                )
+            )
+    for product, values in one.products.items():
+        parts.append(tables.rows(np.asarray(values), axes, quantity=f"gradient_{product}", **named))
+    parts.append(tables.rows(one.finite, {"pair": axes["pair"]}, quantity="finite", **named))
+    return Measured(tables.concat(parts))
+
+
+LEARNING = Measurement("learning", 1, _learning)
+
+
+def budgets_of(condition: Condition, config: Config) -> tuple[float, ...]:
+    """Returns the budgets a condition is attacked at: the whole curve without noise, else one."""
+    decides = float(config.attack.epsilon)
+    if condition.noise_rate > 0:
+        return (decides,)
+    return tuple(sorted({decides, *(float(e) for e in config.attack.budgets)}))
+
+
+@functools.partial(jax.jit, static_argnames=("program", "settings", "mesh"))
+def _transfer_program(
+    members, images, labels, epsilon, *, program: Condition, settings: tuple, mesh: Mesh
+):
+    num_steps, relative_step = settings
+    apply_fn = populations.make_apply_fn(program)
+
+    def pair(member, images, labels, epsilon):
+        key, params, permuted, rows = member
+        targets = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), params, permuted)
+        attack = functools.partial(
+            attacks.pgd,
+            threat=attacks.linf(epsilon),
+            loss_fn=losses.margin,
+            num_steps=num_steps,
+            relative_step=relative_step,
+        )
+        matrix = transfer.transfer_matrix(
+            apply_fn, params, apply_fn, targets, key, images[rows], labels[rows], attack=attack
+        )
+        sums = {name: transfer.summarize(matrix, name) for name in ("clean", *ATTACKS)}
+        matched = {name: share.mean(-1) for name, share in matrix.matched.items()}
+        return matrix, sums, matched
+
+    return placement.spread(pair, mesh=mesh)(members, images, labels, epsilon)
+
+
+def _transfer(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
+    """Returns sums over S of what attacks on each model do to the other and to the controls.
+
+    The populations are the condition and its control with permuted labels, which share S.
+    """
+    one, permuted = population
+    condition = one.condition
+    images, labels = jnp.asarray(pool.images), jnp.asarray(pool.labels)
+    keys = jax.vmap(lambda p: jax.random.fold_in(key, p))(jnp.arange(condition.num_pairs))
+    members = (keys, one.params, permuted.params, one.halves.s.indices)
+    budgets = budgets_of(condition, config)
+    pairs = range(condition.num_pairs)
+    axes = {"pair": pairs, "surrogate": tables.HALVES, "target": TARGETS}
+    parts, arrays = [], {}
+    for budget in budgets:
+        matrix, sums, matched = _transfer_program(
+            members,
+            images,
+            labels,
+            jnp.float32(budget),
+            program=populations.program_of(condition),
+            settings=(config.attack.num_steps, config.attack.relative_step),
+            mesh=placement.make_mesh(),
+        )
+        named = {"condition": condition.key, "budget": budget}
+        for name, quantities in sums.items():
+            for quantity, values in quantities.items():
+                quantity, _, subset = quantity.partition(".")
+                parts.append(
+                    tables.rows(
+                        np.asarray(values),
+                        axes,
+                        attack=name,
+                        quantity=quantity,
+                        subset=subset or "all",
+                        **named,
+                    )
+                )
+        for name, values in matched.items():
+            parts.append(
+                tables.rows(
+                    np.asarray(values),
+                    {"pair": pairs, "surrogate": tables.HALVES},
+                    attack=name,
+                    quantity="matched",
+                    **named,
+                )
+            )
+        if budget == config.attack.epsilon:
+            arrays = _outcomes(matrix)
+            arrays["labels"] = np.asarray(labels[one.halves.s.indices]).astype(np.int16)
+    return Measured(tables.concat(parts), arrays)
+
+
+def _outcomes(matrix: transfer.TransferMatrix) -> dict[str, np.ndarray]:
+    """Returns `[P, 2, B]` outcomes of A→B and B→A on each example at the deciding budget."""
+    swap = np.array([1, 0])
+    attacked = np.asarray(matrix.target["attack"].correct)
+    clean_loss = np.asarray(matrix.target["clean"].loss)
+    clean_correct = np.asarray(matrix.target["clean"].correct)
+    return {
+        "surrogate_correct": np.asarray(matrix.surrogate["clean"].correct),
+        "surrogate_fooled": ~np.asarray(matrix.surrogate["attack"].correct),
+        "target_correct": clean_correct[:, swap],
+        "target_fooled": np.stack([~attacked[:, 0, 1], ~attacked[:, 1, 0]], 1),
+        "target_loss": clean_loss[:, swap].astype(np.float32),
+    }
+
+
+TRANSFER = Measurement("transfer", 2, _transfer)
+
+
+@functools.partial(jax.jit, static_argnames=("program", "mesh"))
+def _first_order_program(members, images, labels, epsilon, *, program: Condition, mesh: Mesh):
+    apply_fn = populations.make_apply_fn(program)
+
+    def pair(member, images, labels, epsilon):
+        params, rows = member
+        x, y = images[rows], labels[rows]
+
+        def direction(surrogate, target):
+            return transfer.first_order(
+                functools.partial(apply_fn, surrogate),
+                functools.partial(apply_fn, target),
+                x,
+                y,
+                threat=attacks.linf(epsilon),
+            )
+
+        swapped = jax.tree.map(lambda leaf: leaf[::-1], params)
+        return jax.vmap(direction)(params, swapped)
+
+    return placement.spread(pair, mesh=mesh)(members, images, labels, epsilon)
+
+
+def _first_order(
+    key: Key, population: Sequence[Population], pool: Split, config: Config
+) -> Measured:
+    """Returns P5 for each example of S, both directions, as arrays `[P, 2, B]`."""
+    del key  # nothing here is random
+    (one,) = population
+    condition = one.condition
+    out = _first_order_program(
+        (one.params, one.halves.s.indices),
+        jnp.asarray(pool.images),
+        jnp.asarray(pool.labels),
+        jnp.float32(config.attack.epsilon_calibration),
+        program=populations.program_of(condition),
+        mesh=placement.make_mesh(),
+    )
+    arrays = {name: np.asarray(values) for name, values in out._asdict().items()}
+    table = tables.rows(
+        np.nanmean(arrays["tau"], -1),
+        {"pair": range(condition.num_pairs), "surrogate": tables.HALVES},
+        condition=condition.key,
+        budget=float(config.attack.epsilon_calibration),
+        quantity="tau",
+        subset="all",
+    )
+    return Measured(table, arrays)
+
+
+FIRST_ORDER = Measurement("first_order", 3, _first_order)

@@ -1,0 +1,180 @@
+"""From a config to verdicts: train, measure, decide, report. Each step reads what is on disk."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import jax
+from tqdm import tqdm
+
+from experiments import family, files, report, studies, summary, wording
+from experiments.errors import LOG, UserError
+from experiments.runs import Run
+from experiments.study import Request, Study, Verdict
+from halfway import populations
+from halfway.data import Split
+from halfway.populations import Condition, Population
+
+
+def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
+    """Trains and measures what the chosen studies need and the run does not hold yet.
+
+    Args:
+      run: where results go.
+      chosen: the hypotheses of this invocation.
+      pool: the examples that halves are drawn from.
+    """
+    requests = _unique(chosen, run)
+    needed = list(dict.fromkeys(c for request in requests for c in request.conditions))
+    missing = [request for request in requests if not run.has_measurement(request)]
+    untrained = [one for one in needed if not run.has_population(one)]
+    if len(untrained) < len(needed):
+        done = len(needed) - len(untrained)
+        LOG.info("resumed %d of %d populations", done, len(needed))
+    seconds: dict[str, float] = run.notes()["seconds"]
+    in_memory: dict[Condition, Population] = {}
+    root = jax.random.key(run.config.seed)
+
+    with _Progress(len(untrained) + len(missing)) as progress:
+        for one in untrained:
+            with progress.stage(f"train {_label(one)}", "training", seconds):
+                population = populations.train(one, pool)
+                run.save_population(population)
+                in_memory[one] = population
+        for request in missing:
+            what = f"{request.measurement.name} {_label(request.conditions[0])}"
+            with progress.stage(what, request.measurement.name, seconds):
+                parts = [
+                    in_memory[one] if one in in_memory else run.load_population(one)
+                    for one in request.conditions
+                ]
+                key = jax.random.fold_in(root, request.measurement.salt)
+                measured = request.measurement.measure(key, parts, pool, run.config)
+                run.save_measurement(request, measured)
+    if missing or untrained or not (run.path / "records.parquet").is_file():
+        run.merge(requests)
+    ids = family.sort_ids({*run.notes()["hypotheses"], *(study.id for study in chosen)})
+    run.note(hypotheses=ids, seconds=seconds)
+
+
+def _unique(chosen: Sequence[Study], run: Run) -> list[Request]:
+    requests = {request.key: request for study in chosen for request in study.needs(run.config)}
+    return list(requests.values())
+
+
+def _label(one: Condition) -> str:
+    rate = "permuted" if one.permuted else f"ρ={one.noise_rate:g}"
+    return f"{one.architecture} {rate}"
+
+
+def conclude(run: Run) -> list[Verdict]:
+    """Returns the verdicts of every hypothesis run so far, and writes them with figures and report.
+
+    Args:
+      run: with records.
+
+    Raises:
+      UserError: if there are no records, or a study that was run does not exist here.
+    """
+    started = time.monotonic()
+    notes, records, known = run.notes(), run.records(), studies.available()
+    strange = [name for name in notes["hypotheses"] if name not in known]
+    if strange:
+        raise UserError(f"this version has no study {strange[0]}, which {run.path} was run with")
+    chosen = [known[name] for name in notes["hypotheses"]]
+    try:
+        outcomes = [(study, study.decide(records)) for study in chosen]
+    except LookupError as error:
+        raise UserError(f"the records of {run.path} are incomplete: {error}") from error
+    verdicts = family.conclude(outcomes, dataset=run.config.dataset, num_pairs=run.config.num_pairs)
+    figures = {
+        study.id: study.draw(records, verdict)
+        for study, verdict in zip(chosen, verdicts, strict=True)
+    }
+    explanations = {
+        study.id: study.explain(verdict) for study, verdict in zip(chosen, verdicts, strict=True)
+    }
+    overview = summary.overview(records)
+    files.write_json(run.path / "verdicts.json", [verdict.to_json() for verdict in verdicts])
+    forest = report.forest_figure(verdicts, family.FAMILY)
+    report.save_figures(
+        run.path / "figures",
+        [
+            *([forest] if forest else []),
+            *(figure for drawn in figures.values() for figure in drawn),
+            *overview.figures,
+        ],
+    )
+    seconds = notes["seconds"] | {"verdicts, figures, report": time.monotonic() - started}
+    report.write(
+        run.path / "report.html",
+        verdicts=verdicts,
+        figures=figures,
+        explanations=explanations,
+        family=family.FAMILY,
+        condition_tables=overview.tables,
+        condition_figures=overview.figures,
+        run=_run_info(run, seconds, overview.warnings, len(records.conditions)),
+    )
+    return verdicts
+
+
+def _run_info(
+    run: Run, seconds: Mapping[str, float], warnings: Sequence[str], num_conditions: int
+) -> report.RunInfo:
+    config, environment = run.config, run.notes()["environment"]
+    return report.RunInfo(
+        command=environment.get("command", ""),
+        config=config.to_dict(),
+        seed=config.seed,
+        versions=environment.get("versions", {}),
+        commit=environment.get("commit"),
+        devices=environment.get("devices", "unknown"),
+        num_devices=run.num_devices,
+        dataset=config.dataset,
+        data_checksum=run.data_checksum,
+        num_pairs=config.num_pairs,
+        architectures=tuple(config.architectures),
+        num_conditions=num_conditions,
+        started=environment.get("started", ""),
+        seconds=seconds,
+        warnings=warnings,
+        evidence=family.evidence(config.dataset, config.num_pairs),
+    )
+
+
+def ending(run: Run, verdicts: Sequence[Verdict]) -> str:
+    """Returns what a terminal shows at the end: the map, the verdicts, where the report is."""
+    return f"{wording.terminal_map(verdicts, family.FAMILY)}\n\n{run.path / 'report.html'}"
+
+
+class _Progress:
+    """A bar that names the stage and the time left; without a terminal, a log line a stage."""
+
+    def __init__(self, total: int):
+        self._bar = tqdm(total=total, unit="step", disable=None if total else True, leave=False)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.close()
+
+    def stage(self, name: str, group: str, seconds: dict[str, float]) -> "_Stage":
+        """Returns a context that counts one step and adds its time to a group."""
+        return _Stage(self._bar, name, group, seconds)
+
+
+class _Stage:
+    def __init__(self, bar: tqdm, name: str, group: str, seconds: dict[str, float]):
+        self._bar, self._name, self._group, self._seconds = bar, name, group, seconds
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+        self._bar.set_description(self._name)
+        if self._bar.disable:
+            LOG.info("%s", self._name)
+
+    def __exit__(self, *exc: object) -> None:
+        taken = time.monotonic() - self._started
+        self._seconds[self._group] = self._seconds.get(self._group, 0.0) + taken
+        self._bar.update()

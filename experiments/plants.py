@@ -1,0 +1,124 @@
+"""Synthetic records on which decision rules are tested: known effects, the study's own noise.
+
+Standard deviations over pairs are those of the run on digits (16 pairs), rounded up; they only have
+to be realistic, since a rule's size must not depend on them.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from configs import digits
+from experiments import tables
+from experiments.conditions import Config
+from experiments.measurements import ATTACKS
+from experiments.study import Records
+from halfway.populations import Condition
+
+CONFIG: Config = digits.get_config()
+"""The setting that plants have the shape of."""
+NOISE_M = 0.02
+"""Standard deviation over pairs of M_θ in error."""
+
+
+def learning(
+    rng: np.random.Generator, config: Config, meeting: float, noise: float = NOISE_M
+) -> dict[str, np.ndarray]:
+    """Returns arrays of one condition in which M_θ in error is `meeting` plus noise over pairs.
+
+    Args:
+      rng: consumed.
+      config: for the number of pairs.
+      meeting: expected M_θ.
+      noise: its standard deviation over pairs.
+    """
+    size = (config.num_pairs, 2)
+    start_own = rng.normal(0.885, 0.004, size)
+    start_other = rng.normal(0.9, 0.006, size)
+    own = rng.uniform(0.0, 0.004, size)
+    # Both directions of a pair share most of the noise; the mean of the two has all of it.
+    gain = meeting + rng.normal(0.0, noise, (config.num_pairs, 1))
+    other = start_other - gain * (start_own - own)
+    return {
+        "error.own": own,
+        "error.other": other,
+        "constant_error.own": start_own,
+        "constant_error.other": start_other,
+        "finite": np.ones(config.num_pairs),
+    }
+
+
+def transfer(
+    rng: np.random.Generator,
+    config: Config,
+    increases: Mapping[tuple[str, str], float],
+    noise: float,
+) -> dict[str, np.ndarray]:
+    """Returns arrays of one condition with given mean increases of the targets' margin loss.
+
+    Args:
+      rng: consumed.
+      config: for pairs, examples and budget.
+      increases: mean over examples for (attack, target), target "other", "own" or "permuted".
+      noise: standard deviation over pairs of each.
+    """
+    arrays = {"finite": np.ones(config.num_pairs)}
+    for attack in ATTACKS:
+        for target in ("other", "own", "permuted"):
+            mean = increases.get((attack, target), 0.0)
+            values = mean + rng.normal(0.0, noise, (config.num_pairs, 1)) * np.ones(2)
+            arrays[f"increase.{attack}.{target}"] = config.num_holdout * values
+            counts = np.full((config.num_pairs, 2), float(config.num_holdout))
+            arrays[f"num_examples.{attack}.{target}"] = counts
+    return arrays
+
+
+def records(
+    config: Config,
+    parts: Mapping[Condition, Mapping[str, np.ndarray]],
+    arrays: Mapping[tuple[str, str], Mapping[str, np.ndarray]] | None = None,
+) -> Records:
+    """Returns records of conditions with these arrays, as `learning` and `transfer` name them."""
+    names = tuple((one, tuple(values)) for one, values in parts.items())
+    template = _template(names, config.num_pairs, float(config.attack.epsilon))
+    values = [array.reshape(-1) for one in parts.values() for array in one.values()]
+    table = template.assign(value=np.concatenate(values))
+    return Records(table, _conditions(tuple(parts)), config, arrays or {})
+
+
+@functools.lru_cache(maxsize=16)
+def _conditions(conditions: tuple[Condition, ...]) -> pd.DataFrame:
+    return tables.conditions_table(conditions)
+
+
+@functools.lru_cache(maxsize=16)
+def _template(
+    names: tuple[tuple[Condition, tuple[str, ...]], ...], num_pairs: int, budget: float
+) -> pd.DataFrame:
+    """Returns the table without its values: the slow part, the same for every draw."""
+    frames = []
+    pairs, blank = {"pair": range(num_pairs)}, np.zeros((num_pairs, 2))
+    both = pairs | {"surrogate": tables.HALVES}
+    for one, keys in names:
+        for key in keys:
+            quantity, *rest = key.split(".")
+            named: dict[str, Any] = {"condition": one.key, "quantity": quantity}
+            if quantity == "finite":
+                frames.append(tables.rows(blank[:, 0], pairs, **named))
+            elif quantity in ("increase", "num_examples"):
+                attack, target = rest
+                named |= {"attack": attack, "budget": budget, "subset": "all"}
+                frame = tables.rows(blank, both, **named)
+                names_of_target = {
+                    "other": tables.OTHER,
+                    "own": {name: name for name in tables.HALVES},
+                    "permuted": {k: f"{v} permuted" for k, v in tables.OTHER.items()},
+                }[target]
+                frames.append(frame.assign(target=frame["surrogate"].map(names_of_target)))
+            else:
+                step = None if quantity.startswith("constant") else one.probe_steps[-1]
+                frames.append(tables.rows(blank, both, subset=rest[0], step=step, **named))
+    return tables.concat(frames)

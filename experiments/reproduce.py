@@ -1,0 +1,24 @@
+"""Trains populations of pairs, measures where they meet, decides hypotheses, writes a report.
+
+python -m experiments.reproduce [--config=configs/digits.py[:VARIANT]] [--only=G1,T1|all]
+"""
+
+import jax
+
+from experiments import cli, pipeline
+from experiments.runs import Run
+
+
+def main() -> None:
+    """Flags to one run."""
+    settings = cli.prepare()
+    run = Run.create(settings.workdir, cli.identity(settings), len(jax.devices()))
+    with run.locked():
+        if not run.notes()["environment"]:
+            run.note(environment=cli.environment())
+        pipeline.measure(run, settings.studies, settings.dataset.pool(settings.config.subset))
+        cli.finish(run)
+
+
+if __name__ == "__main__":
+    cli.launch(main)

@@ -1,0 +1,220 @@
+"""Records as a long table: how rows are written, and how rules read arrays back from them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from experiments.study import COLUMNS, Records
+from halfway.populations import Condition
+
+HALVES = ("A", "B")
+LOSSES = ("error", "brier", "cross_entropy")
+OTHER = {"A": "B", "B": "A"}
+
+
+def rows(values: np.ndarray, axes: Mapping[str, Sequence[Any]], **constants: Any) -> pd.DataFrame:
+    """Returns one row for each number of an array.
+
+    Args:
+      values: with one axis for each entry of `axes`, in its order.
+      axes: column name to the labels along that axis.
+      **constants: columns with one value.
+
+    Raises:
+      ValueError: if the shape does not fit the labels.
+    """
+    values = np.asarray(values, np.float64)
+    shape = tuple(len(labels) for labels in axes.values())
+    if values.shape != shape:
+        raise ValueError(f"values of shape {values.shape} do not fit labels of shape {shape}")
+    index = pd.MultiIndex.from_product(list(axes.values()), names=list(axes))
+    table = index.to_frame(index=False)
+    table = table.assign(value=values.reshape(-1), **constants)
+    return normalize(table)
+
+
+def normalize(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns a table with all of `COLUMNS` in order, of types that a Parquet file keeps."""
+    table = table.reindex(columns=list(COLUMNS))
+    integers, floats = ("pair", "step"), ("budget", "value")
+    for name in COLUMNS:
+        if name in integers:
+            table[name] = table[name].astype("Int64")
+        elif name in floats:
+            table[name] = table[name].astype("float64")
+        else:
+            table[name] = table[name].astype("string")
+    return table
+
+
+def concat(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Returns the tables below each other; an empty one with all columns if there are none."""
+    if not tables:
+        return normalize(pd.DataFrame(columns=list(COLUMNS)))
+    return normalize(pd.concat(tables, ignore_index=True))
+
+
+def conditions_table(conditions: Sequence[Condition]) -> pd.DataFrame:
+    """Returns one row a condition, its fields as columns, indexed by its key, in a fixed order."""
+    fields = [
+        {k: str(v) if isinstance(v, dict | list | tuple) else v for k, v in c.to_json().items()}
+        for c in conditions
+    ]
+    index = pd.Index([c.key for c in conditions], name="condition", dtype="string")
+    return pd.DataFrame(fields, index=index)
+
+
+class Terms(NamedTuple):
+    """Numerators and denominators `[P]` of a meeting coefficient; NaN for pairs that diverged."""
+
+    numerators: np.ndarray
+    denominators: np.ndarray
+
+
+class Reader:
+    """Reads dense arrays out of records; a hole or a doubled row is an error, never a zero."""
+
+    def __init__(self, records: Records):
+        table = records.table
+        self._value = table["value"].to_numpy(np.float64)
+        self._numeric = {
+            name: table[name].to_numpy(np.float64, na_value=np.nan)
+            for name in ("pair", "step", "budget")
+        }
+        self._codes, self._labels = {}, {}
+        for name in ("condition", "surrogate", "target", "attack", "subset", "quantity"):
+            codes, labels = pd.factorize(table[name], sort=True)
+            self._codes[name] = codes
+            self._labels[name] = {str(label): code for code, label in enumerate(labels)}
+        # Rows of one condition and quantity, found once.
+        num_quantities = max(1, len(self._labels["quantity"]))
+        group = self._codes["condition"] * num_quantities + self._codes["quantity"]
+        order = np.argsort(group, kind="stable")
+        starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+        self._groups = {
+            divmod(int(group[order[start]]), num_quantities): rows
+            for start, rows in zip(starts, np.split(order, starts[1:]), strict=True)
+        }
+
+    def cube(
+        self, condition: str, quantity: str, by: Sequence[str] = ("pair",), **columns: Any
+    ) -> np.ndarray:
+        """Returns values with one axis for each column of `by`, labels ascending.
+
+        Args:
+          condition: its key.
+          quantity: what is read.
+          by: columns that become axes.
+          **columns: column values that the rows must have.
+
+        Raises:
+          LookupError: if there are no such rows, or they do not fill the axes exactly once.
+        """
+        where = f"{quantity!r} of condition {condition} with {columns}"
+        rows = self._groups.get(self._at(condition, quantity), np.empty(0, int))
+        for name, value in columns.items():
+            if name in self._numeric:
+                rows = rows[self._numeric[name][rows] == value]
+            else:
+                rows = rows[self._codes[name][rows] == self._labels[name].get(str(value), -2)]
+        if not rows.size:
+            raise LookupError(f"no {where}")
+        places, shape = [], []
+        for name in by:
+            column = self._numeric.get(name, self._codes.get(name))
+            labels, place = np.unique(np.asarray(column)[rows], return_inverse=True)
+            places.append(place)
+            shape.append(len(labels))
+        flat = np.ravel_multi_index(places, shape)
+        if len(rows) != np.prod(shape) or len(np.unique(flat)) != len(rows):
+            raise LookupError(f"{len(rows)} rows do not fill {tuple(by)} {tuple(shape)}: {where}")
+        out = np.empty(len(rows))
+        out[flat] = self._value[rows]
+        return out.reshape(shape)
+
+    def has(self, condition: str, quantity: str) -> bool:
+        """Returns whether there is any such row."""
+        return self._at(condition, quantity) in self._groups
+
+    def _at(self, condition: str, quantity: str) -> tuple[int, int]:
+        names = ("condition", condition), ("quantity", quantity)
+        return tuple(self._labels[column].get(value, -1) for column, value in names)  # pyright: ignore
+
+    def finite(self, condition: str) -> np.ndarray:
+        """Returns `[P]` whether both models of a pair stayed finite in training."""
+        return self.cube(condition, "finite") > 0.5
+
+    def losses(self, condition: str, loss: str, subset: str) -> np.ndarray:
+        """Returns `[P, 2, T]` losses of a subset ("own", "other", "holdout"), NaN if diverged."""
+        curves = self.cube(condition, loss, ("pair", "surrogate", "step"), subset=subset)
+        return np.where(self.finite(condition)[:, None, None], curves, np.nan)
+
+    def terms(self, condition: str, loss: str = "error", at: str = "end") -> Terms:
+        """Returns numerators and denominators of M_θ, both directions summed.
+
+        Args:
+          condition: its key.
+          loss: of `LOSSES`.
+          at: "end" of training, or "best": the probe at which S, as labelled, has the least
+            cross-entropy, chosen for each model.
+        """
+        progress = []
+        for subset in ("other", "own"):
+            curves = self.losses(condition, loss, subset)
+            constant = self.cube(
+                condition, f"constant_{loss}", ("pair", "surrogate"), subset=subset
+            )
+            if at == "end":
+                final = curves[..., -1]
+            else:
+                holdout = self.losses(condition, "cross_entropy", "holdout")
+                best = np.where(np.isnan(holdout), np.inf, holdout).argmin(-1)
+                final = np.take_along_axis(curves, best[..., None], -1)[..., 0]
+            progress.append((constant - final).sum(-1))
+        return Terms(*progress)
+
+    def gap(self, condition: str, loss: str = "error") -> np.ndarray:
+        """Returns `[P]` the symmetric estimate of the generalization gap at the end (P2)."""
+        other, own = (self.losses(condition, loss, name)[..., -1] for name in ("other", "own"))
+        return (other - own).mean(-1)
+
+    def training_accuracy(self, condition: str) -> np.ndarray:
+        """Returns `[P]` accuracy at the end on the labels trained on, mean of the two models."""
+        return 1 - self.losses(condition, "error", "own")[..., -1].mean(-1)
+
+    def directed(
+        self,
+        condition: str,
+        quantity: str,
+        *,
+        attack: str,
+        budget: float,
+        target: str = "other",
+        subset: str = "all",
+    ) -> np.ndarray:
+        """Returns `[P]` sums of a transfer quantity over both directions, NaN if diverged.
+
+        Args:
+          condition: its key.
+          quantity: "increase", "num_fooled" or "num_examples".
+          attack: "clean", "attack", "noise" or "other_example".
+          budget: ε.
+          target: "other" model of the pair, the surrogate's "own" model, or "permuted": the other
+            half's model trained on permuted labels.
+          subset: the denominator.
+        """
+        total = np.zeros(())
+        for surrogate, partner in OTHER.items():
+            names = {"other": partner, "own": surrogate, "permuted": f"{partner} permuted"}
+            total = total + self.cube(
+                condition,
+                quantity,
+                attack=attack,
+                budget=budget,
+                surrogate=surrogate,
+                target=names[target],
+                subset=subset,
+            )
+        return np.where(self.finite(condition), total, np.nan)

@@ -1,0 +1,207 @@
+"""What attacks are composed of: objective, gradient estimator, update rule and loop.
+
+An attack *ascends* its attack loss. The objective says what that is, a gradient estimator is a
+closure over it, the update rule is an `optax.GradientTransformation` on the input whose updates are
+added, and `iterate` is the loop within a threat model (`threat.py`).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from halfway import losses
+from halfway.attacks.threat import Threat
+from halfway.types import Array, LogitsFn, LossFn
+
+GradientFn = Callable[[Array], tuple[Array, Array, Array]]
+"""Inputs `[B, ...]` to attack loss `[B]` and logits `[B, C]`, both at these very inputs, and an
+estimate `[B, ...]` of the gradient of the attack loss."""
+
+
+class AttackResult(NamedTuple):
+    """What an attack returns, per example; every field belongs to the same, feasible point.
+
+    Attributes:
+      adversarial: `[B, ...]`, within the threat model.
+      success: `[B]` bool: misclassified, or classified as the target where there is one. Inputs
+        misclassified from the start count; never where a logit is NaN.
+      loss: `[B]` attack loss, larger is better for the attacker.
+      queries: `[B]` int32, forward evaluations of the model. A gradient counts as one: the
+        evaluation that it starts with; its backward pass is not counted.
+    """
+
+    adversarial: Array
+    success: Array
+    loss: Array
+    queries: Array
+
+
+class Objective(NamedTuple):
+    """What an attack wants of a model.
+
+    Attributes:
+      value: inputs `[B, ...]` to attack loss `[B]` and logits `[B, C]`; costs one query.
+      success: logits `[B, C]` to whether the attack has reached its aim, `[B]` bool.
+    """
+
+    value: Callable[[Array], tuple[Array, Array]]
+    success: Callable[[Array], Array]
+
+
+def objective(
+    logits_fn: LogitsFn, labels: Array, loss_fn: LossFn, targets: Array | None = None
+) -> Objective:
+    """Returns the objective: away from the labels, or towards the targets where given.
+
+    The attack loss is loss_fn(logits, labels), or −loss_fn(logits, targets).
+
+    Args:
+      logits_fn: the model; it must not couple examples.
+      labels: `[B]` integers.
+      loss_fn: logits and labels to a loss per example.
+      targets: `[B]` integers, or None.
+    """
+    if targets is not None:
+        chex.assert_equal_shape([labels, targets])
+    aim, sign = (labels, 1) if targets is None else (targets, -1)
+
+    def value(x: Array) -> tuple[Array, Array]:
+        logits = logits_fn(x)
+        return sign * loss_fn(logits, aim), logits
+
+    def success(logits: Array) -> Array:
+        # NaN, the error of NaN logits, equals neither.
+        return losses.error(logits, aim) == (1 if targets is None else 0)
+
+    return Objective(value, success)
+
+
+def exact_gradient(goal: Objective) -> GradientFn:
+    """Returns the gradient estimator that differentiates the attack loss itself.
+
+    Args:
+      goal: what to ascend.
+    """
+
+    def gradient_fn(x: Array) -> tuple[Array, Array, Array]:
+        loss, pullback, logits = jax.vjp(goal.value, x, has_aux=True)
+        (gradient,) = pullback(jnp.ones_like(loss))
+        return loss, logits, gradient
+
+    return gradient_fn
+
+
+def steepest(threat: Threat) -> optax.GradientTransformation:
+    """Returns the update rule that replaces a gradient h by s(h) of the threat model's norm.
+
+    Args:
+      threat: the norm is used, the budget is not.
+    """
+
+    def update(gradient: Any, _: Any) -> Array:
+        return threat.steepest(gradient)
+
+    return optax.stateless(update)
+
+
+def scale_by_epsilon(threat: Threat) -> optax.GradientTransformation:
+    """Returns the update rule that multiplies each example's update by its budget.
+
+    Args:
+      threat: the budget is used.
+    """
+
+    def update(direction: Any, _: Any) -> Array:
+        return threat.radius(direction) * direction
+
+    return optax.stateless(update)
+
+
+class Candidate(NamedTuple):
+    """A point `[B, ...]` and, at this very point, success `[B]` and attack loss `[B]`."""
+
+    point: Array
+    success: Array
+    loss: Array
+
+
+def better_of(challenger: Candidate, incumbent: Candidate) -> Candidate:
+    """Returns the better candidate of each example: success first, then the larger attack loss.
+
+    Success counts first because a loss may rank a failure above it (cross-entropy does). A NaN loss
+    loses to any other; among equals the incumbent stays.
+
+    Args:
+      challenger: looked at now.
+      incumbent: kept so far.
+    """
+    higher = (challenger.loss > incumbent.loss) | jnp.isnan(incumbent.loss)
+    won = jnp.where(challenger.success == incumbent.success, higher, challenger.success)
+    shape = won.shape + (1,) * (challenger.point.ndim - 1)
+    return Candidate(
+        point=jnp.where(won.reshape(shape), challenger.point, incumbent.point),
+        success=jnp.where(won, challenger.success, incumbent.success),
+        loss=jnp.where(won, challenger.loss, incumbent.loss),
+    )
+
+
+def no_candidate(goal: Objective, x: Array) -> Candidate:
+    """Returns the candidate that any other replaces: x, as a failure with loss NaN.
+
+    Args:
+      goal: gives the type of the loss; it is traced, not evaluated.
+      x: `[B, ...]`.
+    """
+    loss, _ = jax.eval_shape(goal.value, x)
+    chex.assert_shape(loss, x.shape[:1])
+    return Candidate(x, jnp.zeros(loss.shape, bool), jnp.full(loss.shape, jnp.nan, loss.dtype))
+
+
+def iterate(
+    goal: Objective,
+    gradient_fn: GradientFn,
+    update_rule: optax.GradientTransformation,
+    x: Array,
+    start: Array,
+    *,
+    threat: Threat,
+    num_steps: int,
+    best: bool = True,
+) -> Candidate:
+    """Returns the best point of a projected walk (the start included), or its last.
+
+    Costs `num_steps` gradients and one forward evaluation. Its memory does not depend on
+    `num_steps`. A component of the gradient that is not finite counts as 0, and so takes no step by
+    itself.
+
+    Args:
+      goal: says what is best.
+      gradient_fn: the direction to ascend.
+      update_rule: gradients to updates, which are *added* to the point; `params` is the point.
+      x: `[B, ...]`, clean inputs.
+      start: `[B, ...]`, where the walk begins; feasible.
+      threat: every step ends with its projection.
+      num_steps: static.
+      best: whether to keep the best iterate rather than the last.
+    """
+
+    def step(carry: tuple[Array, Any, Candidate | None], _: None) -> tuple[Any, None]:
+        point, state, kept = carry
+        loss, logits, gradient = gradient_fn(point)
+        if kept is not None:
+            kept = better_of(Candidate(point, goal.success(logits), loss), kept)
+        gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)
+        updates, state = update_rule.update(gradient, state, point)
+        point = threat.project(jnp.asarray(optax.apply_updates(point, updates)), x)
+        return (point, state, kept), None
+
+    kept = no_candidate(goal, start) if best else None
+    carry = (start, update_rule.init(start), kept)
+    (point, _, kept), _ = jax.lax.scan(step, carry, length=num_steps)
+    loss, logits = goal.value(point)
+    last = Candidate(point, goal.success(logits), loss)
+    return last if kept is None else better_of(last, kept)

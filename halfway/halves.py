@@ -1,0 +1,174 @@
+"""Two halves of a data set and a third sample: who walks where, and who chooses.
+
+`split` has static shapes: the number of examples, the overlap and the noise rate are data, so that
+many conditions share one compiled program.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from halfway.types import Array, Key
+
+
+class Sample(NamedTuple):
+    """Examples of a pool, the valid ones first.
+
+    Attributes:
+      indices: `[N]` int32, rows of the pool.
+      labels: `[N]` int32, as labelled, noise included.
+      mask: `[N]` bool, false for padding.
+    """
+
+    indices: Array
+    labels: Array
+    mask: Array
+
+
+class Halves(NamedTuple):
+    """The halves `a` and `b`, and `s`, disjoint from both, which makes every choice."""
+
+    a: Sample
+    b: Sample
+    s: Sample
+
+
+def split(
+    key: Key,
+    labels: Array,
+    *,
+    num_examples: int | Array,
+    num_classes: int,
+    capacity: int | None = None,
+    num_holdout: int | None = None,
+    overlap: float | Array = 0.0,
+    noise_rate: float | Array = 0.0,
+    stratified: bool = False,
+) -> Halves:
+    """Returns A, B and S drawn from a pool.
+
+    Positions of one random order: A is the first n, B starts `round(overlap n)` before A ends, S is
+    the last `num_holdout`. A smaller n with the same key gives subsets of the same A.
+
+    Args:
+      key: consumed.
+      labels: `[N]` clean labels of the pool.
+      num_examples: n, of each half; may be traced.
+      num_classes: C; noise is uniform over all of them, the true one included.
+      capacity: static length of A and B, at least n; n by default.
+      num_holdout: static length of S; what two disjoint halves of `capacity` leave by default.
+      overlap: share of A's examples that B holds too, in [0, 1]; may be traced.
+      noise_rate: ρ, the probability that a label is replaced, in [0, 1]; independent for each
+        example of A, B and S, also where A and B overlap; may be traced.
+      stratified: whether each sample has the pool's class shares (to within one or two examples a
+        class) instead of an i.i.d. draw.
+
+    Raises:
+      ValueError: if n, overlap or noise_rate is concrete and out of range.
+    """
+    pool = labels.shape[0]
+    if capacity is None:
+        capacity = int(num_examples)
+    if num_holdout is None:
+        num_holdout = pool - 2 * capacity
+    _check_rate("overlap", overlap)
+    _check_rate("noise_rate", noise_rate)
+    shared = jnp.round(jnp.asarray(overlap) * num_examples).astype(jnp.int32)
+    _check_size(num_examples, capacity, shared, pool, num_holdout)
+
+    key_order, key_a, key_b, key_s = jax.random.split(key, 4)
+    order = (
+        _stratified_order(key_order, labels, num_classes)
+        if stratified
+        else jax.random.permutation(key_order, pool)
+    )
+
+    def sample(key, start, length, count):
+        rows = jnp.arange(length)
+        indices = order[jnp.clip(start + rows, 0, pool - 1)].astype(jnp.int32)
+        return Sample(
+            indices,
+            add_label_noise(key, labels[indices], noise_rate, num_classes=num_classes),
+            rows < count,
+        )
+
+    return Halves(
+        sample(key_a, 0, capacity, num_examples),
+        sample(key_b, num_examples - shared, capacity, num_examples),
+        sample(key_s, pool - num_holdout, num_holdout, num_holdout),
+    )
+
+
+def add_label_noise(
+    key: Key, labels: Array, noise_rate: float | Array, *, num_classes: int
+) -> Array:
+    """Returns labels `[N]`, each replaced with probability ρ by a uniform draw over all C classes.
+
+    The same key at two rates replaces nested sets of examples by the same draws, so that conditions
+    differ by the rate alone.
+
+    Args:
+      key: consumed.
+      labels: `[N]`.
+      noise_rate: ρ in [0, 1].
+      num_classes: C.
+    """
+    key_where, key_what = jax.random.split(key)
+    replaced = jax.random.uniform(key_where, labels.shape) < noise_rate
+    uniform = jax.random.randint(key_what, labels.shape, 0, num_classes, labels.dtype)
+    return jnp.where(replaced, uniform, labels)
+
+
+def permute_labels(key: Key, sample: Sample) -> Array:
+    """Returns `[N]` labels of a sample permuted among its valid examples: classes as frequent, no
+    relation to the inputs.
+
+    Args:
+      key: consumed.
+      sample: whose padding keeps its labels.
+    """
+    size = sample.labels.shape[0]
+    draws = jnp.where(sample.mask, jax.random.uniform(key, (size,)), 2.0)
+    return jnp.where(sample.mask, sample.labels[jnp.argsort(draws)], sample.labels)
+
+
+def _stratified_order(key: Key, labels: Array, num_classes: int) -> Array:
+    """Returns an order of the pool in which each class is spread evenly, at random within."""
+    key_rank, key_offset = jax.random.split(key)
+    pool = labels.shape[0]
+    shuffled = jax.random.permutation(key_rank, pool)
+    onehot = jax.nn.one_hot(labels[shuffled], num_classes, dtype=jnp.int32)
+    rank = (jnp.cumsum(onehot, 0) * onehot).sum(-1) - 1
+    count = onehot.sum(0)[labels[shuffled]]
+    offset = jax.random.uniform(key_offset, (num_classes,))[labels[shuffled]]
+    return shuffled[jnp.argsort((rank + offset) / count)]
+
+
+def _is_concrete(*values: object) -> bool:
+    return not any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def _check_rate(name: str, value: float | Array) -> None:
+    if _is_concrete(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):
+        raise ValueError(f"{name} must lie in [0, 1], got {value}")
+
+
+def _check_size(num_examples, capacity: int, shared, pool: int, num_holdout: int) -> None:
+    if num_holdout < 0 or capacity > pool:
+        raise ValueError(
+            f"halves of {capacity} examples do not fit into a pool of {pool}: n may be at most "
+            f"{pool // 2}"
+        )
+    if not _is_concrete(num_examples, shared):
+        return
+    n, shared = int(num_examples), int(shared)
+    if not 1 <= n <= capacity:
+        raise ValueError(f"num_examples must lie in [1, {capacity}] (capacity), got {n}")
+    if 2 * n - shared > pool - num_holdout:
+        raise ValueError(
+            f"num_examples={n} needs {2 * n - shared} examples for the halves beside "
+            f"{num_holdout} held out, the pool has {pool}: n may be at most "
+            f"{(pool - num_holdout + shared) // 2}"
+        )

@@ -1,0 +1,99 @@
+"""Losses per example, unreduced, and the one mean that all of the library takes.
+
+Every loss maps logits `[B, C]` and integer labels `[B]` to `[B]`, is pure, and is safe under `jit`,
+`vmap` and `grad`. None couples examples.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from halfway.types import Array
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """Returns the cross-entropy `[B]` in nats: log Σ_c exp z_c − z_y.
+
+    Args:
+      logits: `[B, C]`.
+      labels: `[B]` integers in [0, C); others give NaN.
+    """
+    _check(logits, labels)
+    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def brier(logits: Array, labels: Array) -> Array:
+    """Returns the Brier score `[B]` in [0, 2]: Σ_c (softmax(z)_c − [c = y])².
+
+    The sum runs over all classes, as in Brier (1950): 0 is certain and right, 2 certain and wrong,
+    and the uniform prediction has 1 − 1/C.
+
+    Args:
+      logits: `[B, C]`.
+      labels: `[B]` integers in [0, C).
+    """
+    _check(logits, labels)
+    difference = jax.nn.softmax(logits) - _is_label(logits, labels)
+    return jnp.sum(difference**2, axis=-1)
+
+
+def error(logits: Array, labels: Array) -> Array:
+    """Returns the misclassification `[B]` as float32: 1 where argmax_c z_c ≠ y, else 0.
+
+    Among tied logits the first class is the prediction. NaN where a logit is NaN: a diverged model
+    has no error rate, and this way it shows. The gradient is 0.
+
+    Args:
+      logits: `[B, C]`.
+      labels: `[B]` integers in [0, C).
+    """
+    _check(logits, labels)
+    wrong = (jnp.argmax(logits, axis=-1) != labels).astype(jnp.float32)
+    return jnp.where(jnp.isnan(logits).any(axis=-1), jnp.nan, wrong)
+
+
+def margin(logits: Array, labels: Array) -> Array:
+    """Returns the margin loss `[B]`: max_{c ≠ y} z_c − z_y, positive where misclassified.
+
+    It is the negative of the margin. The gradient is +1 at the runner-up and −1 at y, everywhere;
+    where runners-up tie, the first of them takes all of it (a subgradient), as in `error`.
+
+    Args:
+      logits: `[B, C]`, C ≥ 2.
+      labels: `[B]` integers in [0, C).
+    """
+    _check(logits, labels)
+    chex.assert_axis_dimension_gteq(logits, 1, 2)
+    num_classes = logits.shape[1]
+    is_label = _is_label(logits, labels)
+    others = jax.lax.stop_gradient(jnp.where(is_label, -jnp.inf, logits))
+    # Selecting with masks, not `max` and a gather: a seventh to a fifteenth of the time under vmap.
+    is_runner_up = jax.nn.one_hot(jnp.argmax(others, axis=-1), num_classes, dtype=bool)
+    return jnp.sum(jnp.where(is_runner_up, logits, 0) - jnp.where(is_label, logits, 0), axis=-1)
+
+
+def masked_mean(values: Array, mask: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """Returns the mean of the values under the mask: a masked sum over a count, divided once.
+
+    Values outside the mask do not enter, NaN and infinities included. Where the mask selects
+    nothing the mean is 0/0 = NaN: no value stands for "no data".
+
+    Args:
+      values: any shape.
+      mask: booleans, or numbers of which all but 0 select (not weights); broadcast to `values`.
+      axis: reduced axes; None reduces all of them.
+    """
+    selected = jnp.broadcast_to(jnp.asarray(mask).astype(bool), jnp.shape(values))
+    total = jnp.sum(jnp.where(selected, values, 0), axis=axis)
+    return total / jnp.sum(selected, axis=axis).astype(total.dtype)
+
+
+def _is_label(logits: Array, labels: Array) -> Array:
+    return jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
+
+
+def _check(logits: Array, labels: Array) -> None:
+    chex.assert_rank([logits, labels], [2, 1])
+    chex.assert_equal_shape_prefix([logits, labels], 1)
+    chex.assert_type([logits, labels], [float, int])

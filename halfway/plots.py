@@ -1,0 +1,250 @@
+"""Figures of the framework as functions of arrays: `(data..., *, ax=None) -> Axes`.
+
+Nothing here touches pyplot or matplotlib's global settings: where `ax` is None a figure of its
+own is made, reachable as `ax.figure`. Data in at most three colours that colour-blind readers
+can tell apart, controls and references in grey; lines are labelled at their ends. Labels may
+hold symbols written as `M_θ`, which are drawn with a subscript.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+from halfway.plot_style import (
+    BLUE,
+    COLORS,
+    GREY,
+    GRID,
+    INK,
+    MARKERS,
+    VERDICT_MARKS,
+    clip_ends,
+    draw_interval,
+    label_ends,
+    last_finite,
+    mean_interval,
+    new_figure,
+    style,
+    styled,
+    symbols,
+    wrapped,
+)
+from halfway.plot_transfer import binned_rates, budget_curve, calibration, scatter_transfer_gap
+
+__all__ = [
+    "ForestRow",
+    "binned_rates",
+    "budget_curve",
+    "calibration",
+    "dose_response",
+    "forest",
+    "new_figure",
+    "pair_comparison",
+    "scatter_transfer_gap",
+    "style",
+]
+
+
+class ForestRow(NamedTuple):
+    """One row of a forest plot, on an axis of its own because units differ between hypotheses.
+
+    Attributes:
+      name: the hypothesis, e.g. "G1"; `label`: its effect in words with the symbol.
+      estimate, low, high: the effect and its interval; an infinite end becomes an arrow.
+      threshold: one number, or the two margins of an equivalence.
+      direction: the side of the threshold that the claim is on: "greater", "less", "within".
+      verdict: "supported", "refuted" or "inconclusive".
+      value: effect and interval as text, written at the right.
+      control: the control and its interval on the same axis, or None; `control_label`: its name.
+      note: a few words more, e.g. the part of the rule that fails.
+    """
+
+    name: str
+    label: str
+    estimate: float
+    low: float
+    high: float
+    threshold: tuple[float, ...]
+    direction: str = "greater"
+    verdict: str = "inconclusive"
+    value: str = ""
+    control: tuple[float, float, float] | None = None
+    control_label: str = "control"
+    note: str = ""
+
+
+@styled
+def forest(
+    rows: Sequence[ForestRow], *, ax: Sequence[Axes] | np.ndarray | None = None
+) -> np.ndarray:
+    """Returns one small axes for each row `[R]`: effect, interval, threshold, control in grey.
+
+    The side of the threshold that the claim is on is shaded; every row has its own scale.
+
+    Args:
+      rows: at least one row.
+      ax: as many axes as rows, or None for a new figure.
+    """
+    if not rows:
+        raise ValueError("forest: no rows; at least one is needed")
+    if ax is None:
+        figure = new_figure(4.8, 0.3 + 0.98 * len(rows))
+        ax = np.atleast_1d(figure.subplots(len(rows), 1))
+    for axes, row in zip(ax, rows, strict=True):
+        _forest_row(axes, row)
+    return np.asarray(ax)
+
+
+def _forest_row(ax: Axes, row: ForestRow) -> None:
+    intervals = [(row.estimate, row.low, row.high), *([row.control] if row.control else [])]
+    values = np.array([*np.ravel(intervals), *row.threshold], float)
+    values = values[np.isfinite(values)]
+    least, most = (values.min(), values.max()) if values.size else (0.0, 1.0)
+    pad = 0.09 * (most - least) or 0.1 * abs(most) or 1.0
+    ax.set(xlim=(least - pad, most + pad), ylim=(0, 1), yticks=[])
+    left, right = ax.get_xlim()
+    edges = {"greater": (row.threshold[0], right), "less": (left, row.threshold[0])}
+    ax.axvspan(*edges.get(row.direction, row.threshold[:2]), color=GRID, alpha=0.55, lw=0)
+    for threshold in row.threshold:
+        ax.axvline(threshold, color=INK, lw=1, ls=(0, (4, 3)))
+    color, marker = VERDICT_MARKS[row.verdict]
+    if row.control:
+        draw_interval(ax, *row.control, 0.22, GREY, "s", 5)
+    draw_interval(
+        ax, row.estimate, row.low, row.high, 0.66 if row.control else 0.5, color, marker, 8
+    )
+    ax.spines["left"].set_visible(False)
+    ax.locator_params(axis="x", nbins=6)
+    ax.set_title(wrapped(f"{row.name}: {row.label}", 62), loc="left", fontsize=9.5, pad=5)
+    aside = {"transform": ax.transAxes, "fontsize": 9, "va": "center", "clip_on": False}
+    ax.text(1.05, 0.84, row.verdict, color=color, **aside)
+    ax.text(1.05, 0.46, row.value, **aside)
+    below = [row.control_label] if row.control else []
+    words = "; ".join([*below, *([row.note] if row.note else [])])
+    ax.text(1.05, 0.08, symbols(words), color=GREY, **aside)
+
+
+@styled
+def pair_comparison(
+    values: ArrayLike,
+    controls: ArrayLike,
+    *,
+    names: Sequence[str],
+    treatment: str,
+    control_names: Sequence[str],
+    xlabel: str,
+    intervals: ArrayLike | None = None,
+    threshold: float | None = 0.0,
+    ax: Axes | None = None,
+) -> Axes:
+    """Returns axes with every pair's value beside its controls, a block for each architecture.
+
+    Args:
+      values: `[A, P]`, one value a pair.
+      controls: `[A, K, P]`, the same pairs under each control.
+      names: `[A]` architectures; `treatment` and `control_names` `[K]` name the rows.
+      xlabel: the quantity, symbol and words.
+      intervals: `[A, 1 + K, 3]` estimate, low, high; None: mean and t interval over pairs.
+      threshold: where a line is drawn, or None.
+      ax: where to draw, or None for a new figure.
+    """
+    values, controls = np.asarray(values, float), np.asarray(controls, float)
+    blocks = np.concatenate([values[:, None], controls], axis=1)
+    num_blocks, num_rows, _ = blocks.shape
+    given = None if intervals is None else np.asarray(intervals, float)
+    if ax is None:
+        ax = new_figure(4.8, 0.75 + 0.36 * num_blocks * (num_rows + 0.7)).subplots()
+    seen = np.concatenate([blocks.ravel(), [0.0 if threshold is None else threshold]])
+    least, most = np.nanmin(seen), np.nanmax(seen)
+    ax.set_xlim(least - 0.05 * (most - least), most + 0.05 * (most - least))
+    if threshold is not None:
+        ax.axvline(threshold, color=INK, lw=1, ls=(0, (4, 3)))
+    ticks, labels = [], []
+    for index, (name, block) in enumerate(zip(names, blocks, strict=True)):
+        top = -index * (num_rows + 0.7)
+        rows = top - np.arange(num_rows)
+        ax.plot(block, rows, color=GRID, lw=0.8, zorder=1)
+        for row, (y, data) in enumerate(zip(rows, block, strict=True)):
+            color = GREY if row else BLUE
+            ax.scatter(data, np.full(data.shape, y), s=14, color=color, alpha=0.6, lw=0, zorder=2)
+            middle, low, high = mean_interval(data) if given is None else given[index, row]
+            mark = (GREY, "s") if row else (INK, "o")
+            draw_interval(ax, middle, low, high, y - 0.24, *mark, 5)
+        ticks += list(rows)
+        labels += [wrapped(word, 22) for word in (f"{name}: {treatment}", *control_names)]
+    ax.set_yticks(ticks, labels)
+    ax.tick_params(axis="y", length=0)
+    ax.set(ylim=(min(ticks) - 0.6, 0.6), xlabel=wrapped(xlabel, 36))
+    ax.spines["left"].set_visible(False)
+    return ax
+
+
+@styled
+def dose_response(
+    rates: ArrayLike,
+    estimates: ArrayLike,
+    low: ArrayLike,
+    high: ArrayLike,
+    *,
+    names: Sequence[str],
+    ceiling: ArrayLike,
+    training_accuracy: ArrayLike | None = None,
+    ax: Sequence[Axes] | np.ndarray | None = None,
+) -> np.ndarray:
+    """Returns axes `[2 or 3]`, one below the other: M_θ, its share of the ceiling, training.
+
+    Args:
+      rates: `[R]` label-noise rates, ascending; every axes shares them.
+      estimates, low, high: `[A, R]` M_θ in error and its interval for each architecture.
+      names: `[A]`, at most three.
+      ceiling: `[R]`, what a perfect predictor reaches, 1 − ρ; no share is drawn where it is 0.
+      training_accuracy: `[A, R]` mean over models, or None for no third axes.
+      ax: two or three axes, or None for a new figure.
+    """
+    rates, limit = np.asarray(rates, float), np.asarray(ceiling, float)
+    num_axes = 2 if training_accuracy is None else 3
+    if ax is None:
+        heights = [1.7, 1.7, 0.8][:num_axes]
+        figure = new_figure(4.8, 0.8 + 1.5 * sum(heights))
+        ax = figure.subplots(num_axes, 1, sharex=True, height_ratios=heights)
+    axes_list = list(np.asarray(ax, object))
+    share = np.where(limit > 0, 1 / np.where(limit > 0, limit, 1), np.nan)
+    panels = [
+        ("M_θ in error", np.ones_like(limit), limit, "ceiling 1 − ρ"),
+        ("M_θ/(1 − ρ), share of\nthe ceiling reached", share, limit * share, "ceiling"),
+    ]
+    for axes, (name_y, scale, line, word) in zip(axes_list, panels, strict=False):
+        axes.plot(rates, line, color=GREY, lw=1.4, ls=(0, (5, 3)))
+        axes.axhline(0, color=GREY, lw=0.8)
+        bands = [np.asarray(values, float) * scale for values in (estimates, low, high)]
+        ends = []
+        for name, color, marker, middle, under, over in zip(
+            names, COLORS, MARKERS, *bands, strict=False
+        ):
+            axes.fill_between(
+                rates, clip_ends(under), clip_ends(over), color=color, alpha=0.2, lw=0
+            )
+            axes.plot(rates, middle, color=color, marker=marker, ms=5)
+            ends.append((last_finite(middle), name, color))
+        # The control of the rule: a model that ignores the labels reaches 0.
+        least, most = np.nanmin(bands[0]), max(1.0, np.nanmax(bands[0]))
+        axes.set(ylim=(min(least, 0) - 0.06, most + 0.08), ylabel=symbols(name_y))
+        shown = np.flatnonzero(np.isfinite(line))
+        place = rates[shown[len(shown) // 2]], line[shown[len(shown) // 2]]
+        axes.annotate(word, place, (5, 4), textcoords="offset points", color=GREY, fontsize=9)
+        if axes is axes_list[1]:  # where the lines end apart; the first axes has the same colours
+            label_ends(axes, float(rates[shown[-1]]), ends, 0.13)
+    if training_accuracy is not None:
+        for name, color, marker, values in zip(
+            names, COLORS, MARKERS, np.asarray(training_accuracy, float), strict=False
+        ):
+            axes_list[2].plot(rates, values, color=color, marker=marker, ms=4, lw=1.2, label=name)
+        axes_list[2].axhline(0.95, color=GREY, lw=1, ls=(0, (5, 3)))
+        axes_list[2].margins(y=0.25)
+        label_ends(axes_list[2], axes_list[2].get_xlim()[1], [(0.95, "gate .95", GREY)], 0.2)
+        axes_list[2].set(ylabel="training\naccuracy")
+    axes_list[-1].set(xlabel="ρ, label-noise rate", xticks=rates)
+    return np.asarray(ax)

@@ -1,0 +1,194 @@
+"""Training as pure functions: a step, a stream of batches, and a fit with probes along the way."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from halfway import losses
+from halfway.halves import Sample
+from halfway.types import ApplyFn, Array, Key, LossFn, Params
+
+OPTIMIZERS = ("adam", "sgd")
+LOSSES = {
+    "cross_entropy": losses.cross_entropy,
+    "brier": losses.brier,
+    "error": losses.error,
+}
+"""The landscapes that every probe reports, by name."""
+
+
+class TrainState(NamedTuple):
+    """A model in training: its parameters, the optimizer's state and the steps taken."""
+
+    params: Params
+    opt_state: Any
+    step: Array
+
+
+def make_optimizer(
+    name: str, learning_rate: float | Array, weight_decay: float | Array = 0.0
+) -> optax.GradientTransformation:
+    """Returns the optimizer; learning rate and decay may be traced, so they are data.
+
+    Args:
+      name: "adam" (with decoupled decay) or "sgd".
+      learning_rate: constant.
+      weight_decay: decoupled, times the learning rate.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
+    if name == "adam":
+        return optax.adamw(learning_rate, weight_decay=weight_decay)  # pyright: ignore
+    if name == "sgd":
+        return optax.chain(
+            optax.add_decayed_weights(weight_decay),  # pyright: ignore
+            optax.sgd(learning_rate),  # pyright: ignore
+        )
+    raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
+
+
+def init(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns the state before the first step."""
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+
+def train_step(
+    apply_fn: ApplyFn,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    x: Array,
+    labels: Array,
+    *,
+    loss_fn: LossFn = losses.cross_entropy,
+) -> TrainState:
+    """Returns the state after one step on the mean loss of a batch.
+
+    Args:
+      apply_fn: parameters and inputs to logits.
+      optimizer: an optax transformation.
+      state: before the step.
+      x: `[B, ...]`.
+      labels: `[B]`.
+      loss_fn: per example.
+    """
+
+    def objective(params):
+        return loss_fn(apply_fn(params, x), labels).mean()
+
+    gradient = jax.grad(objective)(state.params)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
+
+
+def index_stream(
+    key: Key, num_examples: int | Array, *, capacity: int, num_steps: int, batch_size: int
+) -> Array:
+    """Returns `[num_steps, batch_size]` positions: epochs in a row, each shuffled anew.
+
+    Within an epoch every one of the n positions occurs once (without replacement); a batch may
+    straddle two epochs. Independent draws instead would leave about e^-k of the examples unseen
+    after k epochs.
+
+    Args:
+      key: consumed.
+      num_examples: n, at least 1; may be traced.
+      capacity: static, at least n.
+      num_steps: batches.
+      batch_size: of each.
+    """
+    total = num_steps * batch_size
+    valid = jnp.arange(capacity) < num_examples
+
+    def epoch(i, stream):
+        draws = jax.random.uniform(jax.random.fold_in(key, i), (capacity,))
+        order = jnp.argsort(jnp.where(valid, draws, 2.0)).astype(jnp.int32)
+        # The invalid tail is written too, and overwritten by the next epoch.
+        return lax.dynamic_update_slice(stream, order, (i * num_examples,))
+
+    num_epochs = (total + num_examples - 1) // num_examples
+    stream = jnp.zeros((total + capacity,), jnp.int32)
+    stream = lax.fori_loop(0, num_epochs, epoch, stream)
+    return stream[:total].reshape(num_steps, batch_size)
+
+
+def fit(
+    step_fn: Callable[[TrainState, Array], TrainState],
+    probe_fn: Callable[[Params], Any],
+    state: TrainState,
+    *,
+    probe_steps: Sequence[int],
+) -> tuple[TrainState, Any]:
+    """Returns the trained state and what the probe saw, `[T, ...]` in each leaf.
+
+    Args:
+      step_fn: a state and the number of the step to the next state.
+      probe_fn: parameters to a pytree; called at `probe_steps` only.
+      state: before step 0.
+      probe_steps: T numbers of steps taken, increasing from 0 or more; training ends at the last.
+
+    Raises:
+      ValueError: if `probe_steps` is empty or does not increase.
+    """
+    stops = tuple(int(s) for s in probe_steps)
+    if not stops or stops[0] < 0 or any(a >= b for a, b in itertools.pairwise(stops)):
+        raise ValueError(f"probe_steps must increase from 0 or more, got {stops}")
+
+    def segment(state, limits):
+        # The trip count is not a member's own, so that vmapping keeps a plain loop.
+        state = lax.fori_loop(limits[0], limits[1], lambda i, s: step_fn(s, i), state)
+        return state, probe_fn(state.params)
+
+    return lax.scan(segment, state, jnp.asarray([(0, *stops[:-1]), stops]).T)
+
+
+def landscape_losses(
+    apply_fn: ApplyFn, params: Params, images: Array, sample: Sample
+) -> dict[str, Array]:
+    """Returns the mean of every loss in `LOSSES` over a sample, as labelled.
+
+    Args:
+      apply_fn: parameters and inputs to logits.
+      params: of one model.
+      images: `[N, H, W, D]` of the pool.
+      sample: rows of the pool with labels and mask.
+    """
+    logits = apply_fn(params, images[sample.indices])
+    return {
+        name: losses.masked_mean(loss_fn(logits, sample.labels), sample.mask)
+        for name, loss_fn in LOSSES.items()
+    }
+
+
+def gradient_products(
+    apply_fn: ApplyFn, params: Params, images: Array, own: Sample, other: Sample
+) -> dict[str, Array]:
+    """Returns the inner products of the two halves' full gradients of cross-entropy.
+
+    Args:
+      apply_fn: parameters and inputs to logits.
+      params: of one model.
+      images: `[N, H, W, D]` of the pool.
+      own: the half that the model trains on, with the labels it trains on.
+      other: the other half.
+
+    Returns:
+      `own_own` = ‖∇L_A‖², `own_other` = ⟨∇L_A, ∇L_B⟩ and `other_other` = ‖∇L_B‖².
+    """
+
+    def gradient(sample):
+        def mean_loss(params):
+            logits = apply_fn(params, images[sample.indices])
+            return losses.masked_mean(losses.cross_entropy(logits, sample.labels), sample.mask)
+
+        return jax.grad(mean_loss)(params)
+
+    g_own, g_other = gradient(own), gradient(other)
+    pairs = {"own_own": (g_own, g_own), "own_other": (g_own, g_other)}
+    pairs["other_other"] = (g_other, g_other)
+    return {name: jnp.asarray(optax.tree.vdot(u, v)) for name, (u, v) in pairs.items()}

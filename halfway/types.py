@@ -1,0 +1,33 @@
+"""Aliases and dimension letters that the whole library shares.
+
+Shapes in docstrings use these letters, always in this order from the left:
+
+| letter | counts |
+| --- | --- |
+| `M` | members of an ensemble |
+| `P` | pairs of a population; `[P, 2]` is (θ_A, θ_B) of each |
+| `T` | points on a walk or a path |
+| `K` | surrogates |
+| `E` | budgets |
+| `B` | examples of a batch |
+| `N` | examples of a data set, a half or a sample |
+| `C` | classes |
+| `H W D` | height, width and depth (channels) of an image |
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+Array = jax.Array
+Key = jax.Array
+"""A PRNG key; every function that takes one consumes it."""
+Params = Any
+"""A pytree of arrays: the parameters of one model, or of many along leading axes."""
+LogitsFn = Callable[[Array], Array]
+"""Inputs `[B, ...]` to logits `[B, C]`: how a model reaches attacks."""
+ApplyFn = Callable[[Params, Array], Array]
+"""Parameters and inputs `[B, ...]` to logits `[B, C]`."""
+LossFn = Callable[[Array, Array], Array]
+"""Logits `[B, C]` and labels `[B]` to a loss per example `[B]`."""
