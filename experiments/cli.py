@@ -181,7 +181,8 @@ def prepare() -> Settings:
       UserError: for whatever flags and config ask for that cannot be done.
     """
     config = CONFIG.value
-    path, _, variant = str(flags.FLAGS["config"].config_filename).partition(":")
+    flag: Any = flags.FLAGS["config"]
+    path, _, variant = str(flag.config_filename).partition(":")
     name = "-".join(filter(None, (Path(path).stem, variant)))
     changed = _overrides(config, path, variant)
     try:

@@ -1,6 +1,6 @@
 """The family of twenty hypotheses, and how tests become verdicts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from experiments.study import Evidence, Outcome, PartResult, Study, Verdict, Word
 from halfway import statistics
@@ -124,7 +124,7 @@ def _share_excluded(part: PartResult) -> float:
     return part.num_excluded / total if total else 1.0
 
 
-def sort_ids(ids: Mapping[str, object] | Sequence[str]) -> list[str]:
+def sort_ids(ids: Iterable[str]) -> list[str]:
     """Returns hypotheses in the order of the family."""
     names = [name for name, _ in FAMILY]
     return sorted(ids, key=names.index)

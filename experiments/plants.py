@@ -20,12 +20,12 @@ from halfway.populations import Condition
 
 CONFIG: Config = digits.get_config()
 """The setting that plants have the shape of."""
-NOISE_M = 0.02
+NOISE = 0.02
 """Standard deviation over pairs of M_θ in error."""
 
 
 def learning(
-    rng: np.random.Generator, config: Config, meeting: float, noise: float = NOISE_M
+    rng: np.random.Generator, config: Config, meeting: float, noise: float = NOISE
 ) -> dict[str, np.ndarray]:
     """Returns arrays of one condition in which M_θ in error is `meeting` plus noise over pairs.
 
@@ -65,7 +65,7 @@ def transfer(
       increases: mean over examples for (attack, target), target "other", "own" or "permuted".
       noise: standard deviation over pairs of each.
     """
-    arrays = {"finite": np.ones(config.num_pairs)}
+    arrays: dict[str, np.ndarray] = {"finite": np.ones(config.num_pairs)}
     for attack in ATTACKS:
         for target in ("other", "own", "permuted"):
             mean = increases.get((attack, target), 0.0)
@@ -117,7 +117,8 @@ def _template(
                     "own": {name: name for name in tables.HALVES},
                     "permuted": {k: f"{v} permuted" for k, v in tables.OTHER.items()},
                 }[target]
-                frames.append(frame.assign(target=frame["surrogate"].map(names_of_target)))
+                labels = [names_of_target[name] for name in frame["surrogate"]]
+                frames.append(frame.assign(target=labels))
             else:
                 step = None if quantity.startswith("constant") else one.probe_steps[-1]
                 frames.append(tables.rows(blank, both, subset=rest[0], step=step, **named))

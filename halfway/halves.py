@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from halfway.types import Array, Key
 
@@ -147,7 +148,7 @@ def _stratified_order(key: Key, labels: Array, num_classes: int) -> Array:
 
 
 def _is_concrete(*values: object) -> bool:
-    return not any(isinstance(value, jax.core.Tracer) for value in values)
+    return not any(isinstance(value, Tracer) for value in values)
 
 
 def _check_rate(name: str, value: float | Array) -> None:

@@ -108,7 +108,7 @@ def alignment(followed: Params, other: Params) -> Array:
 
 
 def _mean_product(u: Params, v: Params) -> Array:
-    return jax.vmap(optax.tree.vdot)(u, v).mean()
+    return jnp.asarray(jax.vmap(optax.tree.vdot)(u, v)).mean()
 
 
 class PathIdentity(NamedTuple):

@@ -98,8 +98,11 @@ class Condition:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Condition":
         """Returns the condition that `to_json` wrote, lists made tuples again."""
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        return cls(**plain | {"model": _freeze(fields["model"])})
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+        }
+        plain["model"] = _freeze(fields["model"])
+        return cls(**plain)
 
 
 def digest(plain: Any) -> str:

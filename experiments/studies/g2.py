@@ -19,6 +19,11 @@ GATE = 0.95
 """Mean training accuracy that every rate must exceed."""
 
 
+NOISE = {0.0: 0.012, 0.2: 0.018, 0.4: 0.018, 0.6: 0.010, 0.8: 0.022, 1.0: 0.018}
+"""Planted standard deviations over pairs of M_θ: they give the measured ones of the differences,
+which are smaller than independent pairs would have, since a pair shares its draws across rates."""
+
+
 def _below_one(config: Config) -> list[float]:
     return [float(rate) for rate in config.noise_rates if rate < 1]
 
@@ -36,7 +41,7 @@ class G2:
         "Label noise costs the halves more of their meeting than the wrong labels themselves do."
     )
     controls: tuple[str, ...] = ("the ceiling 1 − ρ of a perfect predictor",)
-    smallest_effect: str = "M_θ/(1 − ρ) falling by .06 from each noise rate to the next"
+    smallest_effect: str = "M_θ/(1 − ρ) falling by .14 from each noise rate to the next"
 
     def needs(self, config: Config) -> Sequence[Request]:
         """Returns training at every noise rate, for each architecture."""
@@ -166,7 +171,7 @@ class G2:
     def plant(
         self, rng: np.random.Generator, effect: float, boundary: str | None = None
     ) -> Records:
-        """Returns records whose M_θ/(1 − ρ) falls by .06 times `effect` at each step."""
+        """Returns records whose M_θ/(1 − ρ) falls by .14 times `effect` at each step."""
         config = plants.CONFIG
         rates = _below_one(config)
         parts = {}
@@ -174,12 +179,12 @@ class G2:
             share = 0.99
             for low, high in zip([None, *rates], rates, strict=False):
                 if low is not None and _name(arch, low, high) != boundary:
-                    share -= 0.06 * effect
+                    share -= 0.14 * effect
                 one = condition(config, arch, noise_rate=high)
-                parts[one] = plants.learning(rng, config, share * (1 - high))
+                parts[one] = plants.learning(rng, config, share * (1 - high), NOISE[high])
             at_boundary = boundary == f"{arch}, ρ = 1"
             one = condition(config, arch, noise_rate=1.0)
-            parts[one] = plants.learning(rng, config, MARGIN if at_boundary else 0.0)
+            parts[one] = plants.learning(rng, config, MARGIN if at_boundary else 0.0, NOISE[1.0])
         return plants.records(config, parts)
 
 

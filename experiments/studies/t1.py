@@ -19,7 +19,7 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "target with permuted labels": {"attack": "attack", "target": "permuted"},
 }
 ATTACK = {"attack": "attack", "target": "other"}
-NOISE = 0.12
+NOISE = 0.24
 """Standard deviation over pairs of a mean increase, for `plant`."""
 
 
@@ -60,7 +60,7 @@ class T1:
         "another example's perturbation, rescaled",
         "a target trained on permuted labels",
     )
-    smallest_effect: str = "a mean increase of margin loss of .2 above each control"
+    smallest_effect: str = "a mean increase of margin loss of .5 above each control"
 
     def needs(self, config: Config) -> Sequence[Request]:
         """Returns transfer at every noise rate; ρ = 0 decides, the others are described."""
@@ -97,7 +97,7 @@ class T1:
                     statistics.fieller(noise, terms[1]),
                 )
             )
-            warnings += self._unmatched(records, reader, key, name, epsilon)
+            warnings += self._unmatched(reader, key, name, epsilon)
         first = next(iter(CONTROLS))
         names = tuple(f"{name}, {first}" for name in config.architectures)
         return Outcome(tuple(parts), names, tuple(headlines), tuple(warnings))
@@ -111,10 +111,8 @@ class T1:
         return values
 
     @staticmethod
-    def _unmatched(
-        records: Records, reader: Reader, key: str, name: str, epsilon: float
-    ) -> list[str]:
-        if not (records.table["quantity"] == "matched").any():
+    def _unmatched(reader: Reader, key: str, name: str, epsilon: float) -> list[str]:
+        if not reader.has(key, "matched"):
             return []
         found = []
         for attack, label in (("noise", "noise"), ("other_example", "another example")):
@@ -235,13 +233,13 @@ class T1:
     def plant(
         self, rng: np.random.Generator, effect: float, boundary: str | None = None
     ) -> Records:
-        """Returns records whose attack leads every control by .2 times `effect`."""
+        """Returns records whose attack leads every control by .5 times `effect`."""
         config = plants.CONFIG
         parts = {}
         for name in config.architectures:
             increases = {("attack", "other"): 1.0, ("attack", "own"): 3.0}
             for label, which in CONTROLS.items():
-                lead = 0.0 if boundary == f"{name}, {label}" else 0.2 * effect
+                lead = 0.0 if boundary == f"{name}, {label}" else 0.5 * effect
                 increases[which["attack"], which["target"]] = 1.0 - lead
             parts[condition(config, name)] = plants.transfer(rng, config, increases, NOISE)
             parts[control(config, name)] = {"finite": np.ones(config.num_pairs)}

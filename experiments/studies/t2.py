@@ -266,7 +266,7 @@ def _between(within: float, goal: float) -> float:
         distance = within + between * (bins[:, None] - bins[None, :])
         return float(fooled @ stats.norm.cdf(distance / np.sqrt(2)) @ rest) - goal
 
-    return float(optimize.brentq(excess, -2.0, 2.0))
+    return optimize.root_scalar(excess, bracket=(-2.0, 2.0)).root
 
 
 STUDY = T2()

@@ -1,0 +1,27 @@
+"""Settings of the whole suite: two devices, strict ranks, one compilation cache, no home folder."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Before JAX starts: two devices, so that placement is exercised everywhere.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+# Workers of one run share compiled programs; the first process to come makes the folder.
+CACHE = os.environ.setdefault(
+    "HALFWAY_TEST_CACHE", tempfile.mkdtemp(prefix="halfway-test-cache-")
+)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(Path(CACHE) / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The embedded data set, from a data folder that the whole run shares."""
+    from halfway import data
+
+    return data.load("digits", Path(CACHE) / "data")
