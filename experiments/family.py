@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from experiments.study import Evidence, Outcome, PartResult, Study, Verdict, Word
+from experiments.wording import format_p
 from halfway import statistics
 
 FAMILY: tuple[tuple[str, str], ...] = (
@@ -108,15 +109,23 @@ def _decide(outcome: Outcome, adjusted: float, reverse: float) -> tuple[Word, st
             f"{part.threshold[0]:g}"
         )
     if adjusted < LEVEL:
-        return "supported", f"every test holds; largest p, Holm-adjusted over 20, is {adjusted:.2g}"
+        return (
+            "supported",
+            f"every test holds; largest p, Holm-adjusted over 20, is {format_p(adjusted)}",
+        )
     if reverse < LEVEL:
         part = min(outcome.tests, key=lambda p: 1.0 if p.p_reverse is None else p.p_reverse)
-        return "refuted", f"the reverse of '{part.name}' holds, adjusted p = {reverse:.2g}"
+        return "refuted", f"the reverse of '{part.name}' holds, adjusted p {_equals(reverse)}"
     part = max(outcome.tests, key=lambda p: 1.0 if p.p_value is None else p.p_value)
     return "inconclusive", (
-        f"'{part.name}' is not clear of its threshold: adjusted p = {adjusted:.2g} for the claim, "
-        f"{reverse:.2g} for its reverse"
+        f"'{part.name}' is not clear of its threshold: adjusted p {_equals(adjusted)} for the "
+        f"claim, {format_p(reverse)} for its reverse"
     )
+
+
+def _equals(p_value: float) -> str:
+    text = format_p(p_value)
+    return text if text.startswith("<") else f"= {text}"
 
 
 def _share_excluded(part: PartResult) -> float:

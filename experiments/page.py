@@ -32,7 +32,9 @@ BY_CONSTRUCTION = (
     "it is high where a model generalizes is no discovery.",
     "With labels noisy at rate ρ and one half fitted, a perfect predictor reaches 1 − ρ: the "
     "ceiling. That M_θ falls with ρ is arithmetic; how far below the ceiling it falls is not.",
-    "A model that ignores the labels has M_θ = 0, and so does one trained on permuted labels.",
+    "A model that ignores the labels has M_θ = 0 on independent samples. Halves of one finite pool "
+    "are a little dependent: A's majority class is rarer in B, so the best constant predictor of A "
+    "is worse on B and such a model comes out slightly above 0. Permuted labels show by how much.",
     "Not by construction: how far below the ceiling, everything measured inside one half alone, "
     "κ, and every claim about transfer (T).",
 )

@@ -13,13 +13,14 @@ from experiments.tables import LOSSES, Reader
 from experiments.wording import format_estimate
 from halfway import plots, statistics
 from halfway.populations import Condition
-from halfway.transfer import DENOMINATORS
+from halfway.transfer import DENOMINATORS, Denominator
 
 POINTS = {
     "clean": {"attack": "clean", "target": "other"},
-    "attack": t1.ATTACK,
-    **{name: which for name, which in t1.CONTROLS.items()},
+    "attack on the other": t1.ATTACK,
+    **t1.CONTROLS,
 }
+OWN = {"attack": "attack", "target": "own"}
 COUNTED = {
     "all": "all examples",
     "target_correct": "those that the target has right when clean",
@@ -50,7 +51,7 @@ def overview(records: Records) -> Overview:
     ]
     learned = [one for one in conditions if _has(reader, one, "error")]
     attacked = [one for one in conditions if _has(reader, one, "increase")]
-    tables = [_learning_table(reader, learned)] if learned else []
+    tables = _learning_tables(reader, learned) if learned else []
     figures = []
     if attacked:
         epsilon = float(config.attack.epsilon)
@@ -72,47 +73,48 @@ def _rate(one: Condition) -> str:
     return "permuted labels" if one.permuted else f"ρ = {one.noise_rate:g}"
 
 
-def _text(estimate: statistics.Estimate) -> str:
+def _text(estimate: statistics.Estimate | statistics.Decision) -> str:
     return format_estimate(*rules.triple(estimate))
 
 
-def _learning_table(reader: Reader, conditions: list[Condition]) -> Table:
-    columns = ["condition", "ceiling 1 − ρ", "training accuracy"]
+def _learning_tables(reader: Reader, conditions: list[Condition]) -> list[Table]:
+    meaning = {
+        "error": "M_θ: the other half's progress as a share of the own, from the best constant "
+        "predictor; 95 % Fieller intervals over pairs. End: after the last step. S best: at the "
+        "probe where the third sample, as noisy as the halves, has the least cross-entropy, which "
+        "may be the first where there is nothing to learn. Error at the end decides.",
+        "brier": "The same in Brier score.",
+        "cross_entropy": "The same in cross-entropy, which punishes confidence: once a half is "
+        "memorized, its end measures the length of training.",
+    }
+    tables = []
     for loss in LOSSES:
         name = loss.replace("_", "-")
-        columns += [f"M_θ in {name}, end", f"M_θ in {name}, S best"]
-    columns.append("gap in error")
-    rows = []
-    for one in conditions:
-        accuracy = statistics.mean_test(reader.training_accuracy(one.key), alternative="greater")
-        gap = statistics.mean_test(reader.gap(one.key), alternative="greater")
-        row = [
-            _name(one),
-            "–" if one.permuted else f"{1 - one.noise_rate:g}",
-            format_estimate(*rules.triple(accuracy)),
-        ]
-        for loss in LOSSES:
+        columns = ["condition", "ceiling 1 − ρ", f"M_θ in {name}, end", f"M_θ in {name}, S best"]
+        if loss == "error":
+            columns += ["gap in error", "training accuracy"]
+        rows = []
+        for one in conditions:
+            row = [_name(one), "–" if one.permuted else f"{1 - one.noise_rate:g}"]
             row += [
                 _text(statistics.fieller(*reader.terms(one.key, loss, at)))
                 for at in ("end", "best")
             ]
-        rows.append([*row, format_estimate(*rules.triple(gap))])
-    return Table(
-        "Where halves meet",
-        "M_θ: the other half's progress as a share of the own, from the best constant predictor; "
-        "95 % Fieller intervals over pairs. End: after the last step. S best: at the probe where "
-        "the third sample, as noisy as the halves, has the least cross-entropy. Error decides; "
-        "cross-entropy punishes confidence, so that at the end it measures the length of training.",
-        columns,
-        rows,
-    )
+            if loss == "error":
+                means = (reader.gap(one.key), reader.training_accuracy(one.key))
+                row += [
+                    _text(statistics.mean_test(values, alternative="greater")) for values in means
+                ]
+            rows.append(row)
+        tables.append(Table(f"Where halves meet, in {name}", meaning[loss], columns, rows))
+    return tables
 
 
 def _coefficient_table(reader: Reader, conditions: list[Condition], epsilon: float) -> Table:
     columns = ["condition", "M_x", *(f"M_x of {name}" for name in t1.CONTROLS)]
     rows = []
     for one in conditions:
-        own = reader.directed(one.key, "increase", budget=epsilon, attack="attack", target="own")
+        own = reader.directed(one.key, "increase", budget=epsilon, **OWN)
         row = [_name(one)]
         for which in (t1.ATTACK, *t1.CONTROLS.values()):
             other = reader.directed(one.key, "increase", budget=epsilon, **which)
@@ -129,30 +131,30 @@ def _coefficient_table(reader: Reader, conditions: list[Condition], epsilon: flo
 
 
 def _success_table(
-    reader: Reader, conditions: list[Condition], epsilon: float, denominator: str
+    reader: Reader, conditions: list[Condition], epsilon: float, denominator: Denominator
 ) -> Table:
-    columns = ["condition", "examples a pair", "surrogate itself"]
-    columns += [name if name != "attack" else "attack on the other" for name in POINTS]
+    # Among examples that are right when clean, the clean error is 0 by definition.
+    shown = {k: v for k, v in POINTS.items() if k != "clean" or denominator == "all"}
+    columns = ["condition", "examples", "surrogate itself", *shown]
     rows = []
     for one in conditions:
-
-        def rate(which: dict[str, str], one: Condition = one) -> tuple[np.ndarray, np.ndarray]:
-            fooled, counted = (
-                reader.directed(one.key, name, budget=epsilon, subset=denominator, **which)
-                for name in ("num_fooled", "num_examples")
+        counts = {
+            name: tuple(
+                reader.directed(one.key, count, budget=epsilon, subset=denominator, **which)
+                for count in ("num_fooled", "num_examples")
             )
-            return fooled, counted
-
-        own = {"attack": "attack", "target": "own"}
-        counted = np.nanmean(rate(t1.ATTACK)[1]) / 2
-        row = [_name(one), f"{counted:.0f}"]
-        row += [_text(statistics.fieller(*rate(which))) for which in (own, *POINTS.values())]
-        rows.append(row)
+            for name, which in ({"own": OWN} | shown).items()
+        }
+        per_direction = np.nanmean(counts["attack on the other"][1]) / 2
+        rates = [_text(statistics.fieller(*count)) for count in counts.values()]
+        rows.append([_name(one), f"{per_direction:.0f}", *rates])
     return Table(
         f"Success among {COUNTED[denominator]}, ε = {epsilon:g}",
-        "Share that the target misclassifies; the column 'clean' is its error without any attack. "
-        "The number of examples is the mean a direction; for the target with permuted labels the "
-        "same rule counts other examples. 95 % Fieller intervals over pairs.",
+        "Share that the target misclassifies; 'clean' is its error without any attack. The number "
+        "of examples is the mean for one direction; a control with another target counts its own. "
+        "95 % Fieller intervals over pairs."
+        if denominator == "all"
+        else "",
         columns,
         rows,
     )

@@ -67,7 +67,8 @@ def split(
         class) instead of an i.i.d. draw.
 
     Raises:
-      ValueError: if n, overlap or noise_rate is concrete and out of range.
+      ValueError: if n, overlap or noise_rate is concrete and out of range, or if capacity or
+        num_holdout is.
     """
     pool = labels.shape[0]
     if capacity is None:
@@ -76,8 +77,8 @@ def split(
         num_holdout = pool - 2 * capacity
     _check_rate("overlap", overlap)
     _check_rate("noise_rate", noise_rate)
+    _check_size(num_examples, capacity, overlap, pool, num_holdout)
     shared = jnp.round(jnp.asarray(overlap) * num_examples).astype(jnp.int32)
-    _check_size(num_examples, capacity, shared, pool, num_holdout)
 
     key_order, key_a, key_b, key_s = jax.random.split(key, 4)
     order = (
@@ -156,20 +157,20 @@ def _check_rate(name: str, value: float | Array) -> None:
         raise ValueError(f"{name} must lie in [0, 1], got {value}")
 
 
-def _check_size(num_examples, capacity: int, shared, pool: int, num_holdout: int) -> None:
-    if num_holdout < 0 or capacity > pool:
-        raise ValueError(
-            f"halves of {capacity} examples do not fit into a pool of {pool}: n may be at most "
-            f"{pool // 2}"
-        )
-    if not _is_concrete(num_examples, shared):
-        return
-    n, shared = int(num_examples), int(shared)
-    if not 1 <= n <= capacity:
-        raise ValueError(f"num_examples must lie in [1, {capacity}] (capacity), got {n}")
-    if 2 * n - shared > pool - num_holdout:
-        raise ValueError(
-            f"num_examples={n} needs {2 * n - shared} examples for the halves beside "
-            f"{num_holdout} held out, the pool has {pool}: n may be at most "
-            f"{(pool - num_holdout + shared) // 2}"
-        )
+def _check_size(num_examples, capacity: int, overlap, pool: int, num_holdout: int) -> None:
+    if _is_concrete(num_examples, overlap):
+        n = int(num_examples)
+        sizes = np.arange(1, pool + 1, dtype=np.float32)
+        needed = 2 * sizes - np.round(np.float32(overlap) * sizes)
+        largest = int((needed <= pool - max(num_holdout, 0)).sum())
+        if n > largest:
+            raise ValueError(
+                f"two halves of num_examples={n} do not fit beside {max(num_holdout, 0)} held out "
+                f"of a pool of {pool}: n may be at most {largest}"
+            )
+        if not 1 <= n <= capacity:
+            raise ValueError(f"num_examples must lie in [1, {capacity}] (capacity), got {n}")
+    if capacity > pool:
+        raise ValueError(f"capacity must be at most {pool}, the size of the pool, got {capacity}")
+    if not 0 <= num_holdout <= pool:
+        raise ValueError(f"num_holdout must lie in [0, {pool}], got {num_holdout}")

@@ -70,6 +70,9 @@ def average_pool(x: Array, size: int) -> Array:
     return x.reshape(batch, height, size, width, size, depth).mean((2, 4))
 
 
+ACTIVATIONS = ("relu", "elu", "gelu", "sigmoid", "silu", "softplus", "tanh")
+
+
 def _scale(x: Array) -> Array:
     return 2.0 * x - 1.0
 
@@ -135,15 +138,20 @@ def build(config: Mapping[str, Any], *, num_classes: int) -> nn.Module:
       num_classes: C.
 
     Raises:
-      ValueError: for an unknown kind or field, naming it and those that exist.
+      ValueError: for an unknown kind, field or activation, naming it and those that exist.
     """
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k != "kind"}
     kind = config.get("kind")
     if kind not in _KINDS:
         raise ValueError(f"unknown model kind {kind!r}: choose one of {', '.join(_KINDS)}")
     module = _KINDS[kind]
-    known = set(module.__annotations__) - {"num_classes"}
+    # flax adds `parent` and `name`.
+    known = set(module.__annotations__) - {"num_classes", "parent", "name"}
     for name in fields:
         if name not in known:
             raise ValueError(f"unknown field {name!r} of a {kind!r} model: it has {sorted(known)}")
+    if fields.get("activation", "relu") not in ACTIVATIONS:
+        raise ValueError(
+            f"unknown activation {fields['activation']!r}: choose one of {', '.join(ACTIVATIONS)}"
+        )
     return module(num_classes=num_classes, **fields)

@@ -220,7 +220,7 @@ def increase(matrix: TransferMatrix, points: str = "attack") -> Array:
       matrix: outcomes.
       points: "attack", "noise" or "other_example".
     """
-    return matrix.target[points].loss - matrix.target["clean"].loss
+    return matrix.target[points].loss - matrix.target["clean"].loss[None]
 
 
 def coefficient(matrix: TransferMatrix) -> Array:
@@ -253,7 +253,8 @@ def success(matrix: TransferMatrix, denominator: Denominator, points: str = "att
     both = clean & matrix.surrogate["clean"].correct[:, None]
     counted = {"all": jnp.ones_like(both), "target_correct": clean, "both_correct": both}
     eligible = jnp.broadcast_to(counted[denominator], both.shape)
-    fooled = ~matrix.target[points].correct
+    correct = matrix.target[points].correct
+    fooled = ~(correct[None] if points == "clean" else correct)
     return Rate((eligible & fooled).sum(-1), eligible.sum(-1))
 
 

@@ -10,12 +10,6 @@ ALL = [losses.cross_entropy, losses.brier, losses.error, losses.margin]
 DIFFERENTIABLE = [losses.cross_entropy, losses.brier, losses.margin]
 
 
-@pytest.fixture(autouse=True)
-def no_rank_promotion():
-    with jax.numpy_rank_promotion("raise"):
-        yield
-
-
 def draw(num_examples=64, num_classes=5, scale=3.0, seed=0):
     rng = np.random.default_rng(seed)
     logits = scale * rng.standard_normal((num_examples, num_classes))

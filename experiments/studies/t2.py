@@ -138,7 +138,7 @@ class T2:
             arrays["score"][eligible],
             arrays["target_fooled"][eligible],
             pair[eligible],
-            ylabel=f"share that fools B at ε = {epsilon:g}, of those\nthat fool A and B had right",
+            ylabel=f"share that fools B at ε = {epsilon:g}",
         )
         slope = statistics.fieller(*terms(arrays, np.ones(int(finite.sum()), bool)).calibration)
         center = [
@@ -160,7 +160,8 @@ class T2:
         return [
             Figure(
                 "t2_rates",
-                f"Examples in ten bins of the first-order score. {seen}; the dashed line is the "
+                "Examples that fool A and that B had right, in ten bins of the first-order score. "
+                f"{seen}; the dashed line is the "
                 "rate over all, where every bin would be if the score told nothing.",
                 rules.figure_of(rates),
             ),
@@ -176,16 +177,15 @@ class T2:
     def explain(self, verdict: Verdict) -> str:
         """Returns the result in plain words."""
         parts = {part.name: part for part in verdict.parts}
-        pooled, stratified, slope = (
-            wording.format_estimate(p.estimate, p.low, p.high)
-            for p in (parts[POOLED], parts[STRATIFIED], parts[CALIBRATION])
-        )
+        calibrated = parts[CALIBRATION]
+        slope = wording.format_estimate(calibrated.estimate, calibrated.low, calibrated.high)
+        number = "; ".join(wording.format_headline(h) for h in verdict.headlines)
         opening = (
             "Some attacks on A also fool B, others do not. From the two input gradients alone we "
             "predict which, before any attack is run: how much A's steepest direction raises B's "
-            "loss to first order. Drawn at random, an example that fools B has the higher score in "
-            f"a share AUC = {pooled} of cases (½ is guessing), and {stratified} among examples of "
-            "the same class that B was equally sure of. For one small step the measured change "
+            "loss to first order. The AUC is how often an example that fools B has a higher score "
+            f"than one that does not; ½ is guessing. {number}: the second is among examples of one "
+            "class that B was about equally sure of. For one small step the measured change "
             f"follows the predicted one with slope {slope}."
         )
         ending = {

@@ -1,0 +1,179 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from halfway import models
+
+NUM_CLASSES = 3
+CONFIGS = {
+    "linear": {"kind": "linear"},
+    "mlp": {"kind": "mlp", "widths": (7, 5), "activation": "tanh"},
+    "cnn": {"kind": "cnn", "features": (4, 3), "stride": 1, "pool": 2, "widths": (6,)},
+    "strided": {"kind": "cnn", "features": (4, 3), "stride": 2, "widths": (6,)},
+}
+IMAGES = jnp.asarray(np.random.default_rng(0).uniform(size=(5, 7, 6, 2)), jnp.float32)
+
+
+def draw(shape, seed):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+# Convolution and pooling
+
+
+@pytest.mark.parametrize(
+    "size, kernel_size, strides, padding",
+    [
+        ((8, 8), (3, 3), (1, 1), "SAME"),
+        ((8, 8), (3, 3), (2, 2), "SAME"),
+        ((7, 10), (3, 2), (2, 3), "SAME"),
+        ((7, 10), (3, 2), (2, 3), "VALID"),
+        ((9, 5), (1, 4), (1, 2), ((0, 1), (2, 3))),
+        ((2, 3), (3, 3), (2, 2), "SAME"),  # smaller than the kernel
+        ((5, 5), (1, 1), (3, 3), "VALID"),  # rows and columns left over
+    ],
+)
+def test_convolution_and_both_gradients_against_xla(size, kernel_size, strides, padding):
+    inputs, kernel = draw((2, *size, 3), 0), draw((*kernel_size, 3, 4), 1)
+
+    def reference(inputs, kernel):
+        return lax.conv_general_dilated(
+            inputs, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    cotangent = draw(jax.eval_shape(reference, inputs, kernel).shape, 2)
+
+    def results(fn):
+        output, vjp = jax.vjp(fn, inputs, kernel)
+        return output, *vjp(cotangent)
+
+    result, expected = jax.jit(
+        lambda: (results(lambda x, k: models.convolve(x, k, strides, padding)), results(reference))
+    )()
+    for name, a, b in zip(("output", "inputs", "kernel"), result, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "option", [{"lhs_dilation": (1, 2)}, {"rhs_dilation": (2, 1)}, {"feature_group_count": 3}]
+)
+def test_convolution_refuses_dilation_and_groups(option):
+    with pytest.raises(ValueError, match="dilation 1 and one group"):
+        models.convolve(jnp.ones((1, 5, 5, 3)), jnp.ones((3, 3, 3, 3)), (1, 1), "SAME", **option)
+
+
+def test_average_pooling_by_hand():
+    x = jnp.arange(15.0).reshape(1, 5, 3, 1)
+    # Windows {0, 1, 3, 4} and {6, 7, 9, 10}; the last row and column are left over.
+    np.testing.assert_array_equal(models.average_pool(x, 2).squeeze(), [2.0, 8.0])
+    np.testing.assert_array_equal(models.average_pool(x, 1), x)
+    channels = jnp.concatenate([x, -10 * x], axis=-1)
+    np.testing.assert_array_equal(models.average_pool(channels, 3).ravel(), [4.0, -40.0])
+
+
+# Models
+
+
+def reference_logits(config, params, images):
+    """Written out with XLA's convolution, from parameters as flax names them."""
+    x = 2 * images - 1
+    activation = jnp.tanh if config.get("activation") == "tanh" else lambda z: jnp.maximum(z, 0)
+    stride, pool = config.get("stride"), config.get("pool", 1)
+    for i in range(len(config.get("features", ()))):
+        layer = params[f"Conv_{i}"]
+        x = lax.conv_general_dilated(
+            x, layer["kernel"], (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        x = activation(x + layer["bias"][None, None, None])
+        window = (1, pool, pool, 1)
+        x = lax.reduce_window(x, 0.0, lax.add, window, window, "VALID") / pool**2
+    x = x.reshape(len(x), -1)
+    num_dense = sum(name.startswith("Dense") for name in params)
+    for i in range(num_dense):
+        layer = params[f"Dense_{i}"]
+        x = x @ layer["kernel"] + layer["bias"][None]
+        x = activation(x) if i + 1 < num_dense else x
+    return x
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def model(request):
+    """The config, the module's apply as `(params, x) -> logits`, and three members' parameters."""
+    config = CONFIGS[request.param]
+    module = models.build(config, num_classes=NUM_CLASSES)
+
+    shapes = jax.eval_shape(module.init, jax.random.key(0), IMAGES[:1])["params"]
+    # Drawn here, not by flax, whose biases start at 0, where a forgotten one would not show.
+    leaves, structure = jax.tree.flatten(shapes)
+    members = [0.4 * draw((3, *leaf.shape), seed) for seed, leaf in enumerate(leaves)]
+    members = jax.tree.unflatten(structure, members)
+    return config, jax.jit(lambda params, x: module.apply({"params": params}, x)), members
+
+
+def member(members, i):
+    return jax.tree.map(lambda leaf: leaf[i], members)
+
+
+def test_logits_against_the_layers_written_out(model):
+    config, apply_fn, members = model
+    params = member(members, 0)
+    logits = apply_fn(params, IMAGES)
+    assert logits.shape == (len(IMAGES), NUM_CLASSES)
+    expected = jax.jit(lambda p, x: reference_logits(config, p, x))(params, IMAGES)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_of_an_example_depend_on_that_example_alone(model):
+    _, apply_fn, members = model
+    params = member(members, 0)
+    logits = apply_fn(params, IMAGES)
+    alone = jnp.concatenate([apply_fn(params, image[None]) for image in IMAGES])
+    np.testing.assert_allclose(alone, logits, rtol=1e-5, atol=1e-6)
+    beside_nan = apply_fn(params, IMAGES.at[1].set(jnp.nan))
+    assert jnp.isnan(beside_nan[1]).all()
+    np.testing.assert_array_equal(jnp.delete(beside_nan, 1, 0), jnp.delete(logits, 1, 0))
+
+
+def test_members_stacked_equal_members_one_by_one(model):
+    _, apply_fn, members = model
+
+    def loss(params):
+        return jnp.sum(apply_fn(params, IMAGES) ** 2)
+
+    stacked = jax.jit(jax.vmap(jax.value_and_grad(loss)))(members)
+    one = jax.jit(jax.value_and_grad(loss))
+    for i in range(3):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+            member(stacked, i),
+            one(member(members, i)),
+        )
+
+
+def test_lists_stand_for_tuples():
+    for config in CONFIGS.values():
+        lists = {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
+        module = models.build(lists, num_classes=NUM_CLASSES)
+        assert module == models.build(config, num_classes=NUM_CLASSES)
+        hash(module)
+
+
+@pytest.mark.parametrize(
+    "config, culprit, known",
+    [
+        ({"kind": "mpl"}, "'mpl'", "linear, mlp, cnn"),
+        ({}, "None", "linear, mlp, cnn"),
+        ({"kind": "mlp", "depth": 2}, "'depth'", "'activation', 'widths'"),
+        ({"kind": "linear", "widths": (2,)}, "'widths'", "[]"),
+        ({"kind": "mlp", "num_classes": 2}, "'num_classes'", "'widths'"),
+        ({"kind": "mlp", "parent": 2}, "'parent'", "'widths'"),
+        ({"kind": "cnn", "activation": "rleu"}, "'rleu'", "relu"),
+    ],
+)
+def test_unknown_kinds_and_fields_are_named(config, culprit, known):
+    with pytest.raises(ValueError) as error:
+        models.build(config, num_classes=NUM_CLASSES)
+    assert culprit in str(error.value)
+    assert known in str(error.value)
