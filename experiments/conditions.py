@@ -47,12 +47,31 @@ def order(config: Config, one: Condition) -> tuple[Any, ...]:
     return config.architectures.index(one.architecture), one.permuted, one.noise_rate, one.key
 
 
+_FIELDS: dict[str, tuple[str, ...]] = {
+    "": ("dataset", "subset", "num_classes", "seed", "num_pairs", "num_examples", "num_holdout",
+         "noise_rates", "architectures", "models", "hypotheses", "training", "attack"),
+    "training": ("optimizer", "learning_rate", "weight_decay", "batch_size", "probe_steps"),
+    "attack": ("num_steps", "relative_step", "epsilon", "budgets", "epsilon_calibration"),
+}  # fmt: skip
+
+
+def _field(config: Config, name: str) -> Any:
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
 def validate(config: Config) -> None:
     """Checks what flags can override.
 
     Raises:
       ValueError: with the field, its value and the accepted range.
     """
+    for group, names in _FIELDS.items():
+        for name in names:
+            if name not in (config[group] if group else config):
+                dotted = f"{group}.{name}" if group else name
+                raise ValueError(f"the config has no field {dotted!r}: see configs/digits.py")
     checks = (
         ("seed", 0 <= config.seed < 2**31, "must lie in [0, 2147483647]"),
         ("num_pairs", 2 <= config.num_pairs <= 4096, "must lie in [2, 4096]"),
@@ -84,16 +103,21 @@ def validate(config: Config) -> None:
             and len(config.noise_rates) >= 3,
             "must increase from 0 to 1 with at least one rate between",
         ),
-        ("training.optimizer", config.training.optimizer in ("adam", "sgd"), "adam or sgd"),
+        ("training.optimizer", config.training.optimizer in ("adam", "sgd"), "is adam or sgd"),
         ("training.learning_rate", config.training.learning_rate > 0, "must be positive"),
         ("training.weight_decay", config.training.weight_decay >= 0, "must be at least 0"),
-        ("training.batch_size", config.training.batch_size >= 1, "must be at least 1"),
+        (
+            "training.batch_size",
+            1 <= config.training.batch_size <= 65536,
+            "must lie in [1, 65536]",
+        ),
         (
             "training.probe_steps",
             len(config.training.probe_steps) > 0
             and config.training.probe_steps[0] >= 0
+            and config.training.probe_steps[-1] >= 1
             and list(config.training.probe_steps) == sorted(set(config.training.probe_steps)),
-            "must increase from 0 or more",
+            "must increase from 0 or more to 1 or more",
         ),
         ("attack.num_steps", config.attack.num_steps >= 1, "must be at least 1"),
         ("attack.relative_step", config.attack.relative_step > 0, "must be positive"),
@@ -111,7 +135,11 @@ def validate(config: Config) -> None:
     )
     for name, holds, rule in checks:
         if not holds:
-            value = config
-            for part in name.split("."):
-                value = value[part]
-            raise ValueError(f"config.{name} {rule}, got {value!r}")
+            raise ValueError(f"config.{name} {rule}, got {_field(config, name)!r}")
+    for name, value in config.models.items():
+        for field, sizes in value.items():
+            for size in sizes if isinstance(sizes, tuple) else (sizes,):
+                if not isinstance(size, str) and not size >= 1:
+                    raise ValueError(
+                        f"config.models.{name}.{field} must be at least 1, got {sizes!r}"
+                    )

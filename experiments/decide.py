@@ -10,11 +10,11 @@ from experiments.errors import UserError
 from experiments.runs import Run
 
 
-def main() -> None:
+def main(options: cli.Options) -> None:
     """A working directory to verdicts."""
-    if not cli.WORKDIR.value:
+    if not options.workdir:
         raise UserError("--workdir is needed: the folder of a run, e.g. --workdir=runs/digits")
-    run = Run.open(Path(cli.WORKDIR.value))
+    run = Run.open(Path(options.workdir))
     with run.locked():
         cli.finish(run)
 

@@ -25,32 +25,23 @@ def _learning(key: Key, population: Sequence[Population], pool: Split, config: C
     del key, pool, config  # everything was read while training
     (one,) = population
     condition = one.condition
-    axes = {
-        "pair": range(condition.num_pairs),
-        "surrogate": tables.HALVES,
-        "step": condition.probe_steps,
-    }
-    fixed = {"pair": axes["pair"], "surrogate": axes["surrogate"]}
+    pairs = {"pair": range(condition.num_pairs), "surrogate": tables.HALVES}
+    walk = pairs | {"step": condition.probe_steps}
+    names, losses_read = tuple(one.landscapes), tuple(training.LOSSES)
+
+    def stack(by_subset):
+        return np.array([[by_subset[name][loss] for loss in losses_read] for name in names])
+
+    constants = [f"constant_{loss}" for loss in losses_read]
+    products = [f"gradient_{name}" for name in one.products]
+    parts = (
+        (stack(one.landscapes), {"subset": names, "quantity": losses_read} | walk),
+        (stack(one.constant), {"subset": names, "quantity": constants} | pairs),
+        (np.array(list(one.products.values())), {"quantity": products} | walk),
+        (one.finite[None], {"quantity": ["finite"], "pair": pairs["pair"]}),
+    )
     named = {"condition": condition.key}
-    parts = []
-    for subset, curves in one.landscapes.items():
-        for loss in training.LOSSES:
-            parts.append(
-                tables.rows(np.asarray(curves[loss]), axes, subset=subset, quantity=loss, **named)
-            )
-            parts.append(
-                tables.rows(
-                    np.asarray(one.constant[subset][loss]),
-                    fixed,
-                    subset=subset,
-                    quantity=f"constant_{loss}",
-                    **named,
-                )
-            )
-    for product, values in one.products.items():
-        parts.append(tables.rows(np.asarray(values), axes, quantity=f"gradient_{product}", **named))
-    parts.append(tables.rows(one.finite, {"pair": axes["pair"]}, quantity="finite", **named))
-    return Measured(tables.concat(parts))
+    return Measured(tables.concat([tables.rows(values, axes, **named) for values, axes in parts]))
 
 
 LEARNING = Measurement("learning", 1, _learning)
@@ -104,6 +95,8 @@ def _transfer(key: Key, population: Sequence[Population], pool: Split, config: C
     budgets = budgets_of(condition, config)
     pairs = range(condition.num_pairs)
     axes = {"pair": pairs, "surrogate": tables.HALVES, "target": TARGETS}
+    # A target that diverged misclassifies everything: that is no success.
+    alive = np.stack([one.finite] * 2 + [permuted.finite] * 2, -1)[:, None]
     parts, arrays = [], {}
     for budget in budgets:
         matrix, sums, matched = _transfer_program(
@@ -116,29 +109,26 @@ def _transfer(key: Key, population: Sequence[Population], pool: Split, config: C
             mesh=placement.make_mesh(),
         )
         named = {"condition": condition.key, "budget": budget}
-        for name, quantities in sums.items():
-            for quantity, values in quantities.items():
-                quantity, _, subset = quantity.partition(".")
-                parts.append(
-                    tables.rows(
-                        np.asarray(values),
-                        axes,
-                        attack=name,
-                        quantity=quantity,
-                        subset=subset or "all",
-                        **named,
-                    )
-                )
-        for name, values in matched.items():
-            parts.append(
-                tables.rows(
-                    np.asarray(values),
-                    {"pair": pairs, "surrogate": tables.HALVES},
-                    attack=name,
-                    quantity="matched",
-                    **named,
-                )
-            )
+        counts, subsets = ("num_fooled", "num_examples"), transfer.DENOMINATORS
+        names = tuple(sums)
+        counted = [
+            [[sums[name][f"{count}.{subset}"] for subset in subsets] for count in counts]
+            for name in names
+        ]
+        increases = [sums[name]["increase"] for name in ATTACKS]
+        shares = [matched[name] for name in matched]
+        by_surrogate = {"pair": pairs, "surrogate": tables.HALVES}
+        for values, columns, valid in (
+            (counted, {"attack": names, "quantity": counts, "subset": subsets} | axes, alive),
+            (
+                increases,
+                {"attack": ATTACKS, "quantity": ["increase"], "subset": ["all"]} | axes,
+                alive,
+            ),
+            (shares, {"attack": tuple(matched), "quantity": ["matched"]} | by_surrogate, True),
+        ):
+            array = np.array(values, np.float64).reshape([len(v) for v in columns.values()])
+            parts.append(tables.rows(np.where(valid, array, np.nan), columns, **named))
         if budget == config.attack.epsilon:
             arrays = _outcomes(matrix)
             arrays["labels"] = np.asarray(labels[one.halves.s.indices]).astype(np.int16)
@@ -203,7 +193,7 @@ def _first_order(
     )
     arrays = {name: np.asarray(values) for name, values in out._asdict().items()}
     table = tables.rows(
-        np.nanmean(arrays["tau"], -1),
+        np.asarray(losses.masked_mean(out.tau, jnp.isfinite(out.tau), axis=-1)),
         {"pair": range(condition.num_pairs), "surrogate": tables.HALVES},
         condition=condition.key,
         budget=float(config.attack.epsilon_calibration),

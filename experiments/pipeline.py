@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 from tqdm import tqdm
 
 from experiments import family, files, report, studies, summary, wording
@@ -12,26 +13,33 @@ from experiments.runs import Run
 from experiments.study import Request, Study, Verdict
 from halfway import populations
 from halfway.data import Split
-from halfway.populations import Condition, Population
+from halfway.populations import Condition
 
 
 def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
     """Trains and measures what the chosen studies need and the run does not hold yet.
+
+    Hypotheses of earlier invocations are looked after too: what can no longer be read is measured
+    again.
 
     Args:
       run: where results go.
       chosen: the hypotheses of this invocation.
       pool: the examples that halves are drawn from.
     """
-    requests = _unique(chosen, run)
-    needed = list(dict.fromkeys(c for request in requests for c in request.conditions))
-    missing = [request for request in requests if not run.has_measurement(request)]
-    untrained = [one for one in needed if not run.has_population(one)]
-    if len(untrained) < len(needed):
-        done = len(needed) - len(untrained)
+    every = {study.id: study for study in (*_earlier(run), *chosen)}
+    ids = family.sort_ids(every)
+    requests = _requests([every[name] for name in ids], run)
+    needed = _conditions(requests)
+    missing = [request for request in requests if run.load_measurement(request) is None]
+    wanted = _conditions(missing)
+    loaded = {one: run.load_population(one) for one in wanted}
+    in_memory = {one: population for one, population in loaded.items() if population is not None}
+    untrained = [one for one in wanted if one not in in_memory]
+    if run.resumed:
+        done = sum(one in in_memory or one not in loaded for one in needed)
         LOG.info("resumed %d of %d populations", done, len(needed))
     seconds: dict[str, float] = run.notes()["seconds"]
-    in_memory: dict[Condition, Population] = {}
     root = jax.random.key(run.config.seed)
 
     with _Progress(len(untrained) + len(missing)) as progress:
@@ -39,26 +47,37 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
             with progress.stage(f"train {_label(one)}", "training", seconds):
                 population = populations.train(one, pool)
                 run.save_population(population)
-                in_memory[one] = population
+                # As a stored one comes back: what measures the one has been compiled for the other.
+                in_memory[one] = jax.tree.map(jnp.asarray, jax.device_get(population))
+            run.note(seconds=seconds)
         for request in missing:
             what = f"{request.measurement.name} {_label(request.conditions[0])}"
             with progress.stage(what, request.measurement.name, seconds):
-                parts = [
-                    in_memory[one] if one in in_memory else run.load_population(one)
-                    for one in request.conditions
-                ]
+                parts = [in_memory[one] for one in request.conditions]
                 key = jax.random.fold_in(root, request.measurement.salt)
                 measured = request.measurement.measure(key, parts, pool, run.config)
                 run.save_measurement(request, measured)
-    if missing or untrained or not (run.path / "records.parquet").is_file():
-        run.merge(requests)
-    ids = family.sort_ids({*run.notes()["hypotheses"], *(study.id for study in chosen)})
-    run.note(hypotheses=ids, seconds=seconds)
+            run.note(seconds=seconds)
+    run.merge(requests)
+    run.note(hypotheses=ids)
 
 
-def _unique(chosen: Sequence[Study], run: Run) -> list[Request]:
+def _earlier(run: Run) -> list[Study]:
+    """Returns the hypotheses that have been run in a folder."""
+    known, names = studies.available(), run.notes()["hypotheses"]
+    for name in names:
+        if name not in known:
+            raise UserError(f"this version has no study {name}, which {run.path} was run with")
+    return [known[name] for name in names]
+
+
+def _requests(chosen: Sequence[Study], run: Run) -> list[Request]:
     requests = {request.key: request for study in chosen for request in study.needs(run.config)}
     return list(requests.values())
+
+
+def _conditions(requests: Sequence[Request]) -> list[Condition]:
+    return list(dict.fromkeys(one for request in requests for one in request.conditions))
 
 
 def _label(one: Condition) -> str:
@@ -76,24 +95,26 @@ def conclude(run: Run) -> list[Verdict]:
       UserError: if there are no records, or a study that was run does not exist here.
     """
     started = time.monotonic()
-    notes, records, known = run.notes(), run.records(), studies.available()
-    strange = [name for name in notes["hypotheses"] if name not in known]
-    if strange:
-        raise UserError(f"this version has no study {strange[0]}, which {run.path} was run with")
-    chosen = [known[name] for name in notes["hypotheses"]]
+    notes, chosen = run.notes(), _earlier(run)
+    records = run.records(_requests(chosen, run))
     try:
         outcomes = [(study, study.decide(records)) for study in chosen]
     except LookupError as error:
-        raise UserError(f"the records of {run.path} are incomplete: {error}") from error
+        raise UserError(
+            f"the records of {run.path} are incomplete ({error}): run experiments.reproduce again"
+        ) from error
     verdicts = family.conclude(outcomes, dataset=run.config.dataset, num_pairs=run.config.num_pairs)
     figures = {
-        study.id: study.draw(records, verdict)
+        # Where a condition has no pair left there is nothing to draw.
+        study.id: study.draw(records, verdict) if verdict.num_pairs else ()
         for study, verdict in zip(chosen, verdicts, strict=True)
     }
     explanations = {
         study.id: study.explain(verdict) for study, verdict in zip(chosen, verdicts, strict=True)
     }
     overview = summary.overview(records)
+    for warning in overview.warnings:
+        LOG.warning("%s", warning)
     files.write_json(run.path / "verdicts.json", [verdict.to_json() for verdict in verdicts])
     forest = report.forest_figure(verdicts, family.FAMILY)
     report.save_figures(

@@ -14,7 +14,6 @@ import pandas as pd
 from configs import digits
 from experiments import tables
 from experiments.conditions import Config
-from experiments.measurements import ATTACKS
 from experiments.study import Records
 from halfway.populations import Condition
 
@@ -66,13 +65,37 @@ def transfer(
       noise: standard deviation over pairs of each.
     """
     arrays: dict[str, np.ndarray] = {"finite": np.ones(config.num_pairs)}
-    for attack in ATTACKS:
-        for target in ("other", "own", "permuted"):
-            mean = increases.get((attack, target), 0.0)
-            values = mean + rng.normal(0.0, noise, (config.num_pairs, 1)) * np.ones(2)
-            arrays[f"increase.{attack}.{target}"] = config.num_holdout * values
-            counts = np.full((config.num_pairs, 2), float(config.num_holdout))
-            arrays[f"num_examples.{attack}.{target}"] = counts
+    for (attack, target), mean in increases.items():
+        values = mean + rng.normal(0.0, noise, (config.num_pairs, 1)) * np.ones(2)
+        arrays[f"increase.{attack}.{target}"] = config.num_holdout * values
+        counts = np.full((config.num_pairs, 2), float(config.num_holdout))
+        arrays[f"num_examples.{attack}.{target}"] = counts
+    return arrays
+
+
+def success(
+    rng: np.random.Generator,
+    config: Config,
+    shares: Mapping[tuple[str, str], float],
+    subset: str = "both_correct",
+) -> dict[str, np.ndarray]:
+    """Returns arrays of one condition with given success rates, at every budget alike.
+
+    Args:
+      rng: consumed.
+      config: for pairs, examples and budgets.
+      shares: fooled among the counted examples for (attack, target), as in `transfer`.
+      subset: the denominator; nine tenths of S are counted.
+    """
+    size, counted = (config.num_pairs, 2), int(0.9 * config.num_holdout)
+    budgets = sorted({float(config.attack.epsilon), *map(float, config.attack.budgets)})
+    arrays = {}
+    for (attack, target), share in shares.items():
+        for budget in budgets:
+            where = f"{attack}.{target}.{subset}.{budget!r}"
+            fooled = rng.binomial(counted, share, size).astype(np.float64)
+            arrays[f"num_fooled.{where}"] = fooled
+            arrays[f"num_examples.{where}"] = np.full(size, float(counted))
     return arrays
 
 
@@ -81,7 +104,7 @@ def records(
     parts: Mapping[Condition, Mapping[str, np.ndarray]],
     arrays: Mapping[tuple[str, str], Mapping[str, np.ndarray]] | None = None,
 ) -> Records:
-    """Returns records of conditions with these arrays, as `learning` and `transfer` name them."""
+    """Returns records of conditions with arrays named as `learning`, `transfer`, `success` do."""
     names = tuple((one, tuple(values)) for one, values in parts.items())
     template = _template(names, config.num_pairs, float(config.attack.epsilon))
     values = [array.reshape(-1) for one in parts.values() for array in one.values()]
@@ -108,9 +131,10 @@ def _template(
             named: dict[str, Any] = {"condition": one.key, "quantity": quantity}
             if quantity == "finite":
                 frames.append(tables.rows(blank[:, 0], pairs, **named))
-            elif quantity in ("increase", "num_examples"):
-                attack, target = rest
-                named |= {"attack": attack, "budget": budget, "subset": "all"}
+            elif quantity in ("increase", "num_examples", "num_fooled"):
+                _, attack, target, *where = key.split(".", 4)
+                subset, at = where if where else ("all", budget)
+                named |= {"attack": attack, "budget": float(at), "subset": subset}
                 frame = tables.rows(blank, both, **named)
                 names_of_target = {
                     "other": tables.OTHER,

@@ -9,9 +9,9 @@ from experiments import cli, pipeline
 from experiments.runs import Run
 
 
-def main() -> None:
-    """Flags to one run."""
-    settings = cli.prepare()
+def main(options: cli.Options) -> None:
+    """One run."""
+    settings = cli.prepare(options)
     run = Run.create(settings.workdir, cli.identity(settings), len(jax.devices()))
     with run.locked():
         if not run.notes()["environment"]:

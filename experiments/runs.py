@@ -11,7 +11,10 @@ verdicts.json  figures/  report.html
 import contextlib
 import dataclasses
 import fcntl
+import gc
 import json
+import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +26,11 @@ import halfway
 from experiments import conditions, files, tables
 from experiments.conditions import Config
 from experiments.errors import LOG, UserError
-from experiments.study import Measured, Records, Request
+from experiments.study import COLUMNS, Measured, Records, Request
 from halfway import populations
 from halfway.populations import Condition, Population
+
+_ARRAYS = "arrays"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +69,8 @@ class Run:
         self.name = stored["name"]
         self.data_checksum = stored["data_checksum"]
         self.num_devices = stored["num_devices"]
+        self.resumed = True
+        """Whether the run was begun before this process opened it."""
 
     @classmethod
     def create(cls, path: Path, identity: Identity, num_devices: int) -> "Run":
@@ -73,22 +80,22 @@ class Run:
           UserError: if the folder cannot be written, holds something else, or holds another run.
         """
         marker = path / "config.json"
+        resumed = marker.is_file()
+        if path.exists() and not path.is_dir():
+            raise UserError(f"--workdir={path} is not a folder: choose another")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if not marker.exists():
+            if not resumed:
                 # A run that was killed before this file appeared leaves only hidden temporaries.
                 if any(not entry.name.startswith(".") for entry in path.iterdir()):
                     raise UserError(
                         f"--workdir={path} is not empty and holds no run: choose another folder"
                     )
                 files.write_json(marker, identity.to_json() | {"num_devices": num_devices})
-            else:
-                files.write_whole(path / ".writable", b"")
         except OSError as error:
-            raise UserError(
-                f"--workdir={path} cannot be written ({error.strerror}): choose another folder"
-            ) from error
+            raise _unwritable(path, error) from error
         run = cls.open(path)
+        run.resumed = resumed
         run._check(identity)
         if run.num_devices != num_devices:
             LOG.warning(
@@ -110,7 +117,7 @@ class Run:
             raise UserError(f"--workdir={path} holds no run (no config.json)")
         try:
             return cls(path, files.read_json(marker))
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (*files.UNREADABLE, AttributeError) as error:
             raise UserError(f"{marker} cannot be read ({error}): choose another folder") from error
 
     def _check(self, identity: Identity) -> None:
@@ -128,9 +135,13 @@ class Run:
         """Holds the run for this process.
 
         Raises:
-          UserError: if another process does.
+          UserError: if another process does, or the folder cannot be written.
         """
-        with (self.path / ".lock").open("w") as handle:
+        try:
+            handle = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -138,59 +149,79 @@ class Run:
                     f"--workdir={self.path} is in use by another process: wait for it, or choose "
                     "another folder"
                 ) from error
+            files.sweep(self.path)
             yield
-
-    # What is stored.
 
     def _population_path(self, condition: Condition) -> Path:
         return self.path / "populations" / condition.key
 
     def has_population(self, condition: Condition) -> bool:
-        """Returns whether a condition has been trained and stored."""
+        """Returns whether a population is stored; whether it can be read is seen on loading."""
         return (self._population_path(condition) / "condition.json").is_file()
 
     def save_population(self, population: Population) -> None:
         """Stores a population."""
         populations.save(self._population_path(population.condition), population)
 
-    def load_population(self, condition: Condition) -> Population:
-        """Returns a stored population."""
-        return populations.load(self._population_path(condition))
+    def load_population(self, condition: Condition) -> Population | None:
+        """Returns a stored population; None if there is none that can be read."""
+        if not self.has_population(condition):
+            return None
+        path = self._population_path(condition)
+        with _quiet():
+            try:
+                population = populations.load(path)
+                if population.condition == condition:
+                    return population
+                reason = "it is of another condition"
+            except Exception as error:  # Orbax's are of every kind
+                reason = type(error).__name__
+            gc.collect()  # its unfinished tasks complain when they go
+        LOG.warning("%s cannot be read (%s): it is trained again", path, reason)
+        return None
 
     def _measurement_path(self, request: Request) -> Path:
         return self.path / "measurements" / f"{request.key}.parquet"
 
-    def has_measurement(self, request: Request) -> bool:
-        """Returns whether a measurement is stored; its table is written last."""
-        return self._measurement_path(request).is_file()
+    def load_measurement(self, request: Request) -> Measured | None:
+        """Returns a stored measurement; None if there is none that can be read."""
+        path = self._measurement_path(request)
+        if not path.is_file():
+            return None
+        try:
+            return _read_measurement(path)
+        except files.UNREADABLE as error:
+            LOG.warning("%s cannot be read (%s): it is measured again", path, type(error).__name__)
+            return None
 
     def save_measurement(self, request: Request, measured: Measured) -> None:
-        """Stores a measurement: the arrays first, the table last."""
+        """Stores a measurement: the arrays first, then the table, which names them."""
         path = self._measurement_path(request)
         path.parent.mkdir(exist_ok=True)
         if measured.arrays:
             files.write_arrays(path.with_suffix(".npz"), measured.arrays)
-        files.write_table(path, measured.table)
+        table = measured.table.copy(deep=False)
+        table.attrs = {_ARRAYS: sorted(measured.arrays)}
+        files.write_table(path, table)
 
     def merge(self, requests: Sequence[Request]) -> None:
-        """Writes records.parquet and conditions.parquet from all measurements on disk.
+        """Writes records.parquet and conditions.parquet from stored measurements.
 
         Args:
-          requests: of the hypotheses of this invocation; what others measured before is kept.
+          requests: of all hypotheses of the run; whatever else is in the folder is left out.
         """
-        folder = self.path / "measurements"
-        parts = [pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))]
+        ordered = sorted(requests, key=lambda request: request.key)
+        parts = [_read_measurement(self._measurement_path(request)).table for request in ordered]
         files.write_table(self.path / "records.parquet", tables.concat(parts))
-        stored = {
-            path.parent.name: Condition.from_json(files.read_json(path))
-            for path in (self.path / "populations").glob("*/condition.json")
-        }
-        known = stored | {c.key: c for request in requests for c in request.conditions}
-        ordered = sorted(known.values(), key=lambda c: conditions.order(self.config, c))
-        files.write_table(self.path / "conditions.parquet", tables.conditions_table(ordered))
+        known = {one for request in requests for one in request.conditions}
+        rows = sorted(known, key=lambda one: conditions.order(self.config, one))
+        files.write_table(self.path / "conditions.parquet", tables.conditions_table(rows))
 
-    def records(self) -> Records:
+    def records(self, requests: Sequence[Request]) -> Records:
         """Returns all records of the run.
+
+        Args:
+          requests: of all hypotheses of the run.
 
         Raises:
           UserError: if there are none, or they cannot be read.
@@ -202,22 +233,66 @@ class Run:
             table = tables.normalize(pd.read_parquet(path))
             conditions_table = pd.read_parquet(self.path / "conditions.parquet")
             arrays = {}
-            for archive in sorted((self.path / "measurements").glob("*.npz")):
-                name, key, *_ = archive.stem.split("-")
-                arrays[name, key] = files.read_arrays(archive)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"the records of {self.path} cannot be read: {error}") from error
+            for request in requests:
+                archive = self._measurement_path(request).with_suffix(".npz")
+                if archive.is_file():
+                    name, key = request.measurement.name, request.conditions[0].key
+                    arrays[name, key] = files.read_arrays(archive)
+        except files.UNREADABLE as error:
+            raise UserError(
+                f"the records of {self.path} cannot be read ({error}): run experiments.reproduce "
+                "again"
+            ) from error
         return Records(table, conditions_table, self.config, arrays)
 
     def notes(self) -> dict[str, Any]:
-        """Returns what run.json holds: hypotheses, seconds by stage, environment."""
+        """Returns what run.json holds: hypotheses, seconds by stage, environment.
+
+        Raises:
+          UserError: if it cannot be read.
+        """
         path = self.path / "run.json"
         empty = {"hypotheses": [], "seconds": {}, "environment": {}}
-        return empty | files.read_json(path) if path.is_file() else empty
+        try:
+            return empty | files.read_json(path) if path.is_file() else empty
+        except files.UNREADABLE as error:
+            raise UserError(
+                f"{path} cannot be read ({error}): delete it and run experiments.reproduce again"
+            ) from error
 
     def note(self, **changes: Any) -> None:
         """Writes changed fields of run.json."""
         files.write_json(self.path / "run.json", self.notes() | changes)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what Orbax says of a damaged checkpoint beside the exception that it raises."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.disabled = True
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.disabled = False
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"--workdir={path} cannot be written ({error.strerror}): choose another")
+
+
+def _read_measurement(path: Path) -> Measured:
+    table = pd.read_parquet(path)
+    named = table.attrs.pop(_ARRAYS, ())
+    if not {*COLUMNS} <= {*table.columns}:
+        raise ValueError(f"{path} lacks columns")
+    arrays = files.read_arrays(path.with_suffix(".npz")) if named else {}
+    if not {*named} <= {*arrays}:
+        raise ValueError(f"{path} lacks arrays")
+    return Measured(table, arrays)
 
 
 def _difference(name: str, mine: Any, theirs: Any) -> tuple[str, Any, Any]:

@@ -145,7 +145,8 @@ def _success_table(
             )
             for name, which in ({"own": OWN} | shown).items()
         }
-        per_direction = np.nanmean(counts["attack on the other"][1]) / 2
+        both = counts["attack on the other"][1]
+        per_direction = statistics.mean_test(both, alternative="greater").estimate / 2
         rates = [_text(statistics.fieller(*count)) for count in counts.values()]
         rows.append([_name(one), f"{per_direction:.0f}", *rates])
     return Table(

@@ -95,7 +95,7 @@ class Reader:
         starts = np.flatnonzero(np.diff(group[order], prepend=-1))
         self._groups = {
             divmod(int(group[order[start]]), num_quantities): rows
-            for start, rows in zip(starts, np.split(order, starts[1:]), strict=True)
+            for start, rows in zip(starts, np.split(order, starts)[1:], strict=True)
         }
 
     def cube(

@@ -190,6 +190,23 @@ class Population:
         """`(params, x) -> logits` of the condition's model."""
         return make_apply_fn(self.condition)
 
+    def walks(self, loss: str = "error") -> tuple[Array, Array]:
+        """Returns the own and the other landscape along training, `[P, 1 + T]` each, for D1.
+
+        Both directions of a pair are summed; the first value is the best constant predictor's, from
+        which progress is counted.
+
+        Args:
+          loss: of `training.LOSSES`.
+        """
+        own, other = (
+            jnp.concatenate(
+                [self.constant[name][loss][..., None], self.landscapes[name][loss]], -1
+            ).sum(1)
+            for name in ("own", "other")
+        )
+        return own, other
+
     @property
     def finite(self) -> np.ndarray:
         """`[P]` bool: whether training and landscapes of both models of a pair stayed finite."""
@@ -385,7 +402,8 @@ def save(path: str | Path, population: Population) -> None:
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    ocp.save_pytree(partial / "arrays", _to_tree(population))
+    # Arrays of the host: a file that says nothing about devices loads on any number of them.
+    ocp.save(str(partial / "arrays"), jax.device_get(_to_tree(population)))
     (partial / "condition.json").write_text(json.dumps(population.condition.to_json(), indent=2))
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
@@ -406,7 +424,7 @@ def load(path: str | Path) -> Population:
     if not (path / "condition.json").exists():
         raise FileNotFoundError(f"no population at {path}")
     condition = Condition.from_json(json.loads((path / "condition.json").read_text()))
-    tree = ocp.load_pytree(path / "arrays")
+    tree = ocp.load(str(path / "arrays"))
     return _from_tree(condition, tree)
 
 

@@ -7,9 +7,7 @@ from pathlib import Path
 # Before JAX starts: two devices, so that placement is exercised everywhere.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 # Workers of one run share compiled programs; the first process to come makes the folder.
-CACHE = os.environ.setdefault(
-    "HALFWAY_TEST_CACHE", tempfile.mkdtemp(prefix="halfway-test-cache-")
-)
+CACHE = os.environ.setdefault("HALFWAY_TEST_CACHE", tempfile.mkdtemp(prefix="halfway-test-cache-"))
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

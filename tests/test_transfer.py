@@ -59,6 +59,12 @@ def _matrix(surrogates, targets, key, x, labels, *, fns=(_linear, _mlp)):
     )
 
 
+@jax.jit
+def _adversarial(params, x, labels):
+    logits_fn = functools.partial(_linear, params)
+    return _attack()(logits_fn, jax.random.key(9), x, labels).adversarial
+
+
 def _select(params, k):
     return jax.tree.map(lambda leaf: leaf[k], params)
 
@@ -124,7 +130,7 @@ def test_matched_noise_draws_signs_and_pixels_at_random():
     keys = jax.random.split(jax.random.key(1), 500)
     points = jax.vmap(lambda key: _noise(key, x, x + delta).points)(keys)
     made = np.asarray(points) - 0.5
-    cosines = (made * delta).sum(-1) / (0.07**1 * 1.0)
+    cosines = (made * delta).sum(-1) / 0.07  # the square of both norms
     # A cosine is 7 pixels of 16 met with random signs: variance 7 · 7/16 / 49 = 1/16.
     num_draws = cosines.size
     assert abs(cosines.mean()) < 4 * 0.25 / np.sqrt(num_draws)
@@ -264,10 +270,9 @@ def crossed():
 
 def test_matrix_against_a_loop(crossed):
     surrogates, targets, x, labels, matrix = crossed
-    attack = _attack()
     for k in range(2):
         logits_fn = functools.partial(_linear, _select(surrogates, k))
-        adversarial = attack(logits_fn, jax.random.key(9), x, labels).adversarial
+        adversarial = _adversarial(_select(surrogates, k), x, labels)
         for name, points in (("clean", x), ("attack", adversarial)):
             own = logits_fn(points)
             np.testing.assert_allclose(
@@ -280,7 +285,7 @@ def test_matrix_against_a_loop(crossed):
             matrix.norm[k], _norms(_flat(adversarial) - _flat(x))[0], rtol=1e-5
         )
         for m in range(3):
-            target = functools.partial(_mlp, _select(targets, m))
+            target = functools.partial(jax.jit(_mlp), _select(targets, m))
             logits = target(adversarial)
             loss, correct = _numpy_margin(logits, labels), _numpy_correct(logits, labels)
             np.testing.assert_allclose(matrix.target["attack"].loss[k, m], loss, atol=1e-5)
@@ -336,14 +341,14 @@ def test_controls_in_the_matrix_are_those_of_each_surrogates_own_attack():
     # Target j has pixel j as the loss of class 1: the losses of all targets spell out the points.
     x, _ = _examples(4, 12)
     labels = jnp.ones(12, jnp.int32)
-    both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), _linear_params(5, num_classes=2))
+    both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), _mlp_params(5))
     pixels = jnp.eye(SIZE)
 
     def read_pixel(pixel, z):
         value = z.reshape(z.shape[0], -1) @ pixel
         return jnp.stack([value, jnp.zeros_like(value)], -1)
 
-    matrix = _matrix(both, pixels, jax.random.key(0), x, labels, fns=(_linear, read_pixel))
+    matrix = _matrix(both, pixels, jax.random.key(0), x, labels, fns=(_mlp, read_pixel))
     points = {name: np.moveaxis(np.asarray(e.loss), -2, -1) for name, e in matrix.target.items()}
     np.testing.assert_allclose(points["clean"], _flat(x), atol=1e-6)
     delta = {name: z - _flat(x)[None] for name, z in points.items() if name != "clean"}
@@ -354,7 +359,7 @@ def test_controls_in_the_matrix_are_those_of_each_surrogates_own_attack():
         assert matched.mean() > 0.9
         norm = np.linalg.norm(delta[name], axis=-1)
         np.testing.assert_allclose(norm[matched], np.asarray(matrix.norm)[matched], rtol=0.01)
-        assert (np.abs(delta[name] - delta["attack"]).max(-1) > 0.01).all()
+        assert (np.abs(delta[name] - delta["attack"]).max(-1) > 0.01).mean() > 0.9
     # The same model twice: the same attack, but noise from keys of its own.
     np.testing.assert_array_equal(points["attack"][0], points["attack"][1])
     assert np.abs(points["noise"][0] - points["noise"][1]).max() > 0.05
@@ -406,7 +411,7 @@ def _by_hand():
     target_loss = zeros.at[0, 0].set(jnp.array([1.0, 2.0, 3.0, 4.0]))
     surrogate = {
         "clean": transfer.Evaluation(jnp.zeros((2, 4)), own),
-        "attack": transfer.Evaluation(jnp.array([[4.0, 1.0, 10.0, 5.0]] * 2), own),
+        "attack": transfer.Evaluation(jnp.array([[4.0, 1.0, 10.0, 5.0]] * 2), ~own),
     }
     target = {
         "clean": transfer.Evaluation(jnp.zeros((3, 4)), clean),
@@ -446,7 +451,7 @@ def test_coefficient_is_a_ratio_of_sums():
 
 
 def test_unknown_denominator():
-    with pytest.raises(ValueError, match="both_correct.*'correct'"):
+    with pytest.raises(ValueError, match=r"both_correct.*'correct'"):
         transfer.success(_by_hand(), "correct")
 
 

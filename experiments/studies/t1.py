@@ -64,12 +64,13 @@ class T1:
 
     def needs(self, config: Config) -> Sequence[Request]:
         """Returns transfer at every noise rate; ρ = 0 decides, the others are described."""
-        return [
+        every = (
             request
             for name in config.architectures
             for rate in config.noise_rates
             for request in requests(config, name, float(rate))
-        ]
+        )
+        return list(dict.fromkeys(every))  # the control is asked for once
 
     def decide(self, records: Records) -> Outcome:
         """Returns one paired test for each control and architecture, at ρ = 0."""
@@ -241,7 +242,12 @@ class T1:
             for label, which in CONTROLS.items():
                 lead = 0.0 if boundary == f"{name}, {label}" else 0.5 * effect
                 increases[which["attack"], which["target"]] = 1.0 - lead
-            parts[condition(config, name)] = plants.transfer(rng, config, increases, NOISE)
+            arrays = plants.transfer(rng, config, increases, NOISE)
+            if name == config.architectures[0]:  # the curve of `draw`
+                shares = {("attack", "own"): 0.5, ("attack", "other"): 0.16}
+                shares |= {("noise", "other"): 0.01, ("other_example", "other"): 0.06}
+                arrays |= plants.success(rng, config, shares)
+            parts[condition(config, name)] = arrays
             parts[control(config, name)] = {"finite": np.ones(config.num_pairs)}
         return plants.records(config, parts)
 

@@ -49,7 +49,7 @@ def terms(arrays: Mapping[str, np.ndarray], finite: np.ndarray) -> Terms:
     """
     num_pairs = len(finite)
     sums = np.zeros((3, 2, num_pairs))
-    for p in range(num_pairs):
+    for p in np.flatnonzero(finite):
         for d in range(2):
             eligible = (
                 arrays["surrogate_correct"][p, d]

@@ -1,0 +1,447 @@
+import dataclasses
+import functools
+import json
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+
+from halfway import data, placement, populations
+
+CAPACITY, HOLDOUT = 40, 60
+PAIRS = 3  # odd, so that two devices need padding
+MODELS = {
+    "mlp": {"kind": "mlp", "widths": (12,)},
+    "cnn": {"kind": "cnn", "features": (3,), "stride": 2, "widths": ()},
+}
+MLP = populations.make_condition(
+    dataset="digits",
+    architecture="mlp",
+    model=MODELS["mlp"],
+    num_classes=10,
+    num_examples=CAPACITY,
+    num_holdout=HOLDOUT,
+    probe_steps=(0, 4, 10),
+    num_pairs=PAIRS,
+    seed=3,
+    learning_rate=5e-3,
+    batch_size=16,
+)
+
+
+def change(condition, **fields):
+    return dataclasses.replace(condition, **fields)
+
+
+def of_model(name, **fields):
+    model = tuple(sorted(MODELS[name].items()))
+    return change(MLP, architecture=name, model=model, **fields)
+
+
+def leaf_at(tree, *index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def assert_close(a, b, atol=1e-5):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=atol), a, b)
+
+
+@pytest.fixture(scope="module")
+def pool(digits):
+    return data.Split(digits.train.images[:300], digits.train.labels[:300])
+
+
+@pytest.fixture(scope="module")
+def train(pool):
+    """`train` on the pool; populations of equal conditions are trained once."""
+    return functools.cache(lambda condition: populations.train(condition, pool))
+
+
+# Conditions
+
+
+OTHER_FIELDS = {
+    "dataset": "mnist",
+    "architecture": "perceptron",
+    "model": (("kind", "mlp"), ("widths", (13,))),
+    "num_classes": 11,
+    "subset": "all",
+    "num_examples": 39,
+    "capacity": 41,
+    "num_holdout": 61,
+    "overlap": 0.5,
+    "noise_rate": 0.1,
+    "permuted": True,
+    "stratified": True,
+    "optimizer": "sgd",
+    "learning_rate": 6e-3,
+    "weight_decay": 0.1,
+    "batch_size": 17,
+    "probe_steps": (0, 4, 11),
+    "num_pairs": 5,
+    "seed": 4,
+}
+
+
+def test_every_field_changes_the_key():
+    assert OTHER_FIELDS.keys() == {field.name for field in dataclasses.fields(MLP)}
+    keys = {change(MLP, **{name: value}).key for name, value in OTHER_FIELDS.items()}
+    assert len(keys | {MLP.key}) == len(OTHER_FIELDS) + 1
+
+
+def test_the_key_is_stable():
+    # Populations on disk are found by it: whatever changes this value orphans them all.
+    assert MLP.key == "3acace4724e9"
+    reordered = dict(reversed(MODELS["mlp"].items())) | {"widths": [12]}
+    again = populations.make_condition(
+        **{f.name: getattr(MLP, f.name) for f in dataclasses.fields(MLP)} | {"model": reordered}
+    )
+    assert again == MLP and again.key == MLP.key
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_conditions_survive_json(name):
+    condition = of_model(name, permuted=True)
+    again = populations.Condition.from_json(json.loads(json.dumps(condition.to_json())))
+    assert again == condition
+    assert again.key == condition.key
+    hash(again)
+
+
+def test_keys_of_a_pair_do_not_depend_on_the_number_of_pairs():
+    few = jax.random.key_data(populations.pair_keys(change(MLP, num_pairs=3)))
+    many = jax.random.key_data(populations.pair_keys(change(MLP, num_pairs=7)))
+    np.testing.assert_array_equal(few, many[:3])
+    assert len({tuple(key) for key in many.tolist()}) == 7
+    other_seed = jax.random.key_data(populations.pair_keys(change(MLP, seed=4)))
+    assert not {tuple(k) for k in other_seed.tolist()} & {tuple(k) for k in many.tolist()}
+
+
+# A population is its pairs
+
+
+def settings_of(condition):
+    names = ("noise_rate", "overlap", "learning_rate", "weight_decay")
+    floats = {name: jnp.float32(getattr(condition, name)) for name in names}
+    return floats | {
+        "num_examples": jnp.int32(condition.num_examples),
+        "permuted": jnp.bool_(condition.permuted),
+    }
+
+
+@pytest.mark.parametrize("name, num_pairs", [("mlp", PAIRS), ("cnn", 2)])
+def test_a_population_equals_a_loop_over_its_pairs(train, pool, name, num_pairs):
+    # The loop takes its keys from a larger population: padding to the devices changes nothing.
+    assert placement.make_mesh().size == 2
+    condition = of_model(name, noise_rate=0.4, num_pairs=num_pairs)
+    population = train(condition)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(population)} == {num_pairs}
+    train_pair = jax.jit(
+        functools.partial(
+            populations.train_pair,
+            images=jnp.asarray(pool.images),
+            labels=jnp.asarray(pool.labels),
+            settings=settings_of(condition),
+            program=condition,
+        )
+    )
+    keys = populations.pair_keys(change(condition, num_pairs=5))
+    for p in range(num_pairs):
+        pair = train_pair(keys[p])
+        assert_equal(pair["halves"], leaf_at(population.halves, p))
+        np.testing.assert_array_equal(pair["trained_labels"], population.trained_labels[p])
+        assert_close(pair["params"], leaf_at(population.params, p))
+        for field in ("landscapes", "constant", "products"):
+            a, b = pair[field], leaf_at(getattr(population, field), p)
+            # An error rate jumps by 1/n where rounding moves a tie.
+            a, b = (jax.tree.leaves_with_path(tree) for tree in (a, b))
+            a, b = ([leaf for path, leaf in x if "error" not in str(path)] for x in (a, b))
+            assert_close(a, b, atol=1e-4)
+
+
+def test_the_same_call_gives_the_same_bits(train, pool):
+    assert_equal(train(MLP), populations.train(MLP, pool))
+
+
+def test_other_settings_compile_nothing(train, pool, caplog):
+    train(MLP)
+    caplog.clear()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        for fields in (
+            {"noise_rate": 0.4},
+            {"num_examples": 25, "overlap": 0.5},
+            {"learning_rate": 0.1, "weight_decay": 0.3},
+            {"permuted": True, "seed": 11},
+        ):
+            other = populations.train(change(MLP, **fields), pool)
+            assert not np.array_equal(other.landscapes["own"]["brier"], 0)
+    compiled = [m for m in caplog.messages if "ompil" in m]
+    assert compiled == []
+
+
+def test_compilations_would_be_noticed(pool, caplog):
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        jax.jit(lambda x: x + 12345)(jnp.float32(1))
+    assert any("ompil" in m for m in caplog.messages)
+
+
+# What pairs share
+
+
+def valid_rows(sample):
+    return np.asarray(sample.indices)[np.asarray(sample.mask)]
+
+
+def test_halves_have_their_sizes_and_do_not_meet(train):
+    population = train(change(MLP, num_examples=25, overlap=0.2))
+    for p in range(PAIRS):
+        a, b, s = (set(valid_rows(leaf_at(x, p))) for x in population.halves)
+        assert (len(a), len(b), len(s), len(a & b)) == (25, 25, HOLDOUT, 5)
+        assert not s & (a | b)
+    assert len({tuple(row) for row in np.asarray(population.halves.a.indices)}) == PAIRS
+
+
+def test_noise_and_control_share_halves_and_initializations(train):
+    # At a learning rate of 0 the parameters returned are the initial ones.
+    still = [
+        train(change(MLP, learning_rate=0.0, **fields))
+        for fields in ({}, {"noise_rate": 0.4}, {"permuted": True})
+    ]
+    for population in still[1:]:
+        assert_equal(population.params, still[0].params)
+        for ours, theirs in zip(population.halves, still[0].halves, strict=True):
+            np.testing.assert_array_equal(ours.indices, theirs.indices)
+            np.testing.assert_array_equal(ours.mask, theirs.mask)
+    kernels = np.asarray(still[0].params["Dense_0"]["kernel"]).reshape(2 * PAIRS, -1)
+    assert (
+        len({tuple(row) for row in kernels}) == 2 * PAIRS
+    )  # every model of every pair has its own
+    # Nothing moved, and the first probe of a run that does move reads the same landscape.
+    brier, moved = (x.landscapes["other"]["brier"] for x in (still[0], train(MLP)))
+    np.testing.assert_array_equal(brier[..., 0], brier[..., 2])
+    np.testing.assert_allclose(moved[..., 0], brier[..., 0], rtol=1e-6)
+    assert (moved[..., 0] != moved[..., 2]).all()
+
+
+def test_noise_and_control_share_the_order_of_batches(train):
+    """Models whose labels happen to agree train bit for bit alike; others do not."""
+    for plain, other in (
+        # One label in fifty replaced: many halves have none.
+        (MLP, change(MLP, noise_rate=0.02)),
+        # Three labels: one permutation in six is the identity. Batches of 16 cut the epochs.
+        (change(MLP, num_examples=3), change(MLP, num_examples=3, permuted=True)),
+    ):
+        n = plain.num_examples
+        a, b = train(plain), train(other)
+        same = (a.trained_labels == b.trained_labels)[..., :n].all(-1)
+        assert same.any() and not same.all()
+        for p, model in np.ndindex(PAIRS, 2):
+            kernels = [leaf_at(x.params, p, model)["Dense_0"]["kernel"] for x in (a, b)]
+            assert np.array_equal(*kernels) == same[p, model]
+
+
+def test_control_permutes_labels_within_the_half(train):
+    n = 25
+    plain, control = (
+        train(change(MLP, num_examples=n, noise_rate=0.2, permuted=permuted))
+        for permuted in (False, True)
+    )
+    own = np.stack([plain.halves.a.labels, plain.halves.b.labels], axis=1)
+    np.testing.assert_array_equal(plain.trained_labels, own)
+    for x, y in zip(plain.halves, control.halves, strict=True):  # halves keep their labels
+        np.testing.assert_array_equal(x.labels, y.labels)
+    trained = np.asarray(control.trained_labels)
+    np.testing.assert_array_equal(np.sort(trained[..., :n]), np.sort(own[..., :n]))
+    assert (trained != own)[..., :n].any(-1).all()
+
+
+# Landscapes
+
+
+def logits_of(params, images):
+    x = 2 * np.asarray(images, np.float64).reshape(len(images), -1) - 1
+    hidden = np.maximum(x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"], 0)
+    return hidden @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"]
+
+
+def means(logits, labels):
+    onehot = np.eye(10)[labels]
+    return {
+        "cross_entropy": -(log_softmax(logits, axis=1) * onehot).sum(1).mean(),
+        "brier": ((softmax(logits, axis=1) - onehot) ** 2).sum(1).mean(),
+        "error": (logits.argmax(1) != labels).mean(),
+    }
+
+
+def samples_of(population, p, model):
+    """Rows and labels that model 0 or 1 of pair p is measured on: own as trained, others as are."""
+    half, other = leaf_at(population.halves, p)[:2][:: 1 - 2 * model]
+    n = int(half.mask.sum())
+    yield "own", valid_rows(half), np.asarray(population.trained_labels)[p, model, :n]
+    yield "other", valid_rows(other), np.asarray(other.labels)[:n]
+    holdout = leaf_at(population.halves.s, p)
+    yield "holdout", valid_rows(holdout), np.asarray(holdout.labels)
+
+
+@pytest.mark.parametrize("permuted", [False, True])
+def test_landscapes_against_numpy(train, pool, permuted):
+    population = train(
+        change(MLP, num_examples=25, noise_rate=0.2, permuted=permuted, weight_decay=0.1)
+    )
+    for p, model in np.ndindex(PAIRS, 2):
+        params = jax.tree.map(np.asarray, leaf_at(population.params, p, model))
+        samples = {name: rest for name, *rest in samples_of(population, p, model)}
+        frequencies = np.bincount(samples["own"][1], minlength=10) / 25
+        for name, (rows, labels) in samples.items():
+            expected = means(logits_of(params, pool.images[rows]), labels)
+            with np.errstate(divide="ignore"):
+                constant = np.log(frequencies)
+            onehot = np.eye(10)[labels]
+            expected_constant = {
+                "cross_entropy": -constant[labels].mean(),  # infinite for an unseen class
+                "brier": ((frequencies - onehot) ** 2).sum(1).mean(),
+                "error": (labels != frequencies.argmax()).mean(),
+            }
+            for loss, value in expected.items():
+                where = f"pair {p}, model {model}, {name}, {loss}"
+                result = population.landscapes[name][loss][p, model, -1]
+                np.testing.assert_allclose(result, value, rtol=1e-4, atol=1e-6, err_msg=where)
+                result = population.constant[name][loss][p, model]
+                value = expected_constant[loss]
+                np.testing.assert_allclose(result, value, rtol=1e-5, err_msg=where)
+
+
+def test_gradient_products_at_the_end(train, pool):
+    population = train(change(MLP, num_examples=25, permuted=True))
+
+    @jax.jit
+    def gradient(params, rows, labels):
+        def loss(params):
+            log_p = jax.nn.log_softmax(population.apply_fn(params, jnp.asarray(pool.images)[rows]))
+            return -(log_p * jax.nn.one_hot(labels, 10)).sum(1).mean()
+
+        return jnp.concatenate([g.ravel() for g in jax.tree.leaves(jax.grad(loss)(params))])
+
+    for model in range(2):
+        params = leaf_at(population.params, 2, model)
+        (_, *own), (_, *other), _ = samples_of(population, 2, model)
+        u, v = gradient(params, *own), gradient(params, *other)
+        expected = {"own_own": u @ u, "own_other": u @ v, "other_other": v @ v}
+        assert population.products.keys() == expected.keys()
+        for name, value in expected.items():
+            result = population.products[name][2, model, -1]
+            np.testing.assert_allclose(result, value, rtol=1e-3, err_msg=name)
+
+
+def test_training_descends_its_own_landscape(train):
+    population = train(change(MLP, learning_rate=0.05))
+    cross_entropy = np.asarray(population.landscapes["own"]["cross_entropy"])
+    assert cross_entropy.shape == (PAIRS, 2, 3)
+    assert (cross_entropy[..., 2] < cross_entropy[..., 0]).all()
+
+
+def test_walks_start_at_the_constant_predictor_and_sum_both_directions(train):
+    population = train(MLP)
+    for loss in ("error", "brier"):
+        for name, walk in zip(("own", "other"), population.walks(loss), strict=True):
+            constant, along = population.constant[name][loss], population.landscapes[name][loss]
+            assert walk.shape == (PAIRS, 4)
+            np.testing.assert_allclose(walk[:, 0], constant[:, 0] + constant[:, 1], rtol=1e-6)
+            np.testing.assert_allclose(walk[:, 1:], along[:, 0] + along[:, 1], rtol=1e-6)
+
+
+def test_divergence_is_reported_and_raises_nothing(train):
+    assert train(MLP).finite.tolist() == [True] * PAIRS
+    assert train(change(MLP, learning_rate=1e30)).finite.tolist() == [False] * PAIRS
+
+
+def test_one_bad_number_spoils_its_pair_alone(train):
+    population = train(MLP)
+    brier = population.landscapes["holdout"]["brier"].at[2, 0, 1].set(jnp.nan)
+    landscapes = population.landscapes | {"holdout": {"brier": brier}}
+    spoiled = change(population, landscapes=landscapes)
+    assert spoiled.finite.tolist() == [True, True, False]
+    params = population.params | {"more": jnp.zeros((PAIRS, 2)).at[0, 1].set(jnp.inf)}
+    assert change(population, params=params).finite.tolist() == [False, True, True]
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "fields, culprit",
+    [
+        ({"num_examples": 121, "capacity": 121}, "num_examples=121 .*at most 120"),
+        ({"num_examples": 41}, "got 41"),
+        ({"num_holdout": 221}, "num_examples=40 .*at most 39"),
+        ({"noise_rate": 1.5}, "noise_rate.*got 1.5"),
+        ({"overlap": -0.5}, "overlap.*got -0.5"),
+        ({"optimizer": "adma"}, "'adma'"),
+        ({"model": (("kind", "mpl"),)}, "'mpl'"),
+        ({"model": (("kind", "mlp"), ("depth", 3))}, "'depth'"),
+        ({"model": (("activation", "rleu"), ("kind", "mlp"))}, "'rleu'"),
+    ],
+)
+def test_impossible_conditions_are_refused_before_training(pool, fields, culprit):
+    for check in (populations.validate, populations.train):
+        with pytest.raises(ValueError, match=culprit):
+            check(change(MLP, **fields), pool)
+
+
+def test_possible_conditions_are_not_refused(pool):
+    for name in MODELS:
+        populations.validate(of_model(name), pool)
+    populations.validate(change(MLP, num_examples=120, capacity=120), pool)
+
+
+# On disk
+
+
+def test_a_saved_population_comes_back_bit_for_bit(train, pool, tmp_path):
+    population = train(change(MLP, noise_rate=0.4))
+    populations.save(tmp_path / "new" / "one", population)
+    again = populations.load(tmp_path / "new" / "one")
+    assert again.condition == population.condition
+    assert_equal(again, population)
+    dtypes = [jax.tree.map(lambda leaf: leaf.dtype, x) for x in (again, population)]
+    assert dtypes[0] == dtypes[1]
+    x = jnp.asarray(pool.images[:5])
+    logits = [one.apply_fn(leaf_at(one.params, 1, 0), x) for one in (again, population)]
+    np.testing.assert_array_equal(*logits)
+
+
+def test_numbers_that_are_not_finite_survive(train, tmp_path):
+    population = train(change(MLP, learning_rate=1e30))
+    populations.save(tmp_path / "one", population)
+    assert_equal(populations.load(tmp_path / "one"), population)
+
+
+def test_saving_overwrites_the_whole_folder(train, tmp_path):
+    path = tmp_path / "one"
+    other = of_model("cnn", noise_rate=0.4, num_pairs=2)
+    populations.save(path, train(MLP))
+    (path / "stray").write_text("of an older version")
+    populations.save(path, train(other))
+    assert populations.load(path).condition == other
+    assert_equal(populations.load(path), train(other))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one"]
+    assert not (path / "stray").exists()
+
+
+def test_an_interrupted_save_does_no_harm(train, tmp_path):
+    partial = tmp_path / "one.partial"
+    (partial / "arrays").mkdir(parents=True)
+    (partial / "condition.json").write_text("{")
+    with pytest.raises(FileNotFoundError, match="one"):
+        populations.load(tmp_path / "one")
+    populations.save(tmp_path / "one", train(MLP))
+    assert_equal(populations.load(tmp_path / "one"), train(MLP))
+    assert not partial.exists()

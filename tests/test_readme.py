@@ -1,0 +1,36 @@
+"""The README's notebook example runs as printed, at a smaller size; its links exist."""
+
+import re
+from pathlib import Path
+
+from halfway import data
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_notebook_example_runs(digits, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    lines = [line for line in code.splitlines() if line.strip()]
+    assert len(lines) <= 18
+    for full, small in (
+        ("num_examples=600, num_holdout=597", "num_examples=300, num_holdout=200"),
+        ("probe_steps=(0, 100, 700), num_pairs=8", "probe_steps=(0, 60), num_pairs=2"),
+    ):
+        assert full in code
+        code = code.replace(full, small)
+    monkeypatch.setattr(data, "load", lambda name: digits)
+    exec(compile(code, "README.md", "exec"), {})
+    meets, transfers = map(float, capsys.readouterr().out.split())
+    # Trained for 60 steps with a fifth of the labels wrong: more than nothing, less than all.
+    assert 0.2 < meets < 1.5
+    assert 0.0 < transfers < 1.5
+
+
+def test_files_that_the_readme_names_exist():
+    names = re.findall(r"\]\(((?!http)[^)#]+)\)|`((?:halfway|experiments|configs|tests)/[\w/.]*)`",
+                       README)  # fmt: skip
+    named = [first or second for first, second in names]
+    assert len(named) > 8
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing

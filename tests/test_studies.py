@@ -1,0 +1,322 @@
+"""Every decision rule on simulated records: its size, its power, its reverse, and its words."""
+
+import dataclasses
+import functools
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+
+from experiments import family, measurements, plants, studies
+from experiments.study import Measurement, Request
+
+STUDIES = studies.available()
+BOUNDARIES = [(name, b) for name, study in STUDIES.items() for b in study.boundaries()]
+WORDS = ("supported", "refuted", "inconclusive")
+SEED = 20_240_601
+NUM_DRAWS = 200
+
+each_study = pytest.mark.parametrize("name", STUDIES)
+
+
+def _p_values(study, effect, boundary=None, num_draws=NUM_DRAWS):
+    rng = np.random.default_rng(SEED)
+    return np.array(
+        [study.decide(study.plant(rng, effect, boundary)).p_value for _ in range(num_draws)]
+    )
+
+
+@functools.cache
+def _planted(name, effect=1.0):
+    return STUDIES[name].plant(np.random.default_rng(SEED), effect)
+
+
+def _conclude(name, records):
+    study = STUDIES[name]
+    pairs = [(study, study.decide(records))]
+    return family.conclude(pairs, dataset="digits", num_pairs=plants.CONFIG.num_pairs)[0]
+
+
+def test_studies_are_listed_in_the_order_of_the_family():
+    assert list(STUDIES) == family.sort_ids(STUDIES)
+    assert {"G1", "G2", "T1", "T2"} <= set(STUDIES)
+    for name, study in STUDIES.items():
+        assert study.id == name
+        assert study.claim.endswith(".")
+        assert study.controls
+        assert study.smallest_effect
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            study.id = "G0"
+
+
+# Size and power
+
+
+@pytest.mark.parametrize(("name", "boundary"), BOUNDARIES)
+def test_size_with_one_test_at_the_boundary_of_its_null(name, boundary):
+    p_values = _p_values(STUDIES[name], 1.0, boundary)
+    assert (p_values < 0.05).mean() <= 0.1
+    # The other tests hold, so that this one decides: its p is spread, not stuck at 1.
+    assert (p_values < 0.5).mean() > 0.2
+
+
+@each_study
+def test_size_with_every_test_at_the_boundary(name):
+    assert (_p_values(STUDIES[name], 0.0, num_draws=40) < 0.05).mean() <= 0.1
+
+
+@each_study
+def test_power_at_the_smallest_effect_worth_reporting(name):
+    # .05 over twenty: what Holm asks of a hypothesis that is alone.
+    assert (_p_values(STUDIES[name], 1.0) < 0.05 / 20).mean() >= 0.8
+
+
+@each_study
+def test_a_planted_reverse_is_refuted(name):
+    for seed in range(5):
+        records = STUDIES[name].plant(np.random.default_rng(seed), -1.0)
+        verdict = _conclude(name, records)
+        assert verdict.verdict == "refuted", verdict.reason
+
+
+@each_study
+def test_a_large_effect_is_supported(name):
+    verdict = _conclude(name, STUDIES[name].plant(np.random.default_rng(SEED), 1.5))
+    assert verdict.verdict == "supported", verdict.reason
+
+
+# The rule
+
+
+@each_study
+def test_boundaries_name_tests(name):
+    tests = [part.name for part in STUDIES[name].decide(_planted(name)).tests]
+    assert len(set(tests)) == len(tests)
+    boundaries = STUDIES[name].boundaries()
+    assert len(set(boundaries)) == len(boundaries)
+    # An equivalence has two boundaries, named after its test.
+    owners = [
+        [test for test in tests if b == test or b.startswith(f"{test}, ")] for b in boundaries
+    ]
+    assert all(owners)
+    assert {test for owner in owners for test in owner} == set(tests)
+
+
+@each_study
+def test_outcome_is_complete(name):
+    outcome = STUDIES[name].decide(_planted(name))
+    names = [part.name for part in outcome.parts]
+    assert len(set(names)) == len(names)
+    assert set(outcome.first) <= {part.name for part in outcome.tests}
+    assert outcome.first
+    for part in outcome.parts:
+        assert np.isfinite(part.estimate)
+        assert part.low <= part.estimate <= part.high
+        assert part.num_pairs == plants.CONFIG.num_pairs
+        assert part.num_excluded == 0
+        assert (part.p_value is None) == (part.kind == "gate")
+        assert len(part.threshold) == (2 if part.kind == "equivalence" else 1)
+        assert (part.direction == "within") == (part.kind == "equivalence")
+
+
+@each_study
+def test_decide_is_deterministic_and_blind_to_the_order_of_rows(name):
+    study, records = STUDIES[name], _planted(name)
+    table = records.table.copy()
+    outcome = study.decide(records)
+    assert study.decide(records) == outcome
+    pd.testing.assert_frame_equal(records.table, table)
+    shuffled = table.sample(frac=1, random_state=1, ignore_index=True)
+    backwards = {
+        key: dict(reversed(arrays.items()))
+        for key, arrays in reversed(list(records.arrays.items()))
+    }
+    again = dataclasses.replace(
+        records,
+        table=shuffled,
+        conditions=records.conditions.iloc[::-1],
+        arrays=backwards,
+    )
+    assert study.decide(again) == outcome
+
+
+@each_study
+def test_decide_does_not_look_at_other_conditions(name):
+    records = _planted(name)
+    stranger = records.table.assign(condition="000000000000", value=99.0)
+    stranger["condition"] = stranger["condition"].astype("string")
+    both = pd.concat([stranger, records.table], ignore_index=True)
+    more = dataclasses.replace(records, table=both)
+    assert STUDIES[name].decide(more) == STUDIES[name].decide(records)
+
+
+# Diverged pairs
+
+
+def _diverged(records, key, pairs, garbage):
+    """Pairs of one condition marked as not finite, their other numbers replaced."""
+    table = records.table.copy()
+    rows = (table["condition"] == key) & table["pair"].isin(pairs)
+    flag = table["quantity"] == "finite"
+    assert (rows & flag).sum() == len(pairs)
+    table.loc[rows & flag, "value"] = 0.0
+    arrays = dict(records.arrays)
+    if garbage is not None:
+        table.loc[rows & ~flag, "value"] = garbage
+        for place in [place for place in arrays if place[1] == key]:
+            arrays[place] = {n: values.copy() for n, values in arrays[place].items()}
+            for values in arrays[place].values():
+                if np.issubdtype(values.dtype, np.floating):
+                    values[list(pairs)] = garbage
+    return dataclasses.replace(records, table=table, arrays=arrays)
+
+
+@each_study
+def test_a_diverged_pair_leaves_and_is_counted(name):
+    records = _planted(name)
+    whole = STUDIES[name].decide(records)
+    for key in records.conditions.index:
+        outcome = STUDIES[name].decide(_diverged(records, key, [3], None))
+        concerned = [part for part in outcome.parts if part.num_excluded]
+        assert concerned, f"nobody missed a pair of condition {key}"
+        for part in concerned:
+            assert (part.num_pairs, part.num_excluded) == (plants.CONFIG.num_pairs - 1, 1)
+        # What diverged cannot matter, and who did not lose a pair notices nothing.
+        for garbage in (np.nan, np.inf, 1e3):
+            assert STUDIES[name].decide(_diverged(records, key, [3], garbage)) == outcome
+        for part, other in zip(outcome.parts, whole.parts, strict=True):
+            assert part.num_excluded or part == other
+
+
+@each_study
+def test_two_of_sixteen_diverged_settle_nothing(name):
+    records = _planted(name)
+    key = records.conditions.index[0]
+    assert "diverged" not in _conclude(name, _diverged(records, key, [3], np.nan)).reason
+    verdict = _conclude(name, _diverged(records, key, [3, 7], np.nan))
+    assert verdict.verdict == "inconclusive"
+    assert "2 of 16 pairs" in verdict.reason
+    assert "diverged" in verdict.reason
+    assert (verdict.num_pairs, verdict.num_excluded) == (14, 2)
+
+
+@each_study
+def test_all_diverged_is_still_an_answer(name):
+    records = _planted(name)
+    for key in records.conditions.index:
+        records = _diverged(records, key, list(range(16)), np.nan)
+    verdict = _conclude(name, records)
+    assert verdict.verdict == "inconclusive"
+    assert verdict.num_pairs == 0
+    assert np.isfinite(verdict.effect)
+    json.dumps(verdict.to_json(), allow_nan=False)
+    assert not _mentions_nan(STUDIES[name].explain(verdict), verdict.reason)
+
+
+# Figures and words
+
+
+def _mentions_nan(*texts):
+    return any(re.search(r"\bnan\b", text, re.IGNORECASE) for text in texts)
+
+
+def _texts(figure):
+    return [text.get_text() for text in figure.findobj(Text)]
+
+
+@each_study
+def test_figures_and_words_for_each_verdict(name):
+    study, records = STUDIES[name], _planted(name)
+    verdict = _conclude(name, records)
+    explained, captions = set(), set()
+    for word in WORDS:
+        given = dataclasses.replace(verdict, verdict=word, reason="what was found")
+        words = study.explain(given)
+        assert len(words.split()) > 20
+        figures = study.draw(records, given)
+        assert figures
+        assert len({figure.name for figure in figures}) == len(figures)
+        for figure in figures:
+            assert figure.name.startswith(f"{name.lower()}_")
+            assert not _mentions_nan(words, figure.caption, *_texts(figure.figure))
+        if word == "inconclusive":
+            assert "what was found" in words
+        explained.add(words)
+        captions.add(" ".join(figure.caption for figure in figures))
+    assert len(explained) == len(captions) == 3
+
+
+@each_study
+def test_explanation_quotes_its_numbers(name):
+    words = STUDIES[name].explain(_conclude(name, _planted(name)))
+    # At least one estimate with its interval.
+    assert "[" in words
+    assert "]" in words
+
+
+@each_study
+def test_figures_without_the_pairs_that_diverged(name):
+    records = _planted(name)
+    for key in records.conditions.index:
+        records = _diverged(records, key, list(range(14)), np.nan)
+    verdict = _conclude(name, records)
+    for figure in STUDIES[name].draw(records, verdict):
+        assert not _mentions_nan(figure.caption, *_texts(figure.figure))
+
+
+# Needs
+
+
+@each_study
+def test_needs_hold_what_the_rule_reads(name):
+    config = plants.CONFIG
+    requests = list(STUDIES[name].needs(config))
+    assert all(isinstance(request, Request) for request in requests)
+    keys = [request.key for request in requests]
+    assert len(set(keys)) == len(keys)
+    assert keys == [request.key for request in STUDIES[name].needs(config)]
+    records = _planted(name)
+    asked = {condition.key for request in requests for condition in request.conditions}
+    assert set(records.conditions.index) <= asked
+    stored = {(r.measurement.name, r.conditions[0].key) for r in requests}
+    assert set(records.arrays) <= stored
+    # A pair's `finite` is a row of its training.
+    assert {("learning", key) for key in records.conditions.index} <= stored
+    for request in requests:
+        for condition in request.conditions:
+            assert condition.num_pairs == config.num_pairs
+            assert condition.seed == config.seed
+
+
+@pytest.mark.parametrize("name", ["G1", "T1"])
+def test_needs_hold_the_control_with_permuted_labels(name):
+    config = plants.CONFIG
+    requests = STUDIES[name].needs(config)
+    for architecture in config.architectures:
+        own = [r for r in requests if r.conditions[0].architecture == architecture]
+        assert any(r.conditions[-1].permuted for r in own)
+        for request in own:
+            if request.measurement.name == "transfer":
+                partner = request.conditions[1]
+                expected = dataclasses.replace(partner, permuted=False)
+                assert partner.permuted
+                assert expected == dataclasses.replace(request.conditions[0], noise_rate=0.0)
+
+
+def test_salts_and_names_of_measurements_are_unique():
+    found = {
+        request.measurement for study in STUDIES.values() for request in study.needs(plants.CONFIG)
+    }
+    found |= {m for m in vars(measurements).values() if isinstance(m, Measurement)}
+    assert len({m.salt for m in found}) == len(found)
+    assert len({m.name for m in found}) == len(found)
+    # A dash separates names from conditions in the names of files.
+    assert not any("-" in m.name for m in found)
+    # For good: another salt would be another measurement.
+    salts = {m.name: m.salt for m in found}
+    assert {k: salts[k] for k in ("learning", "transfer", "first_order")} == {
+        "learning": 1, "transfer": 2, "first_order": 3,
+    }  # fmt: skip
