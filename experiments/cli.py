@@ -26,7 +26,7 @@ from experiments.config_file import ROOT
 from experiments.errors import LOG, UserError
 from experiments.runs import Identity
 from experiments.study import Study
-from halfway import data, populations
+from halfway import data, pairs, populations
 
 FLAGS = {
     "config": "FILE.py or FILE.py:VARIANT; fields are set by --config.FIELD=VALUE. A relative path "
@@ -194,7 +194,7 @@ def prepare(options: Options) -> Settings:
             populations.validate(one, pool)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(str(error)) from error
-    digest = "-" + populations.digest(options.overrides)[:6] if options.overrides else ""
+    digest = "-" + pairs.digest(options.overrides)[:6] if options.overrides else ""
     workdir = Path(options.workdir or f"runs/{options.name}{digest}")
     return Settings(config, options.name, workdir, chosen, dataset)
 

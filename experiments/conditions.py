@@ -21,7 +21,7 @@ def condition(
       permuted: whether models train on permuted labels (the control of G1 and T1).
     """
     fields: dict[str, Any] = config.training.to_dict()
-    return populations.make_condition(
+    return populations.Condition(
         dataset=config.dataset,
         subset=config.subset,
         architecture=architecture,

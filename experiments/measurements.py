@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from experiments import tables
 from experiments.conditions import Config
 from experiments.study import Measured, Measurement
-from halfway import attacks, losses, placement, populations, training, transfer
+from halfway import attacks, losses, pairs, placement, training, transfer
 from halfway.data import Split
 from halfway.populations import Condition, Population
 from halfway.types import Key
@@ -25,8 +25,8 @@ def _learning(key: Key, population: Sequence[Population], pool: Split, config: C
     del key, pool, config  # everything was read while training
     (one,) = population
     condition = one.condition
-    pairs = {"pair": range(condition.num_pairs), "surrogate": tables.HALVES}
-    walk = pairs | {"step": condition.probe_steps}
+    both = {"pair": range(condition.num_pairs), "surrogate": tables.HALVES}
+    walk = both | {"step": condition.probe_steps}
     names, losses_read = tuple(one.landscapes), tuple(training.LOSSES)
 
     def stack(by_subset):
@@ -36,9 +36,9 @@ def _learning(key: Key, population: Sequence[Population], pool: Split, config: C
     products = [f"gradient_{name}" for name in one.products]
     parts = (
         (stack(one.landscapes), {"subset": names, "quantity": losses_read} | walk),
-        (stack(one.constant), {"subset": names, "quantity": constants} | pairs),
+        (stack(one.constant), {"subset": names, "quantity": constants} | both),
         (np.array(list(one.products.values())), {"quantity": products} | walk),
-        (one.finite[None], {"quantity": ["finite"], "pair": pairs["pair"]}),
+        (one.finite[None], {"quantity": ["finite"], "pair": both["pair"]}),
     )
     named = {"condition": condition.key}
     return Measured(tables.concat([tables.rows(values, axes, **named) for values, axes in parts]))
@@ -60,7 +60,7 @@ def _transfer_program(
     members, images, labels, epsilon, *, program: Condition, settings: tuple, mesh: Mesh
 ):
     num_steps, relative_step = settings
-    apply_fn = populations.make_apply_fn(program)
+    apply_fn = program.apply_fn
 
     def pair(member, images, labels, epsilon):
         key, params, permuted, rows = member
@@ -93,8 +93,8 @@ def _transfer(key: Key, population: Sequence[Population], pool: Split, config: C
     keys = jax.vmap(lambda p: jax.random.fold_in(key, p))(jnp.arange(condition.num_pairs))
     members = (keys, one.params, permuted.params, one.halves.s.indices)
     budgets = budgets_of(condition, config)
-    pairs = range(condition.num_pairs)
-    axes = {"pair": pairs, "surrogate": tables.HALVES, "target": TARGETS}
+    each = range(condition.num_pairs)
+    axes = {"pair": each, "surrogate": tables.HALVES, "target": TARGETS}
     # A target that diverged misclassifies everything: that is no success.
     alive = np.stack([one.finite] * 2 + [permuted.finite] * 2, -1)[:, None]
     parts, arrays = [], {}
@@ -104,7 +104,7 @@ def _transfer(key: Key, population: Sequence[Population], pool: Split, config: C
             images,
             labels,
             jnp.float32(budget),
-            program=populations.program_of(condition),
+            program=pairs.program_of(condition),
             settings=(config.attack.num_steps, config.attack.relative_step),
             mesh=placement.make_mesh(),
         )
@@ -117,7 +117,7 @@ def _transfer(key: Key, population: Sequence[Population], pool: Split, config: C
         ]
         increases = [sums[name]["increase"] for name in ATTACKS]
         shares = [matched[name] for name in matched]
-        by_surrogate = {"pair": pairs, "surrogate": tables.HALVES}
+        by_surrogate = {"pair": each, "surrogate": tables.HALVES}
         for values, columns, valid in (
             (counted, {"attack": names, "quantity": counts, "subset": subsets} | axes, alive),
             (
@@ -155,7 +155,7 @@ TRANSFER = Measurement("transfer", 2, _transfer)
 
 @functools.partial(jax.jit, static_argnames=("program", "mesh"))
 def _first_order_program(members, images, labels, epsilon, *, program: Condition, mesh: Mesh):
-    apply_fn = populations.make_apply_fn(program)
+    apply_fn = program.apply_fn
 
     def pair(member, images, labels, epsilon):
         params, rows = member
@@ -188,7 +188,7 @@ def _first_order(
         jnp.asarray(pool.images),
         jnp.asarray(pool.labels),
         jnp.float32(config.attack.epsilon_calibration),
-        program=populations.program_of(condition),
+        program=pairs.program_of(condition),
         mesh=placement.make_mesh(),
     )
     arrays = {name: np.asarray(values) for name, values in out._asdict().items()}

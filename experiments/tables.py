@@ -84,8 +84,9 @@ class Reader:
             for name in ("pair", "step", "budget")
         }
         self._codes, self._labels = {}, {}
-        for name in ("condition", "surrogate", "target", "attack", "subset", "quantity"):
-            codes, labels = pd.factorize(table[name], sort=True)
+        for name in COLUMNS[:-1]:
+            column = self._numeric.get(name, table[name])
+            codes, labels = pd.factorize(column, sort=True)
             self._codes[name] = codes
             self._labels[name] = {str(label): code for code, label in enumerate(labels)}
         # Rows of one condition and quantity, found once.
@@ -123,12 +124,15 @@ class Reader:
             raise LookupError(f"no {where}")
         places, shape = [], []
         for name in by:
-            column = self._numeric.get(name, self._codes.get(name))
-            labels, place = np.unique(np.asarray(column)[rows], return_inverse=True)
-            places.append(place)
-            shape.append(len(labels))
+            codes = self._codes[name][rows]
+            present = np.zeros(len(self._labels[name]) + 1, bool)  # null, code -1, comes last
+            present[codes] = True
+            places.append((np.cumsum(present) - 1)[codes])
+            shape.append(int(present.sum()))
         flat = np.ravel_multi_index(places, shape)
-        if len(rows) != np.prod(shape) or len(np.unique(flat)) != len(rows):
+        filled = np.zeros(int(np.prod(shape)), bool)
+        filled[flat] = True
+        if len(rows) != len(filled) or not filled.all():
             raise LookupError(f"{len(rows)} rows do not fill {tuple(by)} {tuple(shape)}: {where}")
         out = np.empty(len(rows))
         out[flat] = self._value[rows]

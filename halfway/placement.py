@@ -25,15 +25,18 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     )
 
 
-def spread(fn: Callable[..., Any], *, mesh: Mesh | None = None) -> Callable[..., Any]:
+def spread(
+    fn: Callable[..., Any], *, mesh: Mesh | None = None, vectorized: bool = True
+) -> Callable[..., Any]:
     """Returns `fn` mapped over the leading axis of its first argument, spread over the devices.
 
     The axis is padded to a multiple of the devices by repeating its first entry; the padding is cut
-    off again. Members share a device by `vmap`. Call it under `jit`.
+    off again. Members share a device by `vmap`, or take turns by `lax.map`. Call it under `jit`.
 
     Args:
       fn: `(member, *shared) -> pytree` for one member.
       mesh: with the axis `member`; all devices by default.
+      vectorized: whether members of one device run at once rather than one after another.
 
     Returns:
       `(members, *shared) -> pytree`, `[M, ...]` in each leaf; `shared` is the same for all.
@@ -47,7 +50,11 @@ def spread(fn: Callable[..., Any], *, mesh: Mesh | None = None) -> Callable[...,
             members = jax.tree.map(
                 lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[:1], pad, 0)]), members
             )
-        lifted = jax.vmap(fn, in_axes=(0, *(None for _ in shared)))
+
+        def lifted(members, *shared):
+            one = lambda member: fn(member, *shared)  # noqa: E731
+            return jax.vmap(one)(members) if vectorized else jax.lax.map(one, members)
+
         out = jax.shard_map(
             lifted,
             mesh=mesh,

@@ -157,7 +157,7 @@ def test_transfer_has_every_row_once(transferred, trained):
 def recomputed(trained, pool):
     """Transfer of one pair at one budget, without the program that is measured."""
     own, permuted = trained
-    p, apply_fn = 2, populations.make_apply_fn(trained[0].condition)
+    p, apply_fn = 2, trained[0].apply_fn
     rows = np.asarray(own.halves.s.indices[p])
     x, labels = jnp.asarray(pool.images[rows]), jnp.asarray(pool.labels[rows])
     models = [_pick(own.params, p, 0), _pick(own.params, p, 1)]
@@ -256,7 +256,7 @@ def test_rules_read_what_is_measured(name, records):
 
 def test_first_order_is_the_library_called_pair_by_pair(first_order, trained, pool):
     own = trained[0]
-    apply_fn = populations.make_apply_fn(own.condition)
+    apply_fn = own.apply_fn
 
     @jax.jit
     def direct(surrogate, target, x, labels):

@@ -20,10 +20,13 @@ def draw(size):
     return jax.random.split(jax.random.key(2), size), jnp.asarray(x, jnp.float32)
 
 
-@pytest.mark.parametrize("size, num_devices", [(1, 2), (2, 2), (3, 2), (5, 2), (3, 1)])
-def test_spread_is_vmap(size, num_devices):
+@pytest.mark.parametrize(
+    "size, num_devices, vectorized",
+    [(1, 2, True), (2, 2, True), (3, 2, True), (5, 2, True), (3, 1, True), (3, 2, False)],
+)
+def test_spread_is_vmap(size, num_devices, vectorized):
     mesh = placement.make_mesh(num_devices)
-    result = jax.jit(placement.spread(one, mesh=mesh))(draw(size), WEIGHTS)
+    result = jax.jit(placement.spread(one, mesh=mesh, vectorized=vectorized))(draw(size), WEIGHTS)
     expected = jax.jit(jax.vmap(one, in_axes=(0, None)))(draw(size), WEIGHTS)
     assert result["product"].shape == (size, 3)
     assert result["sum"].shape == (size,)

@@ -93,12 +93,29 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
+def jobs(tmp_path_factory):
+    """Runs of all hypotheses at once, of one alone, and of training that diverges, side by side."""
+    arguments = {
+        "all": ["--only=all"],
+        "T2": ["--only=T2"],
+        "diverges": ["--config.training.learning_rate=1e30", "--config.architectures=mlp"],
+    }
+    started = {}
+    for name, more in arguments.items():
+        folder = tmp_path_factory.mktemp(name)
+        started[name] = folder / "run", launcher.Job(folder, *SMALL, "--workdir=run", *more)
+    yield started
+    for _, job in started.values():
+        job.wait()
+
+
+@pytest.fixture(scope="module")
+def small(jobs):
     """A run of all hypotheses at once."""
-    folder = tmp_path_factory.mktemp("small")
-    result = launcher.run(folder, *SMALL, "--workdir=run", "--only=all")
+    folder, job = jobs["all"]
+    result = job.wait()
     assert result.code == 0, result.err
-    return folder / "run", result
+    return folder, result
 
 
 # An undisturbed run
@@ -281,16 +298,16 @@ def test_a_second_process_ends_and_the_first_goes_on(tiny, tmp_path):
 # Hypotheses one by one
 
 
-def test_only_never_changes_a_number_and_results_merge(small, tmp_path):
-    folder, work = small[0], tmp_path / "run"
-    first = launcher.run(tmp_path, *SMALL, "--workdir=run", "--only=T2")
+def test_only_never_changes_a_number_and_results_merge(small, jobs):
+    folder, (work, job) = small[0], jobs["T2"]
+    first = job.wait()
     assert first.code == 0, first.err
     assert [verdict["id"] for verdict in read(work, "verdicts.json")] == ["T2"]
     alone, every = (read(path, "records.parquet") for path in (work, folder))
     assert 0 < len(alone) < len(every)
     shared = every.merge(alone, how="inner")
     assert len(shared) == len(alone)  # merged on all columns, the value too
-    second = launcher.run(tmp_path, *SMALL, "--workdir=run", "--only=G2,G1,T1")
+    second = launcher.run(work.parent, *SMALL, "--workdir=run", "--only=G2,G1,T1")
     assert second.code == 0, second.err
     assert "resumed 2 of 8 populations\n" in second.err
     assert second.err.count("train ") == 6
@@ -393,18 +410,13 @@ def test_xla_flags_win_and_other_devices_only_warn(tiny, tmp_path):
 # Training that diverges
 
 
-def test_a_run_that_diverges_ends_and_says_so(tmp_path):
-    result = launcher.run(
-        tmp_path,
-        *SMALL,
-        "--workdir=run",
-        "--config.training.learning_rate=1e30",
-        "--config.architectures=mlp",
-    )
+def test_a_run_that_diverges_ends_and_says_so(jobs):
+    folder, job = jobs["diverges"]
+    result = job.wait()
     assert result.code == 0, result.err
     assert "Traceback" not in result.err and "Warning" not in result.err
     assert "mlp, ρ = 0: training of 2 of 2 pairs was not finite" in result.err
-    verdicts = read(tmp_path / "run", "verdicts.json")
+    verdicts = read(folder, "verdicts.json")
     assert [verdict["id"] for verdict in verdicts] == ["G1", "G2", "T1", "T2"]
     for verdict in verdicts:
         assert verdict["verdict"] == "inconclusive"

@@ -273,7 +273,7 @@ def population():
     pool = Split(
         rng.uniform(size=(12, 2, 2, 1)).astype(np.float32), rng.integers(0, 2, 12).astype(np.int32)
     )
-    condition = populations.make_condition(
+    condition = populations.Condition(
         dataset="random", architecture="linear", model={"kind": "linear"}, num_classes=2,
         num_examples=4, num_holdout=4, probe_steps=(1,), num_pairs=2, seed=0, batch_size=2,
     )  # fmt: skip

@@ -53,7 +53,7 @@ def _attack(epsilon=0.1, num_steps=4):
 
 
 @functools.partial(jax.jit, static_argnames="fns")
-def _matrix(surrogates, targets, key, x, labels, *, fns=(_linear, _mlp)):
+def _matrix(surrogates, targets, key, x, labels, *, fns=(_mlp, _mlp)):
     return transfer.transfer_matrix(
         fns[0], surrogates, fns[1], targets, key, x, labels, attack=_attack()
     )
@@ -61,7 +61,7 @@ def _matrix(surrogates, targets, key, x, labels, *, fns=(_linear, _mlp)):
 
 @jax.jit
 def _adversarial(params, x, labels):
-    logits_fn = functools.partial(_linear, params)
+    logits_fn = functools.partial(_mlp, params)
     return _attack()(logits_fn, jax.random.key(9), x, labels).adversarial
 
 
@@ -80,6 +80,7 @@ def _norms(delta):
 # Matched noise
 
 _noise = jax.jit(transfer.matched_noise, static_argnames="bounds")
+_other = jax.jit(transfer.other_example, static_argnames="bounds")
 
 
 def _perturbed(kind, seed, num_examples=200, epsilon=0.3):
@@ -142,7 +143,7 @@ def test_matched_noise_draws_signs_and_pixels_at_random():
 
 
 def test_matched_noise_of_one_key_repeats_and_of_another_differs():
-    x, adversarial = _perturbed("signs", 3, 20)
+    x, adversarial = _perturbed("signs", 3)
     first, again, other = (_noise(jax.random.key(k), x, adversarial).points for k in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert float(jnp.abs(first - other).max()) > 0.1
@@ -164,16 +165,14 @@ def test_matched_noise_reports_what_the_box_makes_impossible():
 
 
 def test_no_perturbation_has_no_noise():
-    x, _ = _perturbed("signs", 4, 5)
-    for control in (_noise, transfer.other_example):
+    x, _ = _perturbed("signs", 4)
+    for control in (_noise, _other):
         made = control(jax.random.key(0), x, x)
         np.testing.assert_array_equal(made.points, x)
         assert bool(made.matched.all())
 
 
 # Another example's perturbation
-
-_other = jax.jit(transfer.other_example, static_argnames="bounds")
 
 
 @pytest.mark.parametrize("kind", ["signs", "dense"])
@@ -261,9 +260,9 @@ def _numpy_correct(logits, labels):
 
 @pytest.fixture(scope="module")
 def crossed():
-    """Two linear surrogates against three MLPs, on 24 examples."""
+    """Two surrogates against three targets, on 24 examples."""
     x, labels = _examples(0)
-    surrogates, targets = _linear_params(1, 2), _mlp_params(2, 3)
+    surrogates, targets = _mlp_params(1, 2), _mlp_params(2, 3)
     key = jax.random.key(0)
     return surrogates, targets, x, labels, _matrix(surrogates, targets, key, x, labels)
 
@@ -271,7 +270,7 @@ def crossed():
 def test_matrix_against_a_loop(crossed):
     surrogates, targets, x, labels, matrix = crossed
     for k in range(2):
-        logits_fn = functools.partial(_linear, _select(surrogates, k))
+        logits_fn = functools.partial(jax.jit(_mlp), _select(surrogates, k))
         adversarial = _adversarial(_select(surrogates, k), x, labels)
         for name, points in (("clean", x), ("attack", adversarial)):
             own = logits_fn(points)
@@ -322,7 +321,7 @@ def test_matrix_shapes(crossed):
 def test_matrix_second_call_compiles_nothing(crossed):
     *_, x, labels, _ = crossed
     before = _matrix._cache_size()
-    _matrix(_linear_params(7, 2), _mlp_params(8, 3), jax.random.key(5), x, labels)
+    _matrix(_mlp_params(7, 2), _mlp_params(8, 3), jax.random.key(5), x, labels)
     assert _matrix._cache_size() == before
 
 
@@ -367,7 +366,7 @@ def test_controls_in_the_matrix_are_those_of_each_surrogates_own_attack():
 
 def test_matrix_over_pairs_is_a_loop_over_pairs(crossed):
     *_, x, labels, _ = crossed
-    surrogates, targets = _linear_params(6, 3, 2), _mlp_params(7, 3, 3)
+    surrogates, targets = _mlp_params(6, 3, 2), _mlp_params(7, 3, 3)
     keys = jax.random.split(jax.random.key(2), 3)
     lifted = jax.vmap(lambda s, t, key: _matrix(s, t, key, x, labels))(surrogates, targets, keys)
     for p in range(3):
@@ -377,23 +376,25 @@ def test_matrix_over_pairs_is_a_loop_over_pairs(crossed):
         )
 
 
-def test_a_copy_meets_all_the_way_and_a_stranger_like_noise():
-    x, labels = _examples(6, 60)
-    surrogate = _linear_params(8, 1)
-    strangers = _linear_params(9, 100)
-    targets = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), surrogate, strangers)
-    matrix = _matrix(surrogate, targets, jax.random.key(3), x, labels, fns=(_linear, _linear))
-    coefficients = np.asarray(transfer.coefficient(matrix))[0]
-    assert coefficients[0] == pytest.approx(1.0, abs=1e-6)
+def test_a_copy_meets_all_the_way_and_a_stranger_like_noise(crossed):
+    surrogates, _, x, labels, _ = crossed
+    copy = jax.tree.map(lambda leaf: leaf[:1], surrogates)
+    differences = []
+    for seed in range(60):
+        strangers = _mlp_params(100 + seed, 2)
+        targets = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), copy, strangers)
+        matrix = _matrix(surrogates, targets, jax.random.key(seed), x, labels)
+        own = matrix.surrogate["attack"].loss - matrix.surrogate["clean"].loss
+        noise = transfer.increase(matrix, "noise").sum(-1) / own.sum(-1)[:, None]
+        differences.append(np.asarray(transfer.coefficient(matrix) - noise)[:, 1:])
+    assert float(transfer.coefficient(matrix)[0, 0]) == pytest.approx(1.0, abs=1e-5)
+    assert float(noise[0, 0]) < 0.3
     own_fooled = ~np.asarray(matrix.surrogate["attack"].correct[0])
     np.testing.assert_array_equal(~np.asarray(matrix.target["attack"].correct)[0, 0], own_fooled)
-    assert int(transfer.success(matrix, "all").num_fooled[0, 0]) == own_fooled.sum() > 30
-    own = (matrix.surrogate["attack"].loss - matrix.surrogate["clean"].loss).sum()
-    noise = np.asarray(transfer.increase(matrix, "noise").sum(-1) / own)[0]
-    difference = (coefficients - noise)[1:]
-    assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(100)
-    assert abs(difference.mean()) < 0.1
-    assert noise[0] < 0.3
+    assert int(transfer.success(matrix, "all").num_fooled[0, 0]) == own_fooled.sum() > 12
+    # Two strangers a draw, against two surrogates.
+    mean, error = np.mean(differences), np.std(differences) / np.sqrt(np.size(differences))
+    assert abs(mean) < 4 * error < 0.2
 
 
 def _by_hand():

@@ -33,8 +33,9 @@ class Terms(NamedTuple):
 
 def margin_bins(loss: np.ndarray) -> np.ndarray:
     """Returns `[B]` the bin of each margin loss, `NUM_BINS` bins of equal counts by rank."""
-    ranks = stats.rankdata(loss, method="ordinal") - 1
-    return (NUM_BINS * ranks // max(1, len(loss))).astype(int)
+    ranks = np.empty(len(loss), int)
+    ranks[np.argsort(loss, kind="stable")] = np.arange(len(loss))
+    return NUM_BINS * ranks // max(1, len(loss))
 
 
 def terms(arrays: Mapping[str, np.ndarray], finite: np.ndarray) -> Terms:
