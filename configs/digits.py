@@ -62,6 +62,7 @@ def get_config(variant: str = "") -> Any:
     )
     if variant == "smoke":
         config.num_pairs = 6
+        config.noise_rates = (0.0, 0.4, 0.8, 1.0)
     if variant == "tiny":
         config.num_pairs = 4
         config.architectures = ("mlp",)

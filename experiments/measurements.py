@@ -55,7 +55,7 @@ def budgets_of(condition: Condition, config: Config) -> tuple[float, ...]:
     return tuple(sorted({decides, *(float(e) for e in config.attack.budgets)}))
 
 
-@functools.partial(jax.jit, static_argnames=("program", "settings", "mesh"))
+@functools.partial(placement.jit, static_argnames=("program", "settings", "mesh"))
 def _transfer_program(
     members, images, labels, epsilon, *, program: Condition, settings: tuple, mesh: Mesh
 ):
@@ -153,7 +153,7 @@ def _outcomes(matrix: transfer.TransferMatrix) -> dict[str, np.ndarray]:
 TRANSFER = Measurement("transfer", 2, _transfer)
 
 
-@functools.partial(jax.jit, static_argnames=("program", "mesh"))
+@functools.partial(placement.jit, static_argnames=("program", "mesh"))
 def _first_order_program(members, images, labels, epsilon, *, program: Condition, mesh: Mesh):
     apply_fn = program.apply_fn
 

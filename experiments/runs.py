@@ -30,7 +30,7 @@ from experiments.study import COLUMNS, Measured, Records, Request
 from halfway import populations
 from halfway.populations import Condition, Population
 
-_ARRAYS = "arrays"
+_HAS_ARRAYS = "has_arrays"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,13 +195,13 @@ class Run:
             return None
 
     def save_measurement(self, request: Request, measured: Measured) -> None:
-        """Stores a measurement: the arrays first, then the table, which names them."""
+        """Stores a measurement: the arrays first, then the table, which says that they exist."""
         path = self._measurement_path(request)
         path.parent.mkdir(exist_ok=True)
         if measured.arrays:
             files.write_arrays(path.with_suffix(".npz"), measured.arrays)
         table = measured.table.copy(deep=False)
-        table.attrs = {_ARRAYS: sorted(measured.arrays)}
+        table.attrs = {_HAS_ARRAYS: bool(measured.arrays)}
         files.write_table(path, table)
 
     def merge(self, requests: Sequence[Request]) -> None:
@@ -286,13 +286,10 @@ def _unwritable(path: Path, error: OSError) -> UserError:
 
 def _read_measurement(path: Path) -> Measured:
     table = pd.read_parquet(path)
-    named = table.attrs.pop(_ARRAYS, ())
+    has_arrays = table.attrs.pop(_HAS_ARRAYS, False)
     if not {*COLUMNS} <= {*table.columns}:
         raise ValueError(f"{path} lacks columns")
-    arrays = files.read_arrays(path.with_suffix(".npz")) if named else {}
-    if not {*named} <= {*arrays}:
-        raise ValueError(f"{path} lacks arrays")
-    return Measured(table, arrays)
+    return Measured(table, files.read_arrays(path.with_suffix(".npz")) if has_arrays else {})
 
 
 def _difference(name: str, mine: Any, theirs: Any) -> tuple[str, Any, Any]:

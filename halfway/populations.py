@@ -127,19 +127,19 @@ def pair_keys(condition: Condition) -> Key:
     return jax.vmap(lambda p: jax.random.fold_in(root, p))(jnp.arange(condition.num_pairs))
 
 
-@functools.partial(jax.jit, static_argnames=("program", "mesh"))
+@functools.partial(placement.jit, static_argnames=("program", "mesh"))
 def _draw_program(keys, labels, settings, *, program: Condition, mesh: Mesh):
     pair_fn = functools.partial(pairs.draw, program=program)
     return placement.spread(pair_fn, mesh=mesh)(keys, labels, settings)
 
 
-@functools.partial(jax.jit, static_argnames=("program", "mesh"))
+@functools.partial(placement.jit, static_argnames=("program", "mesh"))
 def _init_program(keys, images, *, program: Condition, mesh: Mesh):
     pair_fn = functools.partial(pairs.init, program=program)
     return placement.spread(pair_fn, mesh=mesh, vectorized=False)(keys, images)
 
 
-@functools.partial(jax.jit, static_argnames=("program", "mesh"))
+@functools.partial(placement.jit, static_argnames=("program", "mesh"))
 def _fit_program(members, images, settings, *, program: Condition, mesh: Mesh):
     def pair_fn(member, images, settings):
         key, params, drawn = member

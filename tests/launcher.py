@@ -33,7 +33,10 @@ class Result(NamedTuple):
 
 
 class Job:
-    """`python -m MODULE ARGUMENTS` in a process, its output in files of a folder."""
+    """`python -m MODULE ARGUMENTS` in a process, its output in files of a folder.
+
+    Several may run at once, started and waited for by one thread: multiprocessing needs that.
+    """
 
     def __init__(self, folder, *arguments, module="experiments.reproduce", cwd=None, env=None):
         self.out, self.err = Path(folder) / "out", Path(folder) / "err"
@@ -43,7 +46,7 @@ class Job:
         )
         self._process.start()
 
-    def wait(self, timeout=120):
+    def wait(self, timeout=300):
         self._process.join(timeout)
         if self._process.exitcode is None:
             self._process.kill()

@@ -1,6 +1,5 @@
 """Flags, configs and folders: what a user can get wrong, and what is found where."""
 
-import concurrent.futures
 import os
 import shlex
 import subprocess
@@ -117,7 +116,7 @@ IDS = [" ".join(arguments) or "nothing" for arguments, _ in MISTAKES]
 def results(tmp_path_factory):
     """What each mistake led to, and the names of the files that were there afterwards."""
 
-    def attempt(arguments):
+    def start(arguments):
         folder = tmp_path_factory.mktemp("mistake")
         cwd = folder / "cwd"
         (cwd / "files").mkdir(parents=True)
@@ -125,13 +124,17 @@ def results(tmp_path_factory):
             (cwd / "files" / name).write_text(content)
         rest = [f for f in launcher.FOLDERS if f.partition("=")[0] not in str(arguments)]
         first = [] if "--" in arguments else rest  # nothing after "--" is a flag
-        result = launcher.run(folder, *first, *arguments, cwd=cwd)
-        left = sorted(str(path.relative_to(cwd)) for path in cwd.rglob("*"))
-        return result, left
+        return launcher.Job(folder, *first, *arguments, cwd=cwd), cwd
 
-    with concurrent.futures.ThreadPoolExecutor(2) as executor:
-        outcomes = executor.map(attempt, [arguments for arguments, _ in MISTAKES])
-        return dict(zip(IDS, outcomes, strict=True))
+    outcomes = {}
+    jobs = [start(MISTAKES[0][0])]
+    for i, name in enumerate(IDS):
+        if i + 1 < len(IDS):  # two at a time
+            jobs.append(start(MISTAKES[i + 1][0]))
+        job, cwd = jobs[i]
+        result = job.wait()
+        outcomes[name] = result, sorted(str(path.relative_to(cwd)) for path in cwd.rglob("*"))
+    return outcomes
 
 
 @pytest.mark.parametrize(

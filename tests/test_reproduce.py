@@ -22,14 +22,22 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ("--config=configs/digits.py:tiny", *launcher.FOLDERS)
-# Everything there is, small: two architectures, three noise rates.
-SMALL = (
-    "--config.num_pairs=2",
-    "--config.training.probe_steps=(0,20)",
-    "--config.noise_rates=(0,.5,1)",
-    "--config.attack.num_steps=2",
-    *launcher.FOLDERS,
-)
+# Everything there is, small, in a config of one's own: two architectures, three noise rates.
+OWN = """
+from configs import digits
+
+def get_config():
+    config = digits.get_config()
+    with config.unlocked():
+        config.num_pairs = 2
+        config.noise_rates = (0.0, 0.5, 1.0)
+        config.architectures = ("mlp", "linear")
+        config.models.linear = {"kind": "linear"}
+        config.training.probe_steps = (0, 20)
+        config.attack.num_steps = 2
+    return config
+"""
+SMALL = ("--config=small.py", *launcher.FOLDERS)
 FILES = {"config.json", "run.json", "verdicts.json", "records.parquet", "conditions.parquet"}
 
 
@@ -92,30 +100,18 @@ def tiny(tmp_path_factory):
     return folder / "run", done.stdout, terminal
 
 
-@pytest.fixture(scope="module")
-def jobs(tmp_path_factory):
-    """Runs of all hypotheses at once, of one alone, and of training that diverges, side by side."""
-    arguments = {
-        "all": ["--only=all"],
-        "T2": ["--only=T2"],
-        "diverges": ["--config.training.learning_rate=1e30", "--config.architectures=mlp"],
-    }
-    started = {}
-    for name, more in arguments.items():
-        folder = tmp_path_factory.mktemp(name)
-        started[name] = folder / "run", launcher.Job(folder, *SMALL, "--workdir=run", *more)
-    yield started
-    for _, job in started.values():
-        job.wait()
+def run_small(folder, *arguments):
+    (folder / "small.py").write_text(OWN)
+    return launcher.run(folder, *SMALL, "--workdir=run", *arguments)
 
 
 @pytest.fixture(scope="module")
-def small(jobs):
+def small(tmp_path_factory):
     """A run of all hypotheses at once."""
-    folder, job = jobs["all"]
-    result = job.wait()
+    folder = tmp_path_factory.mktemp("small")
+    result = run_small(folder, "--only=all")
     assert result.code == 0, result.err
-    return folder, result
+    return folder / "run", result
 
 
 # An undisturbed run
@@ -155,7 +151,7 @@ def test_everything_is_there(small):
 def test_a_log_names_the_stages_and_the_end_is_a_table(small):
     _, result = small
     lines = result.err.splitlines()
-    assert "train mlp ρ=0" in lines and "train cnn permuted" in lines
+    assert "train mlp ρ=0" in lines and "train linear permuted" in lines
     assert not [line for line in lines if "resumed" in line or "warn" in line.lower()]
     assert "G1" in result.out and "T2" in result.out
     assert result.out.rstrip().endswith("run/report.html")
@@ -186,6 +182,7 @@ def test_the_same_seed_repeats_and_another_does_not(tiny, tmp_path):
 
 def test_killed_at_every_stage_and_taken_up_again(tiny, tmp_path):
     folder, work = tiny[0], tmp_path / "run"
+    told = [tmp_path / str(i) for i in range(7)]
     populations, measurements = work / "populations", work / "measurements"
 
     def whole():
@@ -195,16 +192,19 @@ def test_killed_at_every_stage_and_taken_up_again(tiny, tmp_path):
     moments = [
         (lambda: (work / "config.json").exists(), signal.SIGKILL),
         (lambda: any(populations.glob("*.partial")), signal.SIGKILL),
-        (lambda: len(whole()) == 1, signal.SIGINT),
+        # Not while it still imports: Python itself would answer then.
+        (lambda: whole() and "resumed" in (told[2] / "err").read_text(), signal.SIGINT),
         (lambda: len(whole()) == 2, signal.SIGKILL),
         (lambda: any(measurements.glob("*.parquet")), signal.SIGKILL),
         (lambda: (work / "records.parquet").exists(), signal.SIGKILL),
         (lambda: any(work.glob("figures/*")), signal.SIGTERM),
     ]
-    for condition, number in moments:
+    for output, (condition, number) in zip(told, moments, strict=True):
+        output.mkdir()
+        (output / "err").touch()
         begun = (work / "config.json").exists()
         stored = len(whole())
-        job = launcher.Job(tmp_path, *TINY, "--workdir=run")
+        job = launcher.Job(output, *TINY, f"--workdir={work}")
         assert job.signal_once(condition, number)
         result = job.wait()
         if number == signal.SIGINT:
@@ -298,16 +298,16 @@ def test_a_second_process_ends_and_the_first_goes_on(tiny, tmp_path):
 # Hypotheses one by one
 
 
-def test_only_never_changes_a_number_and_results_merge(small, jobs):
-    folder, (work, job) = small[0], jobs["T2"]
-    first = job.wait()
+def test_only_never_changes_a_number_and_results_merge(small, tmp_path):
+    folder, work = small[0], tmp_path / "run"
+    first = run_small(tmp_path, "--only=T2")
     assert first.code == 0, first.err
     assert [verdict["id"] for verdict in read(work, "verdicts.json")] == ["T2"]
     alone, every = (read(path, "records.parquet") for path in (work, folder))
     assert 0 < len(alone) < len(every)
     shared = every.merge(alone, how="inner")
     assert len(shared) == len(alone)  # merged on all columns, the value too
-    second = launcher.run(work.parent, *SMALL, "--workdir=run", "--only=G2,G1,T1")
+    second = run_small(tmp_path, "--only=G2,G1,T1")
     assert second.code == 0, second.err
     assert "resumed 2 of 8 populations\n" in second.err
     assert second.err.count("train ") == 6
@@ -317,7 +317,7 @@ def test_only_never_changes_a_number_and_results_merge(small, jobs):
 
 def test_one_hypothesis_again_loses_nothing(small, tmp_path):
     work = copy(small[0], tmp_path)
-    again = launcher.run(tmp_path, *SMALL, "--workdir=run", "--only=G1")
+    again = run_small(tmp_path, "--only=G1")
     assert again.err == "resumed 8 of 8 populations\n"
     assert_same(work, small[0])
 
@@ -410,13 +410,12 @@ def test_xla_flags_win_and_other_devices_only_warn(tiny, tmp_path):
 # Training that diverges
 
 
-def test_a_run_that_diverges_ends_and_says_so(jobs):
-    folder, job = jobs["diverges"]
-    result = job.wait()
+def test_a_run_that_diverges_ends_and_says_so(tmp_path):
+    result = run_small(tmp_path, "--config.training.learning_rate=1e30")
     assert result.code == 0, result.err
     assert "Traceback" not in result.err and "Warning" not in result.err
     assert "mlp, ρ = 0: training of 2 of 2 pairs was not finite" in result.err
-    verdicts = read(folder, "verdicts.json")
+    verdicts = read(tmp_path / "run", "verdicts.json")
     assert [verdict["id"] for verdict in verdicts] == ["G1", "G2", "T1", "T2"]
     for verdict in verdicts:
         assert verdict["verdict"] == "inconclusive"
