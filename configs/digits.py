@@ -1,8 +1,22 @@
 """Digits, MLP and CNN: G1, G2, T1 and T2 on the 1,797 images that scikit-learn ships.
 
-python -m experiments.reproduce                                     # 16 pairs
-python -m experiments.reproduce --config=configs/digits.py:smoke    # 6 pairs
-python -m experiments.reproduce --config=configs/digits.py:tiny     # 4 pairs, G1, MLP
+    python -m experiments.reproduce                                     # 16 pairs
+    python -m experiments.reproduce --config=configs/digits.py:smoke    # 6 pairs, 4 noise rates
+    python -m experiments.reproduce --config=configs/digits.py:tiny     # 4 pairs, G1, MLP
+
+Run time on 2 CPU cores from cold, compilation included: 105 s, smoke 50 s, tiny 10 s (6 s with its
+programs compiled).
+
+To expect, seed 0, 16 pairs, exploratory:
+
+    G1 supported  M_θ minus control .974 [.964, .983]: .992 − .014 (MLP), .986 − .012 (CNN)
+    G2 supported  first step −.140 [−.152, −.129]; M_θ in error at ρ = 0, .2, .4, .6, .8, 1:
+                  MLP .992 .681 .414 .186 .054 .005; CNN .986 .664 .400 .179 .048 .005
+    T1 supported  4.30 [4.15, 4.46] above matched noise; M_x at ε = .1: .629 (MLP), .549 (CNN)
+    T2 supported  AUC .729 [.714, .744], stratified .860, calibration slope .898
+
+With 6 pairs G2 stays inconclusive: sixteen are needed to see its last step, and no verdict of fewer
+counts as evidence.
 """
 
 from typing import Any

@@ -101,7 +101,7 @@ class PartResult:
       p_reverse: raw p of the reverse claim; None for a gate.
       num_pairs: valid pairs used (the smaller of the two where two conditions are compared).
       num_excluded: pairs left out because a value was not finite.
-      control: the control's own value on the same axis as `effect_of`, with its interval.
+      control: what it is compared with, in words.
     """
 
     name: str

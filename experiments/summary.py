@@ -20,6 +20,7 @@ POINTS = {
     "attack on the other": t1.ATTACK,
     **t1.CONTROLS,
 }
+NAMES = {"error": "error", "brier": "Brier score", "cross_entropy": "cross-entropy"}
 OWN = {"attack": "attack", "target": "own"}
 COUNTED = {
     "all": "all examples",
@@ -83,13 +84,13 @@ def _learning_tables(reader: Reader, conditions: list[Condition]) -> list[Table]
         "predictor; 95 % Fieller intervals over pairs. End: after the last step. S best: at the "
         "probe where the third sample, as noisy as the halves, has the least cross-entropy, which "
         "may be the first where there is nothing to learn. Error at the end decides.",
-        "brier": "The same in Brier score.",
+        "brier": "The same in Brier score, summed over classes.",
         "cross_entropy": "The same in cross-entropy, which punishes confidence: once a half is "
         "memorized, its end measures the length of training.",
     }
     tables = []
     for loss in LOSSES:
-        name = loss.replace("_", "-")
+        name = NAMES[loss]
         columns = ["condition", "ceiling 1 − ρ", f"M_θ in {name}, end", f"M_θ in {name}, S best"]
         if loss == "error":
             columns += ["gap in error", "training accuracy"]

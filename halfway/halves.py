@@ -9,9 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
-from halfway.types import Array, Key
+from halfway.types import Array, Key, is_traced
 
 
 class Sample(NamedTuple):
@@ -148,17 +147,13 @@ def _stratified_order(key: Key, labels: Array, num_classes: int) -> Array:
     return shuffled[jnp.argsort((rank + offset) / count)]
 
 
-def _is_concrete(*values: object) -> bool:
-    return not any(isinstance(value, Tracer) for value in values)
-
-
 def _check_rate(name: str, value: float | Array) -> None:
-    if _is_concrete(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):
+    if not is_traced(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):
         raise ValueError(f"{name} must lie in [0, 1], got {value}")
 
 
 def _check_size(num_examples, capacity: int, overlap, pool: int, num_holdout: int) -> None:
-    if _is_concrete(num_examples, overlap):
+    if not is_traced(num_examples) and not is_traced(overlap):
         n = int(num_examples)
         sizes = np.arange(1, pool + 1, dtype=np.float32)
         needed = 2 * sizes - np.round(np.float32(overlap) * sizes)

@@ -142,6 +142,7 @@ def calibration(
         xlabel="predicted change of B's margin loss,\nto first order",
         ylabel="measured change of B's\nmargin loss",
     )
+    ax.locator_params(axis="x", nbins=6)
     label_ends(ax, reach, ends, 0.075)
     return ax
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 Array = jax.Array
 Key = jax.Array
@@ -31,3 +32,8 @@ ApplyFn = Callable[[Params, Array], Array]
 """Parameters and inputs `[B, ...]` to logits `[B, C]`."""
 LossFn = Callable[[Array, Array], Array]
 """Logits `[B, C]` and labels `[B]` to a loss per example `[B]`."""
+
+
+def is_traced(value: Any) -> bool:
+    """Returns whether the value is a tracer, which has no number to check."""
+    return isinstance(value, Tracer)

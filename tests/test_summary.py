@@ -142,7 +142,7 @@ def test_numbers_are_estimates_with_intervals(overview):
 @pytest.mark.parametrize(("row", "meeting"), [("mlp, ρ = 0", 0.9), ("cnn, ρ = 0.5", 0.35),
                                               ("mlp, permuted labels", 0.0)])  # fmt: skip
 def test_meeting_in_every_loss_at_both_ends(overview, row, meeting):
-    for loss in ("error", "brier", "cross-entropy"):
+    for loss in ("error", "Brier score", "cross-entropy"):
         table = _find(overview, f"M_θ in {loss}, end")
         end = _cell(table, row, f"M_θ in {loss}, end")
         assert float(end.split()[0]) == pytest.approx(meeting, abs=1e-3)

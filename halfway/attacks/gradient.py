@@ -11,8 +11,8 @@ import optax
 from halfway import losses
 from halfway.attacks import base
 from halfway.attacks.base import AttackResult
-from halfway.attacks.threat import Threat, is_traced
-from halfway.types import Array, Key, LogitsFn, LossFn
+from halfway.attacks.threat import Threat
+from halfway.types import Array, Key, LogitsFn, LossFn, is_traced
 
 
 def pgd(

@@ -15,7 +15,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from halfway.types import Array, Key
+from halfway.types import Array, Key, is_traced
 
 Bounds = tuple[Any, Any]
 """The smallest and the largest value of a feature, scalars."""
@@ -124,11 +124,6 @@ def linf(epsilon: Any, bounds: Bounds = (0.0, 1.0)) -> Threat:
         values are not checked.
     """
     return _make(epsilon, bounds, LINF)
-
-
-def is_traced(value: Any) -> bool:
-    """Returns whether the value is a tracer, which has no number to check."""
-    return isinstance(value, jax.core.Tracer)
 
 
 def _make(epsilon: Any, bounds: Bounds, norm: Norm) -> Threat:
