@@ -72,11 +72,11 @@ class Condition:
             "capacity": int(self.num_examples if self.capacity is None else self.capacity),
         }
         for field in dataclasses.fields(self):
-            # `dataclasses.replace` and equality see only plain values of the declared type.
-            kind = {"int": int, "float": float, "bool": bool}.get(str(field.type), lambda v: v)
-            kind = kind if not isinstance(field.type, type) else field.type
-            value = plain.get(field.name, getattr(self, field.name))
-            object.__setattr__(self, field.name, value if field.name in plain else kind(value))
+            kind: Any = field.type
+            if kind in (int, float, bool, str):  # 1 and 1.0 name the same condition
+                plain[field.name] = kind(getattr(self, field.name))
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
     @property
     def key(self) -> str:
