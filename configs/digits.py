@@ -4,7 +4,7 @@
     python -m experiments.reproduce --config=configs/digits.py:smoke    # 6 pairs, 4 noise rates
     python -m experiments.reproduce --config=configs/digits.py:tiny     # 4 pairs, G1, MLP
 
-Run time on 2 CPU cores from cold, compilation included: 105 s, smoke 50 s, tiny 10 s (6 s with its
+Run time on 2 CPU cores from cold, compilation included: 105 s, smoke 50 s, tiny 11 s (6 s with its
 programs compiled).
 
 To expect, seed 0, 16 pairs, exploratory:
