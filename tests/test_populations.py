@@ -125,6 +125,14 @@ def test_keys_of_a_pair_do_not_depend_on_the_number_of_pairs():
     assert not {tuple(k) for k in other_seed.tolist()} & {tuple(k) for k in many.tolist()}
 
 
+def test_no_key_of_a_pair_serves_twice():
+    # Nothing that comes out of training shows a key used twice, so the keys themselves are read.
+    keys = jax.tree.leaves(pairs._keys(jax.random.key(0)))
+    rows = np.concatenate([np.asarray(jax.random.key_data(key)).reshape(-1, 2) for key in keys])
+    assert len(rows) == 6  # halves, permutation, two initializations, two orders of batches
+    assert len({tuple(row) for row in rows.tolist()}) == 6
+
+
 # A population is its pairs
 
 
