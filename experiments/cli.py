@@ -36,8 +36,12 @@ FLAGS = {
     "data_dir": "Data folder; $TFDS_DATA_DIR, else ~/tensorflow_datasets, by default.",
     "compilation_cache": "Folder where compiled programs are kept, or 'off'; the user's cache "
     "folder by default.",
+    "dataset": f"What to prepare: {', '.join(data.preparable())}.",
+    "source": "Folder of its original files.",
 }
 """Every flag of ours, all of them text, with its help."""
+RUN_FLAGS = ("config", "only", "workdir", "data_dir", "compilation_cache")
+"""Those of an entry point that runs a config."""
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas")
 
 
@@ -57,6 +61,8 @@ class Options(NamedTuple):
     workdir: str | None = None
     data_dir: str | None = None
     compilation_cache: str | None = None
+    dataset: str | None = None
+    source: str | None = None
 
 
 class Settings(NamedTuple):
@@ -69,7 +75,7 @@ class Settings(NamedTuple):
     dataset: data.Dataset
 
 
-def launch(main: Callable[[Options], None], takes: Sequence[str] = tuple(FLAGS)) -> None:
+def launch(main: Callable[[Options], None], takes: Sequence[str] = RUN_FLAGS) -> None:
     """Runs an entry point; a `UserError` ends it with one line on stderr and exit code 2.
 
     Args:
@@ -275,8 +281,12 @@ def identity(settings: Settings) -> Identity:
     return Identity(settings.name, settings.config.to_dict(), settings.dataset.checksum)
 
 
-def environment() -> dict[str, Any]:
-    """Returns what a reader needs to repeat the run: command, versions, commit, devices, start."""
+def environment(dataset: data.Dataset) -> dict[str, Any]:
+    """Returns what a reader needs to repeat the run: command, versions, commit, devices, start.
+
+    Args:
+      dataset: whose version and size are noted.
+    """
     module = getattr(sys.modules["__main__"], "__spec__", None)
     program = module.name if module else Path(sys.argv[0]).name
     versions = {"halfway": halfway.__version__, "python": sys.version.split()[0]}
@@ -288,6 +298,8 @@ def environment() -> dict[str, Any]:
         "commit": _commit(),
         "devices": f"{devices[0].device_kind} ({os.cpu_count()} cores)",
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "data_version": dataset.version,
+        "data_size": f"{len(dataset.train.labels)} train, {len(dataset.test.labels)} test",
     }
 
 

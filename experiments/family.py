@@ -31,23 +31,11 @@ FAMILY: tuple[tuple[str, str], ...] = (
 """Id and a claim in few words, in the order of the report. Holm is over all of them."""
 
 LEVEL = 0.05
-MIN_PAIRS = 16
 MAX_EXCLUDED = 1 / 16
 """More than this share of pairs with a number that is not finite makes a verdict inconclusive."""
-EXPLORATORY = ("digits",)
-"""Data sets that were looked at before the rules were settled."""
 
 
-def evidence(dataset: str, num_pairs: int, min_pairs: int = MIN_PAIRS) -> Evidence:
-    """Returns the kind of evidence that a run on a data set with so many pairs is."""
-    if num_pairs < min_pairs:
-        return "none"
-    return "exploratory" if dataset in EXPLORATORY else "confirmatory"
-
-
-def conclude(
-    outcomes: Sequence[tuple[Study, Outcome]], *, dataset: str, num_pairs: int
-) -> list[Verdict]:
+def conclude(outcomes: Sequence[tuple[Study, Outcome]], *, evidence: Evidence) -> list[Verdict]:
     """Returns the verdicts of all hypotheses that were run, adjusted over the whole family.
 
     One p-value a hypothesis, the largest over its tests; Holm over twenty, those not run entering
@@ -56,13 +44,12 @@ def conclude(
 
     Args:
       outcomes: study and outcome of each hypothesis that was run.
-      dataset: decides, with `num_pairs`, the kind of evidence.
-      num_pairs: of the run.
+      evidence: the kind that the run is, see `evidence.kind`.
     """
     adjusted = statistics.holm([outcome.p_value for _, outcome in outcomes], len(FAMILY))
     reverse = statistics.holm([outcome.p_reverse for _, outcome in outcomes], len(FAMILY))
     return [
-        _verdict(study, outcome, float(p), float(r), evidence(dataset, num_pairs))
+        _verdict(study, outcome, float(p), float(r), evidence)
         for (study, outcome), p, r in zip(outcomes, adjusted, reverse, strict=True)
     ]
 

@@ -66,7 +66,7 @@ class RunInfo:
       config: the configuration, plain data; `seed`: the one all keys are derived from.
       versions: package to version; `commit`: of the code, None outside a repository.
       devices: in words, e.g. "CPU (2 cores)"; `num_devices`: how many JAX used.
-      dataset, data_checksum: name and checksum of what was loaded.
+      dataset, data_version, data_checksum: name, version and checksum of what was loaded.
       num_pairs, num_conditions: pairs a condition, and how many conditions were trained.
       architectures: names.
       started: when, as text.
@@ -83,6 +83,7 @@ class RunInfo:
     devices: str
     num_devices: int
     dataset: str
+    data_version: str
     data_checksum: str
     num_pairs: int
     architectures: Sequence[str]
@@ -255,7 +256,7 @@ def _repeat(run: RunInfo) -> str:
     facts = [
         ("Seed", str(run.seed)),
         ("Commit", run.commit or "not in a repository"),
-        ("Data", f"{run.dataset}, checksum {run.data_checksum}"),
+        ("Data", f"{run.dataset}, version {run.data_version}, checksum {run.data_checksum}"),
         ("Devices", f"{run.num_devices} × {run.devices}"),
         ("Started", run.started),
     ]

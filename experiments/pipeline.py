@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from experiments import family, files, report, studies, summary, wording
+from experiments import evidence, family, files, report, studies, summary, wording
 from experiments.errors import LOG, UserError
 from experiments.runs import Run
 from experiments.study import Request, Study, Verdict
@@ -103,7 +103,7 @@ def conclude(run: Run) -> list[Verdict]:
         raise UserError(
             f"the records of {run.path} are incomplete ({error}): run experiments.reproduce again"
         ) from error
-    verdicts = family.conclude(outcomes, dataset=run.config.dataset, num_pairs=run.config.num_pairs)
+    verdicts = family.conclude(outcomes, evidence=evidence.kind(run.config))
     figures = {
         # Where a condition has no pair left there is nothing to draw.
         study.id: study.draw(records, verdict) if verdict.num_pairs else ()
@@ -113,7 +113,8 @@ def conclude(run: Run) -> list[Verdict]:
         study.id: study.explain(verdict) for study, verdict in zip(chosen, verdicts, strict=True)
     }
     overview = summary.overview(records)
-    for warning in overview.warnings:
+    warnings = [*_settings_warning(run), *overview.warnings]
+    for warning in warnings:
         LOG.warning("%s", warning)
     files.write_json(run.path / "verdicts.json", [verdict.to_json() for verdict in verdicts])
     forest = report.forest_figure(verdicts, family.FAMILY)
@@ -134,9 +135,19 @@ def conclude(run: Run) -> list[Verdict]:
         family=family.FAMILY,
         condition_tables=overview.tables,
         condition_figures=overview.figures,
-        run=_run_info(run, seconds, overview.warnings, len(records.conditions)),
+        run=_run_info(run, seconds, warnings, len(records.conditions)),
     )
     return verdicts
+
+
+def _settings_warning(run: Run) -> list[str]:
+    changed = evidence.changed(run.config)
+    if not changed or evidence.kind(run.config) != "exploratory":
+        return []
+    return [
+        f"The settings differ from those of every config that is shipped ({', '.join(changed)}): "
+        "they were chosen for this run, so that its verdicts are exploratory."
+    ]
 
 
 def _run_info(
@@ -152,6 +163,7 @@ def _run_info(
         devices=environment.get("devices", "unknown"),
         num_devices=run.num_devices,
         dataset=config.dataset,
+        data_version=environment.get("data_version", ""),
         data_checksum=run.data_checksum,
         num_pairs=config.num_pairs,
         architectures=tuple(config.architectures),
@@ -159,7 +171,7 @@ def _run_info(
         started=environment.get("started", ""),
         seconds=seconds,
         warnings=warnings,
-        evidence=family.evidence(config.dataset, config.num_pairs),
+        evidence=evidence.kind(config),
     )
 
 

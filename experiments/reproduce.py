@@ -15,7 +15,7 @@ def main(options: cli.Options) -> None:
     run = Run.create(settings.workdir, cli.identity(settings), len(jax.devices()))
     with run.locked():
         if not run.notes()["environment"]:
-            run.note(environment=cli.environment())
+            run.note(environment=cli.environment(settings.dataset))
         pipeline.measure(run, settings.studies, settings.dataset.pool(settings.config.subset))
         cli.finish(run)
 

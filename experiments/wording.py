@@ -9,8 +9,8 @@ from experiments.study import Headline, PartResult, Verdict
 STATES = ("supported", "refuted", "inconclusive", "not run")
 MARKS = {"supported": "●", "refuted": "✕", "inconclusive": "◐", "not run": "·"}
 EVIDENCE = {
-    "exploratory": "exploratory (the rules were settled after this data set had been looked at)",
-    "confirmatory": "confirmatory (this data set played no part in settling the rules)",
+    "exploratory": "exploratory (rules or settings were chosen with this data set in sight)",
+    "confirmatory": "confirmatory (this data set played no part in settling rules and settings)",
     "none": "none (too few pairs for these numbers to count as evidence)",
 }
 _QUESTIONS = {

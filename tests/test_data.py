@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from halfway import data
+from halfway.data import digits
+from halfway.data import prepared as tfds_files
 
 TRAIN_FILE = "digits-train.array_record-00000-of-00001"
 TEST_FILE = "digits-test.array_record-00000-of-00001"
@@ -49,7 +51,7 @@ def no_sklearn(monkeypatch):
     def refuse():
         raise AssertionError("read from scikit-learn")
 
-    monkeypatch.setattr(data, "_sklearn_digits", refuse)
+    monkeypatch.setattr(digits, "_sklearn_digits", refuse)
 
 
 def _run(code, *args, **environment):
@@ -59,7 +61,7 @@ def _run(code, *args, **environment):
         text=True,
         timeout=60,
         env={**os.environ, **environment},
-        cwd=Path(data.__file__).parents[1],
+        cwd=Path(data.__file__).parents[2],
         check=False,
     )
 
@@ -136,7 +138,7 @@ def test_interrupted_preparation_leaves_nothing_behind(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(data, "_read_digits", fail)
+        patched.setattr(digits, "_read", fail)
         with pytest.warns(data.DataWarning, match="No space left"):
             data.load("digits", tmp_path)
     assert not list(tmp_path.iterdir())
@@ -208,7 +210,7 @@ def test_target_that_appears_meanwhile(prepared, tmp_path):
         shutil.copytree(prepared / "digits" / "1.0.0", target)
         (target / "mark").touch()
 
-    data._prepare(data._digits_builder(), str(tmp_path), other_process_is_first)
+    tfds_files.write(digits._builder(), str(tmp_path), other_process_is_first)
     assert (target / "mark").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["digits"]
     assert data.load("digits", tmp_path).checksum == data.DIGITS_CHECKSUM
@@ -348,16 +350,42 @@ def test_dataset_cannot_be_changed(prepared):
 
 @pytest.mark.parametrize("name", ["digts", "Digits", "digit"])
 def test_unknown_name_close_to_a_known_one(name, tmp_path):
-    with pytest.raises(ValueError, match=rf"'{name}'.*known: digits.*did you mean 'digits'\?"):
+    with pytest.raises(data.DataError, match=rf"'{name}'.* has digits.*did you mean 'digits'\?"):
         data.load(name, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["", "imagenet", None, 3])
-def test_unknown_name_close_to_none(name):
-    with pytest.raises(ValueError, match=f"{name!r}, known: digits$"):
-        data.load(name)
+@pytest.mark.parametrize("name", ["", "imagenet", None, 3, "../../x", "/etc", "a/b/c"])
+def test_unknown_name_close_to_none(name, prepared):
+    with pytest.raises(data.DataError, match=f"{name!r}.*prepare it there with TFDS"):
+        data.load(name, prepared)
 
 
-def test_names_are_those_that_load_knows():
-    assert data.names() == ("digits",)
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
+def test_data_set_that_is_not_prepared_yet(name, tmp_path):
+    """At once, without TFDS, and with what to run."""
+    result = _run(
+        f"""
+try:
+    data.load({name!r}, sys.argv[1])
+except data.DataError as error:
+    print(error)
+assert "tensorflow_datasets" not in sys.modules
+""",
+        tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"experiments.prepare_data --dataset={name} --source=" in result.stdout
+    assert str(tmp_path) in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_are_those_that_load_finds(prepared, tmp_path):
+    assert data.names(tmp_path / "nothing") == ("digits",)
+    (tmp_path / "other" / "2.0.0").mkdir(parents=True)
+    (tmp_path / "unfinished" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "other" / "2.0.0" / "dataset_info.json").touch()
+    (tmp_path / "several" / "config" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "several" / "config" / "1.0.0" / "dataset_info.json").touch()
+    assert data.names(tmp_path) == ("digits", "other", "several/config")
+    assert data.names(prepared) == ("digits",)

@@ -23,13 +23,13 @@ def _gate(estimate, **fields):
     return _part(None, None, **(defaults | fields))
 
 
-def _conclude(*outcomes, dataset="digits", num_pairs=16):
+def _conclude(*outcomes, evidence="exploratory"):
     studies = [
         types.SimpleNamespace(id=name, claim="A claim.", controls=("one control", "another"))
         for name, _ in family.FAMILY
     ]
     pairs = list(zip(studies, outcomes, strict=False))
-    return family.conclude(pairs, dataset=dataset, num_pairs=num_pairs)
+    return family.conclude(pairs, evidence=evidence)
 
 
 def _one(*parts, **options):
@@ -188,28 +188,6 @@ def test_verdict_carries_the_study_and_the_smallest_number_of_pairs():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("dataset", "num_pairs", "kind"),
-    [
-        ("digits", 16, "exploratory"),
-        ("mnist", 16, "confirmatory"),
-        ("my_own", 100, "confirmatory"),
-        ("digits", 15, "none"),
-        ("mnist", 15, "none"),
-    ],
-)
-def test_kind_of_evidence(dataset, num_pairs, kind):
-    assert family.evidence(dataset, num_pairs) == kind
-    verdict = _one(_part(), dataset=dataset, num_pairs=num_pairs)
-    # A small run decides too; it is only marked.
-    assert (verdict.evidence, verdict.verdict) == (kind, "supported")
-
-
-def test_large_grids_need_fewer_pairs():
-    assert family.evidence("mnist", 8, min_pairs=8) == "confirmatory"
-    assert family.evidence("mnist", 7, min_pairs=8) == "none"
-
-
 # JSON
 
 KEYS = {
@@ -246,3 +224,9 @@ def test_json_of_a_bounded_verdict():
     assert plain["verdict"] == "supported"
     assert plain["num_pairs"] == 16
     assert plain["p_adjusted"] == pytest.approx(2e-5)
+
+
+@pytest.mark.parametrize("kind", ["none", "exploratory", "confirmatory"])
+def test_a_run_of_any_evidence_decides(kind):
+    (verdict,) = _conclude(Outcome((_part(),), ("mlp",)), evidence=kind)
+    assert (verdict.evidence, verdict.verdict) == (kind, "supported")

@@ -44,6 +44,7 @@ RUN = report.RunInfo(
     devices="CPU (2 cores)",
     num_devices=1,
     dataset="digits",
+    data_version="1.0.0",
     data_checksum="sha256:3f9a0c17",
     num_pairs=16,
     architectures=("MLP", "CNN"),

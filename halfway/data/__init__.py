@@ -1,0 +1,106 @@
+"""Named data sets as arrays in memory; the only room of the library that reads data files.
+
+`digits` are the 1,797 images of 8×8 pixels that scikit-learn ships (the test set of Alpaydin and
+Kaynak, *Optical Recognition of Handwritten Digits*, UCI, 1998), in scikit-learn's order: the first
+1,437 are `train`, the last 360 `test`. They are prepared on first use.
+
+`mnist`, `fashion_mnist`, `cifar10` and `cifar100` are read where TensorFlow Datasets (TFDS) or
+`prepare` has prepared them, in the same order from either; `folder:PATH` is a tree of images, or a
+tar of one; any other name is one that a user has prepared with TFDS. What is prepared is
+ArrayRecord and needs no TensorFlow. There is no network access.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from halfway.data import digits, folder, original, prepared, raw
+from halfway.data.arrays import DataError, Dataset, DataWarning, Split, checksum
+
+__all__ = [
+    "DIGITS_CHECKSUM",
+    "DataError",
+    "DataWarning",
+    "Dataset",
+    "Split",
+    "checksum",
+    "load",
+    "names",
+    "preparable",
+    "prepare",
+]
+
+DIGITS_CHECKSUM = digits.CHECKSUM
+_FOLDER = "folder:"
+
+
+def names(data_dir: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
+    """Returns the names that `load` finds in a data folder, sorted; beside them `folder:PATH`."""
+    return tuple(sorted({"digits", *prepared.available(prepared.root(data_dir))}))
+
+
+def preparable() -> tuple[str, ...]:
+    """Returns the names that `prepare` knows, sorted."""
+    return tuple(sorted(original.BUILDERS))
+
+
+def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+    """Returns a data set by its name, with all arrays in memory.
+
+    The first `load` of `digits` prepares them under the data folder. Where that cannot be written
+    or what is in it cannot be read, they come from scikit-learn's own copy with a `DataWarning`:
+    the same arrays with the same checksum.
+
+    Args:
+      name: "digits", "folder:PATH", or `NAME[/CONFIG][:VERSION]` of a data set that is prepared in
+        the data folder; its newest version by default.
+      data_dir: data folder; None for TFDS's default (`$TFDS_DATA_DIR`, else
+        `~/tensorflow_datasets`).
+
+    Raises:
+      DataError: if there is no such data set, or it cannot be read; the message says what to do.
+    """
+    if name == "digits":
+        return digits.load(data_dir)
+    if str(name).startswith(_FOLDER):
+        return folder.load(name, Path(name.removeprefix(_FOLDER)).expanduser())
+    root = prepared.root(data_dir)
+    place = prepared.find(str(name), root)
+    if place is None:
+        raise prepared.missing(name, root, ("digits",), preparable())
+    return prepared.load(name, place)
+
+
+def prepare(
+    name: str,
+    source: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Dataset:
+    """Returns a data set after preparing it in the data folder from its original files.
+
+    It is written as TFDS's own builder of that name writes it, but without TensorFlow, and appears
+    whole or not at all. What is prepared already is left as it is.
+
+    Args:
+      name: one of `preparable()`.
+      source: folder of the original files: for MNIST the four idx files, bare, `.gz` or `.xz`; for
+        Fashion-MNIST the four `.gz` files; for CIFAR the binary archive, or its own path.
+      data_dir: data folder, made if it is missing; None for TFDS's default.
+      progress: wraps the examples of each split as they are written, e.g. `tqdm.tqdm`.
+
+    Raises:
+      DataError: if the name is unknown, or a file is missing, damaged or not the original.
+    """
+    if name not in original.BUILDERS:
+        raise DataError(
+            f"{name!r} cannot be prepared from files, only {', '.join(preparable())}: folder:PATH "
+            "is read in place, other data sets are prepared with TFDS"
+        )
+    root = prepared.root(data_dir)
+    place = prepared.find(name, root)
+    if place is not None:
+        return prepared.load(name, place)
+    return original.write(name, raw.read(name, Path(source).expanduser()), root, progress)

@@ -1,0 +1,293 @@
+"""Data sets that TensorFlow Datasets (TFDS) has prepared: found, read and written as ArrayRecord.
+
+TFDS is imported by the functions that need it, never with this module: a data set that is not there
+is noticed before. Nothing here reaches the network.
+"""
+
+import contextlib
+import difflib
+import fcntl
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from halfway.data.arrays import DataError, Dataset, Split, check_split, make_dataset, make_split
+
+_NAME = re.compile(r"(?P<name>\w+(/[\w.+-]+)?)(:(?P<version>\d+\.\d+\.\d+))?")
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_SCRATCH = "incomplete."
+_TEST_SPLITS = ("test", "validation", "val", "valid")
+
+
+def root(data_dir: str | os.PathLike[str] | None) -> str:
+    """Returns the data folder with `~` expanded; `$TFDS_DATA_DIR` or TFDS's default for None.
+
+    Raises:
+      ValueError: if it does not name a folder.
+    """
+    if data_dir is None:
+        given = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"  # as TFDS has it
+    else:
+        given = os.fspath(data_dir)
+    folder = os.path.expanduser(given)  # noqa: PTH111 (`Path` would mangle "gs://")
+    if not folder or folder.startswith("~"):  # would be the current folder, or "~" in it
+        raise ValueError(f"the data folder {given!r} does not name a folder")
+    return folder
+
+
+def find(name: str, folder: str) -> Path | None:
+    """Returns where a data set is prepared, its newest version; None where it is not.
+
+    Args:
+      name: `NAME`, `NAME/CONFIG`, either with `:VERSION` behind it.
+      folder: data folder.
+
+    Raises:
+      DataError: if it is prepared in several configs and the name has none.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    place = Path(folder) / match["name"]
+    versions = [path for path in _versions(place) if match["version"] in (None, path.name)]
+    if versions:
+        return max(versions, key=lambda path: [int(part) for part in path.name.split(".")])
+    configs = [path.name for path in _folders(place) if _versions(path)]
+    if configs:
+        some = f"{match['name']}/{sorted(configs)[0]}"
+        raise DataError(
+            f"data set {name!r} is prepared in the configs {', '.join(sorted(configs))}: name one, "
+            f"as {some!r}"
+        )
+    return None
+
+
+def available(folder: str) -> list[str]:
+    """Returns the names of data sets that are prepared in a data folder, sorted."""
+    found = []
+    for place in _folders(Path(folder)):
+        if _versions(place):
+            found.append(place.name)
+        found += [f"{place.name}/{path.name}" for path in _folders(place) if _versions(path)]
+    return sorted(found)
+
+
+def _folders(place: Path) -> list[Path]:
+    try:
+        return [path for path in place.iterdir() if path.is_dir()]
+    except OSError:
+        return []
+
+
+def _versions(place: Path) -> list[Path]:
+    return [
+        path
+        for path in _folders(place)
+        if _VERSION.fullmatch(path.name) and (path / "dataset_info.json").is_file()
+    ]
+
+
+def load(name: str, place: Path) -> Dataset:
+    """Returns a prepared data set with the features `image` and `label`.
+
+    The split `test` is TFDS's, or else its validation split; of no examples where there is neither.
+
+    Args:
+      name: as given to `halfway.data.load`.
+      place: from `find`.
+
+    Raises:
+      DataError: if it cannot be read, or is not of labelled 8-bit images of one size.
+    """
+    with quiet():
+        try:
+            import tensorflow_datasets as tfds
+
+            return read(name, tfds.builder_from_directory(place))
+        except DataError:
+            raise
+        except NotImplementedError as error:
+            raise DataError(
+                f"{place} is stored in a format that only TensorFlow reads: delete it and prepare "
+                'it again by tfds.builder(...).download_and_prepare(file_format="array_record")'
+            ) from error
+        except Exception as error:  # TFDS's and ArrayRecord's are of every kind
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise DataError(
+                f"{place} cannot be read ({reason}): delete it and prepare the data set again"
+            ) from error
+
+
+def read(name: str, builder: Any) -> Dataset:
+    """Returns a data set as its builder reads it.
+
+    Args:
+      name: as given to `halfway.data.load`.
+      builder: of TFDS, prepared.
+
+    Raises:
+      DataError: if it is not of labelled 8-bit images of one size.
+    """
+    info, place = builder.info, builder.data_dir
+    features = dict(info.features.items()) if hasattr(info.features, "items") else {}
+    missing = [feature for feature in ("image", "label") if feature not in features]
+    if missing:
+        raise DataError(
+            f"{place} has no feature {missing[0]!r}, only {', '.join(sorted(features))}: data sets "
+            "need 'image' and 'label'"
+        )
+    classes = getattr(features["label"], "names", None)
+    if not classes:
+        raise DataError(f"the labels of {place} are no classes (tfds.features.ClassLabel)")
+    if "train" not in info.splits:
+        raise DataError(f"{place} has no split 'train', only {', '.join(info.splits)}")
+    parts = ["train", *[part for part in _TEST_SPLITS if part in info.splits][:1]]
+    splits = []
+    for part in parts:
+        images, labels = arrays_of(builder, part)
+        check_split(images, labels, len(classes), f"{place} ({part})")
+        splits.append(make_split(images, labels))
+    if len(splits) == 1:
+        splits.append(Split(splits[0].images[:0].copy(), splits[0].labels[:0].copy()))
+    return make_dataset(name, splits[0], splits[1], classes, str(info.version))
+
+
+def arrays_of(builder: Any, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images `[N, H, W, D]` and labels `[N]` of a split as they are stored.
+
+    Raises:
+      DataError: if the images have several shapes.
+    """
+    source = builder.as_data_source(split=part)
+    examples = source.__getitems__(range(len(source)))  # in bulk: one by one is slower
+    shapes = {np.shape(example["image"]) for example in examples}
+    if len(shapes) > 1:
+        first, second, *_ = sorted(shapes)
+        raise DataError(
+            f"{builder.data_dir} ({part}) has images of several sizes, e.g. {first} and {second}: "
+            "they must be of one size"
+        )
+    labels = np.asarray([example["label"] for example in examples], np.int64)
+    if not examples:
+        return np.zeros((0, 1, 1, 1), np.uint8), labels
+    return np.stack([example["image"] for example in examples]), labels
+
+
+def missing(name: str, folder: str, known: Sequence[str], preparable: Sequence[str]) -> DataError:
+    """Returns the error of a data set that is not in the data folder: it says what to run.
+
+    Args:
+      name: that is asked for.
+      folder: data folder.
+      known: names that are always there.
+      preparable: names that `halfway.data.prepare` knows.
+    """
+    if name in preparable:
+        return DataError(
+            f"data set {name!r} is not in the data folder {folder}: prepare it from its original "
+            f"files by python -m experiments.prepare_data --dataset={name} --source=FOLDER"
+        )
+    there = sorted({*known, *available(folder)})
+    close = difflib.get_close_matches(str(name).lower(), {*there, *preparable}, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "prepare it there with TFDS"
+    return DataError(
+        f"unknown data set {name!r}: {folder} has {', '.join(there)}, and there is folder:PATH; "
+        f"{hint}"
+    )
+
+
+# Writing
+
+
+class Silent:
+    """Mixed into a builder, it keeps TFDS from printing to stdout."""
+
+    def _log_download_bytes(self) -> None: ...
+    def _log_download_done(self) -> None: ...
+
+
+def local(info: Any) -> Any:
+    """Returns a `tfds.core.DatasetInfo` that does not look for its data set on the network."""
+    info.initialize_from_bucket = lambda: None
+    return info
+
+
+def write(builder_class: Callable[..., Any], folder: str, check: Callable[[Any], object]) -> Path:
+    """Prepares a data set in a folder of its own, checks it, and moves it to its place in one step.
+
+    Several processes may do so at once: the first to end wins, the others find its files. What
+    killed processes have left is removed.
+
+    Args:
+      builder_class: a TFDS builder.
+      folder: data folder.
+      check: called with the prepared builder; what it raises keeps the files from their place.
+
+    Returns:
+      Where the data set is.
+    """
+    import tensorflow_datasets as tfds
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    _sweep(Path(folder))
+    target = Path(builder_class(data_dir=folder).data_dir)
+    with _scratch(folder) as scratch:
+        builder = builder_class(data_dir=scratch)
+        builder.download_and_prepare(
+            file_format="array_record",
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+        )
+        check(builder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Path(builder.data_dir).rename(target)
+        except OSError:
+            if not (target / "dataset_info.json").exists():
+                raise
+    return target
+
+
+@contextlib.contextmanager
+def _scratch(folder: str) -> Iterator[str]:
+    """Makes a folder that is removed at the end, locked while its process lives."""
+    with (
+        tempfile.TemporaryDirectory(
+            prefix=_SCRATCH, dir=folder, ignore_cleanup_errors=True
+        ) as scratch,
+        (Path(scratch) / ".lock").open("w") as handle,
+    ):
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield scratch
+
+
+def _sweep(folder: Path) -> None:
+    for scratch in folder.glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError), (scratch / ".lock").open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(scratch)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences TFDS alone: its log lines and its progress bars."""
+    from tensorflow_datasets.core.utils import tqdm_utils
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "tensorflow_datasets" not in Path(record.pathname).parts
+
+    logger = logging.getLogger("absl")
+    active = getattr(tqdm_utils, "_active", True)
+    logger.addFilter(keep)
+    tqdm_utils.display_progress_bar(False)
+    try:
+        yield
+    finally:
+        tqdm_utils.display_progress_bar(active)
+        logger.removeFilter(keep)

@@ -1,0 +1,247 @@
+"""Original files of MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100, parsed from bytes.
+
+Nothing is unpacked and nothing is unpickled. The idx files: LeCun, Cortes and Burges, *The MNIST
+database of handwritten digits*; Xiao, Rasul and Vollgraf, arXiv 1708.07747. The binary archives:
+Krizhevsky, *Learning multiple layers of features from tiny images*, 2009.
+"""
+
+import gzip
+import hashlib
+import lzma
+import tarfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from halfway.data.arrays import DataError, check_split
+
+DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)
+"""What reading a truncated or damaged archive raises."""
+_DECOMPRESS = {"": bytes, ".gz": gzip.decompress, ".xz": lzma.decompress}
+_IDX = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+MNIST_MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+"""Of the decompressed files."""
+FASHION_MD5 = {
+    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+"""Of the compressed files: its authors publish no others."""
+
+
+class Cifar(NamedTuple):
+    """What is particular to one of the two archives.
+
+    Attributes:
+      archive: file name.
+      md5: of the archive, as its authors publish it.
+      members: names of the files of each split.
+      labels: feature of each label byte in front of an image, with the file of its names.
+    """
+
+    archive: str
+    md5: str
+    members: Mapping[str, tuple[str, ...]]
+    labels: Mapping[str, str]
+
+
+CIFAR = {
+    "cifar10": Cifar(
+        "cifar-10-binary.tar.gz",
+        "c32a1d4ab5d03f1284b67883e8d87530",
+        {
+            "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+            "test": ("test_batch.bin",),
+        },
+        {"label": "batches.meta.txt"},
+    ),
+    "cifar100": Cifar(
+        "cifar-100-binary.tar.gz",
+        "03b5dce01913d631647c71ecec9e9cb8",
+        {"train": ("train.bin",), "test": ("test.bin",)},
+        {"coarse_label": "coarse_label_names.txt", "label": "fine_label_names.txt"},
+    ),
+}
+
+
+class Raw(NamedTuple):
+    """A data set as its original files hold it.
+
+    Attributes:
+      splits: images `[N, H, W, D]` uint8 and, for each label feature, labels `[N]`, by split.
+      class_names: of each label feature that has names.
+    """
+
+    splits: Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]]
+    class_names: Mapping[str, tuple[str, ...]] = {}
+
+
+def read(name: str, source: Path) -> Raw:
+    """Returns a data set from its original files.
+
+    Args:
+      name: "mnist", "fashion_mnist", "cifar10" or "cifar100".
+      source: folder that holds them; for CIFAR, or the archive itself.
+
+    Raises:
+      DataError: if a file is missing, damaged, or not the original.
+    """
+    if not source.exists():
+        raise DataError(f"--source={source} does not exist: name the folder of the original files")
+    if name in CIFAR:
+        return _read_cifar(CIFAR[name], source)
+    return _read_idx_pairs(name, source)
+
+
+def _read_idx_pairs(name: str, source: Path) -> Raw:
+    places = {stem: _find_idx(name, source, stem) for pair in _IDX.values() for stem in pair}
+    splits = {}
+    for part, (image_stem, label_stem) in _IDX.items():
+        images = _read_idx(name, places[image_stem], image_stem, 3)[..., None]
+        labels = _read_idx(name, places[label_stem], label_stem, 1)
+        check_split(images, labels, 10, places[label_stem])
+        splits[part] = images, {"label": labels}
+    return Raw(splits)
+
+
+def _find_idx(name: str, source: Path, stem: str) -> Path:
+    endings = (".gz",) if name == "fashion_mnist" else tuple(_DECOMPRESS)
+    stems = (stem, stem.replace("-idx", ".idx"))  # some mirrors write a dot
+    for path in (source / f"{one}{ending}" for one in stems for ending in endings):
+        if path.is_file():
+            return path
+    if name == "fashion_mnist" and any(path.name.startswith(stem) for path in source.glob("*")):
+        raise DataError(
+            f"{source} holds {stem} without .gz: only the checksum of {stem}.gz is published, so "
+            "name the folder of the .gz files"
+        )
+    raise DataError(f"{source} lacks {stem}, with the ending {' or '.join(filter(None, endings))}")
+
+
+def _read_idx(name: str, path: Path, stem: str, num_axes: int) -> np.ndarray:
+    """Returns the array of an idx file, its checksum verified."""
+    ending = path.suffix if path.suffix in _DECOMPRESS else ""  # ".idx3-ubyte" is none
+    try:
+        stored = path.read_bytes()
+        content = _DECOMPRESS[ending](stored)
+    except DAMAGED as error:
+        raise _damaged(path, error) from error
+    array = parse_idx(content, path, num_axes)
+    if name == "fashion_mnist":
+        _check_md5(path, stored, FASHION_MD5[f"{stem}.gz"])
+    else:
+        _check_md5(path, content, MNIST_MD5[stem])
+    return array
+
+
+def parse_idx(content: bytes, path: Path, num_axes: int) -> np.ndarray:
+    """Returns the uint8 array of `num_axes` axes that the bytes of an idx file hold.
+
+    Args:
+      content: two zero bytes, 8 for uint8, the number of axes, the big-endian sizes, the data.
+      path: for the message.
+      num_axes: that are expected.
+
+    Raises:
+      DataError: if they are not that, or of another length than the header says.
+    """
+    start = 4 + 4 * num_axes
+    if content[:4] != bytes((0, 0, 8, num_axes)) or len(content) < start:
+        raise DataError(f"{path} is no idx file of bytes with {num_axes} axes: get it again")
+    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", num_axes, 4))
+    expected = start + int(np.prod(shape))
+    if len(content) != expected:
+        raise DataError(
+            f"{path} holds {len(content)} bytes where its header says {expected}: it is truncated "
+            "or damaged, get it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _read_cifar(kind: Cifar, source: Path) -> Raw:
+    path = source / kind.archive if source.is_dir() else source
+    if not path.is_file():
+        pickled = kind.archive.replace("binary", "python")
+        why = (
+            f"; {pickled} beside it holds pickles, which are never opened"
+            if (source / pickled).exists()
+            else ""
+        )
+        raise DataError(f"{source} lacks {kind.archive}{why}: get {kind.archive}")
+    wanted = {*kind.labels.values(), *(name for names in kind.members.values() for name in names)}
+    found = {}
+    try:
+        with path.open("rb") as file:
+            md5 = hashlib.file_digest(file, "md5").hexdigest()
+        with tarfile.open(path, "r:gz") as archive:
+            for member in archive:
+                name = Path(member.name).name
+                file = archive.extractfile(member) if member.isfile() else None
+                if file is not None and name in wanted:
+                    found[name] = file.read()
+    except DAMAGED as error:
+        raise _damaged(path, error) from error
+    if absent := sorted(wanted - set(found)):
+        raise DataError(f"{path} lacks {absent[0]}: it is another archive than {kind.archive}")
+    _compare_md5(path, md5, kind.md5)
+    names = {feature: tuple(found[file].decode().split()) for feature, file in kind.labels.items()}
+    splits = {}
+    for part, members in kind.members.items():
+        content = b"".join(found[name] for name in members)
+        images, labels = parse_cifar(content, path, len(kind.labels))
+        columns = dict(zip(kind.labels, labels.T, strict=True))
+        for feature, column in columns.items():
+            check_split(images, column, len(names[feature]), f"{path} ({part})")
+        splits[part] = images, columns
+    return Raw(splits, names)
+
+
+def parse_cifar(content: bytes, path: Path, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images `[N, 32, 32, 3]` and labels `[N, num_labels]` of binary CIFAR files.
+
+    Args:
+      content: for each example its label bytes, then 1,024 bytes each of red, green and blue.
+      path: for the message.
+      num_labels: of an example.
+
+    Raises:
+      DataError: if the length is no multiple of an example's.
+    """
+    size = num_labels + 3 * 32 * 32
+    if len(content) % size:
+        raise DataError(
+            f"{path} holds {len(content)} bytes in a split, no multiple of {size}: it is truncated "
+            "or damaged, get it again"
+        )
+    examples = np.frombuffer(content, np.uint8).reshape(-1, size)
+    images = examples[:, num_labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return images, examples[:, :num_labels]
+
+
+def _check_md5(path: Path, content: bytes, expected: str) -> None:
+    _compare_md5(path, hashlib.md5(content).hexdigest(), expected)
+
+
+def _compare_md5(path: Path, found: str, expected: str) -> None:
+    if found != expected:
+        raise DataError(
+            f"{path} has md5 {found} where the original has {expected}: it is damaged or another "
+            "file, get it again"
+        )
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"{path} cannot be read ({reason}): it is truncated or damaged, get it again")
