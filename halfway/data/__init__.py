@@ -33,11 +33,15 @@ __all__ = [
 
 DIGITS_CHECKSUM = digits.CHECKSUM
 _FOLDER = "folder:"
+_LOADERS: dict[str, Callable[[str | os.PathLike[str] | None], Dataset]] = {
+    "digits": digits.load,
+}
+"""Data sets of ours, which need no files of a user's: each a function of the data folder."""
 
 
 def names(data_dir: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
     """Returns the names that `load` finds in a data folder, sorted; beside them `folder:PATH`."""
-    return tuple(sorted({"digits", *prepared.available(prepared.root(data_dir))}))
+    return tuple(sorted({*_LOADERS, *prepared.available(prepared.root(data_dir))}))
 
 
 def preparable() -> tuple[str, ...]:
@@ -61,14 +65,14 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     Raises:
       DataError: if there is no such data set, or it cannot be read; the message says what to do.
     """
-    if name == "digits":
-        return digits.load(data_dir)
+    if name in _LOADERS:
+        return _LOADERS[name](data_dir)
     if str(name).startswith(_FOLDER):
         return folder.load(name, Path(name.removeprefix(_FOLDER)).expanduser())
     root = prepared.root(data_dir)
     place = prepared.find(str(name), root)
     if place is None:
-        raise prepared.missing(name, root, ("digits",), preparable())
+        raise prepared.missing(name, root, tuple(_LOADERS), preparable())
     return prepared.load(name, place)
 
 
