@@ -3,6 +3,7 @@
 import difflib
 import importlib.metadata
 import io
+import json
 import logging
 import os
 import shlex
@@ -38,8 +39,12 @@ FLAGS = {
     "folder by default.",
     "dataset": f"What to prepare: {', '.join(data.preparable())}.",
     "source": "Folder of its original files.",
+    "sweep": "FILE.toml: a config and what varies; see configs/sweeps/example.toml.",
+    "shard": "i/n with 1 <= i <= n: run each n-th setting from the i-th on, the others elsewhere.",
+    "dry_run": "true: say what would be run, and run nothing.",
 }
-"""Every flag of ours, all of them text, with its help."""
+"""Every flag of ours with its help; all are text but `_SWITCHES`."""
+_SWITCHES = ("dry_run",)
 RUN_FLAGS = ("config", "only", "workdir", "data_dir", "compilation_cache")
 """Those of an entry point that runs a config."""
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas")
@@ -52,6 +57,7 @@ class Options(NamedTuple):
       config: with overrides, locked; None for an entry point without a config.
       name: of config file and variant.
       overrides: fields that differ from the file.
+      arguments: what is no flag, where the entry point takes any.
     """
 
     config: Config = None
@@ -63,6 +69,10 @@ class Options(NamedTuple):
     compilation_cache: str | None = None
     dataset: str | None = None
     source: str | None = None
+    sweep: str | None = None
+    shard: str | None = None
+    dry_run: bool = False
+    arguments: tuple[str, ...] = ()
 
 
 class Settings(NamedTuple):
@@ -75,12 +85,15 @@ class Settings(NamedTuple):
     dataset: data.Dataset
 
 
-def launch(main: Callable[[Options], None], takes: Sequence[str] = RUN_FLAGS) -> None:
+def launch(
+    main: Callable[[Options], None], takes: Sequence[str] = RUN_FLAGS, *, positional: bool = False
+) -> None:
     """Runs an entry point; a `UserError` ends it with one line on stderr and exit code 2.
 
     Args:
       main: what to do with the options.
       takes: those of `FLAGS` that the entry point has.
+      positional: whether it takes arguments that are no flags.
     """
     parsed = Options()
 
@@ -90,7 +103,7 @@ def launch(main: Callable[[Options], None], takes: Sequence[str] = RUN_FLAGS) ->
             print(usage(takes))
             sys.exit(0)
         try:
-            parsed = parse(argv, takes)
+            parsed = parse(argv, takes, positional=positional)
         except UserError as error:
             _fail(error)
         return [argv[0]]
@@ -135,7 +148,11 @@ def usage(takes: Sequence[str]) -> str:
 
 
 def parse(
-    argv: Sequence[str], takes: Sequence[str], values: flags.FlagValues = flags.FLAGS
+    argv: Sequence[str],
+    takes: Sequence[str],
+    values: flags.FlagValues = flags.FLAGS,
+    *,
+    positional: bool = False,
 ) -> Options:
     """Returns the options of a command line.
 
@@ -143,6 +160,7 @@ def parse(
       argv: program and arguments.
       takes: those of `FLAGS` that the entry point has.
       values: where flags are defined.
+      positional: whether arguments that are no flags are allowed.
 
     Raises:
       UserError: for an unknown flag, file, variant or field, a value of the wrong type, or an
@@ -158,7 +176,10 @@ def parse(
         )
     ours = [name for name in takes if name != "config"]
     for name in ours:
-        flags.DEFINE_string(name, None, FLAGS[name], flag_values=values)
+        if name in _SWITCHES:
+            flags.DEFINE_bool(name, False, FLAGS[name], flag_values=values)
+        else:
+            flags.DEFINE_string(name, None, FLAGS[name], flag_values=values)
     try:
         rest = values(argv)
     except flags.UnrecognizedFlagError as error:
@@ -167,10 +188,10 @@ def parse(
         raise UserError(f"unknown flag --{error.flagname}: {hint}") from error
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(config_file.explain(error, fresh)) from error
-    if len(rest) > 1:
+    if len(rest) > 1 and not positional:
         raise UserError(f"unexpected argument {rest[1]!r}: all options begin with --")
     given: dict[str, Any] = {name: values[name].value for name in ours}
-    options = Options(**given)
+    options = Options(**given, arguments=tuple(rest[1:]))
     if file is None:
         return options
     overrides = config_file.settle(file.config, fresh)
@@ -186,7 +207,7 @@ def prepare(options: Options) -> Settings:
     config = options.config
     try:
         conditions.validate(config)
-        chosen = _chosen(config, options.only)
+        chosen = choose(config, options.only)
         use_cores()
         use_cache(options.compilation_cache)
         dataset = _load(config.dataset, data_dir(options.data_dir))
@@ -205,7 +226,16 @@ def prepare(options: Options) -> Settings:
     return Settings(config, options.name, workdir, chosen, dataset)
 
 
-def _chosen(config: Config, only: str | None) -> list[Study]:
+def choose(config: Config, only: str | None) -> list[Study]:
+    """Returns the studies of a run in the order of the family.
+
+    Args:
+      config: names them where `only` does not.
+      only: of --only.
+
+    Raises:
+      UserError: for an unknown name, or none.
+    """
     known = studies.available()
     if only is None:
         names = list(config.hypotheses)
@@ -274,6 +304,11 @@ def use_cache(given: str | None) -> None:
         return  # slower, not wrong
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """Returns a config as its run's config.json gives it back."""
+    return json.loads(json.dumps(config.to_dict()))
 
 
 def identity(settings: Settings) -> Identity:
