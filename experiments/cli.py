@@ -9,6 +9,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -108,19 +109,6 @@ def launch(
             _fail(error)
         return [argv[0]]
 
-    def guarded(_: Sequence[str]) -> None:
-        try:
-            main(parsed)
-        except UserError as error:
-            _fail(error)
-        except KeyboardInterrupt:
-            print("interrupted: the same command goes on from here", file=sys.stderr)
-            sys.exit(130)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            _fail(UserError(f"out of memory: fewer pairs or smaller batches need less ({error})"))
-
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks ρ or ● shows "?"
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -131,7 +119,27 @@ def launch(
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)
     LOG.propagate = False
-    app.run(guarded, flags_parser=parser)
+    app.run(lambda _: guard(main, parsed), flags_parser=parser)
+
+
+def guard(main: Callable[[Options], None], options: Options) -> None:
+    """Calls an entry point; what a user can do something about ends the process with one line.
+
+    Args:
+      main: what to do with the options.
+      options: of the command line.
+    """
+    try:
+        main(options)
+    except UserError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _fail(UserError(f"out of memory: fewer pairs or smaller batches need less ({error})"))
 
 
 def _fail(error: UserError) -> None:
@@ -253,9 +261,14 @@ def choose(config: Config, only: str | None) -> list[Study]:
 
 
 def _load(name: str, folder: str) -> data.Dataset:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", data.DataWarning)
-        dataset = data.load(name, folder)
+    patience = threading.Timer(2.0, LOG.info, ("reading data set %s", name))
+    patience.start()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", data.DataWarning)
+            dataset = data.load(name, folder)
+    finally:
+        patience.cancel()
     for warning in caught:
         LOG.warning("warning: %s", warning.message)
     return dataset

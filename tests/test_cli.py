@@ -341,3 +341,30 @@ def test_leaves_are_all_fields_by_dotted_name():
     assert fields["training.batch_size"] == 64
     assert fields["models.mlp.widths"] == (128, 128)
     assert not {"training", "models"} & set(fields)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("12 GiB"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 12 GiB\nmore lines"),
+    ],
+)
+def test_out_of_memory_is_one_line(error, capsys):
+    def main(options):
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        cli.guard(main, cli.Options())
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: out of memory: fewer pairs") and err.count("\n") == 1
+    assert "12 GiB" in err
+
+
+def test_other_faults_of_a_program_keep_their_traceback():
+    def main(options):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a fault")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a fault"):
+        cli.guard(main, cli.Options())

@@ -148,11 +148,9 @@ class T2:
         step = plots.calibration(
             center[0].ravel(), center[1].ravel(), pair.ravel(), slope=rules.triple(slope),
             margin=MARGIN, label="slope",
-        )  # fmt: skip
-        step.set(
             xlabel="predicted change of B's margin loss, from its mean",
             ylabel="measured change, from its mean",
-        )
+        )  # fmt: skip
         seen = {
             "supported": "The rate rises with the score",
             "refuted": "The score does not sort examples as claimed",
