@@ -1,16 +1,11 @@
 """Flags, folders and devices; where a user's mistake becomes one line and exit code 2."""
 
 import difflib
-import importlib.metadata
 import io
 import json
 import logging
-import os
-import shlex
-import subprocess
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,10 +16,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-import halfway
-from experiments import conditions, config_file, pipeline, studies
+from experiments import conditions, config_file, environment, pipeline, studies
 from experiments.conditions import Config
-from experiments.config_file import ROOT
 from experiments.errors import LOG, UserError
 from experiments.runs import Identity
 from experiments.study import Study
@@ -48,7 +41,6 @@ FLAGS = {
 _SWITCHES = ("dry_run",)
 RUN_FLAGS = ("config", "only", "workdir", "data_dir", "compilation_cache")
 """Those of an entry point that runs a config."""
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas")
 
 
 class Options(NamedTuple):
@@ -216,9 +208,9 @@ def prepare(options: Options) -> Settings:
     try:
         conditions.validate(config)
         chosen = choose(config, options.only)
-        use_cores()
-        use_cache(options.compilation_cache)
-        dataset = _load(config.dataset, data_dir(options.data_dir))
+        environment.use_cores()
+        environment.use_cache(options.compilation_cache)
+        dataset = _load(config.dataset, environment.data_dir(options.data_dir))
         if dataset.num_classes != config.num_classes:
             raise ValueError(
                 f"config.num_classes is {config.num_classes}, but {config.dataset} has "
@@ -274,51 +266,6 @@ def _load(name: str, folder: str) -> data.Dataset:
     return dataset
 
 
-def data_dir(given: str | None) -> str:
-    """Returns the data folder: the given one, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return given or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"  # empty is unset
-
-
-def use_cores() -> None:
-    """Makes each core a device of JAX's on a CPU, unless XLA_FLAGS says how many there are.
-
-    Members are spread over devices, which is faster than threads inside one member's operations.
-    """
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        return  # jax_num_cpu_devices would silently win
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-    cores = len(affinity(0)) if affinity else os.cpu_count()
-    jax.config.update("jax_num_cpu_devices", cores or 1)
-
-
-def use_cache(given: str | None) -> None:
-    """Keeps compiled programs in a folder, the user's cache by default, where it can be written.
-
-    Raises:
-      UserError: if the given folder cannot be written.
-    """
-    if given == "off":
-        return
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(given or f"{base}/halfway/jax")
-    try:
-        folder = folder.expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
-        if given:
-            reason = getattr(error, "strerror", error)
-            raise UserError(
-                f"--compilation_cache={folder} cannot be written ({reason}): choose another "
-                "folder, or 'off'"
-            ) from error
-        return  # slower, not wrong
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
-
 def plain(config: Config) -> dict[str, Any]:
     """Returns a config as its run's config.json gives it back."""
     return json.loads(json.dumps(config.to_dict()))
@@ -327,42 +274,6 @@ def plain(config: Config) -> dict[str, Any]:
 def identity(settings: Settings) -> Identity:
     """Returns what identifies a run."""
     return Identity(settings.name, settings.config.to_dict(), settings.dataset.checksum)
-
-
-def environment(dataset: data.Dataset) -> dict[str, Any]:
-    """Returns what a reader needs to repeat the run: command, versions, commit, devices, start.
-
-    Args:
-      dataset: whose version and size are noted.
-    """
-    module = getattr(sys.modules["__main__"], "__spec__", None)
-    program = module.name if module else Path(sys.argv[0]).name
-    versions = {"halfway": halfway.__version__, "python": sys.version.split()[0]}
-    versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
-    devices = jax.devices()
-    return {
-        "command": f"python -m {shlex.join([program, *sys.argv[1:]])}",
-        "versions": versions,
-        "commit": _commit(),
-        "devices": f"{devices[0].device_kind} ({os.cpu_count()} cores)",
-        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "data_version": dataset.version,
-        "data_size": f"{len(dataset.train.labels)} train, {len(dataset.test.labels)} test",
-    }
-
-
-def _commit() -> str | None:
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        clean = not git("status", "--porcelain")
-        return git("rev-parse", "HEAD") + ("" if clean else " with uncommitted changes")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def finish(run: Any) -> None:

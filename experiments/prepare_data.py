@@ -7,7 +7,7 @@ import functools
 
 from tqdm import tqdm
 
-from experiments import cli
+from experiments import cli, environment
 from experiments.errors import UserError
 from halfway import data
 
@@ -19,7 +19,7 @@ def main(options: cli.Options) -> None:
             f"--dataset and --source are needed: one of {', '.join(data.preparable())}, and the "
             "folder of its original files"
         )
-    folder = cli.data_dir(options.data_dir)
+    folder = environment.data_dir(options.data_dir)
     bar = functools.partial(tqdm, desc=f"writing {options.dataset}", unit="image", leave=False)
     try:
         dataset = data.prepare(options.dataset, options.source, folder, progress=bar)

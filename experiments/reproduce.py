@@ -5,7 +5,7 @@ python -m experiments.reproduce [--config=configs/digits.py[:VARIANT]] [--only=G
 
 import jax
 
-from experiments import cli, pipeline
+from experiments import cli, environment, pipeline
 from experiments.runs import Run
 
 
@@ -15,7 +15,7 @@ def main(options: cli.Options) -> None:
     run = Run.create(settings.workdir, cli.identity(settings), len(jax.devices()))
     with run.locked():
         if not run.notes()["environment"]:
-            run.note(environment=cli.environment(settings.dataset))
+            run.note(environment=environment.describe(settings.dataset))
         pipeline.measure(run, settings.studies, settings.dataset.pool(settings.config.subset))
         cli.finish(run)
 

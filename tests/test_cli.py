@@ -12,7 +12,7 @@ import launcher
 import pytest
 from absl import flags
 
-from experiments import cli, config_file, studies
+from experiments import cli, config_file, environment, studies
 from experiments.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,9 +168,9 @@ def test_decide_takes_a_workdir_and_nothing_else(tmp_path):
 
 
 def test_help_lists_the_flags_of_each_entry_point_even_without_a_home(tmp_path):
-    environment = os.environ | {"HOME": "/dev/null", "PYTHONPATH": str(ROOT)}
+    variables = os.environ | {"HOME": "/dev/null", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "experiments.reproduce", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=tmp_path)
     assert done.returncode == 0
     assert "\n  --config\n" in done.stdout and "decides hypotheses" in done.stdout
     for name in cli.RUN_FLAGS:
@@ -265,14 +265,14 @@ def test_the_default_workdir_names_config_variant_and_overrides():
 
 def test_the_data_folder_is_the_flag_else_the_variable_else_at_home(monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", "/variable")
-    assert cli.data_dir("/flag") == "/flag"
-    assert cli.data_dir(None) == "/variable"
+    assert environment.data_dir("/flag") == "/flag"
+    assert environment.data_dir(None) == "/variable"
     for unset in ("", None):
         if unset is None:
             monkeypatch.delenv("TFDS_DATA_DIR")
         else:
             monkeypatch.setenv("TFDS_DATA_DIR", unset)
-        assert cli.data_dir(None) == "~/tensorflow_datasets"
+        assert environment.data_dir(None) == "~/tensorflow_datasets"
 
 
 @pytest.mark.parametrize("variable", ["flag", "TFDS_DATA_DIR", "HOME"])
@@ -291,18 +291,18 @@ def test_data_are_prepared_where_they_should_be(tmp_path, monkeypatch, variable)
 def test_programs_are_kept_in_the_users_cache_if_there_is_one(tmp_path, monkeypatch):
     kept = {}
     monkeypatch.setattr(jax.config, "update", kept.__setitem__)
-    cli.use_cache("off")
+    environment.use_cache("off")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", "/dev/null")
-    cli.use_cache(None)
+    environment.use_cache(None)
     assert not kept
     monkeypatch.setenv("HOME", str(tmp_path))
-    cli.use_cache(None)
+    environment.use_cache(None)
     assert kept["jax_compilation_cache_dir"] == str(tmp_path / ".cache/halfway/jax")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    cli.use_cache(None)
+    environment.use_cache(None)
     assert kept["jax_compilation_cache_dir"] == str(tmp_path / "xdg/halfway/jax")
-    cli.use_cache(str(tmp_path / "given"))
+    environment.use_cache(str(tmp_path / "given"))
     assert kept["jax_compilation_cache_dir"] == str(tmp_path / "given")
     assert (tmp_path / "given").is_dir()
 
@@ -311,10 +311,10 @@ def test_each_core_is_a_device_unless_xla_is_told_otherwise(monkeypatch):
     kept = {}
     monkeypatch.setattr(jax.config, "update", kept.__setitem__)
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=1")
-    cli.use_cores()
+    environment.use_cores()
     assert not kept
     monkeypatch.setenv("XLA_FLAGS", "")
-    cli.use_cores()
+    environment.use_cores()
     assert kept == {"jax_num_cpu_devices": len(os.sched_getaffinity(0))}
 
 
@@ -328,10 +328,10 @@ def test_a_config_of_ones_own_that_lacks_a_field_is_named(tmp_path):
 def test_the_recorded_command_can_be_pasted(monkeypatch, digits):
     arguments = ["--config.noise_rates=(0, .5, 1)", "--only=G1"]
     monkeypatch.setattr(sys, "argv", ["prog", *arguments])
-    environment = cli.environment(digits)
-    words = shlex.split(environment["command"])
-    assert environment["data_version"] == digits.version
-    assert environment["data_size"] == "1437 train, 360 test"
+    described = environment.describe(digits)
+    words = shlex.split(described["command"])
+    assert described["data_version"] == digits.version
+    assert described["data_size"] == "1437 train, 360 test"
     assert words[:2] == ["python", "-m"]
     assert words[3:] == arguments
 

@@ -1,0 +1,100 @@
+"""What a run stands on: data folder, devices, compilation cache; versions, commit, data set."""
+
+import importlib.metadata
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import halfway
+from experiments.config_file import ROOT
+from experiments.errors import UserError
+from halfway import data
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas")
+
+
+def data_dir(given: str | None) -> str:
+    """Returns the data folder: the given one, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    return given or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"  # empty is unset
+
+
+def use_cores() -> None:
+    """Makes each core a device of JAX's on a CPU, unless XLA_FLAGS says how many there are.
+
+    Members are spread over devices, which is faster than threads inside one member's operations.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return  # jax_num_cpu_devices would silently win
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    cores = len(affinity(0)) if affinity else os.cpu_count()
+    jax.config.update("jax_num_cpu_devices", cores or 1)
+
+
+def use_cache(given: str | None) -> None:
+    """Keeps compiled programs in a folder, the user's cache by default, where it can be written.
+
+    Raises:
+      UserError: if the given folder cannot be written.
+    """
+    if given == "off":
+        return
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(given or f"{base}/halfway/jax")
+    try:
+        folder = folder.expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        if given:
+            reason = getattr(error, "strerror", error)
+            raise UserError(
+                f"--compilation_cache={folder} cannot be written ({reason}): choose another "
+                "folder, or 'off'"
+            ) from error
+        return  # slower, not wrong
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def describe(dataset: data.Dataset) -> dict[str, Any]:
+    """Returns what a reader needs to repeat the run: command, versions, commit, devices, start.
+
+    Args:
+      dataset: whose version and size are noted.
+    """
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    program = module.name if module else Path(sys.argv[0]).name
+    versions = {"halfway": halfway.__version__, "python": sys.version.split()[0]}
+    versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+    devices = jax.devices()
+    return {
+        "command": f"python -m {shlex.join([program, *sys.argv[1:]])}",
+        "versions": versions,
+        "commit": _commit(),
+        "devices": f"{devices[0].device_kind} ({os.cpu_count()} cores)",
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "data_version": dataset.version,
+        "data_size": f"{len(dataset.train.labels)} train, {len(dataset.test.labels)} test",
+    }
+
+
+def _commit() -> str | None:
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        clean = not git("status", "--porcelain")
+        return git("rev-parse", "HEAD") + ("" if clean else " with uncommitted changes")
+    except (OSError, subprocess.CalledProcessError):
+        return None
