@@ -79,8 +79,8 @@ def _escape(_app: Any, what: str, _name: str, _obj: Any, _opts: Any, lines: list
         parts = _CODE.split(line)
         parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
         lines[index] = _LONE_LETTER.sub(r"\1\\\2.", "".join(parts))
-    if what in ("attribute", "data", "property"):
-        lines.insert(0, "")  # napoleon takes what precedes a colon of the first line for the type
+    if lines and what in ("attribute", "data", "property"):
+        lines[0] = f":{lines[0]}"  # napoleon takes what precedes the first colon for the type
 
 
 def _alias(_app: Any, _what: str, _name: str, _obj: Any, _opts: Any, arguments: Any, result: Any):
@@ -91,9 +91,11 @@ def _alias(_app: Any, _what: str, _name: str, _obj: Any, _opts: Any, arguments: 
     return arguments, result
 
 
-def _skip_fields(_app: Any, what: str, name: str, obj: Any, skip: bool, _opts: Any) -> bool | None:
-    """Leaves out the fields of a NamedTuple, which the docstring of its class describes."""
-    return True if type(obj).__name__ == "_tuplegetter" else None
+def _skip(_app: Any, what: str, name: str, obj: Any, _skip: bool, _opts: Any) -> bool | None:
+    """Leaves out the fields of a NamedTuple, which its class describes, and what flax adds."""
+    is_field = type(obj).__name__ == "_tuplegetter"
+    is_added = name == "replace" and getattr(obj, "__module__", "").startswith("flax")
+    return True if is_field or is_added else None
 
 
 def setup(app: Sphinx) -> None:
@@ -101,4 +103,4 @@ def setup(app: Sphinx) -> None:
     app.add_role("name", _name)
     app.connect("autodoc-process-docstring", _escape, priority=400)  # before napoleon's 500
     app.connect("autodoc-process-signature", _alias)
-    app.connect("autodoc-skip-member", _skip_fields)
+    app.connect("autodoc-skip-member", _skip)

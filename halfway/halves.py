@@ -68,6 +68,14 @@ def split(
     Raises:
       ValueError: if n, overlap or noise_rate is concrete and out of range, or if capacity or
         num_holdout is.
+
+    Examples:
+      >>> labels = jnp.arange(100) % 10
+      >>> a, b, s = halves.split(jax.random.key(0), labels, num_examples=30, num_classes=10)
+      >>> [len(sample.indices) for sample in (a, b, s)]
+      [30, 30, 40]
+      >>> len(set(a.indices.tolist()) & set(b.indices.tolist()))  # disjoint
+      0
     """
     pool = labels.shape[0]
     if capacity is None:
@@ -115,6 +123,12 @@ def add_label_noise(
       labels: `[N]`.
       noise_rate: ρ in [0, 1].
       num_classes: C.
+
+    Examples:
+      >>> labels = jnp.zeros(1000, jnp.int32)
+      >>> noisy = halves.add_label_noise(jax.random.key(0), labels, 0.5, num_classes=2)
+      >>> 0.2 < float(noisy.mean()) < 0.3  # half of the labels are drawn anew, half of them stay 0
+      True
     """
     key_where, key_what = jax.random.split(key)
     replaced = jax.random.uniform(key_where, labels.shape) < noise_rate

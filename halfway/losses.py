@@ -32,6 +32,10 @@ def brier(logits: Array, labels: Array) -> Array:
     Args:
       logits: `[B, C]`.
       labels: `[B]` integers in [0, C).
+
+    Examples:
+      >>> print(losses.brier(jnp.zeros((1, 4)), jnp.array([2])))  # uniform over four classes
+      [0.75]
     """
     _check(logits, labels)
     difference = jax.nn.softmax(logits) - _is_label(logits, labels)
@@ -62,6 +66,10 @@ def margin(logits: Array, labels: Array) -> Array:
     Args:
       logits: `[B, C]`, C ≥ 2.
       labels: `[B]` integers in [0, C).
+
+    Examples:
+      >>> print(losses.margin(jnp.array([[2.0, 0.5, 1.0], [2.0, 0.5, 3.0]]), jnp.array([0, 0])))
+      [-1.  1.]
     """
     _check(logits, labels)
     chex.assert_axis_dimension_gteq(logits, 1, 2)
@@ -83,6 +91,11 @@ def masked_mean(values: Array, mask: Array, axis: int | tuple[int, ...] | None =
       values: any shape.
       mask: booleans, or numbers of which all but 0 select (not weights); broadcast to `values`.
       axis: reduced axes; None reduces all of them.
+
+    Examples:
+      >>> values, mask = jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False])
+      >>> print(losses.masked_mean(values, mask))
+      2.0
     """
     selected = jnp.broadcast_to(jnp.asarray(mask).astype(bool), jnp.shape(values))
     total = jnp.sum(jnp.where(selected, values, 0), axis=axis)

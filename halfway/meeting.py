@@ -44,6 +44,13 @@ def coefficient(own: Array, other: Array) -> Coefficient:
       own: `[P, T]`, F at the points of each walk, the landscape it followed. For learning the first
         value is that of the best constant predictor, not of the random initialization.
       other: `[P, T]`, G at the same points.
+
+    Examples:
+      >>> own = jnp.array([[1.0, 0.5, 0.0], [1.0, 0.25, 0.0]])  # two walks
+      >>> other = jnp.array([[1.0, 0.75, 0.5], [1.0, 1.0, 0.75]])
+      >>> meets = meeting.coefficient(own, other)
+      >>> print(meets.estimate, meets.per_pair)
+      0.375 [0.5  0.25]
     """
     numerators = other[:, 0] - other[:, -1]
     denominators = own[:, 0] - own[:, -1]
@@ -68,6 +75,11 @@ def constant_predictor(labels: Array, mask: Array, num_classes: int) -> Array:
       labels: `[N]`.
       mask: `[N]` bool.
       num_classes: C.
+
+    Examples:
+      >>> logits = meeting.constant_predictor(jnp.array([0, 0, 0, 1]), jnp.ones(4, bool), 2)
+      >>> [f"{share:.2f}" for share in jnp.exp(logits)]
+      ['0.75', '0.25']
     """
     counts = (jax.nn.one_hot(labels, num_classes) * mask[:, None]).sum(0)
     return jnp.log(counts / mask.sum())
@@ -82,6 +94,10 @@ def ceiling(noise_rate: Array, num_classes: int, majority_share: Array) -> Array
       noise_rate: ρ in [0, 1] of B's labels.
       num_classes: C.
       majority_share: m_A, the share of A's majority class.
+
+    Examples:
+      >>> f"{meeting.ceiling(0.4, 10, 0.1):.2f}"  # classes as frequent as each other: 1 − ρ
+      '0.60'
     """
     return (1 - noise_rate) * (1 - 1 / num_classes) / (1 - majority_share)
 
@@ -92,6 +108,11 @@ def local_coefficient(followed: Params, other: Params) -> Array:
     Args:
       followed: u, a pytree or array with replicates on the leading axis of every leaf.
       other: v, of the same shapes.
+
+    Examples:
+      >>> u, v = jnp.array([[1.0, 0.0], [0.0, 2.0]]), jnp.array([[0.5, 3.0], [1.0, 1.0]])
+      >>> print(meeting.local_coefficient(u, v))  # (0.5 + 2) / (1 + 4)
+      0.5
     """
     return _mean_product(followed, other) / _mean_product(followed, followed)
 
@@ -142,6 +163,12 @@ def path_identity(
 
     Raises:
       ValueError: if `num_subdivisions` is below 1 or the walk has fewer than two points.
+
+    Examples:
+      >>> walk = jnp.array([[2.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+      >>> identity = meeting.path_identity(lambda z: (z**2).sum(), walk)
+      >>> print(identity.drop, identity.descents, identity.residual)
+      4.0 [2. 2.] 0.0
     """
     if num_subdivisions < 1:
         raise ValueError(f"num_subdivisions must be at least 1, got {num_subdivisions}")
@@ -178,6 +205,11 @@ def symmetric_gap(own: Array, other: Array) -> Array:
 
     Returns:
       `[...]`.
+
+    Examples:
+      >>> own, other = jnp.array([0.125, 0.0]), jnp.array([0.375, 0.5])
+      >>> print(meeting.symmetric_gap(own, other))
+      0.375
     """
     return (other - own).mean(-1)
 

@@ -139,6 +139,13 @@ def build(config: Mapping[str, Any], *, num_classes: int) -> nn.Module:
 
     Raises:
       ValueError: for an unknown kind, field or activation, naming it and those that exist.
+
+    Examples:
+      >>> module = models.build({"kind": "mlp", "widths": [32]}, num_classes=10)
+      >>> images = jnp.zeros((5, 8, 8, 1))
+      >>> params = jax.jit(module.init)(jax.random.key(0), images)
+      >>> module.apply(params, images).shape
+      (5, 10)
     """
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k != "kind"}
     kind = config.get("kind")

@@ -42,6 +42,16 @@ class Condition:
       learning_rate: constant.
       weight_decay: decoupled.
       batch_size: of a step.
+
+    Examples:
+      >>> condition = pairs.Condition(
+      ...     dataset="digits", architecture="mlp", model={"kind": "mlp", "widths": [128]},
+      ...     num_classes=10, num_examples=600, num_holdout=597, probe_steps=(0, 700),
+      ...     num_pairs=16, seed=0)
+      >>> pairs.Condition(**condition.to_json()) == condition
+      True
+      >>> condition.noise_rate, condition.capacity
+      (0.0, 600)
     """
 
     dataset: str

@@ -63,6 +63,11 @@ def spread(
 
     Returns:
       `(members, *shared) -> pytree`, `[M, ...]` in each leaf; `shared` is the same for all.
+
+    Examples:
+      >>> squares = jax.jit(placement.spread(lambda member, offset: member**2 + offset))
+      >>> print(squares(jnp.arange(3.0), jnp.array(1.0)))
+      [1. 2. 5.]
     """
     mesh = make_mesh() if mesh is None else mesh
 

@@ -150,6 +150,12 @@ def last_finite(values: np.ndarray) -> float:
     return float(finite[-1]) if finite.size else np.nan
 
 
+def check_colors(where: str, number: int) -> None:
+    """Raises ValueError if there are more lines than colours that readers can tell apart."""
+    if number > len(COLORS):
+        raise ValueError(f"{where}: {number} lines; at most {len(COLORS)} and controls")
+
+
 def clip_ends(values: ArrayLike) -> np.ndarray:
     """Returns ends of intervals with infinite ones far outside any view instead."""
     return np.nan_to_num(np.asarray(values, float), nan=np.nan, posinf=1e6, neginf=-1e6)

@@ -15,6 +15,7 @@ from halfway.plot_style import (
     GRID,
     INK,
     MARKERS,
+    check_colors,
     clip_ends,
     label_ends,
     last_finite,
@@ -101,6 +102,8 @@ def calibration(
     slope: tuple[float, float, float] | None = None,
     margin: tuple[float, float] = (0.8, 1.25),
     label: str = "",
+    xlabel: str = "predicted change of B's margin loss, to first order",
+    ylabel: str = "measured change of B's margin loss",
     num_bins: int = 10,
     index: int = 0,
     ax: Axes | None = None,
@@ -112,7 +115,7 @@ def calibration(
       actual: `[B]` change that was measured; `pair`: `[B]` the pair of each example.
       slope: estimate, low, high of the calibration slope, drawn as a line through the origin.
       margin: slopes that count as calibrated, the grey band around the identity.
-      label: written at the slope's line.
+      label: written at the slope's line; `xlabel`, `ylabel`: symbol and words.
       num_bins: bins of equal numbers of examples.
       index: which colour and marker, 0, 1 or 2.
       ax: where to draw, or None for a new figure.
@@ -138,10 +141,7 @@ def calibration(
     if label:
         text = label if slope is None else f"{label}: {slope[0]:.2f}"
         ends.append(((slope[0] if slope else 1.0) * reach, text, color))
-    ax.set(
-        xlabel="predicted change of B's margin loss,\nto first order",
-        ylabel="measured change of B's\nmargin loss",
-    )
+    ax.set(xlabel=wrapped(xlabel, 42), ylabel=wrapped(ylabel, 34))
     ax.locator_params(axis="x", nbins=6)
     label_ends(ax, reach, ends, 0.075)
     return ax
@@ -232,8 +232,7 @@ def budget_curve(
     """
     budgets = np.asarray(budgets, float)
     shown = [name for name in rates if name not in controls]
-    if len(shown) > len(COLORS):
-        raise ValueError(f"budget_curve: {len(shown)} lines; at most {len(COLORS)} and controls")
+    check_colors("budget_curve", len(shown))
     ax = new_figure(4.8, 3.4).subplots() if ax is None else ax
     if decides is not None:
         ax.axvline(decides, color=GRID, lw=6, zorder=0)

@@ -1,9 +1,15 @@
 """Figures of the framework as functions of arrays: `(data..., *, ax=None) -> Axes`.
 
 Nothing here touches pyplot or matplotlib's global settings: where `ax` is None a figure of its
-own is made, reachable as `ax.figure`. Data in at most three colours that colour-blind readers
-can tell apart, controls and references in grey; lines are labelled at their ends. Labels may
-hold symbols written as `M_θ`, which are drawn with a subscript.
+own is made, reachable as `ax.figure`, which a notebook shows after `%matplotlib inline`. Axes of
+your own look like the others if made under the style:
+
+    with plots.style():
+        figure, ax = plt.subplots(1, 2, layout="constrained")
+
+Data in at most three colours that colour-blind readers can tell apart, controls and references
+in grey; lines are labelled at their ends. Labels may hold symbols written as `M_θ`, which are
+drawn with a subscript.
 """
 
 from collections.abc import Sequence
@@ -13,18 +19,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
+from halfway.plot_grids import images, transfer_matrix
+from halfway.plot_learning import dose_response, walks
 from halfway.plot_style import (
     BLUE,
-    COLORS,
     GREY,
     GRID,
     INK,
-    MARKERS,
     VERDICT_MARKS,
-    clip_ends,
     draw_interval,
-    label_ends,
-    last_finite,
     mean_interval,
     new_figure,
     style,
@@ -41,10 +44,13 @@ __all__ = [
     "calibration",
     "dose_response",
     "forest",
+    "images",
     "new_figure",
     "pair_comparison",
     "scatter_transfer_gap",
     "style",
+    "transfer_matrix",
+    "walks",
 ]
 
 
@@ -143,15 +149,23 @@ def pair_comparison(
     """Returns axes with every pair's value beside its controls, a block for each architecture.
 
     Args:
-      values: `[A, P]`, one value a pair.
-      controls: `[A, K, P]`, the same pairs under each control.
+      values: `[A, P]`, one value a pair; `[P]` for one architecture.
+      controls: `[A, K, P]`, the same pairs under each control; `[K, P]` likewise.
       names: `[A]` architectures; `treatment` and `control_names` `[K]` name the rows.
       xlabel: the quantity, symbol and words.
       intervals: `[A, 1 + K, 3]` estimate, low, high; None: mean and t interval over pairs.
       threshold: where a line is drawn, or None.
       ax: where to draw, or None for a new figure.
     """
-    values, controls = np.asarray(values, float), np.asarray(controls, float)
+    values = np.atleast_2d(np.asarray(values, float))
+    controls = np.asarray(controls, float)
+    controls = controls[None] if controls.ndim == 2 else controls
+    wanted = (len(names), len(control_names), values.shape[1])
+    if values.shape[:1] != wanted[:1] or controls.shape != wanted:
+        raise ValueError(
+            f"pair_comparison: values {values.shape} and controls {controls.shape} of "
+            f"{len(names)} names and {len(control_names)} controls; they are [A, P] and [A, K, P]"
+        )
     blocks = np.concatenate([values[:, None], controls], axis=1)
     num_blocks, num_rows, _ = blocks.shape
     given = None if intervals is None else np.asarray(intervals, float)
@@ -180,71 +194,3 @@ def pair_comparison(
     ax.set(ylim=(min(ticks) - 0.6, 0.6), xlabel=wrapped(xlabel, 36))
     ax.spines["left"].set_visible(False)
     return ax
-
-
-@styled
-def dose_response(
-    rates: ArrayLike,
-    estimates: ArrayLike,
-    low: ArrayLike,
-    high: ArrayLike,
-    *,
-    names: Sequence[str],
-    ceiling: ArrayLike,
-    training_accuracy: ArrayLike | None = None,
-    ax: Sequence[Axes] | np.ndarray | None = None,
-) -> np.ndarray:
-    """Returns axes `[2 or 3]`, one below the other: M_θ, its share of the ceiling, training.
-
-    Args:
-      rates: `[R]` label-noise rates, ascending; every axes shares them.
-      estimates, low, high: `[A, R]` M_θ in error and its interval for each architecture.
-      names: `[A]`, at most three.
-      ceiling: `[R]`, what a perfect predictor reaches, 1 − ρ; no share is drawn where it is 0.
-      training_accuracy: `[A, R]` mean over models, or None for no third axes.
-      ax: two or three axes, or None for a new figure.
-    """
-    rates, limit = np.asarray(rates, float), np.asarray(ceiling, float)
-    num_axes = 2 if training_accuracy is None else 3
-    if ax is None:
-        heights = [1.7, 1.7, 0.8][:num_axes]
-        figure = new_figure(4.8, 0.8 + 1.5 * sum(heights))
-        ax = figure.subplots(num_axes, 1, sharex=True, height_ratios=heights)
-    axes_list = list(np.asarray(ax, object))
-    share = np.where(limit > 0, 1 / np.where(limit > 0, limit, 1), np.nan)
-    panels = [
-        ("M_θ in error", np.ones_like(limit), limit, "ceiling 1 − ρ"),
-        ("M_θ/(1 − ρ), share of\nthe ceiling reached", share, limit * share, "ceiling"),
-    ]
-    for axes, (name_y, scale, line, word) in zip(axes_list, panels, strict=False):
-        axes.plot(rates, line, color=GREY, lw=1.4, ls=(0, (5, 3)))
-        axes.axhline(0, color=GREY, lw=0.8)
-        bands = [np.asarray(values, float) * scale for values in (estimates, low, high)]
-        ends = []
-        for name, color, marker, middle, under, over in zip(
-            names, COLORS, MARKERS, *bands, strict=False
-        ):
-            axes.fill_between(
-                rates, clip_ends(under), clip_ends(over), color=color, alpha=0.2, lw=0
-            )
-            axes.plot(rates, middle, color=color, marker=marker, ms=5)
-            ends.append((last_finite(middle), name, color))
-        # The control of the rule: a model that ignores the labels reaches 0.
-        least, most = np.nanmin(bands[0]), max(1.0, np.nanmax(bands[0]))
-        axes.set(ylim=(min(least, 0) - 0.06, most + 0.08), ylabel=symbols(name_y))
-        shown = np.flatnonzero(np.isfinite(line))
-        place = rates[shown[len(shown) // 2]], line[shown[len(shown) // 2]]
-        axes.annotate(word, place, (5, 4), textcoords="offset points", color=GREY, fontsize=9)
-        if axes is axes_list[1]:  # where the lines end apart; the first axes has the same colours
-            label_ends(axes, float(rates[shown[-1]]), ends, 0.13)
-    if training_accuracy is not None:
-        for name, color, marker, values in zip(
-            names, COLORS, MARKERS, np.asarray(training_accuracy, float), strict=False
-        ):
-            axes_list[2].plot(rates, values, color=color, marker=marker, ms=4, lw=1.2, label=name)
-        axes_list[2].axhline(0.95, color=GREY, lw=1, ls=(0, (5, 3)))
-        axes_list[2].margins(y=0.25)
-        label_ends(axes_list[2], axes_list[2].get_xlim()[1], [(0.95, "gate .95", GREY)], 0.2)
-        axes_list[2].set(ylabel="training\naccuracy")
-    axes_list[-1].set(xlabel="ρ, label-noise rate", xticks=rates)
-    return np.asarray(ax)

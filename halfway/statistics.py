@@ -127,6 +127,11 @@ def fieller(
       confidence: in (0, 1).
 
     Source: Fieller (1954), solved for c − M̂ on linearized values, where nothing cancels.
+
+    Examples:
+      >>> found = statistics.fieller([0.5, 0.6, 0.4, 0.5], [1.0, 1.1, 0.9, 1.0])
+      >>> f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
+      '0.500 [0.425, 0.557]'
     """
     level = _quantile_level(confidence)
     (num, den), num_excluded = _valid(numerators, denominators)
@@ -155,6 +160,11 @@ def linearized(numerators: ArrayLike, denominators: ArrayLike) -> Linearized:
       denominators: `[P]`.
 
     Source: Cochran, *Sampling Techniques* (1977), section 6.4.
+
+    Examples:
+      >>> linear = statistics.linearized([0.5, 0.7], [1.0, 1.0])
+      >>> round(linear.ratio, 3), linear.values.round(3).tolist()
+      (0.6, [-0.1, 0.1])
     """
     valid = _valid_mask(num := _column(numerators), den := _column(denominators))
     values = np.full(num.shape, np.nan)
@@ -176,6 +186,11 @@ def mean_test(
       threshold: boundary of the null, in the units of values.
       alternative: the side of the threshold that the claim is on.
       confidence: in (0, 1), of the interval.
+
+    Examples:
+      >>> test = statistics.mean_test([0.8, 1.1, 0.9, 1.2], 0.0, alternative="greater")
+      >>> f"{test.estimate:.2f} [{test.low:.2f}, {test.high:.2f}], p = {test.p_value:.4f}"
+      '1.00 [0.71, 1.29], p = 0.0008'
     """
     ones = np.ones(_column(values).shape)
     return ratio_test(values, ones, threshold, alternative=alternative, confidence=confidence)
@@ -234,6 +249,12 @@ def ratio_difference(
       confidence: in (0, 1), of the interval.
 
     Source: framework.md, Definition 1; Welch (1947).
+
+    Examples:
+      >>> one, two = ([0.8, 0.9, 0.8], [1.0, 1.1, 1.0]), ([0.2, 0.3, 0.2], [1.0, 1.0, 1.0])
+      >>> test = statistics.ratio_difference(*one, *two, alternative="greater", paired=True)
+      >>> round(test.estimate, 3), test.p_value < 0.01
+      (0.573, True)
     """
     _check_alternative(alternative)
     _check_threshold(threshold)
@@ -284,6 +305,11 @@ def mean_equivalence(
       high: upper margin; above low.
       confidence: in (0, 1), of the interval. The TOST at level α holds where the interval of
         confidence 1 − 2α lies within the margins: p_value < .05 belongs to the 90 % interval.
+
+    Examples:
+      >>> test = statistics.mean_equivalence([0.01, -0.02, 0.0, 0.01], -0.05, 0.05)
+      >>> test.p_value < 0.05  # within the margins, which a p-value of "≠ 0" could not say
+      True
     """
     ones = np.ones(_column(values).shape)
     return ratio_equivalence(values, ones, low, high, confidence=confidence)
@@ -383,6 +409,10 @@ def holm(p_values: ArrayLike, family_size: int) -> np.ndarray:
 
     Formula: of p sorted ascending, the running maximum of (family_size − i) p_i, i from 0.
     Source: Holm (1979).
+
+    Examples:
+      >>> statistics.holm([0.001, 0.01], family_size=20).round(3).tolist()  # 18 more were not run
+      [0.02, 0.19]
     """
     p = _column(p_values)
     if not (inside := (p >= 0) & (p <= 1)).all():
@@ -408,6 +438,11 @@ def auc(scores: ArrayLike, positive: ArrayLike, strata: ArrayLike | None = None)
       strata: `[B]`, labels of any sortable type; None: one stratum.
 
     Formula: Mann–Whitney, from the mid-ranks of the positives within their stratum.
+
+    Examples:
+      >>> found = statistics.auc([0.1, 0.4, 0.8, 0.9], [False, True, False, True])
+      >>> found.concordant / found.comparable
+      0.75
     """
     score, is_positive = _column(scores), np.asarray(positive, bool)
     label = np.zeros(score.size) if strata is None else np.asarray(strata)
@@ -440,6 +475,11 @@ def slope(x: ArrayLike, y: ArrayLike) -> SlopeSums:
     Args:
       x: `[B]`, the predictor.
       y: `[B]`, the outcome.
+
+    Examples:
+      >>> sums = statistics.slope([0.0, 1.0, 2.0], [1.0, 3.0, 5.0])
+      >>> sums.numerator / sums.denominator
+      2.0
     """
     columns = _columns(x, y)
     if not _valid_mask(*columns).all():

@@ -101,6 +101,12 @@ def index_stream(
       capacity: static, at least n.
       num_steps: batches.
       batch_size: of each.
+
+    Examples:
+      >>> stream = training.index_stream(
+      ...     jax.random.key(0), 4, capacity=4, num_steps=4, batch_size=2)
+      >>> [sorted(epoch.tolist()) for epoch in stream.reshape(2, 4)]  # each epoch sees all once
+      [[0, 1, 2, 3], [0, 1, 2, 3]]
     """
     total = num_steps * batch_size
     valid = jnp.arange(capacity) < num_examples
@@ -134,6 +140,14 @@ def fit(
 
     Raises:
       ValueError: if `probe_steps` is empty or does not increase.
+
+    Examples:
+      >>> def step(state, i):
+      ...     return training.TrainState(state.params * 0.5, (), state.step + 1)
+      >>> start = training.TrainState(jnp.array(8.0), (), jnp.array(0))
+      >>> state, seen = training.fit(step, lambda params: params, start, probe_steps=(0, 1, 3))
+      >>> print(state.step, seen)
+      3 [8. 4. 1.]
     """
     stops = tuple(int(s) for s in probe_steps)
     if not stops or stops[0] < 0 or any(a >= b for a, b in itertools.pairwise(stops)):

@@ -17,6 +17,10 @@ Denominator = Literal["all", "target_correct", "both_correct"]
 DENOMINATORS: tuple[Denominator, ...] = ("all", "target_correct", "both_correct")
 
 
+_LEVELS = 1 << 23
+"""How many values a uniform draw in float32 has."""
+
+
 class Evaluation(NamedTuple):
     """One model on one set of points: attack loss `[..., B]` and correctness `[..., B]` bool."""
 
@@ -82,6 +86,13 @@ def matched_noise(
       x: `[B, ...]` within bounds.
       adversarial: `[B, ...]`, whose norms are matched example by example.
       bounds: of the box.
+
+    Examples:
+      >>> x = jnp.full((1, 6), 0.5)
+      >>> adversarial = x + 0.125 * jnp.array([[1.0, -1.0, 1.0, 0.0, 0.0, 0.0]])
+      >>> noise = transfer.matched_noise(jax.random.key(0), x, adversarial)
+      >>> sorted(jnp.abs(noise.points - x)[0].tolist()), noise.matched.tolist()
+      ([0.0, 0.0, 0.0, 0.125, 0.125, 0.125], [True])
     """
     low, high = bounds
     flat = x.reshape(x.shape[0], -1)
@@ -97,13 +108,39 @@ def matched_noise(
     coin = jax.random.bernoulli(key_sign, shape=flat.shape)
     sign = jnp.where(up & (coin | ~down), 1.0, -1.0)
     # Pixels that can move in neither direction come last in the random order.
-    draws = jnp.where(up | down, jax.random.uniform(key_where, flat.shape), 2.0)
-    rank = jnp.argsort(jnp.argsort(draws, -1), -1)
-    step = jnp.where(rank < count, size, jnp.where(rank == count, rest, 0.0))
+    draws = jax.random.uniform(key_where, flat.shape) * _LEVELS
+    draws = jnp.where(up | down, draws.astype(jnp.int32), _LEVELS)
+    first, next_one = _select(draws, count.astype(jnp.int32))
+    step = jnp.where(first, size, jnp.where(next_one, rest, 0.0))
     movable = (up | down).sum(-1, keepdims=True)
     matched = (count + (rest > 1e-3 * safe) <= movable)[:, 0]
     points = jnp.clip(flat + sign * jnp.where(up | down, step, 0.0), low, high)
     return Perturbed(points.reshape(x.shape), matched)
+
+
+def _select(draws: Array, count: Array) -> tuple[Array, Array]:
+    """Returns masks `[B, N]`: of the `count` lowest draws, and of the one that follows.
+
+    Among equal draws the first come first. The value of rank `count` is found by bisection: XLA's
+    sort takes most of a transfer's time on a CPU.
+
+    Args:
+      draws: `[B, N]` integers in [0, `_LEVELS`].
+      count: `[B, 1]`, at least 0; from N on there is no one that follows.
+    """
+
+    def halve(_, interval):
+        low, high = interval
+        middle = (low + high) // 2
+        enough = (draws <= middle).sum(-1, keepdims=True) > count
+        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+
+    # The least value that more than `count` draws do not exceed; beyond all where there is none.
+    ends = jnp.zeros_like(count), jnp.full_like(count, _LEVELS + 1)
+    value, _ = lax.fori_loop(0, _LEVELS.bit_length(), halve, ends)
+    equal, lower = draws == value, draws < value
+    place = lower.sum(-1, keepdims=True) + jnp.cumsum(equal, -1) - 1
+    return lower | (equal & (place < count)), equal & (place == count)
 
 
 def other_example(
@@ -230,6 +267,19 @@ def coefficient(matrix: TransferMatrix) -> Array:
 
     Args:
       matrix: outcomes.
+
+    Examples:
+      >>> def seen(loss):
+      ...     return transfer.Evaluation(jnp.array(loss), correct=jnp.array(loss) < 0)
+      >>> matrix = transfer.TransferMatrix(  # one surrogate, two targets, two examples
+      ...     surrogate={"clean": seen([[-1.0, -3.0]]), "attack": seen([[1.0, 1.0]])},
+      ...     target={"clean": seen([[-1.0, -2.0], [-1.0, -1.0]]),
+      ...             "attack": seen([[[1.0, -1.0], [-1.0, -1.0]]])},
+      ...     matched={}, norm=jnp.ones((1, 2)))
+      >>> print(transfer.coefficient(matrix))
+      [[0.5 0. ]]
+      >>> print(transfer.success(matrix, "target_correct").num_fooled)
+      [[1 0]]
     """
     own = matrix.surrogate["attack"].loss - matrix.surrogate["clean"].loss
     return increase(matrix).sum(-1) / own.sum(-1)[:, None]
@@ -295,6 +345,14 @@ def first_order(
       labels: `[B]`, clean.
       threat: gives s, the dual norm and the size of the step.
       loss_fn: attack loss.
+
+    Examples:
+      >>> a, b = jnp.array([[1.0, -1.0], [1.0, -1.0]]), jnp.array([[1.0, -1.0], [-1.0, 1.0]])
+      >>> x, labels = jnp.full((1, 2), 0.5), jnp.zeros(1, jnp.int32)
+      >>> found = transfer.first_order(
+      ...     lambda x: x @ a, lambda x: x @ b, x, labels, threat=attacks.linf(0.1))
+      >>> print(found.tau)  # what B gains in one pixel it loses in the other
+      [0.]
     """
 
     def gradient(logits_fn):

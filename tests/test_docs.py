@@ -38,7 +38,7 @@ def find_examples(name):
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings_run(name):
     said = []
-    runner = doctest.DocTestRunner(optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
+    runner = doctest.DocTestRunner()
     for test in find_examples(name):
         runner.run(test, out=said.append)
     assert runner.failures == 0, "".join(said)
@@ -83,11 +83,8 @@ def test_objects_of_the_library_that_pages_name_exist():
     assert len(named) > 30
     for name in named:
         # A link leads to where an object is defined, not to where it is exported again.
-        found = resolve(name)
-        assert getattr(found, "__module__", name) in (
-            name,
-            *(name.rsplit(".", n)[0] for n in (1, 2)),
-        )
+        home = getattr(resolve(name), "__module__", name)
+        assert f"{name}.".startswith(f"{home}."), (name, home)
 
 
 # Messages
@@ -146,8 +143,8 @@ def test_every_rule_of_a_config_field_is_on_the_page():
         (node.elts[0].value, fragments(literal(node.elts[2])))
         for node in ast.walk(tree)
         if isinstance(node, ast.Tuple) and len(node.elts) == 3
-        if isinstance(node.elts[0], ast.Constant) and isinstance(node.elts[1], ast.expr)
-        if not isinstance(node.elts[1], ast.Constant)
+        if isinstance(node.elts[0], ast.Constant)
+        if isinstance(node.elts[1], ast.Compare | ast.BoolOp | ast.Call)
     ]
     assert len(rules) > 15
     for field, (rule,) in rules:

@@ -564,3 +564,17 @@ def test_evaluate_by_hand():
     out = transfer.evaluate(lambda x: logits, jnp.zeros((2, 1)), jnp.array([0, 2]))
     np.testing.assert_allclose(out.loss, [-1.0, 2.0])
     assert out.correct.tolist() == [True, False]
+
+
+# Choosing pixels
+
+
+def test_selection_is_that_of_a_stable_sort():
+    key_draws, key_count = jax.random.split(jax.random.key(0))
+    for levels in (3, 50, transfer._LEVELS):  # with many ties, some, and almost none
+        draws = jax.random.randint(key_draws, (200, 40), 0, levels + 1)
+        count = jax.random.randint(key_count, (200, 1), 0, 44)  # beyond all 40, too
+        first, following = transfer._select(draws, count)
+        rank = np.argsort(np.argsort(draws, -1, kind="stable"), -1)
+        np.testing.assert_array_equal(first, rank < np.asarray(count))
+        np.testing.assert_array_equal(following, rank == np.asarray(count))

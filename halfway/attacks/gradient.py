@@ -56,6 +56,17 @@ def pgd(
     Raises:
       ValueError: for counts or a step outside these ranges, and for several restarts without a
         random start, which would all be the same walk.
+
+    Examples:
+      >>> def logits_fn(x):
+      ...     return (x - 0.5) @ jnp.array([[1.0, -1.0], [1.0, -1.0]])
+      >>> x, labels = jnp.array([[0.625, 0.5], [0.875, 0.875]]), jnp.array([0, 0])
+      >>> threat = attacks.linf(0.125)
+      >>> found = attacks.pgd(logits_fn, jax.random.key(0), x, labels, threat=threat)
+      >>> found.success.tolist(), found.queries.tolist()
+      ([True, False], [21, 21])
+      >>> print(found.adversarial[1])
+      [0.75 0.75]
     """
     _check(x, labels, num_steps, relative_step, num_restarts, random_start)
     goal = base.objective(logits_fn, labels, loss_fn, targets)

@@ -122,6 +122,14 @@ def linf(epsilon: Any, bounds: Bounds = (0.0, 1.0)) -> Threat:
     Raises:
       ValueError: for a negative, infinite or NaN epsilon, or bounds that are not increasing. Traced
         values are not checked.
+
+    Examples:
+      >>> threat = attacks.linf(0.125)
+      >>> x = jnp.array([[0.5, 0.95]])
+      >>> print(threat.project(x + 0.3, x))  # the budget, and the bounds [0, 1]
+      [[0.625 1.   ]]
+      >>> print(threat.steepest(jnp.array([[-2.0, 0.0]])))
+      [[-1.  0.]]
     """
     return _make(epsilon, bounds, LINF)
 
