@@ -1,9 +1,10 @@
-"""Settings of the documentation: `python -m sphinx -W --keep-going docs site`."""
+"""Settings of the documentation: `python -m sphinx -W --keep-going docs site/html`."""
 
 import re
 from typing import Any
 
 from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 from numpy.typing import ArrayLike
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyXRefRole
@@ -32,6 +33,8 @@ exclude_patterns = ["figures"]
 smartquotes_action = "D"  # dashes only
 
 nb_execution_mode = "off"  # notebooks are shown with the outputs that they are committed with
+myst_enable_extensions = ["dollarmath"]
+html_math_renderer = "mathml"  # rendered by browsers themselves: no script, no network
 myst_heading_anchors = 3  # so that pages can link to each other's headings
 
 # The pages of the modules are written to docs/api/ from the list in docs/api.md.
@@ -98,9 +101,20 @@ def _skip(_app: Any, what: str, name: str, obj: Any, _skip: bool, _opts: Any) ->
     return True if is_field or is_added else None
 
 
+def _formula(translator: Any, node: nodes.math) -> None:
+    translator.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def _displayed_formula(translator: Any, node: nodes.math_block) -> None:
+    translator.body.append(tex2mathml(node.astext(), as_block=True))
+    raise nodes.SkipNode
+
+
 def setup(app: Sphinx) -> None:
     """Registers the above."""
     app.add_role("name", _name)
+    app.add_html_math_renderer("mathml", (_formula, None), (_displayed_formula, None))
     app.connect("autodoc-process-docstring", _escape, priority=400)  # before napoleon's 500
     app.connect("autodoc-process-signature", _alias)
     app.connect("autodoc-skip-member", _skip)

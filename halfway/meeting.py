@@ -1,7 +1,7 @@
 """The framework: how far a walk down one landscape descends another.
 
-Definitions and propositions are named as in the README (D1, D2, P1, P2). Everything is a function
-of arrays or of a `loss_fn(params)`, and works under `jit`, `vmap` and `grad`.
+Definitions and propositions are named as in docs/framework.md (D1, D2, P1, P2). Everything is a
+function of arrays or of a `loss_fn(params)`, and works under `jit`, `vmap` and `grad`.
 """
 
 from collections.abc import Callable

@@ -2,17 +2,15 @@
 
 Shapes in docstrings use these letters, always in this order from the left:
 
-| letter | counts |
-| --- | --- |
-| `M` | members of an ensemble |
-| `P` | pairs of a population; `[P, 2]` is (θ_A, θ_B) of each |
-| `T` | points on a walk or a path |
-| `K` | surrogates |
-| `E` | budgets |
-| `B` | examples of a batch |
-| `N` | examples of a data set, a half or a sample |
-| `C` | classes |
-| `H W D` | height, width and depth (channels) of an image |
+- `M`: members of an ensemble
+- `P`: pairs of a population; `[P, 2]` is (θ_A, θ_B) of each
+- `T`: points on a walk or a path
+- `K`: surrogates
+- `E`: budgets
+- `B`: examples of a batch
+- `N`: examples of a data set, a half or a sample
+- `C`: classes
+- `H W D`: height, width and depth (channels) of an image
 """
 
 from collections.abc import Callable
