@@ -184,7 +184,8 @@ def parse(
         rest = values(argv)
     except flags.UnrecognizedFlagError as error:
         close = difflib.get_close_matches(error.flagname, takes, n=1)
-        hint = f"did you mean --{close[0]}?" if close else f"there are --{', --'.join(takes)}"
+        there = f"there are --{', --'.join(takes)}" if takes else "there are none here"
+        hint = f"did you mean --{close[0]}?" if close else there
         raise UserError(f"unknown flag --{error.flagname}: {hint}") from error
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(config_file.explain(error, fresh)) from error

@@ -1,12 +1,12 @@
 """Runs side by side: what differs in their settings first, then every verdict and effect."""
 
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments import wording
+from experiments import columns, wording
 from experiments.family import FAMILY
-
-_WIDTH = 100
 
 
 class Summary(NamedTuple):
@@ -41,7 +41,7 @@ def settings(
         "config file": stored.get("name"),
         "data version": environment.get("data_version"),
         "data checksum": str(stored.get("data_checksum"))[:12],
-        "commit": commit[:10] + (" +changes" if changes else ""),
+        "commit": commit[:8] + (" +changes" if changes else ""),
         "devices": f"{stored.get('num_devices')} × {environment.get('devices')}",
         **{f"{package} version": version for package, version in versions.items()},
     }
@@ -63,23 +63,42 @@ def text(runs: Sequence[Summary]) -> str:
 
 def _differences(runs: Sequence[Summary], letters: Sequence[str]) -> list[str]:
     names = list(dict.fromkeys(name for run in runs for name in run.settings))
-    different = [name for name in names if len({repr(run.settings.get(name)) for run in runs}) > 1]
+    different = {
+        name: [_show(run.settings.get(name)) for run in runs]
+        for name in names
+        if len({repr(run.settings.get(name)) for run in runs}) > 1
+    }
     if not different:
         return ["The settings do not differ."]
-    first = max(map(len, different))
-    width = (_WIDTH - 2 - first) // len(runs) - 2
-    lines = [f"What differs{' ' * (first - 10)}  {'  '.join(one.ljust(width) for one in letters)}"]
-    for name in different:
-        cells = [_short(run.settings.get(name), width) for run in runs]
-        lines.append(f"  {name.ljust(first)}  {'  '.join(cells)}")
-    return [line.rstrip() for line in lines]
+    # Never cut: the end of a long value may be all that differs.
+    width = (columns.WIDTH - max(map(len, different)) - 2) // len(runs) - 2
+    short = {name: cells for name, cells in different.items() if max(map(len, cells)) <= width}
+    rows = [(f"  {name}", *cells) for name, cells in short.items()]
+    lines = columns.align([("What differs", *letters), *rows]) if rows else ["What differs"]
+    for name in (name for name in different if name not in short):
+        lines += [f"  {name}", *_long(different[name], letters)]
+    return lines
 
 
-def _short(value: Any, width: int) -> str:
-    plain = "–" if value is None else " ".join(str(value).split())
-    if len(plain) > width:
-        plain = plain[: max(1, width - 1)] + "…"
-    return plain.ljust(width)
+def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_show, value)) or "()"
+    return "–" if value is None else " ".join(str(value).split())
+
+
+def _long(cells: Sequence[str], letters: Sequence[str]) -> list[str]:
+    """Returns each value once, wrapped, behind the letters of the runs that have it."""
+    who: dict[str, list[str]] = {}
+    for letter, cell in zip(letters, cells, strict=True):
+        who.setdefault(cell, []).append(letter)
+    first = max(len(" ".join(those)) for those in who.values())
+    lines = []
+    for cell, those in who.items():
+        head = f"    {' '.join(those).ljust(first)}  "
+        lines += textwrap.wrap(
+            cell, columns.WIDTH, initial_indent=head, subsequent_indent=" " * len(head)
+        )
+    return lines
 
 
 def _verdicts(runs: Sequence[Summary], letters: Sequence[str]) -> list[str]:
@@ -87,28 +106,27 @@ def _verdicts(runs: Sequence[Summary], letters: Sequence[str]) -> list[str]:
     for name, claim in FAMILY:
         if not any(name in run.verdicts for run in runs):
             continue
-        rows = [_row(run.verdicts.get(name)) for run in runs]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines.append(f"{name}  {claim}")
-        for letter, row in zip(letters, rows, strict=True):
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            lines.append(f"  {letter}  {'  '.join(cells)}".rstrip())
+        rows = [
+            (f"  {letter}", *_row(run.verdicts.get(name)))
+            for letter, run in zip(letters, runs, strict=True)
+        ]
+        lines += [f"{name}  {claim}", *columns.align(rows)]
     return lines or ["No hypothesis was decided."]
 
 
 def _row(verdict: Mapping[str, Any] | None) -> tuple[str, ...]:
     if verdict is None:
         return "not run", "", "", "", ""
-    low, high = verdict["interval"]
-    effect = wording.format_estimate(
-        verdict["effect"],
-        float("-inf") if low is None else low,
-        float("inf") if high is None else high,
+    effect, (low, high) = verdict["effect"], verdict["interval"]  # null stands for not finite
+    estimate = wording.format_estimate(
+        math.nan if effect is None else effect,
+        -math.inf if low is None else low,
+        math.inf if high is None else high,
     )
     p_value = wording.format_p(verdict["p_adjusted"])
     return (
         verdict["verdict"],
-        effect,
+        estimate,
         f"adjusted p {p_value}",
         f"{verdict['num_pairs']} pairs",
         f"evidence {verdict['evidence']}",

@@ -6,23 +6,26 @@ A setting that fails does not stop the others. The same command again runs what 
 on several machines may share the folder.
 """
 
+import contextlib
+import math
 import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from experiments import cli, files, sweep_file, wording
+from experiments import cli, columns, files, sweep_file, wording
 from experiments.errors import UserError
+from experiments.runs import Identity
 from experiments.sweep_file import Setting
 
-_SHOWN = 38  # columns of a setting's name in the printed table
+_PASSED_ON = ("data_dir", "compilation_cache")
 
 
 def main(options: cli.Options) -> None:
@@ -33,20 +36,55 @@ def main(options: cli.Options) -> None:
     root = Path(options.workdir or f"runs/{sweep.name}")
     first, every = _shard(options.shard)
     mine = sweep.settings[first - 1 :: every]
-    passed_on = [
-        f"--{name}={value}"
-        for name in ("data_dir", "compilation_cache")
-        if (value := getattr(options, name))
-    ]
+    given = [(name, getattr(options, name)) for name in _PASSED_ON]
+    passed_on = [f"--{name}={value}" for name, value in given if value is not None]
     if options.dry_run:
-        for setting in mine:
-            state = "finished" if is_finished(root / setting.name, setting) else "to run"
-            print(f"{state:9} {shlex.join(_command(root, setting, passed_on)[1:])}")
+        _announce(root, mine, passed_on)
         return
-    try:
+    with _writing(root):
         root.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the child as Ctrl-C does
+    failures = _run_all(root, mine, passed_on)
+    table = tabulate(root, sweep.settings)
+    with _writing(root):
+        files.write_table(root / "sweep.parquet", table)
+        files.write_whole(root / "sweep.csv", table.to_csv(index=False).encode())
+    print(f"\n{format_table(table)}\n\n{root / 'sweep.csv'}")
+    if failures:
+        names = "; ".join(f"{name} ({reason})" for name, reason in failures.items())
+        print(f"{len(failures)} of {len(mine)} settings failed: {names}", file=sys.stderr)
+        sys.exit(1)
+
+
+@contextlib.contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"--workdir={root} cannot be written ({error.strerror})") from error
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text or "1/1")
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"--shard={text} must be i/n with 1 <= i <= n, e.g. --shard=1/4")
+    return int(match[1]), int(match[2])
+
+
+def _command(root: Path, setting: Setting, passed_on: Sequence[str]) -> list[str]:
+    """Returns the arguments of Python that run a setting."""
+    program = ["-m", "experiments.reproduce"]
+    return [*program, *setting.arguments, f"--workdir={root / setting.name}", *passed_on]
+
+
+def _announce(root: Path, mine: Sequence[Setting], passed_on: Sequence[str]) -> None:
+    for setting in mine:
+        state = "finished" if is_finished(root / setting.name, setting) else "to run"
+        print(f"{state:9} python {shlex.join(_command(root, setting, passed_on))}")
+
+
+def _run_all(root: Path, mine: Sequence[Setting], passed_on: Sequence[str]) -> dict[str, str]:
+    """Returns why settings failed, by name; says on the way which one runs."""
     failures = {}
     for number, setting in enumerate(mine, 1):
         where = f"[{number}/{len(mine)}] {setting.name}"
@@ -60,26 +98,7 @@ def main(options: cli.Options) -> None:
         print(f"{where}: {f'failed, {reason}' if reason else 'finished'} ({taken})", flush=True)
         if reason:
             failures[setting.name] = reason
-    table = tabulate(root, sweep.settings)
-    files.write_table(root / "sweep.parquet", table)
-    files.write_whole(root / "sweep.csv", table.to_csv(index=False).encode())
-    print("\n" + format_table(table) + f"\n\n{root / 'sweep.csv'}")
-    if failures:
-        names = "; ".join(f"{name} ({reason})" for name, reason in failures.items())
-        print(f"{len(failures)} of {len(mine)} settings failed: {names}", file=sys.stderr)
-        sys.exit(1)
-
-
-def _shard(text: str | None) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text or "1/1")
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise UserError(f"--shard={text} must be i/n with 1 <= i <= n, e.g. --shard=1/4")
-    return int(match[1]), int(match[2])
-
-
-def _command(root: Path, setting: Setting, passed_on: Sequence[str]) -> list[str]:
-    program = [sys.executable, "-m", "experiments.reproduce"]
-    return [*program, *setting.arguments, f"--workdir={root / setting.name}", *passed_on]
+    return failures
 
 
 def _run(root: Path, setting: Setting, passed_on: Sequence[str]) -> str:
@@ -88,34 +107,54 @@ def _run(root: Path, setting: Setting, passed_on: Sequence[str]) -> str:
     A process of its own: what kills it, memory or a fault, spares the others.
     """
     log = root / f"{setting.name}.log"
-    with log.open("w", encoding="utf-8") as file:
+    # Another process may be writing to it: added to, never emptied.
+    with _writing(root), log.open("ab") as file:
+        before = file.tell()
         process = subprocess.Popen(
-            _command(root, setting, passed_on), stdout=file, stderr=subprocess.STDOUT
+            [sys.executable, *_command(root, setting, passed_on)],
+            stdout=file,
+            stderr=subprocess.STDOUT,
         )
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:
-            try:
-                process.wait(3)  # a terminal has told it too
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGINT)
-                process.wait()
-            raise
-    if code == 0:
-        return ""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    said = lines[-1].removeprefix("error: ") if lines else "no output"
-    return f"killed by signal {-code}" if code < 0 else said
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        _stop(process)
+        raise
+    if code < 0:
+        return f"killed by signal {-code}"
+    return _last_words(log.read_bytes()[before:]) if code else ""
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Ends a process; a run may be killed at any time, since all of its files are written whole."""
+    try:
+        process.wait(3)  # a terminal has told it too
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+
+
+def _last_words(output: bytes) -> str:
+    lines = [line.strip() for line in output.decode(errors="replace").splitlines()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or [line for line in lines if line] or ["no output"])[-1]
 
 
 def is_finished(folder: Path, setting: Setting) -> bool:
-    """Returns whether a folder holds this very setting with verdicts on all of its hypotheses."""
+    """Returns whether a folder holds this very run with verdicts on all hypotheses and its report.
+
+    Nothing is loaded but two small files. Of what identifies a run the checksum of the data is
+    left out, which only reading them would tell; the report is written last.
+    """
     try:
-        stored = files.read_json(folder / "config.json")["config"]
+        stored = files.read_json(folder / "config.json")
         decided = {verdict["id"] for verdict in files.read_json(folder / "verdicts.json")}
+        same = Identity(setting.run_name, setting.config.to_dict(), stored["data_checksum"])
+        identical = all(stored[name] == value for name, value in same.to_json().items())
     except files.UNREADABLE:
         return False
-    return cli.plain(setting.config) == stored and set(setting.hypotheses) <= decided
+    written = (folder / "report.html").is_file()
+    return identical and written and set(setting.hypotheses) <= decided
 
 
 def tabulate(root: Path, settings: Sequence[Setting]) -> pd.DataFrame:
@@ -154,29 +193,36 @@ def _cell(value: Any) -> Any:
 
 
 def format_table(table: pd.DataFrame) -> str:
-    """Returns the table as text of at most 100 columns."""
-    rows = [("setting", "id", "verdict", "effect [95 % interval]", "pairs", "evidence")]
-    for row in table.to_dict("records"):
-        name = str(row["setting"])
-        name = name if len(name) <= _SHOWN else name[: _SHOWN - 1] + "…"
-        if row["status"] != "finished":
-            rows.append((name, row["id"], row["status"], "", "", ""))
-            continue
-        ends = [
-            float("inf") * sign if pd.isna(row[end]) else row[end]
-            for end, sign in (("low", -1), ("high", 1))
-        ]
-        effect = wording.format_estimate(row["effect"], *ends)
-        rows.append(
-            (name, row["id"], row["verdict"], effect, str(row["num_pairs"]), row["evidence"])
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    """Returns the table as text of at most 100 columns; names that are too long head their rows."""
+    heads = ("id", "verdict", "effect [95 % interval]", "pairs", "evidence")
+    names = [str(name) for name in table["setting"]]
+    rows = [_cells(row) for row in table.to_dict("records")]
+    beside = columns.align(
+        [("setting", *heads), *((name, *row) for name, row in zip(names, rows, strict=True))]
+    )
+    lines = beside if max(map(len, beside)) <= columns.WIDTH else _headed(names, [heads, *rows])
     note = "p-values are adjusted over the family within a setting, not over the sweep."
     return "\n".join([*lines, note])
+
+
+def _headed(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    first, *lines = columns.align([("", *row) for row in rows])
+    headed = [first]
+    for index, (name, line) in enumerate(zip(names, lines, strict=True)):
+        headed += [line] if index and names[index - 1] == name else [name, line]
+    return headed
+
+
+def _cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    if row["status"] != "finished":
+        return row["id"], row["status"], "", "", ""
+    low, high = (
+        unbounded if pd.isna(row[end]) else row[end]
+        for end, unbounded in (("low", -math.inf), ("high", math.inf))
+    )
+    effect = math.nan if pd.isna(row["effect"]) else row["effect"]
+    text = wording.format_estimate(effect, low, high)
+    return row["id"], row["verdict"], text, str(row["num_pairs"]), row["evidence"]
 
 
 if __name__ == "__main__":

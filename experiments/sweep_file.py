@@ -26,6 +26,7 @@ class Setting(NamedTuple):
       name: made from what varies; names its folder.
       fields: config fields that are set, by dotted name.
       arguments: of `experiments.reproduce`, without its working directory.
+      run_name: of config file and variant.
       config: as the run will have it.
       hypotheses: that it decides.
     """
@@ -33,6 +34,7 @@ class Setting(NamedTuple):
     name: str
     fields: dict[str, Any]
     arguments: list[str]
+    run_name: str
     config: Config
     hypotheses: tuple[str, ...]
 
@@ -69,12 +71,14 @@ def load(text: str) -> Sweep:
     if not isinstance(config, str) or not isinstance(only, str | None):
         raise UserError(f"sweep file {text!r}: config and only are texts")
     chosen = [_setting(text, config, only, fields) for fields in _combinations(text, plain)]
-    return Sweep(found[0].stem, _named(text, chosen))
+    _check_distinct(text, chosen)
+    return Sweep(found[0].stem, _named(chosen))
 
 
 def _combinations(text: str, plain: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the fields of each setting: every explicit one with every point of the grid."""
     explicit, grid = plain.get("settings", [{}]), plain.get("grid", {})
+    explicit = [{}] if explicit == [] else explicit
     if not (isinstance(explicit, list) and all(isinstance(one, dict) for one in explicit)):
         raise UserError(f"sweep file {text!r}: settings are written as [[settings]]")
     if not isinstance(grid, dict):
@@ -91,9 +95,6 @@ def _combinations(text: str, plain: Mapping[str, Any]) -> list[dict[str, Any]]:
         combined += [one | point for point in points]
     if not any(combined):
         raise UserError(f"sweep file {text!r} varies nothing: fill [grid] or [[settings]]")
-    for index, one in enumerate(combined):
-        if one in combined[:index]:
-            raise UserError(f"sweep file {text!r} has a setting twice: {_name(one)}")
     return combined
 
 
@@ -108,7 +109,7 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _setting(text: str, config: str, only: str | None, fields: dict[str, Any]) -> Setting:
-    arguments = [f"--config={config}", *([f"--only={only}"] if only else [])]
+    arguments = [f"--config={config}", *([f"--only={only}"] if only is not None else [])]
     arguments += [f"--config.{name}={_value(value)}" for name, value in fields.items()]
     try:
         options = cli.parse(["sweep", *arguments], cli.RUN_FLAGS, flags.FlagValues())
@@ -116,7 +117,18 @@ def _setting(text: str, config: str, only: str | None, fields: dict[str, Any]) -
         chosen = tuple(study.id for study in cli.choose(options.config, options.only))
     except (UserError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"sweep file {text!r}, setting {_name(fields)}: {error}") from error
-    return Setting("", fields, arguments, options.config, chosen)
+    return Setting("", fields, arguments, options.name, options.config, chosen)
+
+
+def _check_distinct(text: str, chosen: Sequence[Setting]) -> None:
+    """Refuses the same run twice, however it is written: 0.001 and "1e-3", or a field's default."""
+    seen: dict[str, str] = {}
+    for setting in chosen:
+        key, name = pairs.digest(cli.plain(setting.config)), _name(setting.fields)
+        if key in seen:
+            same = "" if seen[key] == name else f", which is the same run as {seen[key]}"
+            raise UserError(f"sweep file {text!r} has a setting twice: {name}{same}")
+        seen[key] = name
 
 
 def _value(value: Any) -> str:
@@ -129,15 +141,19 @@ def _name(fields: Mapping[str, Any]) -> str:
     """Returns a name that says what is set, safe as the name of a folder."""
     last = [name.rsplit(".", 1)[-1] for name in fields]
     short = [one if last.count(one) == 1 else name for name, one in zip(fields, last, strict=True)]
-    parts = (f"{n}={_value(v)}" for n, v in zip(short, fields.values(), strict=True))
-    return re.sub(r"[^\w.=,+-]+", "_", ",".join(parts)).strip("._") or "setting"
+    parts = (f"{n}={_brief(v)}" for n, v in zip(short, fields.values(), strict=True))
+    return re.sub(r"[^\w.=,+-]+", "_", ",".join(parts)).strip("._") or "unchanged"
 
 
-def _named(text: str, chosen: Sequence[Setting]) -> list[Setting]:
+def _brief(value: Any) -> str:
+    return "+".join(map(_brief, value)) if isinstance(value, list) else str(value)
+
+
+def _named(chosen: Sequence[Setting]) -> list[Setting]:
     names = [_name(setting.fields) for setting in chosen]
     named = []
     for name, setting in zip(names, chosen, strict=True):
         if len(name) > _LONGEST or names.count(name) > 1:
-            name = f"{name[:_LONGEST]}-{pairs.digest(setting.fields)[:6]}"
+            name = f"{name[:_LONGEST]}-{pairs.digest(setting.arguments)[:6]}"
         named.append(setting._replace(name=name))
     return named

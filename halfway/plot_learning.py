@@ -40,7 +40,8 @@ def walks(
 
     Lines are means over pairs, bands their 95 % t intervals. The two arrows at the end are the
     descents from the start, in each one's own colour: the coefficient M is the length of the second
-    over that of the first. `plots.walks(steps, *population.walks())` draws a population.
+    over that of the first. Pairs with a value that is not finite leave.
+    `plots.walks(steps, *population.walks())` draws a population, both models of a pair summed.
 
     Args:
       steps: `[T]`, ascending.
@@ -53,7 +54,7 @@ def walks(
       ax: where to draw, or None for a new figure.
 
     Raises:
-      ValueError: if the shapes do not fit together.
+      ValueError: if the shapes do not fit together, or no pair is finite.
     """
     steps = np.asarray(steps, float)
     values = np.stack([np.asarray(own, float), np.asarray(other, float)])
@@ -63,8 +64,11 @@ def walks(
             f"walks: own and other of shape {values.shape[1:]} for {steps.size} steps; they are "
             "[P, T] or, with the start before them, [P, 1 + T]"
         )
+    values = values[:, np.isfinite(values).all((0, 2))]
+    if not values.size:
+        raise ValueError("walks: no pair with finite values, nothing to draw")
     ax = new_figure(4.8, 3.2).subplots() if ax is None else ax
-    begin = np.nanmean(values[..., 0], axis=1)
+    begin = values[..., 0].mean(1)
     length = float(np.ptp(steps)) or 1.0
     end = float(steps.max())
     ax.axhline(begin.mean(), color=GREY, lw=1.4, ls=(0, (5, 3)), zorder=1)
@@ -76,7 +80,7 @@ def walks(
         place = end + (0.05 + 0.05 * index) * length
         arrow = {"arrowstyle": "-|>", "color": color, "lw": 1.6, "shrinkA": 0, "shrinkB": 0}
         ax.annotate("", (place, middle[-1]), (place, begin[index]), arrowprops=arrow)
-        ends.append((last_finite(middle), name, color))
+        ends.append((float(middle[-1]), name, color))
     ax.set(xlim=(steps.min() - 0.02 * length, end + 0.13 * length))
     ax.set(xlabel=wrapped(xlabel, 42), ylabel=wrapped(ylabel, 34))
     label_ends(ax, end + 0.13 * length, [(y, wrapped(word, 15), c) for y, word, c in ends], 0.14)

@@ -58,12 +58,28 @@ def test_verdicts_in_the_order_of_the_family():
 
 
 @pytest.mark.parametrize("number", [2, 3, 6])
-def test_long_values_are_cut(number):
+def test_long_values_are_whole_and_said_once(number):
+    steps = [tuple(range(60)), (*range(59), 99)]  # only the end differs
     runs = [
-        Summary(f"runs/{i}", {"training.probe_steps": tuple(range(i, 60))}, {"G1": _verdict()})
+        Summary(f"runs/{i}", {"training.probe_steps": steps[i == 1], "seed": i}, {"G1": _verdict()})
         for i in range(number)
     ]
-    assert _text(*runs).count("…") == number
+    text = " ".join(_text(*runs).split())
+    others = " ".join("ABCDEF"[:number].replace("B", ""))
+    first, second = (", ".join(map(str, values)) for values in steps)
+    assert f"training.probe_steps {others} {first} B {second} G1 " in text
+    assert f"What differs {' '.join('ABCDEF'[:number])} seed 0 1" in text
+
+
+def test_columns_stand_below_their_letters():
+    runs = [Summary(name, {"lr": value}, {}) for name, value in (("a", 1), ("b", 22))]
+    header, row = _text(*runs).splitlines()[4:6]
+    assert header.index(" A") + 1 == row.index("1") and header.index(" B") + 1 == row.index("22")
+
+
+def test_an_effect_that_is_not_finite():
+    run = Summary("a", {}, {"G1": _verdict(None, (None, None), verdict="inconclusive")})
+    assert _text(run, run).count("inconclusive  undefined") == 2
 
 
 def test_no_verdicts_at_all():
@@ -98,7 +114,7 @@ def test_summary_of_a_run(folder):
     summary = compare.summarize(str(folder))
     assert summary.settings == {
         "seed": 3, "training.batch_size": 64, "config file": "digits", "data version": "1.0.0",
-        "data checksum": "0123456789ab", "commit": "aaaaaaaaaa +changes", "devices": "2 × cpu",
+        "data checksum": "0123456789ab", "commit": "aaaaaaaa +changes", "devices": "2 × cpu",
         "jax version": "0.10",
     }  # fmt: skip
     assert list(summary.verdicts) == ["G1"]

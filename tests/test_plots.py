@@ -136,6 +136,17 @@ def test_pair_comparison_shows_every_pair_and_the_control_in_grey():
     np.testing.assert_allclose(joined[0][:, 0], [values[0, 0], *controls[0, :, 0]])
 
 
+def test_pair_comparison_of_one_architecture_and_of_wrong_shapes():
+    values, controls = np.array([1.0, 1.1, 1.2]), np.zeros((2, 3))
+    options = {"names": ["MLP"], "treatment": "x", "control_names": ["y", "z"], "xlabel": "M"}
+    ax = plots.pair_comparison(values, controls, **options)
+    dots = [item.get_offsets()[:, 0] for item in ax.collections]
+    np.testing.assert_allclose(dots, [values, *controls])
+    for wrong in (controls[:1], controls[:, :2], np.zeros((2, 2, 3))):
+        with pytest.raises(ValueError, match=r"\[A, P\] and \[A, K, P\]"):
+            plots.pair_comparison(values, wrong, **options)
+
+
 def test_pair_comparison_takes_intervals_and_undefined_pairs():
     values = np.array([[1.0, np.nan, 1.2]])
     given = np.array([[[1.1, 0.9, 1.3], [0.0, -np.inf, 0.1]]])
@@ -167,8 +178,10 @@ def test_dose_response_scales_by_the_ceiling():
     np.testing.assert_array_equal(axes[1].lines[0].get_ydata(), [1, 1, np.nan])  # the ceiling
     band = axes[0].collections[0].get_paths()[0].vertices
     assert {0.8, 1.0, 0.2, 0.4} <= set(np.round(band[:, 1], 9))
-    assert len(plots.dose_response(RATES, estimate, estimate, estimate, names=["a", "b"],
-                                   ceiling=1 - RATES)) == 2  # fmt: skip
+    plain = plots.dose_response(RATES, estimate, estimate, estimate, names=["a", "b"])
+    assert len(plain) == 2 and has_line(plain[0], np.stack([RATES, 1 - RATES], 1))
+    with pytest.raises(ValueError, match="4 lines"):
+        plots.dose_response(RATES, np.zeros((4, 3)), estimate, estimate, names=list("abcd"))
 
 
 def test_binned_rates_by_hand():
@@ -196,8 +209,9 @@ def test_calibration_draws_identity_margin_and_slope():
     predicted = np.linspace(0, 1, 20)
     ax = plots.calibration(
         predicted, 1.1 * predicted, np.arange(20) % 4, slope=(1.1, 1.0, 1.2), num_bins=2,
-        label="MLP",
+        label="MLP", ylabel="measured",
     )  # fmt: skip
+    assert ax.get_ylabel() == "measured"
     middle = np.array([predicted[:10].mean(), predicted[10:].mean()])
     assert has_line(ax, np.stack([middle, 1.1 * middle], 1))
     reach = 1.08 * middle[1]
@@ -252,6 +266,34 @@ def test_budget_curve_draws_lines_bands_and_labels_apart():
         plots.budget_curve(budgets, {name: budgets for name in "abcd"})
 
 
+def test_walks_draws_both_landscapes_and_their_descents():
+    own = np.array([[0.9, 0.5, 0.1, 0.0], [0.7, 0.5, 0.3, 0.2]])
+    other = own + np.array([0.0, 0.1, 0.2, 0.3])
+    ax = plots.walks([0, 10, 30], own, other, ylabel="error")
+    lower, upper = own.mean(0), other.mean(0)
+    assert has_line(ax, np.stack([[0, 10, 30], lower[1:]], 1))
+    assert has_line(ax, np.stack([[0, 10, 30], upper[1:]], 1))
+    assert has_line(ax, [[0, 0.8], [1, 0.8]])  # the start: the same for both
+    arrows = [(text.xyann[1], text.xy[1]) for text in ax.texts if text.arrow_patch]
+    np.testing.assert_allclose(arrows, [(0.8, lower[-1]), (0.8, upper[-1])])
+    assert {"own half", "other half", "best constant\npredictor"} <= set(words(ax))
+    band = ax.collections[0].get_paths()[0].vertices
+    expected = stats.ttest_1samp(own[:, -1], 0).confidence_interval(0.95)
+    assert np.isclose(band, [30, expected.high]).all(axis=1).any()
+
+
+def test_walks_that_begin_where_progress_is_counted_from():
+    rise = -np.array([[0.0, 1.0, 2.0], [0.0, 1.5, np.nan]])
+    ax = plots.walks([0, 1, 2], rise, rise / 2, names=("surrogate", "target"), start="clean")
+    assert has_line(ax, np.stack([[0, 1, 2], [0, -1, -2]], 1))  # the pair that diverged leaves
+    assert {"surrogate", "target", "clean"} <= set(words(ax))
+    for steps, own in (([0, 1, 2, 3, 4], rise), ([0, 1, 2], rise[0])):
+        with pytest.raises(ValueError, match=r"they are \[P, T\]"):
+            plots.walks(steps, own, own)
+    with pytest.raises(ValueError, match="no pair"):
+        plots.walks([0, 1, 2], rise[1:], rise[1:])
+
+
 def test_long_words_stay_inside_the_figure():
     long = "a quantity in many words, its symbol M_θ and its unit, that goes on and on"
     name = "matched noise on a random set of pixels"
@@ -269,6 +311,11 @@ def test_long_words_stay_inside_the_figure():
         plots.budget_curve(values, {name: values}, xlabel=long, ylabel=long),
         plots.dose_response(values, values[None], values[None], values[None], names=["MLP"],
                             ceiling=1 - values, training_accuracy=values[None])[0],
+        plots.walks(values, values[None], values[None], names=(name, name), start=name,
+                    xlabel=long, ylabel=long),
+        plots.transfer_matrix(values[None], surrogates=[name], label=long),
+        plots.transfer_matrix(values[:, None], label="M_x, transfer in margin loss"),
+        plots.images(np.zeros((1, 8, 8, 1)), np.ones((1, 8, 8, 1)), titles=["7"]),
     ]  # fmt: skip
     for ax in drawn:
         figure = ax.figure
@@ -279,9 +326,28 @@ def test_long_words_stay_inside_the_figure():
         assert box.x1 <= width + 0.02 and box.y1 <= height + 0.02, ax.get_xlabel()
 
 
-def test_given_axes_are_used_and_drawn_without_warning():
-    figure = plots.new_figure()
-    ax = figure.subplots()
-    assert plots.budget_curve(RATES, {"x": RATES}, ax=ax) is ax
-    assert ax.figure is figure
-    figure.canvas.draw()
+def test_every_figure_is_drawn_on_the_axes_given():
+    values, pair = np.linspace(0.1, 0.9, 6), np.arange(6) % 2
+    draws = {
+        "pair_comparison": lambda ax: plots.pair_comparison(
+            values, values[None], names=["a"], treatment="b", control_names=["c"], xlabel="d", ax=ax
+        ),
+        "binned_rates": lambda ax: plots.binned_rates(values, values > 0.5, pair, ax=ax),
+        "calibration": lambda ax: plots.calibration(values, values, pair, ax=ax),
+        "scatter_transfer_gap": lambda ax: plots.scatter_transfer_gap(
+            values, values, values, names=["a"] * 6, ax=ax
+        ),
+        "budget_curve": lambda ax: plots.budget_curve(values, {"x": values}, ax=ax),
+        "walks": lambda ax: plots.walks(values, values[None], values[None], ax=ax),
+        "transfer_matrix": lambda ax: plots.transfer_matrix(np.ones((2, 2)), ax=ax),
+        "images": lambda ax: plots.images(np.zeros((2, 4, 4, 1)), ax=ax),
+    }
+    of_several_axes = {"dose_response", "forest"}
+    assert {*draws} | of_several_axes == {*plots.__all__} - {"ForestRow", "new_figure", "style"}
+    for draw in draws.values():
+        with plots.style():
+            figure = plots.new_figure()
+            before = figure.subplots(1, 2)
+        assert draw(before[1]) is before[1]
+        assert not before[0].has_data()
+        figure.canvas.draw()

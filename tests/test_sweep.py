@@ -1,5 +1,6 @@
 """Many settings: checked before the first runs, each in its folder, one table over all of them."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from launcher import FOLDERS, Job, run
 
 from experiments import sweep, sweep_file
 from experiments.errors import UserError
+from experiments.runs import Identity, Run
 
 MODULE = "experiments.sweep"
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,10 +56,17 @@ def test_explicit_settings_are_combined_with_the_grid(tmp_path):
 def test_tuples_are_lists(tmp_path):
     loaded = _load(tmp_path, "[grid]\nnoise_rates = [[0, 0.5, 1], [0.0, 0.4, 0.8, 1.0]]\n")
     assert loaded.settings[0].config.noise_rates == (0.0, 0.5, 1.0)
+    assert [setting.name for setting in loaded.settings] == [
+        "noise_rates=0+0.5+1", "noise_rates=0.0+0.4+0.8+1.0",
+    ]  # fmt: skip
+
+
+def test_names_are_safe_as_folders_and_apart(tmp_path):
+    loaded = _load(tmp_path, '[grid]\ndataset = ["folder:/a/b c", "folder:/a/b_c"]\n')
     names = [setting.name for setting in loaded.settings]
     assert len(set(names)) == 2
     for name in names:
-        assert "/" not in name and " " not in name
+        assert "/" not in name and " " not in name and ":" not in name
 
 
 def test_names_stay_short_and_apart(tmp_path):
@@ -65,6 +74,11 @@ def test_names_stay_short_and_apart(tmp_path):
     loaded = _load(tmp_path, f"[grid]\ntraining.probe_steps = {steps}\n")
     names = [setting.name for setting in loaded.settings]
     assert len(set(names)) == 2 and max(map(len, names)) < 100
+
+
+def test_an_empty_list_of_settings_leaves_the_grid(tmp_path):
+    loaded = _load(tmp_path, "settings = []\n[grid]\nseed = [1]\n")
+    assert [setting.name for setting in loaded.settings] == ["seed=1"]
 
 
 def test_the_example_that_is_shipped():
@@ -83,7 +97,11 @@ def test_the_example_that_is_shipped():
         ("[grid]\nseed = 3", "seed in .grid. must be a list"),
         ("grid = 3", "the grid is written as"),
         ("settings = 3", "settings are written as"),
-        ("[grid]\nseed = [0, 0]", "a setting twice: seed=0"),
+        ("[grid]\nseed = [0, 0]", "a setting twice: seed=0$"),
+        ("[[settings]]\n[[settings]]\nseed = 0", "twice: seed=0, .* same run as unchanged"),
+        ("[grid]\nnum_pairs = [4, '4']", "a setting twice: num_pairs=4"),
+        ("settings = []\n[grid]\n", "varies nothing"),
+        ('only = ""\n[grid]\nseed = [1]', "setting seed=1: --only names no hypothesis"),
         ("[grid]\nseed = [0]\n[[settings]]\nseed = 1", "both in"),
         ("[grid]\nsed = [0]", "setting sed=0: unknown config field 'sed'.*did you mean seed"),
         ('[grid]\nseed = [0, "x"]', "setting seed=x: config.seed must be an integer"),
@@ -101,6 +119,75 @@ def test_mistakes_are_found_before_anything_runs(text, words, tmp_path):
 def test_file_that_does_not_exist():
     with pytest.raises(UserError, match=r"'nowhere.toml' does not exist"):
         sweep_file.load("nowhere.toml")
+
+
+# What is finished, and the table
+
+
+def _example():
+    return sweep_file.load("configs/sweeps/example.toml").settings
+
+
+VERDICT = {
+    "id": "G1", "verdict": "supported", "effect": 0.5, "interval": [0.4, 0.6], "p_value": 0.001,
+    "p_adjusted": 0.02, "evidence": "confirmatory", "num_pairs": 16,
+}  # fmt: skip
+
+
+def _finish(folder, setting, **verdict):
+    folder.mkdir(parents=True)
+    identity = Identity(setting.run_name, setting.config.to_dict(), "any")
+    (folder / "config.json").write_text(json.dumps(identity.to_json()))
+    (folder / "verdicts.json").write_text(json.dumps([VERDICT | verdict]))
+    (folder / "report.html").touch()
+
+
+def test_finished_is_this_very_run_with_all_verdicts_and_its_report(tmp_path):
+    setting, other = _example()
+    folder = tmp_path / setting.name
+    assert not sweep.is_finished(folder, setting)
+    _finish(folder, setting)
+    assert sweep.is_finished(folder, setting)
+    assert not sweep.is_finished(folder, other)
+    assert not sweep.is_finished(folder, setting._replace(hypotheses=("G1", "T1")))
+    assert not sweep.is_finished(folder, setting._replace(run_name="another"))
+    stored = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(stored | {"version": "older"}))
+    assert not sweep.is_finished(folder, setting)
+    (folder / "config.json").write_text(json.dumps(stored))
+    (folder / "report.html").unlink()
+    assert not sweep.is_finished(folder, setting)
+    (folder / "report.html").touch()
+    for damage in ("{", "[{}]", "3"):
+        (folder / "verdicts.json").write_text(damage)
+        assert not sweep.is_finished(folder, setting)
+
+
+def test_a_table_with_ends_that_are_not_finite(tmp_path):
+    settings = _example()
+    _finish(tmp_path / settings[0].name, settings[0], interval=[None, 0.6])
+    _finish(tmp_path / settings[1].name, settings[1], effect=None, interval=[None, None])
+    table = sweep.tabulate(tmp_path, settings)
+    assert table["low"].isna().all() and table["high"].isna().tolist() == [False, True]
+    lines = sweep.format_table(table).splitlines()
+    assert lines[0].split()[:3] == ["setting", "id", "verdict"]
+    assert "0.500 [−∞, 0.600]" in lines[1] and "undefined" in lines[2]
+
+
+def test_long_names_stand_above_their_rows(tmp_path):
+    names = [f"architectures=mlp,learning_rate=0.001,num_examples={n}" for n in (12000, 24000)]
+    settings = [
+        one._replace(name=name, hypotheses=("G1", "T12"))
+        for one, name in zip(_example(), names, strict=True)
+    ]
+    _finish(tmp_path / names[0], settings[0]._replace(hypotheses=("G1",)))
+    verdicts = [VERDICT | {"verdict": "inconclusive"}, VERDICT | {"id": "T12"}]
+    (tmp_path / names[0] / "verdicts.json").write_text(json.dumps(verdicts))
+    lines = sweep.format_table(sweep.tabulate(tmp_path, settings)).splitlines()
+    assert [line.split()[0] for line in lines[:7]] == [
+        "id", names[0], "G1", "T12", names[1], "G1", "T12",
+    ]  # fmt: skip
+    assert "missing" in lines[5] and max(map(len, lines)) <= 100
 
 
 # Running
@@ -129,7 +216,7 @@ def test_two_settings_of_which_one_fails_then_both(tmp_path):
 
     dry = run(tmp_path, *arguments, "--dry_run", module=MODULE)
     assert [line.split()[0] for line in dry.out.splitlines()] == ["to", "finished"]
-    assert "experiments.reproduce --config=configs/digits.py:tiny" in dry.out
+    assert "python -m experiments.reproduce --config=configs/digits.py:tiny" in dry.out
 
     (root / "num_examples=200").unlink()
     before = (root / "num_examples=400" / "report.html").stat().st_mtime_ns
@@ -140,22 +227,27 @@ def test_two_settings_of_which_one_fails_then_both(tmp_path):
     assert table["status"].tolist() == ["finished", "finished"]
     assert set(table["id"]) == {"G1"} and (table["low"] < table["effect"]).all()
     assert all(len(line) <= 100 for line in shard.out.splitlines())
-    assert sweep.is_finished(root / "num_examples=200", _example()[0])
-    assert not sweep.is_finished(root / "num_examples=200", _example()[1])
+    log = (root / "num_examples=200.log").read_text()
+    assert "is not a folder" in log and "report.html" in log  # of both attempts
 
 
-def _example():
-    return sweep_file.load("configs/sweeps/example.toml").settings
+def test_a_log_that_cannot_be_written(tmp_path):
+    (tmp_path / "runs" / "num_examples=200.log").mkdir(parents=True)
+    result = run(tmp_path, "--sweep=configs/sweeps/example.toml", "--workdir=runs", module=MODULE)
+    assert result.code == 2 and "error: --workdir=runs cannot be written (" in result.err
 
 
-def test_interrupted(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(number, tmp_path):
     job = Job(
         tmp_path, "--sweep=configs/sweeps/example.toml", "--workdir=runs", *FOLDERS, module=MODULE
     )
     begun = tmp_path / "runs" / "num_examples=200" / "config.json"
-    assert job.signal_once(begun.exists, signal.SIGINT)
+    assert job.signal_once(begun.exists, number)
     result = job.wait()
     assert result.code == 130
     assert "interrupted: the same command goes on from here" in result.err
     assert not (tmp_path / "runs" / "sweep.csv").exists()
     assert not (tmp_path / "runs" / "num_examples=400").exists()
+    with Run.open(begun.parent).locked():  # or the process of the setting would still hold it
+        pass
