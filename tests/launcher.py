@@ -81,5 +81,7 @@ def _child(module, arguments, cwd, env, out, err):
     for stream, path in ((sys.stdout, out), (sys.stderr, err)):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(handle, stream.fileno())
+    # Where the suite runs in the background, a shell has it ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -127,7 +127,8 @@ def _find_idx(name: str, source: Path, stem: str) -> Path:
             f"{source} holds {stem} without .gz: only the checksum of {stem}.gz is published, so "
             "name the folder of the .gz files"
         )
-    raise DataError(f"{source} lacks {stem}, with the ending {' or '.join(filter(None, endings))}")
+    kinds = " or ".join(ending or "bare" for ending in endings)
+    raise DataError(f"{source} lacks {stem} ({kinds}): name the folder of the original files")
 
 
 def _read_idx(name: str, path: Path, stem: str, num_axes: int) -> np.ndarray:
