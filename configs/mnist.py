@@ -6,7 +6,7 @@ The data are prepared once, from the four idx files, bare, .gz or .xz:
 
     python -m experiments.prepare_data --dataset=mnist --source=FOLDER
 
-Run time on 2 CPU cores: NOT MEASURED YET.
+Run time on 2 CPU cores from cold, compilation included: 14 min 45 s.
 
 What was fixed before the first run, from the accuracy on the labels trained on and the run time of
 a pilot with another seed, no other number of which was looked at:
@@ -17,7 +17,13 @@ a pilot with another seed, no other number of which was looked at:
     probes    6 instead of 12: they cost a third of the run time
     attack    as on digits: ε = .1 decides
 
-To expect, seed 0, 16 pairs, confirmatory: NOT MEASURED YET.
+To expect, seed 0, 16 pairs, confirmatory:
+
+    G1 supported  M_θ minus control .878 [.868, .888]: .863 + .015 (MLP), .883 + .013 (CNN)
+    G2 supported  first step −.145 [−.164, −.125]; M_θ in error at ρ = 0, .2, .4, .6, .8, 1:
+                  MLP .863 .575 .334 .146 .039 .006; CNN .883 .560 .319 .141 .037 .002
+    T1 supported  2.89 [2.64, 3.15] above matched noise; M_x at ε = .1: .376 (MLP), .275 (CNN)
+    T2 supported  AUC .723 [.706, .740], stratified .870, calibration slope .932
 """
 
 from typing import Any
