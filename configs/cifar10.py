@@ -8,8 +8,8 @@ The data are prepared once, from cifar-10-binary.tar.gz:
 
 Any folder of images, or tar of one, is read in place instead by --config.dataset=folder:PATH.
 
-Run time on 2 CPU cores from cold: 16 to 19 min. Reading, training and attacks on the MLP took 10 min
-on a quiet machine; attacks on the CNN took 53 to 86 s a condition, six of them, on a shared one.
+Run time on 2 CPU cores from cold: 16 to 19 min. Reading, training and attacks on the MLP took 10
+min on a quiet machine; attacks on the CNN 53 to 86 s a condition, six of them, on a shared one.
 
 What was fixed before the first run, from the accuracy on the labels trained on and the run time of
 a pilot with another seed, no other number of which was looked at:
