@@ -34,34 +34,25 @@ is read by --config.dataset=folder:PATH:
 
 from typing import Any
 
-from configs import digits
+from configs import mnist
 
-VARIANTS = ("", "smoke")
+VARIANTS = mnist.VARIANTS
 
 
 def get_config(variant: str = "") -> Any:
-    """Returns the config: that of digits but for what is set here, locked.
+    """Returns the config: that of MNIST but for what is set here, locked.
 
     Args:
-      variant: "" for the full run, "smoke" for a try of the same hypotheses with 2 pairs and 3
-        noise rates.
+      variant: see `configs.mnist`.
 
     Raises:
       ValueError: for another variant.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}: choose smoke, or none")
-    config = digits.get_config()
+    config = mnist.get_config(variant)
     with config.unlocked():
         config.dataset = "cifar10"
-        config.subset = "train"
-        config.num_holdout = 600
-        config.models.cnn.features = (8, 16)
         config.training.probe_steps = (0, 25, 50, 100, 175, 250)
         config.attack.epsilon = 8 / 255
         config.attack.budgets = (2 / 255, 4 / 255, 8 / 255, 16 / 255)
         config.attack.epsilon_calibration = 1.6 / 255
-        if variant == "smoke":
-            config.num_pairs = 2
-            config.noise_rates = (0.0, 0.4, 1.0)
     return config

@@ -2,7 +2,6 @@
 
 import difflib
 import io
-import json
 import logging
 import sys
 import threading
@@ -265,11 +264,6 @@ def _load(name: str, folder: str) -> data.Dataset:
     for warning in caught:
         LOG.warning("warning: %s", warning.message)
     return dataset
-
-
-def plain(config: Config) -> dict[str, Any]:
-    """Returns a config as its run's config.json gives it back."""
-    return json.loads(json.dumps(config.to_dict()))
 
 
 def identity(settings: Settings) -> Identity:

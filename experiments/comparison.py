@@ -1,6 +1,5 @@
 """Runs side by side: what differs in their settings first, then every verdict and effect."""
 
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -117,16 +116,10 @@ def _verdicts(runs: Sequence[Summary], letters: Sequence[str]) -> list[str]:
 def _row(verdict: Mapping[str, Any] | None) -> tuple[str, ...]:
     if verdict is None:
         return "not run", "", "", "", ""
-    effect, (low, high) = verdict["effect"], verdict["interval"]  # null stands for not finite
-    estimate = wording.format_estimate(
-        math.nan if effect is None else effect,
-        -math.inf if low is None else low,
-        math.inf if high is None else high,
-    )
     p_value = wording.format_p(verdict["p_adjusted"])
     return (
         verdict["verdict"],
-        estimate,
+        wording.format_stored(verdict["effect"], *verdict["interval"]),
         f"adjusted p {p_value}",
         f"{verdict['num_pairs']} pairs",
         f"evidence {verdict['evidence']}",

@@ -58,6 +58,12 @@ def take(argv: Sequence[str]) -> tuple[list[str], ConfigFile]:
     return rest, load(chosen)
 
 
+def find(text: str) -> Path | None:
+    """Returns the file of a path, relative to the current folder or else the repository."""
+    found = [path for path in (Path(text), ROOT / text) if path.is_file()]
+    return found[0].resolve() if found else None
+
+
 def load(text: str) -> ConfigFile:
     """Returns the config that FILE.py or FILE.py:VARIANT names, locked.
 
@@ -68,11 +74,10 @@ def load(text: str) -> ConfigFile:
       UserError: if there is no such file, it cannot be loaded, or it has no such variant.
     """
     given, _, variant = text.partition(":")
-    found = [path for path in (Path(given), ROOT / given) if path.is_file()]
-    if not found:
+    path = find(given)
+    if path is None:
         there = ", ".join(sorted(f"configs/{p.name}" for p in (ROOT / "configs").glob("*.py")))
         raise UserError(f"config file {given!r} does not exist: there is {there}")
-    path = found[0].resolve()
     try:
         get_config = getattr(_module(path), "get_config", None)
         if get_config is None:

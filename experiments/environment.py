@@ -21,7 +21,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sci
 
 def data_dir(given: str | None) -> str:
     """Returns the data folder: the given one, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return given or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"  # empty is unset
+    return given or data.default_root()  # empty is unset
 
 
 def use_cores() -> None:

@@ -256,7 +256,10 @@ def _repeat(run: RunInfo) -> str:
     facts = [
         ("Seed", str(run.seed)),
         ("Commit", run.commit or "not in a repository"),
-        ("Data", f"{run.dataset}, version {run.data_version}, checksum {run.data_checksum}"),
+        (
+            "Data",
+            f"{run.dataset}, version {run.data_version or 'unknown'}, checksum {run.data_checksum}",
+        ),
         ("Devices", f"{run.num_devices} × {run.devices}"),
         ("Started", run.started),
     ]

@@ -7,7 +7,6 @@ on several machines may share the folder.
 """
 
 import contextlib
-import math
 import re
 import shlex
 import signal
@@ -216,12 +215,8 @@ def _headed(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def _cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
     if row["status"] != "finished":
         return row["id"], row["status"], "", "", ""
-    low, high = (
-        unbounded if pd.isna(row[end]) else row[end]
-        for end, unbounded in (("low", -math.inf), ("high", math.inf))
-    )
-    effect = math.nan if pd.isna(row["effect"]) else row["effect"]
-    text = wording.format_estimate(effect, low, high)
+    numbers = (row[name] for name in ("effect", "low", "high"))
+    text = wording.format_stored(*(None if pd.isna(number) else number for number in numbers))
     return row["id"], row["verdict"], text, str(row["num_pairs"]), row["evidence"]
 
 

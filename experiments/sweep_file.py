@@ -4,14 +4,12 @@ import itertools
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import cli, conditions
+from experiments import cli, conditions, config_file
 from experiments.conditions import Config
-from experiments.config_file import ROOT
 from experiments.errors import UserError
 from halfway import pairs
 
@@ -55,11 +53,11 @@ def load(text: str) -> Sweep:
     Raises:
       UserError: if there is no such file, it is no sweep, or a setting cannot be run.
     """
-    found = [path for path in (Path(text), ROOT / text) if path.is_file()]
-    if not found:
+    path = config_file.find(text)
+    if path is None:
         raise UserError(f"sweep file {text!r} does not exist: see configs/sweeps/example.toml")
     try:
-        plain = tomllib.loads(found[0].read_text(encoding="utf-8"))
+        plain = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"sweep file {text!r} is no TOML file: {error}") from error
     if unknown := sorted(set(plain) - set(_FIELDS)):
@@ -72,7 +70,7 @@ def load(text: str) -> Sweep:
         raise UserError(f"sweep file {text!r}: config and only are texts")
     chosen = [_setting(text, config, only, fields) for fields in _combinations(text, plain)]
     _check_distinct(text, chosen)
-    return Sweep(found[0].stem, _named(chosen))
+    return Sweep(path.stem, _named(chosen))
 
 
 def _combinations(text: str, plain: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -124,7 +122,7 @@ def _check_distinct(text: str, chosen: Sequence[Setting]) -> None:
     """Refuses the same run twice, however it is written: 0.001 and "1e-3", or a field's default."""
     seen: dict[str, str] = {}
     for setting in chosen:
-        key, name = pairs.digest(cli.plain(setting.config)), _name(setting.fields)
+        key, name = pairs.digest(setting.config.to_dict()), _name(setting.fields)
         if key in seen:
             same = "" if seen[key] == name else f", which is the same run as {seen[key]}"
             raise UserError(f"sweep file {text!r} has a setting twice: {name}{same}")

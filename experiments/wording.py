@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 
+from experiments import columns
 from experiments.study import Headline, PartResult, Verdict
 
 STATES = ("supported", "refuted", "inconclusive", "not run")
@@ -37,6 +38,15 @@ def format_estimate(estimate: float, low: float = math.nan, high: float = math.n
         exponent = str(power).replace("-", "−")
         text = f"{text} × 10^{exponent}"
     return text
+
+
+def format_stored(effect: float | None, low: float | None, high: float | None) -> str:
+    """Returns an effect as a JSON file gives it back: null stands for what was not finite."""
+    return format_estimate(
+        math.nan if effect is None else effect,
+        -math.inf if low is None else low,
+        math.inf if high is None else high,
+    )
 
 
 def _digits(estimate: float, low: float, high: float) -> tuple[int, int]:
@@ -198,10 +208,6 @@ def terminal_map(verdicts: Sequence[Verdict], family: Sequence[tuple[str, str]])
                 verdict.evidence,
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     if len(rows) > 1:
-        lines.append("")
-    for row in rows if len(rows) > 1 else ():
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join(cells).rstrip())
+        lines += ["", *columns.align(rows)]
     return "\n".join(lines)

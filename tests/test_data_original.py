@@ -7,6 +7,7 @@ import lzma
 import tarfile
 from pathlib import Path
 
+import idx_files
 import numpy as np
 import pytest
 
@@ -15,14 +16,9 @@ from halfway.data import original, prepared, raw
 
 ROOT = Path(__file__).resolve().parent.parent
 MNIST = ROOT.parent / "shared" / "data" / "mnist"
-STEMS = tuple(raw.MNIST_MD5)
+STEMS = tuple(raw.IDX["mnist"].md5)
 SIZES = {"train": 40, "t10k": 20}
 WRITERS = {"": lambda content: content, ".gz": gzip.compress, ".xz": lzma.compress}
-
-
-def _idx(array):
-    header = bytes((0, 0, 8, array.ndim)) + np.asarray(array.shape, ">u4").tobytes()
-    return header + array.astype(np.uint8).tobytes()
 
 
 def _planted():
@@ -30,8 +26,9 @@ def _planted():
     rng = np.random.default_rng(0)
     contents = {}
     for part, size in SIZES.items():
-        contents[f"{part}-images-idx3-ubyte"] = _idx(rng.integers(0, 256, (size, 28, 28)))
-        contents[f"{part}-labels-idx1-ubyte"] = _idx(np.arange(size) % 10)
+        images = rng.integers(0, 256, (size, 28, 28))
+        contents[f"{part}-images-idx3-ubyte"] = idx_files.encode(images)
+        contents[f"{part}-labels-idx1-ubyte"] = idx_files.encode(np.arange(size) % 10)
     return contents
 
 
@@ -45,7 +42,7 @@ def mnist(tmp_path, monkeypatch):
         ending = ("", ".gz", ".xz", ".gz")[index]
         (source / f"{stem}{ending}").write_bytes(WRITERS[ending](content))
     md5 = {stem: hashlib.md5(content).hexdigest() for stem, content in contents.items()}
-    monkeypatch.setattr(raw, "MNIST_MD5", md5)
+    monkeypatch.setitem(raw.IDX, "mnist", raw.Idx(md5, packed=False))
     return source
 
 
@@ -173,14 +170,14 @@ def test_file_of_another_kind(mnist, tmp_path):
 
 def _plant(source, monkeypatch, **changed):
     """Replaces files and lets them pass for the originals."""
-    md5 = dict(raw.MNIST_MD5)
+    md5 = dict(raw.IDX["mnist"].md5)
     for name, array in changed.items():
         stem = f"{name.replace('_', '-')}-ubyte"
         path = _file(source, stem)
-        content = _idx(array)
+        content = idx_files.encode(array)
         path.write_bytes(WRITERS[path.suffix if path.suffix in WRITERS else ""](content))
         md5[stem] = hashlib.md5(content).hexdigest()
-    monkeypatch.setattr(raw, "MNIST_MD5", md5)
+    monkeypatch.setitem(raw.IDX, "mnist", raw.Idx(md5, packed=False))
 
 
 def test_labels_out_of_range(mnist, tmp_path, monkeypatch):
@@ -223,9 +220,9 @@ def test_fashion_mnist_is_checked_as_it_is_compressed(mnist, tmp_path, monkeypat
     for stem, content in _planted().items():
         _file(mnist, stem).unlink()
         (mnist / f"{stem}.gz").write_bytes(gzip.compress(content, mtime=0))
-        md5[f"{stem}.gz"] = hashlib.md5(gzip.compress(content, mtime=0)).hexdigest()
+        md5[stem] = hashlib.md5(gzip.compress(content, mtime=0)).hexdigest()
     _refused(mnist, tmp_path / "data", "where the original", name="fashion_mnist")
-    monkeypatch.setattr(raw, "FASHION_MD5", md5)
+    monkeypatch.setitem(raw.IDX, "fashion_mnist", raw.Idx(md5, packed=True))
     dataset = data.prepare("fashion_mnist", mnist, tmp_path / "data")
     assert dataset.class_names[:2] == ("T-shirt/top", "Trouser")
     assert data.names(tmp_path / "data") == ("digits", "fashion_mnist")

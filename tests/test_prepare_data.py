@@ -2,6 +2,7 @@
 
 import hashlib
 
+import idx_files
 import numpy as np
 import pytest
 from launcher import run
@@ -13,11 +14,6 @@ from halfway.data import raw
 PREPARE = "experiments.prepare_data"
 
 
-def _idx(array):
-    header = bytes((0, 0, 8, array.ndim)) + np.asarray(array.shape, ">u4").tobytes()
-    return header + array.astype(np.uint8).tobytes()
-
-
 @pytest.fixture
 def source(tmp_path):
     """A folder of small idx files, well formed."""
@@ -25,14 +21,14 @@ def source(tmp_path):
     folder.mkdir()
     for part, size in (("train", 30), ("t10k", 10)):
         images, labels = np.zeros((size, 28, 28)), np.arange(size) % 10
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(_idx(images))
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(_idx(labels))
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx_files.encode(images))
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx_files.encode(labels))
     return folder
 
 
 def test_prepared_by_command(source, tmp_path, monkeypatch, capsys):
     md5 = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in source.iterdir()}
-    monkeypatch.setattr(raw, "MNIST_MD5", md5)
+    monkeypatch.setitem(raw.IDX, "mnist", raw.Idx(md5, packed=False))
     options = cli.Options(dataset="mnist", source=str(source), data_dir=str(tmp_path / "data"))
     prepare_data.main(options)
     out, err = capsys.readouterr()

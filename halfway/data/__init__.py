@@ -17,6 +17,7 @@ from typing import Any
 
 from halfway.data import digits, folder, original, prepared, raw
 from halfway.data.arrays import DataError, Dataset, DataWarning, Split, checksum
+from halfway.data.prepared import default_root
 
 __all__ = [
     "DIGITS_CHECKSUM",
@@ -25,6 +26,7 @@ __all__ = [
     "Dataset",
     "Split",
     "checksum",
+    "default_root",
     "load",
     "names",
     "preparable",
@@ -46,7 +48,7 @@ def names(data_dir: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
 
 def preparable() -> tuple[str, ...]:
     """Returns the names that `prepare` knows, sorted."""
-    return tuple(sorted(original.BUILDERS))
+    return tuple(sorted({*raw.IDX, *raw.CIFAR}))
 
 
 def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
@@ -98,7 +100,7 @@ def prepare(
     Raises:
       DataError: if the name is unknown, or a file is missing, damaged or not the original.
     """
-    if name not in original.BUILDERS:
+    if name not in preparable():
         raise DataError(
             f"{name!r} cannot be prepared from files, only {', '.join(preparable())}: folder:PATH "
             "is read in place, other data sets are prepared with TFDS"

@@ -67,6 +67,12 @@ class Dataset:
         raise ValueError(f"subset is {subset!r}, must be 'all' or 'train'")
 
 
+def damaged(where: object, error: Exception) -> DataError:
+    """Returns the error of a file, named by `where`, that `error` kept from being read."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"{where} cannot be read ({reason}): it is truncated or damaged, get it again")
+
+
 def checksum(splits: Sequence[Split]) -> str:
     """Returns the hexadecimal SHA-256 of arrays: of their bytes, shapes and dtypes.
 

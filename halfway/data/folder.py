@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from halfway.data.arrays import DataError, Dataset, Split, make_dataset, make_split
+from halfway.data.arrays import DataError, Dataset, Split, damaged, make_dataset, make_split
 from halfway.data.raw import DAMAGED
 
 ENDINGS = (".png", ".jpg", ".jpeg")
@@ -54,11 +54,12 @@ def load(name: str, path: Path) -> Dataset:
         raise DataError(f"{path}: the test split has a class {strange[0]!r} that train lacks")
     if len(class_names) < 2:
         raise DataError(f"{path} has one class, {class_names[0]!r}: at least two are needed")
+    numbers = {label: number for number, label in enumerate(class_names)}
     _check_sizes(path, tree.images)
     like = next(iter(tree.images.values()))
     grey = all(image.mode in _GREY for image in tree.images.values())
     train, test = (
-        _split([(class_names.index(label), tree.images[file]) for label, file in part], like, grey)
+        _split([(numbers[label], tree.images[file]) for label, file in part], like, grey)
         for part in (parts["train"], parts["test"])
     )
     return make_dataset(name, train, test, class_names)
@@ -129,7 +130,7 @@ def _read_folder(path: Path) -> _Tree:
             try:
                 content = place.read_bytes()
             except OSError as error:
-                raise _unreadable(place, error) from error
+                raise damaged(place, error) from error
             images[name] = _decode(content, place)
     return _Tree(images, folders)
 
@@ -147,7 +148,7 @@ def _read_tar(path: Path) -> _Tree:
                     images[name] = _decode(file.read(), path / name)
             _check_end(archive, path)
     except DAMAGED as error:
-        raise _unreadable(path, error) from error
+        raise damaged(path, error) from error
     return _Tree(images, folders)
 
 
@@ -177,12 +178,7 @@ def _decode(content: bytes, where: Path) -> Any:
             image = Image.open(io.BytesIO(content))
             image.load()
     except Exception as error:  # PIL's are of every kind
-        raise _unreadable(where, error) from error
+        raise damaged(where, error) from error
     if image.mode not in (*_GREY, *_COLOURED):
         raise DataError(f"{where} has pixels of kind {image.mode}: save it with 8 bits a channel")
     return image
-
-
-def _unreadable(where: Path, error: Exception) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(f"{where} cannot be read ({reason}): it is truncated or damaged, get it again")

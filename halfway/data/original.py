@@ -10,8 +10,6 @@ from halfway.data import prepared
 from halfway.data.arrays import DataError, Dataset
 from halfway.data.raw import Raw
 
-BUILDERS = ("cifar10", "cifar100", "fashion_mnist", "mnist")
-"""Names of TFDS's builders that have a counterpart in `raw`."""
 _Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
@@ -19,7 +17,7 @@ def write(name: str, files: Raw, folder: str, progress: _Progress) -> Dataset:
     """Returns a data set after writing it to the data folder, whole or not at all.
 
     Args:
-      name: one of `BUILDERS`.
+      name: of TFDS's builder, which `files` are of.
       files: what the original files hold.
       folder: data folder.
       progress: wraps the examples of each split.

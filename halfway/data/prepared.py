@@ -26,16 +26,21 @@ _SCRATCH = "incomplete."
 _TEST_SPLITS = ("test", "validation", "val", "valid")
 
 
+def default_root() -> str:
+    """Returns TFDS's default data folder, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`, as it is.
+
+    TFDS itself is not asked, since importing it takes longer than a missing data set may.
+    """
+    return os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"  # empty is unset
+
+
 def root(data_dir: str | os.PathLike[str] | None) -> str:
-    """Returns the data folder with `~` expanded; `$TFDS_DATA_DIR` or TFDS's default for None.
+    """Returns the data folder with `~` expanded; `default_root` for None.
 
     Raises:
       ValueError: if it does not name a folder.
     """
-    if data_dir is None:
-        given = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"  # as TFDS has it
-    else:
-        given = os.fspath(data_dir)
+    given = default_root() if data_dir is None else os.fspath(data_dir)
     folder = os.path.expanduser(given)  # noqa: PTH111 (`Path` would mangle "gs://")
     if not folder or folder.startswith("~"):  # would be the current folder, or "~" in it
         raise ValueError(f"the data folder {given!r} does not name a folder")

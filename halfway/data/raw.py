@@ -16,29 +16,49 @@ from typing import NamedTuple
 
 import numpy as np
 
-from halfway.data.arrays import DataError, check_split
+from halfway.data.arrays import DataError, check_split, damaged
 
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)
 """What reading a truncated or damaged archive raises."""
 _DECOMPRESS = {"": bytes, ".gz": gzip.decompress, ".xz": lzma.decompress}
-_IDX = {
+_PARTS = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-MNIST_MD5 = {
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+
+
+class Idx(NamedTuple):
+    """What is particular to a data set of four idx files.
+
+    Attributes:
+      md5: of each file, as published.
+      packed: whether it is that of the `.gz` file, so that no other can be checked.
+    """
+
+    md5: Mapping[str, str]
+    packed: bool
+
+
+IDX = {
+    "mnist": Idx(
+        {
+            "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+            "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+            "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+            "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+        },
+        packed=False,
+    ),
+    "fashion_mnist": Idx(
+        {
+            "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+            "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+            "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+            "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+        },
+        packed=True,
+    ),
 }
-"""Of the decompressed files."""
-FASHION_MD5 = {
-    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
-    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
-    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
-}
-"""Of the compressed files: its authors publish no others."""
 
 
 class Cifar(NamedTuple):
@@ -102,27 +122,27 @@ def read(name: str, source: Path) -> Raw:
         raise DataError(f"--source={source} does not exist: name the folder of the original files")
     if name in CIFAR:
         return _read_cifar(CIFAR[name], source)
-    return _read_idx_pairs(name, source)
+    return _read_idx_pairs(IDX[name], source)
 
 
-def _read_idx_pairs(name: str, source: Path) -> Raw:
-    places = {stem: _find_idx(name, source, stem) for pair in _IDX.values() for stem in pair}
+def _read_idx_pairs(kind: Idx, source: Path) -> Raw:
+    places = {stem: _find_idx(kind, source, stem) for pair in _PARTS.values() for stem in pair}
     splits = {}
-    for part, (image_stem, label_stem) in _IDX.items():
-        images = _read_idx(name, places[image_stem], image_stem, 3)[..., None]
-        labels = _read_idx(name, places[label_stem], label_stem, 1)
+    for part, (image_stem, label_stem) in _PARTS.items():
+        images = _read_idx(kind, places[image_stem], image_stem, 3)[..., None]
+        labels = _read_idx(kind, places[label_stem], label_stem, 1)
         check_split(images, labels, 10, places[label_stem])
         splits[part] = images, {"label": labels}
     return Raw(splits)
 
 
-def _find_idx(name: str, source: Path, stem: str) -> Path:
-    endings = (".gz",) if name == "fashion_mnist" else tuple(_DECOMPRESS)
+def _find_idx(kind: Idx, source: Path, stem: str) -> Path:
+    endings = (".gz",) if kind.packed else tuple(_DECOMPRESS)
     stems = (stem, stem.replace("-idx", ".idx"))  # some mirrors write a dot
     for path in (source / f"{one}{ending}" for one in stems for ending in endings):
         if path.is_file():
             return path
-    if name == "fashion_mnist" and any(path.name.startswith(stem) for path in source.glob("*")):
+    if kind.packed and any(path.name.startswith(stem) for path in source.glob("*")):
         raise DataError(
             f"{source} holds {stem} without .gz: only the checksum of {stem}.gz is published, so "
             "name the folder of the .gz files"
@@ -131,19 +151,17 @@ def _find_idx(name: str, source: Path, stem: str) -> Path:
     raise DataError(f"{source} lacks {stem} ({kinds}): name the folder of the original files")
 
 
-def _read_idx(name: str, path: Path, stem: str, num_axes: int) -> np.ndarray:
+def _read_idx(kind: Idx, path: Path, stem: str, num_axes: int) -> np.ndarray:
     """Returns the array of an idx file, its checksum verified."""
     ending = path.suffix if path.suffix in _DECOMPRESS else ""  # ".idx3-ubyte" is none
     try:
         stored = path.read_bytes()
         content = _DECOMPRESS[ending](stored)
     except DAMAGED as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     array = parse_idx(content, path, num_axes)
-    if name == "fashion_mnist":
-        _check_md5(path, stored, FASHION_MD5[f"{stem}.gz"])
-    else:
-        _check_md5(path, content, MNIST_MD5[stem])
+    found = hashlib.md5(stored if kind.packed else content).hexdigest()
+    _compare_md5(path, found, kind.md5[stem])
     return array
 
 
@@ -193,7 +211,7 @@ def _read_cifar(kind: Cifar, source: Path) -> Raw:
                 if file is not None and name in wanted:
                     found[name] = file.read()
     except DAMAGED as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     if absent := sorted(wanted - set(found)):
         raise DataError(f"{path} lacks {absent[0]}: it is another archive than {kind.archive}")
     _compare_md5(path, md5, kind.md5)
@@ -231,18 +249,9 @@ def parse_cifar(content: bytes, path: Path, num_labels: int) -> tuple[np.ndarray
     return images, examples[:, :num_labels]
 
 
-def _check_md5(path: Path, content: bytes, expected: str) -> None:
-    _compare_md5(path, hashlib.md5(content).hexdigest(), expected)
-
-
 def _compare_md5(path: Path, found: str, expected: str) -> None:
     if found != expected:
         raise DataError(
             f"{path} has md5 {found} where the original has {expected}: it is damaged or another "
             "file, get it again"
         )
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(f"{path} cannot be read ({reason}): it is truncated or damaged, get it again")
