@@ -127,14 +127,100 @@ class CNN(nn.Module):
         return nn.Dense(self.num_classes)(x)
 
 
-_KINDS: dict[str, type[nn.Module]] = {"linear": Linear, "mlp": MLP, "cnn": CNN}
+class Residual(nn.Module):
+    """A pre-activation residual network; normalization is over the channels of each position.
+
+    A stem of one convolution, then a stage for each of `features`; from the second on, a stage
+    halves height and width, and a 1 x 1 convolution carries the stream into it. Layer normalization
+    needs no statistics of a batch, and commutes with permutations of the channels.
+    """
+
+    num_classes: int
+    features: tuple[int, ...] = (16, 32)
+    blocks: int = 1
+    activation: str = "relu"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:  # noqa: D102
+        activation = getattr(nn, self.activation)
+
+        def conv(name: str, features: int, size: int = 3, stride: int = 1) -> nn.Conv:
+            return nn.Conv(
+                features, (size, size), (stride, stride), use_bias=False, name=name,
+                conv_general_dilated=convolve,
+            )  # fmt: skip
+
+        x = conv("stem", self.features[0])(_scale(x))
+        for stage, features in enumerate(self.features):
+            for block in range(self.blocks):
+                name = f"stage{stage}_block{block}"
+                enters = stage > 0 and block == 0
+                stride = 2 if enters else 1
+                hidden = activation(nn.LayerNorm(name=f"{name}_norm0")(x))
+                hidden = conv(f"{name}_conv0", features, 3, stride)(hidden)
+                hidden = activation(nn.LayerNorm(name=f"{name}_norm1")(hidden))
+                hidden = conv(f"{name}_conv1", features)(hidden)
+                stream = conv(f"{name}_shortcut", features, 1, stride)(x) if enters else x
+                x = stream + hidden
+        x = activation(nn.LayerNorm(name="norm")(x)).mean((1, 2))
+        return nn.Dense(self.num_classes, name="head")(x)
+
+
+class VisionTransformer(nn.Module):
+    """A pre-normalization transformer on patches, with learned positions and mean pooling."""
+
+    num_classes: int
+    patch: int = 2
+    width: int = 32
+    depth: int = 2
+    heads: int = 2
+    hidden: int = 64
+    activation: str = "gelu"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:  # noqa: D102
+        batch, height, width, depth = x.shape
+        if height % self.patch or width % self.patch:
+            raise ValueError(
+                f"images of {height} x {width} do not divide into patches of {self.patch} pixels: "
+                "choose a `patch` that divides both"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} does not divide into {self.heads} heads")
+        rows, columns = height // self.patch, width // self.patch
+        x = _scale(x).reshape(batch, rows, self.patch, columns, self.patch, depth)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
+        x = nn.Dense(self.width, name="embed")(x)
+        shape = (rows * columns, self.width)
+        x = x + self.param("positions", nn.initializers.normal(0.02), shape)[None]
+        for block in range(self.depth):
+            name = f"block{block}"
+            normed = nn.LayerNorm(name=f"{name}_norm0")(x)
+            attention = nn.MultiHeadDotProductAttention(self.heads, name=f"{name}_attention")
+            x = x + attention(normed)
+            hidden = nn.Dense(self.hidden, name=f"{name}_dense0")(
+                nn.LayerNorm(name=f"{name}_norm1")(x)
+            )
+            hidden = getattr(nn, self.activation)(hidden)
+            x = x + nn.Dense(self.width, name=f"{name}_dense1")(hidden)
+        x = nn.LayerNorm(name="norm")(x).mean(1)
+        return nn.Dense(self.num_classes, name="head")(x)
+
+
+_KINDS: dict[str, type[nn.Module]] = {
+    "linear": Linear,
+    "mlp": MLP,
+    "cnn": CNN,
+    "residual": Residual,
+    "transformer": VisionTransformer,
+}
 
 
 def build(config: Mapping[str, Any], *, num_classes: int) -> nn.Module:
     """Returns the linen module that a plain config describes.
 
     Args:
-      config: `kind` ("linear", "mlp" or "cnn") and the module's fields, lists allowed for tuples.
+      config: `kind` ("linear", "mlp", "cnn", "residual" or "transformer") and the module's fields, lists allowed for tuples.
       num_classes: C.
 
     Raises:

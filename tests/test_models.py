@@ -12,8 +12,12 @@ CONFIGS = {
     "mlp": {"kind": "mlp", "widths": (7, 5), "activation": "tanh"},
     "cnn": {"kind": "cnn", "features": (4, 3), "stride": 1, "pool": 2, "widths": (6,)},
     "strided": {"kind": "cnn", "features": (4, 3), "stride": 2, "widths": (6,)},
-}
-IMAGES = jnp.asarray(np.random.default_rng(0).uniform(size=(5, 7, 6, 2)), jnp.float32)
+    "residual": {"kind": "residual", "features": (4, 6), "blocks": 2},
+    "transformer": {
+        "kind": "transformer", "patch": 3, "width": 8, "depth": 2, "heads": 2, "hidden": 5,
+    },
+}  # fmt: skip
+IMAGES = jnp.asarray(np.random.default_rng(0).uniform(size=(5, 9, 6, 2)), jnp.float32)
 
 
 def draw(shape, seed):
@@ -76,9 +80,68 @@ def test_average_pooling_by_hand():
 # Models
 
 
+def normalize(x, layer):
+    x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    return jnp.einsum("...c,c->...c", x, layer["scale"]) + jnp.expand_dims(
+        layer["bias"], tuple(range(x.ndim - 1))
+    )
+
+
+def dense(x, layer):
+    return x @ layer["kernel"] + jnp.expand_dims(layer["bias"], tuple(range(x.ndim - 1)))
+
+
+def residual_logits(config, params, x):
+    def conv(x, name, stride=1):
+        return lax.conv_general_dilated(
+            x, params[name]["kernel"], (stride, stride), "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+
+    def relu_norm(x, name):
+        return jnp.maximum(normalize(x, params[name]), 0)
+
+    x = conv(x, "stem")
+    for stage in range(len(config["features"])):
+        for block in range(config["blocks"]):
+            name = f"stage{stage}_block{block}"
+            stride = 2 if f"{name}_shortcut" in params else 1
+            hidden = conv(relu_norm(x, f"{name}_norm0"), f"{name}_conv0", stride)
+            hidden = conv(relu_norm(hidden, f"{name}_norm1"), f"{name}_conv1")
+            x = hidden + (conv(x, f"{name}_shortcut", 2) if stride == 2 else x)
+    return dense(relu_norm(x, "norm").mean((1, 2)), params["head"])
+
+
+def transformer_logits(config, params, x):
+    patch, tokens = config["patch"], []
+    for i in range(0, x.shape[1], patch):
+        for j in range(0, x.shape[2], patch):
+            tokens.append(x[:, i : i + patch, j : j + patch].reshape(len(x), -1))
+    x = dense(jnp.stack(tokens, 1), params["embed"]) + params["positions"][None]
+    for block in range(config["depth"]):
+        attention = params[f"block{block}_attention"]
+        normed, heads = normalize(x, params[f"block{block}_norm0"]), []
+        for h in range(config["heads"]):
+            query, key, value = (
+                normed @ attention[name]["kernel"][:, h] + attention[name]["bias"][h][None, None]
+                for name in ("query", "key", "value")
+            )
+            scores = jnp.einsum("bqc,bkc->bqk", query, key) / jnp.sqrt(query.shape[-1])
+            heads.append(jax.nn.softmax(scores) @ value @ attention["out"]["kernel"][h])
+        x = x + sum(heads) + attention["out"]["bias"][None, None]
+        normed = normalize(x, params[f"block{block}_norm1"])
+        hidden = jax.nn.gelu(dense(normed, params[f"block{block}_dense0"]))
+        x = x + dense(hidden, params[f"block{block}_dense1"])
+    return dense(normalize(x, params["norm"]).mean(1), params["head"])
+
+
 def reference_logits(config, params, images):
     """Written out with XLA's convolution, from parameters as flax names them."""
     x = 2 * images - 1
+    if config["kind"] in ("residual", "transformer"):
+        return {"residual": residual_logits, "transformer": transformer_logits}[config["kind"]](
+            config, params, x
+        )
     activation = jnp.tanh if config.get("activation") == "tanh" else lambda z: jnp.maximum(z, 0)
     stride, pool = config.get("stride"), config.get("pool", 1)
     for i in range(len(config.get("features", ()))):
@@ -177,3 +240,24 @@ def test_unknown_kinds_and_fields_are_named(config, culprit, known):
         models.build(config, num_classes=NUM_CLASSES)
     assert culprit in str(error.value)
     assert known in str(error.value)
+
+
+def test_a_residual_stage_halves_the_image_and_shortcuts_only_where_it_enters():
+    module = models.build({"kind": "residual", "features": (4, 6, 8), "blocks": 2}, num_classes=3)
+    params = jax.eval_shape(module.init, jax.random.key(0), IMAGES)["params"]
+    shortcuts = [name for name in params if name.endswith("shortcut")]
+    assert sorted(shortcuts) == ["stage1_block0_shortcut", "stage2_block0_shortcut"]
+    assert params["stage2_block0_shortcut"]["kernel"].shape == (1, 1, 6, 8)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"patch": 2}, "images of 9 x 6 do not divide into patches of 2 pixels"),
+        ({"patch": 3, "width": 10, "heads": 4}, "width 10 does not divide into 4 heads"),
+    ],
+)
+def test_a_transformer_refuses_what_does_not_divide(fields, message):
+    module = models.build({"kind": "transformer", **fields}, num_classes=3)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(module.init, jax.random.key(0), IMAGES)
