@@ -220,7 +220,8 @@ def build(config: Mapping[str, Any], *, num_classes: int) -> nn.Module:
     """Returns the linen module that a plain config describes.
 
     Args:
-      config: `kind` ("linear", "mlp", "cnn", "residual" or "transformer") and the module's fields, lists allowed for tuples.
+      config: `kind` ("linear", "mlp", "cnn", "residual" or "transformer") and the module's fields,
+        lists allowed for tuples.
       num_classes: C.
 
     Raises:

@@ -1,0 +1,1 @@
+"""Loss landscapes as pure functions of `loss_fn(params)`: one file per question."""

@@ -1,0 +1,401 @@
+"""Curvature of a landscape: Hessian products, Lanczos, traces, spectral densities, sharpness.
+
+Everything takes a `loss_fn(params) -> scalar` and sees its Hessian H through products alone, at the
+cost of about two gradients each. Lift over an ensemble with `vmap`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from halfway.types import Array, Key, Params
+
+ScalarFn = Callable[[Params], Array]
+
+
+def hessian_product(loss_fn: ScalarFn, params: Params, vector: Params) -> Params:
+    """Returns H v at `params`, a pytree like `params`: the derivative of the gradient along v.
+
+    Args:
+      loss_fn: parameters to a scalar.
+      params: where.
+      vector: v, a pytree like `params`.
+
+    Examples:
+      >>> loss_fn = lambda z: z[0] ** 2 * z[1]
+      >>> print(curvature.hessian_product(loss_fn, jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])))
+      [4. 2.]
+    """
+    return jax.jvp(jax.grad(loss_fn), (params,), (vector,))[1]
+
+
+def gauss_newton_product(
+    output_fn: Callable[[Params], Array],
+    loss_fn: Callable[[Array], Array],
+    params: Params,
+    vector: Params,
+) -> Params:
+    """Returns G v = Jᵀ H_out J v at `params`, the part of H v without the model's own curvature.
+
+    Positive semidefinite where the loss is convex in the outputs.
+
+    Args:
+      output_fn: parameters to outputs, e.g. logits `[B, C]`.
+      loss_fn: outputs to a scalar, e.g. the mean cross-entropy.
+      params: where.
+      vector: v, a pytree like `params`.
+    """
+    outputs, tangent = jax.jvp(output_fn, (params,), (vector,))
+    _, vjp = jax.vjp(output_fn, params)
+    return vjp(hessian_product(loss_fn, outputs, tangent))[0]
+
+
+class Lanczos(NamedTuple):
+    """A tridiagonal section of a symmetric matrix, `Vᵀ H V = T`.
+
+    Attributes:
+      basis: `[K, D]`, orthonormal rows v_1, ..., v_K; zero from `num_steps` on.
+      diagonal: `[K]` of T; 0 from `num_steps` on.
+      off_diagonal: `[K]`, the coupling of each vector to the next; 0 where the space reached by
+        then is invariant and the next vector was drawn afresh.
+      num_steps: scalar int, vectors that were made.
+    """
+
+    basis: Array
+    diagonal: Array
+    off_diagonal: Array
+    num_steps: Array
+
+
+def lanczos(
+    product_fn: Callable[[Array], Array],
+    start: Array,
+    key: Key,
+    *,
+    num_steps: int,
+    stop_fn: Callable[[Lanczos], Array] | None = None,
+) -> Lanczos:
+    """Returns `num_steps` steps of Lanczos with full reorthogonalization.
+
+    Each new vector is made orthogonal to all earlier ones twice, so that no copy of an eigenvalue
+    appears that is not there. Where the space reached is invariant (a breakdown: the coupling is
+    rounding alone) the walk goes on from a random vector orthogonal to it, uncoupled.
+
+    Args:
+      product_fn: `[D]` to H times it, symmetric.
+      start: `[D]`, not 0; normalized here.
+      key: consumed; for vectors after a breakdown.
+      num_steps: K at most, 1 to D.
+      stop_fn: the state to a bool, asked after each step; None: never early.
+
+    Raises:
+      ValueError: if `num_steps` is not within 1 and D.
+    """
+    (size,) = start.shape
+    if not 1 <= num_steps <= size:
+        raise ValueError(f"num_steps must lie in [1, {size}], the dimension, got {num_steps}")
+    tiny = 10 * jnp.finfo(start.dtype).eps
+
+    def orthogonal(basis, vector):
+        for _ in range(2):
+            vector = vector - (basis @ vector) @ basis
+        return vector
+
+    def step(carry):
+        state, vector, scale = carry
+        index = state.num_steps
+        basis = state.basis.at[index].set(vector)
+        product = product_fn(vector)
+        scale = jnp.maximum(scale, jnp.linalg.norm(product))
+        rest = orthogonal(basis, product)
+        coupling = jnp.linalg.norm(rest)
+        broken = coupling <= tiny * scale
+        fresh = jax.random.normal(jax.random.fold_in(key, index), vector.shape, vector.dtype)
+        fresh = orthogonal(basis, orthogonal(basis, fresh / jnp.linalg.norm(fresh)))
+        # In the last dimension nothing is left of a fresh vector; it is never used.
+        following = jnp.where(broken, fresh, rest)
+        following = following / jnp.maximum(jnp.linalg.norm(following), tiny**2)
+        state = Lanczos(
+            basis,
+            state.diagonal.at[index].set(product @ vector),
+            state.off_diagonal.at[index].set(jnp.where(broken, 0.0, coupling)),
+            index + 1,
+        )
+        return state, following, scale
+
+    def goes_on(carry):
+        state = carry[0]
+        within = state.num_steps < num_steps
+        return within if stop_fn is None else within & ~stop_fn(state)
+
+    zeros = jnp.zeros(num_steps, start.dtype)
+    empty = Lanczos(jnp.zeros((num_steps, size), start.dtype), zeros, zeros, jnp.int32(0))
+    first = (empty, start / jnp.linalg.norm(start), jnp.zeros((), start.dtype))
+    return lax.while_loop(goes_on, step, first)[0]
+
+
+def _ritz(state: Lanczos) -> tuple[Array, Array]:
+    """Returns ascending eigenvalues and eigenvectors of T, unmade steps below all others."""
+    made = jnp.arange(state.diagonal.size) < state.num_steps
+    # By Gershgorin nothing of T is below this.
+    low = -(jnp.abs(state.diagonal).max() + 2 * state.off_diagonal.max() + 1)
+    inner = jnp.where(made[1:], state.off_diagonal[:-1], 0)
+    matrix = jnp.diag(jnp.where(made, state.diagonal, 2 * low))
+    return jnp.linalg.eigh(matrix + jnp.diag(inner, 1) + jnp.diag(inner, -1))
+
+
+def top_eigenvalues(
+    loss_fn: ScalarFn,
+    params: Params,
+    key: Key,
+    *,
+    num_eigenvalues: int,
+    max_steps: int = 100,
+    tolerance: float = 1e-4,
+) -> tuple[Array, Params]:
+    """Returns the largest (algebraic) eigenvalues of the Hessian, descending, and their vectors.
+
+    Lanczos stops where every residual ‖H v − λ v‖, which bounds the error of its eigenvalue, is
+    below `tolerance` times the largest |λ|, or after `max_steps` products. An eigenvalue of higher
+    multiplicity is found once, unless the space it lives in is exhausted.
+
+    Args:
+      loss_fn: parameters to a scalar.
+      params: where.
+      key: consumed.
+      num_eigenvalues: k, static.
+      max_steps: static; at most D, the number of parameters, are taken. Memory is `max_steps` D.
+      tolerance: of the residuals, relative.
+
+    Returns:
+      values `[k]` and unit vectors, `[k, ...]` in each leaf of a pytree like `params`.
+
+    Raises:
+      ValueError: if `num_eigenvalues` is not within 1 and the number of steps.
+    """
+    flat, unravel = ravel_pytree(params)
+    num_steps = min(max_steps, flat.size)
+    if not 1 <= num_eigenvalues <= num_steps:
+        raise ValueError(
+            f"num_eigenvalues must lie in [1, {num_steps}], the steps, got {num_eigenvalues}"
+        )
+    product_fn = _flat_product(loss_fn, params)
+    key_start, key_fresh = jax.random.split(key)
+
+    def converged(state):
+        _, vectors = _ritz(state)
+        made = jnp.arange(num_steps) == state.num_steps - 1
+        last = jnp.where(made[:, None], vectors, 0).sum(0)
+        residuals = jnp.abs(last * jnp.where(made, state.off_diagonal, 0).sum())
+        scale = jnp.abs(state.diagonal).max() + jnp.finfo(flat.dtype).tiny
+        enough = state.num_steps >= num_eigenvalues
+        broken = jnp.where(made, state.off_diagonal, 0).sum() == 0
+        return enough & ~broken & (residuals[-num_eigenvalues:] <= tolerance * scale).all()
+
+    start = jax.random.normal(key_start, flat.shape, flat.dtype)
+    state = lanczos(product_fn, start, key_fresh, num_steps=num_steps, stop_fn=converged)
+    values, vectors = _ritz(state)
+    top = vectors[:, ::-1][:, :num_eigenvalues].T @ state.basis
+    return values[::-1][:num_eigenvalues], jax.vmap(unravel)(top)
+
+
+def trace(
+    loss_fn: ScalarFn,
+    params: Params,
+    key: Key,
+    *,
+    num_samples: int,
+    method: str = "hutchinson",
+) -> tuple[Array, Array]:
+    """Returns an unbiased estimate of tr H and its standard error.
+
+    "hutchinson": the mean of zᵀHz over Rademacher vectors z; the variance of one is
+    `2(‖H‖_F² − Σ H_ii²)`. "hutch++" (Meyer et al., arXiv 2010.09649): a third of the products spans
+    a subspace that holds the large eigenvalues, a third takes the trace on it exactly, and the last
+    third samples the rest, whose spread is the standard error. It pays where few eigenvalues
+    dominate.
+
+    Args:
+      loss_fn: parameters to a scalar.
+      params: where.
+      key: consumed.
+      num_samples: Hessian products, at least 2 ("hutch++": 6).
+      method: "hutchinson" or "hutch++".
+
+    Raises:
+      ValueError: for another method, or too few samples for a standard error.
+    """
+    least = {"hutchinson": 2, "hutch++": 6}
+    if method not in least:
+        raise ValueError(f"unknown method {method!r}: choose hutchinson or hutch++")
+    if num_samples < least[method]:
+        raise ValueError(f"{method} needs at least {least[method]} samples, got {num_samples}")
+    flat, _ = ravel_pytree(params)
+    product_fn = _flat_product(loss_fn, params)
+    key_sketch, key_probes = jax.random.split(key)
+    exact, num_probes = jnp.zeros((), flat.dtype), num_samples
+    basis = jnp.zeros((0, flat.size), flat.dtype)
+    if method == "hutch++":
+        rank = min(num_samples // 3, flat.size)
+        sketch = jax.random.rademacher(key_sketch, (rank, flat.size), flat.dtype)
+        basis = _orthonormal(lax.map(product_fn, sketch))
+        exact = (basis * lax.map(product_fn, basis)).sum()
+        num_probes = num_samples - 2 * rank
+
+    def probe(key):
+        z = jax.random.rademacher(key, flat.shape, flat.dtype)
+        z = z - (basis @ z) @ basis
+        return z @ product_fn(z)
+
+    samples = lax.map(probe, jax.random.split(key_probes, num_probes))
+    return exact + samples.mean(), samples.std(ddof=1) / jnp.sqrt(num_probes)
+
+
+def _orthonormal(rows: Array) -> Array:
+    """Returns an orthonormal basis `[K, D]` of the rows' span by Gram-Schmidt, twice each row.
+
+    A row within the span of the earlier ones becomes 0. (A vmapped `jnp.linalg.qr` can stall.)
+    """
+    tiny = 10 * jnp.finfo(rows.dtype).eps
+
+    def add(index, basis):
+        row = rows[index]
+        rest = row
+        for _ in range(2):
+            rest = rest - (basis @ rest) @ basis
+        norm = jnp.linalg.norm(rest)
+        dependent = norm <= tiny * jnp.linalg.norm(row)
+        return basis.at[index].set(jnp.where(dependent, 0, rest / jnp.where(dependent, 1, norm)))
+
+    return lax.fori_loop(0, rows.shape[0], add, jnp.zeros_like(rows))
+
+
+class SpectralDensity(NamedTuple):
+    """The spectrum of a Hessian as quadrature, from R random starts of K Lanczos steps.
+
+    Attributes:
+      nodes: `[R, K]` eigenvalues of each T.
+      weights: `[R, K]`, squared first components of its eigenvectors; each row sums to 1. `(weights
+        * f(nodes)).sum(-1).mean()` estimates tr f(H)/D.
+    """
+
+    nodes: Array
+    weights: Array
+
+
+def spectral_density(
+    loss_fn: ScalarFn, params: Params, key: Key, *, num_steps: int, num_samples: int
+) -> SpectralDensity:
+    """Returns the Hessian's spectral density by stochastic Lanczos quadrature.
+
+    Polynomials up to degree 2 K − 1 are integrated exactly along each start (Ubaru et al. 2017;
+    Ghorbani et al., arXiv 1901.10159).
+
+    Args:
+      loss_fn: parameters to a scalar.
+      params: where.
+      key: consumed.
+      num_steps: K, at most the number of parameters.
+      num_samples: R.
+
+    Raises:
+      ValueError: if `num_steps` is not within 1 and the number of parameters.
+    """
+    flat, _ = ravel_pytree(params)
+    product_fn = _flat_product(loss_fn, params)
+
+    def quadrature(key):
+        key_start, key_fresh = jax.random.split(key)
+        start = jax.random.normal(key_start, flat.shape, flat.dtype)
+        nodes, vectors = _ritz(lanczos(product_fn, start, key_fresh, num_steps=num_steps))
+        return nodes, vectors[0] ** 2
+
+    return SpectralDensity(*lax.map(quadrature, jax.random.split(key, num_samples)))
+
+
+def smooth(density: SpectralDensity, grid: Array, *, width: float) -> tuple[Array, Array]:
+    """Returns the density on a grid as a mixture of Gaussians, and its standard error over starts.
+
+    Args:
+      density: of R ≥ 2 starts.
+      grid: `[G]` eigenvalues.
+      width: standard deviation of each Gaussian, in units of the eigenvalues.
+
+    Returns:
+      two `[G]`; the first integrates to 1 over a grid that holds the spectrum.
+    """
+    scaled = (grid[:, None, None] - density.nodes[None]) / width
+    bumps = jnp.exp(-0.5 * scaled**2) / (width * jnp.sqrt(2 * jnp.pi))
+    curves = (density.weights[None] * bumps).sum(-1)
+    error = curves.std(axis=1, ddof=1) / jnp.sqrt(curves.shape[1])
+    return curves.mean(1), error
+
+
+def sam_sharpness(loss_fn: ScalarFn, params: Params, *, radius: float | Array) -> Array:
+    """Returns L(θ + r g/‖g‖) − L(θ), the ascent of one normalized gradient step (SAM).
+
+    As in Foret et al., arXiv 2010.01412; 0 where the gradient is 0.
+
+    Args:
+      loss_fn: parameters to a scalar.
+      params: θ.
+      radius: r, l2 over all parameters.
+    """
+    value, gradient = jax.value_and_grad(loss_fn)(params)
+    norm = optax.tree.norm(gradient)
+    scale = jnp.where(norm > 0, radius / jnp.where(norm > 0, norm, 1), 0)
+    moved = optax.tree.add_scale(params, scale, gradient)
+    return loss_fn(moved) - value
+
+
+def worst_case_sharpness(
+    loss_fn: ScalarFn,
+    params: Params,
+    key: Key,
+    *,
+    radius: float | Array,
+    num_steps: int = 20,
+    relative_step: float = 0.5,
+) -> Array:
+    """Returns the largest L(θ + δ) − L(θ) that normalized gradient ascent finds with ‖δ‖ ≤ r.
+
+    A lower bound of the true maximum, at least 0; for a quadratic at its minimum it tends to
+    ½ r² λ_max.
+
+    Args:
+      loss_fn: parameters to a scalar.
+      params: θ.
+      key: consumed; ascent starts at a random point of the sphere.
+      radius: r, l2 over all parameters.
+      num_steps: of ascent.
+      relative_step: length of a step over r.
+    """
+    flat, unravel = ravel_pytree(params)
+    value_fn = jax.value_and_grad(lambda delta: loss_fn(unravel(flat + delta)))
+
+    def unit(vector):
+        norm = jnp.linalg.norm(vector)
+        return vector / jnp.where(norm > 0, norm, 1)
+
+    def step(carry, _):
+        delta, best = carry
+        value, gradient = value_fn(delta)
+        moved = delta + relative_step * radius * unit(gradient)
+        moved = optax.projections.projection_l2_ball(moved, radius)
+        return (moved, jnp.maximum(best, value)), None
+
+    base = loss_fn(params)
+    start = radius * unit(jax.random.normal(key, flat.shape, flat.dtype))
+    (delta, best), _ = lax.scan(step, (start, base), length=num_steps)
+    return jnp.maximum(best, value_fn(delta)[0]) - base
+
+
+def _flat_product(loss_fn: ScalarFn, params: Params) -> Callable[[Array], Array]:
+    flat, unravel = ravel_pytree(params)
+    gradient_fn = jax.grad(lambda point: loss_fn(unravel(point)))
+    return lambda vector: jax.jvp(gradient_fn, (flat,), (vector,))[1]
