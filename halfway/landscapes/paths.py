@@ -1,0 +1,342 @@
+"""Paths between points of parameter space, their barriers, and planes through points.
+
+Points are pytrees, `loss_fn(params)` returns a scalar or a pytree of scalars (loss and error in one
+pass). Everything is pure; lift over pairs with `vmap`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from halfway.types import Array, Key, Params, is_traced
+
+LandscapeFn = Callable[[Params], Any]
+BASELINES = ("linear", "endpoints")
+
+
+def linear(start: Params, end: Params, t: Array | float) -> Params:
+    """Returns the point (1 − t) start + t end.
+
+    Args:
+      start: a pytree.
+      end: a pytree like it.
+      t: scalar; 0 is `start`, 1 is `end`, others extrapolate.
+    """
+    return jax.tree.map(lambda a, b: (1 - t) * a + t * b, start, end)
+
+
+def spherical(start: Params, end: Params, t: Array | float) -> Params:
+    """Returns the point at share t of the arc from start to end, lengths interpolated linearly.
+
+    Both are taken as one vector each. Of equal lengths, the path stays on their sphere, where the
+    straight line cuts through it (Shoemake 1985). Parallel vectors are interpolated linearly;
+    opposite ones have no shortest arc: NaN.
+
+    Args:
+      start: a pytree, not 0.
+      end: a pytree like it, not 0.
+      t: scalar in [0, 1].
+
+    Examples:
+      >>> middle = paths.spherical(jnp.array([2.0, 0.0]), jnp.array([0.0, 2.0]), 0.5)
+      >>> print(middle.round(3), f"{jnp.linalg.norm(middle):.1f}")
+      [1.414 1.414] 2.0
+    """
+    a, unravel = ravel_pytree(start)
+    b, _ = ravel_pytree(end)
+    length_a, length_b = jnp.linalg.norm(a), jnp.linalg.norm(b)
+    a, b = a / length_a, b / length_b
+    # Accurate at small angles, where arccos of the cosine is not.
+    angle = 2 * jnp.arctan2(jnp.linalg.norm(a - b), jnp.linalg.norm(a + b))
+    parallel = angle < 10 * jnp.finfo(a.dtype).eps
+    sine = jnp.where(parallel, 1.0, jnp.sin(angle))
+    sine = jnp.where(angle > jnp.pi - 1e-3, jnp.nan, sine)
+    weight_a = jnp.where(parallel, 1 - t, jnp.sin((1 - t) * angle) / sine)
+    weight_b = jnp.where(parallel, t, jnp.sin(t * angle) / sine)
+    length = (1 - t) * length_a + t * length_b
+    return unravel(length * (weight_a * a + weight_b * b))
+
+
+def bezier(controls: Params, t: Array | float) -> Params:
+    """Returns the point at t of the Bézier curve with the given control points.
+
+    Args:
+      controls: leaves `[K, ...]`, K ≥ 2, from start to end; the curve meets the first and the last.
+      t: scalar in [0, 1].
+
+    Examples:
+      >>> print(paths.bezier(jnp.array([0.0, 1.0, 0.0]), 0.5))  # ¼·0 + ½·1 + ¼·0
+      0.5
+    """
+    # De Casteljau: each round interpolates between neighbours until one point is left.
+    for _ in range(jax.tree.leaves(controls)[0].shape[0] - 1):
+        controls = jax.tree.map(lambda leaf: (1 - t) * leaf[:-1] + t * leaf[1:], controls)
+    return jax.tree.map(lambda leaf: leaf[0], controls)
+
+
+def along(
+    loss_fn: LandscapeFn,
+    point_fn: Callable[[Array], Params],
+    num_points: int,
+    *,
+    chunk_size: int | None = None,
+) -> Any:
+    """Returns the landscape at `num_points` equally spaced points of a path, ends included.
+
+    Args:
+      loss_fn: parameters to a pytree of arrays.
+      point_fn: t in [0, 1] to parameters, e.g. `lambda t: paths.spherical(start, end, t)`.
+      num_points: T ≥ 2, static.
+      chunk_size: points evaluated at once; None: one after another.
+
+    Returns:
+      `[T, ...]` in each leaf.
+
+    Raises:
+      ValueError: if `num_points` is below 2.
+    """
+    if num_points < 2:
+        raise ValueError(f"num_points must be at least 2, both ends, got {num_points}")
+    shares = jnp.linspace(0.0, 1.0, num_points)
+    return lax.map(lambda t: loss_fn(point_fn(t)), shares, batch_size=chunk_size)
+
+
+def interpolate(
+    loss_fn: LandscapeFn,
+    start: Params,
+    end: Params,
+    num_points: int,
+    *,
+    chunk_size: int | None = None,
+) -> Any:
+    """Returns the landscape along the straight line from start to end, `[T, ...]` in each leaf.
+
+    Args:
+      loss_fn: parameters to a pytree of arrays.
+      start: a pytree.
+      end: a pytree like it.
+      num_points: T ≥ 2, equally spaced, ends included.
+      chunk_size: points evaluated at once; None: one after another.
+
+    Raises:
+      ValueError: if `num_points` is below 2.
+
+    Examples:
+      >>> print(paths.interpolate(lambda z: z**2, jnp.array(-1.0), jnp.array(1.0), 5))
+      [1.   0.25 0.   0.25 1.  ]
+    """
+    return along(loss_fn, lambda t: linear(start, end, t), num_points, chunk_size=chunk_size)
+
+
+def barrier(values: Array, *, baseline: str = "linear") -> Array:
+    """Returns the height of a path over its ends: max_t (L(t) − baseline(t)).
+
+    "linear": the baseline runs from L(0) to L(1), so that ends of unequal loss make no barrier by
+    themselves and the result is at least 0. "endpoints": their mean, as in Frankle et al. (arXiv
+    1912.05671); then ends alone give ½ |L(0) − L(1)|.
+
+    Args:
+      values: `[..., T]`, loss or error at equally spaced points of a path.
+      baseline: "linear" or "endpoints".
+
+    Returns:
+      `[...]`, in units of the values.
+
+    Raises:
+      ValueError: for another baseline.
+
+    Examples:
+      >>> values = jnp.array([0.0, 1.0, 1.0])
+      >>> print(paths.barrier(values), paths.barrier(values, baseline="endpoints"))
+      0.5 0.5
+    """
+    if baseline not in BASELINES:
+        raise ValueError(f"unknown baseline {baseline!r}: choose linear or endpoints")
+    first, last = values[..., :1], values[..., -1:]
+    shares = jnp.linspace(0.0, 1.0, values.shape[-1])
+    shares = shares.reshape((1,) * (values.ndim - 1) + shares.shape)
+    if baseline == "endpoints":
+        shares = jnp.full_like(shares, 0.5)
+    return (values - ((1 - shares) * first + shares * last)).max(-1)
+
+
+def fit_bezier(
+    loss_fn: Callable[[Params, Key], Array],
+    start: Params,
+    end: Params,
+    key: Key,
+    *,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    num_bends: int = 1,
+) -> tuple[Params, Array]:
+    """Returns the control points of a curve trained to stay low, and the loss at each step.
+
+    Each step draws one t uniformly and descends the loss at that point of the curve; the ends stay
+    (Garipov et al., arXiv 1802.10026). It begins as the straight line.
+
+    Args:
+      loss_fn: parameters and a key, with which it may draw a batch, to a scalar.
+      start: θ_A.
+      end: θ_B.
+      key: consumed.
+      optimizer: of the bends.
+      num_steps: of training.
+      num_bends: control points between the ends; 1 is a quadratic curve.
+
+    Returns:
+      control points, leaves `[num_bends + 2, ...]` for `bezier`, and `[num_steps]` losses.
+
+    Raises:
+      ValueError: if `num_bends` is below 1.
+    """
+    if num_bends < 1:
+        raise ValueError(f"num_bends must be at least 1, got {num_bends}")
+    shares = jnp.arange(1, num_bends + 1) / (num_bends + 1)
+    bends = jax.vmap(lambda t: linear(start, end, t))(shares)
+
+    def controls(bends):
+        return jax.tree.map(
+            lambda a, inner, b: jnp.concatenate([a[None], inner, b[None]]), start, bends, end
+        )
+
+    def step(carry, key):
+        bends, opt_state = carry
+        key_t, key_batch = jax.random.split(key)
+        t = jax.random.uniform(key_t)
+        value, gradient = jax.value_and_grad(
+            lambda bends: loss_fn(bezier(controls(bends), t), key_batch)
+        )(bends)
+        updates, opt_state = optimizer.update(gradient, opt_state, bends)
+        return (optax.apply_updates(bends, updates), opt_state), value
+
+    carry = (bends, optimizer.init(bends))
+    (bends, _), values = lax.scan(step, carry, jax.random.split(key, num_steps))
+    return controls(bends), values
+
+
+class Plane(NamedTuple):
+    """A plane in parameter space.
+
+    Attributes:
+      origin: a pytree, the point (0, 0).
+      axes: leaves `[2, ...]`, orthonormal over the whole pytree.
+    """
+
+    origin: Params
+    axes: Params
+
+
+def plane(origin: Params, first: Params, second: Params) -> Plane:
+    """Returns the plane through three points: the origin at (0, 0), `first` on the positive x-axis.
+
+    `second` lies at positive y. Distances in the plane are distances in parameter space.
+
+    Args:
+      origin: a pytree.
+      first: a pytree like it, another point.
+      second: a pytree like it, not on the line through the other two.
+
+    Raises:
+      ValueError: if the points lie on a line (under `jit` the second axis is NaN instead).
+    """
+    base, unravel = ravel_pytree(origin)
+    x = ravel_pytree(first)[0] - base
+    y = ravel_pytree(second)[0] - base
+    length_x, length_y = jnp.linalg.norm(x), jnp.linalg.norm(y)
+    x = x / length_x
+    for _ in range(2):  # the second time takes away what rounding left
+        y = y - (y @ x) * x
+    height = jnp.linalg.norm(y)
+    flat = ~(height > 1e-5 * length_y)  # NaN too
+    if not is_traced(flat) and bool(flat):
+        raise ValueError("the three points lie on a line: they span no plane")
+    y = y / jnp.where(flat, jnp.nan, height)
+    return Plane(origin, jax.vmap(unravel)(jnp.stack([x, y])))
+
+
+class TrajectoryPlane(NamedTuple):
+    """The plane in which a trajectory varies most.
+
+    Attributes:
+      plane: its origin is the last point of the trajectory.
+      coordinates: `[T, 2]`, the trajectory projected into the plane.
+      explained: `[2]`, shares of Σ_t ‖θ_t − θ_T‖² along each axis.
+    """
+
+    plane: Plane
+    coordinates: Array
+    explained: Array
+
+
+def trajectory_plane(trajectory: Params) -> TrajectoryPlane:
+    """Returns the plane through the end of a trajectory that holds most of it.
+
+    The first two principal components of θ_t − θ_T, not centred otherwise, so that the plane
+    passes through the end, whose landscape is shown exactly (Li et al., arXiv 1712.09913). Signs
+    are set so that the start has coordinates of at least 0.
+
+    Args:
+      trajectory: leaves `[T, ...]`, T ≥ 3, not all on a line.
+
+    Raises:
+      ValueError: if there are fewer than 3 points.
+    """
+    num_points = jax.tree.leaves(trajectory)[0].shape[0]
+    if num_points < 3:
+        raise ValueError(f"a plane of a trajectory needs at least 3 points, got {num_points}")
+    end = jax.tree.map(lambda leaf: leaf[-1], trajectory)
+    _, unravel = ravel_pytree(end)
+    rows = jax.vmap(lambda point: ravel_pytree(point)[0])(trajectory)
+    rows = rows - rows[-1:]
+    # Through the Gram matrix [T, T]: points are few, parameters many.
+    powers, vectors = jnp.linalg.eigh(rows @ rows.T)
+    vectors = vectors[:, ::-1][:, :2]
+    vectors = vectors * jnp.where(vectors[:1] < 0, -1.0, 1.0)
+    axes = vectors.T @ rows
+    axes = axes / jnp.linalg.norm(axes, axis=1, keepdims=True)
+    explained = powers[::-1][:2] / powers.sum()
+    return TrajectoryPlane(Plane(end, jax.vmap(unravel)(axes)), rows @ axes.T, explained)
+
+
+def plane_point(plane: Plane, coordinates: Array) -> Params:
+    """Returns the parameters at coordinates `[2]` of a plane."""
+    return jax.tree.map(
+        lambda origin, axes: origin + jnp.tensordot(coordinates, axes, 1), plane.origin, plane.axes
+    )
+
+
+def project(plane: Plane, params: Params) -> tuple[Array, Array]:
+    """Returns the coordinates `[2]` of the point of a plane closest to `params`, and its distance.
+
+    Args:
+      plane: with orthonormal axes.
+      params: a pytree like the origin.
+    """
+    offset = optax.tree.sub(params, plane.origin)
+    coordinates = jnp.asarray(jax.vmap(lambda axis: optax.tree.vdot(axis, offset))(plane.axes))
+    rest = optax.tree.sub(params, plane_point(plane, coordinates))
+    return coordinates, jnp.asarray(optax.tree.norm(rest))
+
+
+def surface(
+    loss_fn: LandscapeFn, plane: Plane, x: Array, y: Array, *, chunk_size: int | None = None
+) -> Any:
+    """Returns the landscape on a grid of a plane, `[Y, X, ...]` in each leaf.
+
+    Args:
+      loss_fn: parameters to a pytree of arrays.
+      plane: where.
+      x: `[X]` coordinates along the first axis.
+      y: `[Y]` along the second.
+      chunk_size: points evaluated at once; None: one after another.
+    """
+    points = jnp.stack(jnp.meshgrid(x, y), -1).reshape(-1, 2)
+    values = lax.map(lambda xy: loss_fn(plane_point(plane, xy)), points, batch_size=chunk_size)
+    shape = (y.shape[0], x.shape[0])
+    return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), values)
