@@ -1,0 +1,139 @@
+"""The empirical neural tangent kernel, in blocks, and how far two kernels agree."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from halfway.types import ApplyFn, Array, Params
+
+
+def empirical_ntk(
+    apply_fn: ApplyFn,
+    params: Params,
+    first: Array,
+    second: Array,
+    *,
+    block_size: int = 32,
+) -> Array:
+    """Returns K(x_i, x_j) = J(x_i) J(x_j)ᵀ, J the derivative of the logits by the parameters.
+
+    Jacobians are made for `block_size` examples of each side at a time and never kept, so memory is
+    `2 block_size C D` beside the result, D the number of parameters.
+
+    Args:
+      apply_fn: parameters and inputs to logits; no example may depend on another.
+      params: where.
+      first: `[N, ...]` inputs.
+      second: `[M, ...]` inputs.
+      block_size: examples of a block.
+
+    Returns:
+      `[N, M, C, C]`.
+
+    Raises:
+      ValueError: if `block_size` is below 1.
+    """
+    return _blocks(
+        lambda left, right: jnp.einsum("icd,jed->ijce", left, right),
+        apply_fn, params, first, second, block_size,
+    )  # fmt: skip
+
+
+def trace_ntk(
+    apply_fn: ApplyFn,
+    params: Params,
+    first: Array,
+    second: Array,
+    *,
+    block_size: int = 32,
+) -> Array:
+    """Returns tr K(x_i, x_j)/C `[N, M]`, the residual-free kernel of two samples (P6).
+
+    The classes are summed within each block, so that `[N, M, C, C]` never exists.
+
+    Args:
+      apply_fn: parameters and inputs to logits; no example may depend on another.
+      params: where.
+      first: `[N, ...]` inputs.
+      second: `[M, ...]` inputs.
+      block_size: examples of a block.
+
+    Raises:
+      ValueError: if `block_size` is below 1.
+    """
+
+    def mean_trace(left, right):
+        classes = left.shape[1]
+        flat = left.reshape(left.shape[0], -1), right.reshape(right.shape[0], -1)
+        return flat[0] @ flat[1].T / classes
+
+    return _blocks(mean_trace, apply_fn, params, first, second, block_size)
+
+
+def _blocks(
+    product_fn: Callable[[Array, Array], Array],
+    apply_fn: ApplyFn,
+    params: Params,
+    first: Array,
+    second: Array,
+    block_size: int,
+) -> Array:
+    if block_size < 1:
+        raise ValueError(f"block_size must be at least 1, got {block_size}")
+    flat, unravel = ravel_pytree(params)
+
+    def jacobian(x):
+        return jax.vmap(jax.jacrev(lambda v, one: apply_fn(unravel(v), one[None])[0]), (None, 0))(
+            flat, x
+        )
+
+    def blocks(x):
+        size = min(block_size, x.shape[0])
+        pad = -x.shape[0] % size
+        padded = jnp.concatenate([x, jnp.repeat(x[:1], pad, 0)])
+        return padded.reshape(-1, size, *x.shape[1:])
+
+    rows, columns = blocks(first), blocks(second)
+
+    def row(x):
+        left = jacobian(x)
+        parts = lax.map(lambda other: product_fn(left, jacobian(other)), columns)
+        parts = jnp.moveaxis(parts, 0, 1)  # [rows, blocks, columns, ...]
+        return parts.reshape(parts.shape[0], -1, *parts.shape[3:])
+
+    kernel = lax.map(row, rows)
+    kernel = kernel.reshape(-1, *kernel.shape[2:])
+    return kernel[: first.shape[0], : second.shape[0]]
+
+
+def alignment(first: Array, second: Array, *, centered: bool = True) -> Array:
+    """Returns the alignment of two kernels on the same examples, ⟨K, K'⟩_F / (‖K‖_F ‖K'‖_F).
+
+    Centred alignment (Cortes et al. 2012) first takes away the mean of each row and column, which
+    any two kernels share: without it, kernels of positive entries are near 1 whatever they say.
+    Between the halves' models it asks whether θ_A and θ_B find the same examples alike.
+
+    Args:
+      first: `[N, N]`, e.g. `trace_ntk` at θ_A.
+      second: `[N, N]`, at θ_B.
+      centered: whether to centre both.
+
+    Returns:
+      scalar in [-1, 1]; NaN where a kernel is 0.
+
+    Examples:
+      >>> kernel = jnp.array([[2.0, 0.0], [0.0, 1.0]])
+      >>> print(kernels.alignment(kernel, 3 * kernel))
+      1.0
+    """
+
+    def prepare(kernel):
+        if centered:
+            kernel = kernel - kernel.mean(0, keepdims=True)
+            kernel = kernel - kernel.mean(1, keepdims=True)
+        return kernel / jnp.linalg.norm(kernel)
+
+    return (prepare(first) * prepare(second)).sum()
