@@ -46,7 +46,7 @@ STYLE: dict[Any, Any] = {
 }
 _Args = ParamSpec("_Args")
 _Out = TypeVar("_Out")
-SYMBOL = re.compile(r"\b([A-Za-zκμτ])_([A-Za-zθ]|half)\b")
+SYMBOL = re.compile(r"\b([A-Za-zθκμτ])_([A-Za-zθ0]|half)\b")
 """A letter with a subscript as it is written in words: `M_θ`, `n_half`."""
 _DRAWN = r"$\1_{\\mathrm{\2}}$"
 _UNDO = re.compile(r"\$(\w)_\{\\mathrm\{(\w+)\}\}\$")

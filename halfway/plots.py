@@ -20,6 +20,15 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from halfway.plot_grids import images, transfer_matrix
+from halfway.plot_landscapes import (
+    barriers,
+    contour,
+    contour_levels,
+    decision_section,
+    meeting_matrix,
+    spectrum,
+    surface,
+)
 from halfway.plot_learning import dose_response, walks
 from halfway.plot_style import (
     BLUE,
@@ -39,16 +48,23 @@ from halfway.plot_transfer import binned_rates, budget_curve, calibration, scatt
 
 __all__ = [
     "ForestRow",
+    "barriers",
     "binned_rates",
     "budget_curve",
     "calibration",
+    "contour",
+    "contour_levels",
+    "decision_section",
     "dose_response",
     "forest",
     "images",
+    "meeting_matrix",
     "new_figure",
     "pair_comparison",
     "scatter_transfer_gap",
+    "spectrum",
     "style",
+    "surface",
     "transfer_matrix",
     "walks",
 ]

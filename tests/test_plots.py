@@ -341,9 +341,17 @@ def test_every_figure_is_drawn_on_the_axes_given():
         "walks": lambda ax: plots.walks(values, values[None], values[None], ax=ax),
         "transfer_matrix": lambda ax: plots.transfer_matrix(np.ones((2, 2)), ax=ax),
         "images": lambda ax: plots.images(np.zeros((2, 4, 4, 1)), ax=ax),
+        "contour": lambda ax: plots.contour(values, values, np.outer(values, values), ax=ax),
+        "barriers": lambda ax: plots.barriers({"a": values}, ax=ax),
+        "spectrum": lambda ax: plots.spectrum(values, {"a": (values, 0 * values)}, ax=ax),
+        "meeting_matrix": lambda ax: plots.meeting_matrix(np.ones((2, 2)), ax=ax),
+        "decision_section": lambda ax: plots.decision_section(
+            values, values, np.outer(pair, pair), ax=ax
+        ),
     }
-    of_several_axes = {"dose_response", "forest"}
-    assert {*draws} | of_several_axes == {*plots.__all__} - {"ForestRow", "new_figure", "style"}
+    others = {"dose_response", "forest", "surface"}  # several axes, or three-dimensional ones
+    helpers = {"ForestRow", "contour_levels", "new_figure", "style"}
+    assert {*draws} | others == {*plots.__all__} - helpers
     for draw in draws.values():
         with plots.style():
             figure = plots.new_figure()
