@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from halfway import halves, meeting, models, training
 from halfway.halves import Halves, Sample
+from halfway.training import TrainState
 from halfway.types import ApplyFn, Array, Key, Params
 
 
@@ -242,6 +243,37 @@ def fit(
     return jax.vmap(model)(keys, params, trained, other)
 
 
+def retrace(
+    key: Key,
+    params: Params,
+    drawn: Drawn,
+    images: Array,
+    settings: Mapping[str, Array],
+    *,
+    program: Condition,
+    steps: tuple[int, ...],
+) -> Params:
+    """Returns the walks of both models of a pair, leaves `[2, T, ...]`, by training them again.
+
+    Args:
+      key: of the pair.
+      params: leaves `[2, ...]`, from `init`.
+      drawn: from `draw`.
+      images: `[N, H, W, D]` of the pool.
+      settings: see `settings_of`.
+      program: see `program_of`; its last probe ends training.
+      steps: T numbers of steps, increasing, up to the last probe.
+    """
+    *_, keys = _keys(key)
+    trained = _stack(drawn.halves)._replace(labels=drawn.trained_labels)
+
+    def model(key, params, trained):
+        step, state = _training(key, params, images, trained, settings, program)
+        return training.fit(step, lambda params: params, state, probe_steps=steps)[1]
+
+    return jax.vmap(model)(keys, params, trained)
+
+
 def train_pair(
     key: Key, images: Array, labels: Array, settings: Mapping[str, Array], *, program: Condition
 ) -> dict[str, Any]:
@@ -272,6 +304,42 @@ def _fit_model(
     program: Condition,
 ) -> dict[str, Any]:
     apply_fn, own = program.apply_fn, samples["own"]
+    step, state = _training(key, params, images, own, settings, program)
+
+    def probe(params):
+        landscapes = {
+            name: training.landscape_losses(apply_fn, params, images, sample)
+            for name, sample in samples.items()
+        }
+        products = training.gradient_products(apply_fn, params, images, own, samples["other"])
+        return landscapes, products
+
+    state, (landscapes, products) = training.fit(
+        step, probe, state, probe_steps=program.probe_steps
+    )
+    constant = meeting.constant_predictor(own.labels, own.mask, program.num_classes)
+    constant_losses = {
+        name: training.landscape_losses(_constant_fn, constant, images, sample)
+        for name, sample in samples.items()
+    }
+    return {
+        "params": state.params,
+        "landscapes": landscapes,
+        "constant": constant_losses,
+        "products": products,
+    }
+
+
+def _training(
+    key: Key,
+    params: Params,
+    images: Array,
+    own: Sample,
+    settings: Mapping[str, Array],
+    program: Condition,
+) -> tuple[Callable[[TrainState, Array], TrainState], TrainState]:
+    """Returns the step of a model's training, and its state before the first."""
+    apply_fn = program.apply_fn
     optimizer = training.make_optimizer(
         program.optimizer, settings["learning_rate"], settings["weight_decay"]
     )
@@ -287,28 +355,7 @@ def _fit_model(
     def step(state, i):
         return training.train_step(apply_fn, optimizer, state, images[rows[i]], batch_labels[i])
 
-    def probe(params):
-        landscapes = {
-            name: training.landscape_losses(apply_fn, params, images, sample)
-            for name, sample in samples.items()
-        }
-        products = training.gradient_products(apply_fn, params, images, own, samples["other"])
-        return landscapes, products
-
-    state, (landscapes, products) = training.fit(
-        step, probe, training.init(params, optimizer), probe_steps=program.probe_steps
-    )
-    constant = meeting.constant_predictor(own.labels, own.mask, program.num_classes)
-    constant_losses = {
-        name: training.landscape_losses(_constant_fn, constant, images, sample)
-        for name, sample in samples.items()
-    }
-    return {
-        "params": state.params,
-        "landscapes": landscapes,
-        "constant": constant_losses,
-        "products": products,
-    }
+    return step, training.init(params, optimizer)
 
 
 def _constant_fn(logits: Array, x: Array) -> Array:

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,54 @@ def train(condition: Condition, pool: Split, *, mesh: Mesh | None = None) -> Pop
     Raises:
       ValueError: if the halves do not fit into the pool.
     """
-    validate(condition, pool)
     images = jnp.asarray(pool.images, jnp.float32)
+    members, settings, program, mesh = _begin(condition, pool, images, mesh)
+    fitted = _fit_program(members, images, settings, program=program, mesh=mesh)
+    return Population(condition=condition, **members[2]._asdict(), **fitted)
+
+
+def retrace(
+    condition: Condition,
+    pool: Split,
+    *,
+    steps: Sequence[int],
+    num_pairs: int,
+    mesh: Mesh | None = None,
+) -> Params:
+    """Returns the walks of a population's first pairs, which `train` does not keep.
+
+    They are trained again, with the same draws: θ_0 is the walk at step 0, θ_A and θ_B its ends.
+
+    Args:
+      condition: of the population.
+      pool: the examples that halves are drawn from.
+      steps: T numbers of steps, increasing, 0 to the last of `condition.probe_steps`.
+      num_pairs: P, at most the condition's; memory is that of 2 P T models.
+      mesh: with the axis `member`; all devices by default.
+
+    Returns:
+      leaves `[P, 2, T, ...]`.
+
+    Raises:
+      ValueError: if the steps reach beyond training, or there are not that many pairs.
+    """
+    steps, last = tuple(int(step) for step in steps), condition.probe_steps[-1]
+    if not steps or steps[-1] > last:
+        raise ValueError(f"steps of a walk lie in [0, {last}], the end of training, got {steps}")
+    if not 1 <= num_pairs <= condition.num_pairs:
+        raise ValueError(f"num_pairs must lie in [1, {condition.num_pairs}], got {num_pairs}")
+    # The keys of a pair do not depend on how many there are.
+    condition = dataclasses.replace(condition, num_pairs=num_pairs)
+    images = jnp.asarray(pool.images, jnp.float32)
+    members, settings, program, mesh = _begin(condition, pool, images, mesh)
+    return _retrace_program(members, images, settings, program=program, mesh=mesh, steps=steps)
+
+
+def _begin(
+    condition: Condition, pool: Split, images: Array, mesh: Mesh | None
+) -> tuple[tuple[Key, Params, pairs.Drawn], dict[str, Array], Condition, Mesh]:
+    """Returns every pair's key, initial parameters and halves, and what a program is made from."""
+    validate(condition, pool)
     labels = jnp.asarray(pool.labels, jnp.int32)
     keys, settings, program = pair_keys(condition), settings_of(condition), program_of(condition)
     mesh = placement.make_mesh() if mesh is None else mesh
@@ -99,9 +146,7 @@ def train(condition: Condition, pool: Split, *, mesh: Mesh | None = None) -> Pop
     shape = dataclasses.replace(program, **pairs.MODEL_FIELDS)
     drawn = _draw_program(keys, labels, settings, program=shape, mesh=mesh)
     params = _init_program(keys, images[:1], program=program, mesh=mesh)
-    members = (keys, params, drawn)
-    fitted = _fit_program(members, images, settings, program=program, mesh=mesh)
-    return Population(condition=condition, **drawn._asdict(), **fitted)
+    return (keys, params, drawn), settings, program, mesh
 
 
 def validate(condition: Condition, pool: Split) -> None:
@@ -144,6 +189,17 @@ def _fit_program(members, images, settings, *, program: Condition, mesh: Mesh):
     def pair_fn(member, images, settings):
         key, params, drawn = member
         return pairs.fit(key, params, drawn, images, settings, program=program)
+
+    return placement.spread(pair_fn, mesh=mesh)(members, images, settings)
+
+
+@functools.partial(placement.jit, static_argnames=("program", "mesh", "steps"))
+def _retrace_program(
+    members, images, settings, *, program: Condition, mesh: Mesh, steps: tuple[int, ...]
+):
+    def pair_fn(member, images, settings):
+        key, params, drawn = member
+        return pairs.retrace(key, params, drawn, images, settings, program=program, steps=steps)
 
     return placement.spread(pair_fn, mesh=mesh)(members, images, settings)
 

@@ -359,6 +359,40 @@ def test_walks_start_at_the_constant_predictor_and_sum_both_directions(train):
             np.testing.assert_allclose(walk[:, 1:], along[:, 0] + along[:, 1], rtol=1e-6)
 
 
+@pytest.mark.parametrize("fields", [{}, {"permuted": True, "noise_rate": 0.4}])
+def test_a_walk_retraced_ends_where_training_did(train, pool, fields):
+    condition = change(MLP, **fields)
+    population = train(condition)
+    walk = populations.retrace(condition, pool, steps=(0, 3, 4, 10), num_pairs=2)
+    ends = jax.tree.map(lambda leaf: leaf[:, :, -1], walk)
+    assert_close(ends, jax.tree.map(lambda leaf: leaf[:2], population.params))
+    starts = jax.tree.map(lambda leaf: leaf[:, :, 0], walk)
+    key = populations.pair_keys(condition)[1]
+    program = pairs.program_of(condition)
+    init = pairs.init(key, jnp.asarray(pool.images[:1]), program=program)
+    assert_close(leaf_at(starts, 1), init)
+    middle = jax.tree.map(lambda leaf: leaf[:, :, 2], walk)  # after 4 steps, a probe
+    for p in range(2):
+        sample = jax.tree.map(lambda leaf, p=p: leaf[p], population.halves.s)
+        logits = condition.apply_fn(leaf_at(middle, p, 0), jnp.asarray(pool.images)[sample.indices])
+        wrong = np.asarray(jnp.argmax(logits, 1) != sample.labels)[np.asarray(sample.mask)]
+        probed = population.landscapes["holdout"]["error"][p, 0, 1]
+        assert wrong.mean() == pytest.approx(float(probed), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"steps": (0, 11), "num_pairs": 1}, r"steps of a walk lie in \[0, 10\]"),
+        ({"steps": (), "num_pairs": 1}, "end of training, got"),
+        ({"steps": (0, 10), "num_pairs": 4}, r"num_pairs must lie in \[1, 3\], got 4"),
+    ],
+)
+def test_a_walk_beyond_the_population_is_refused(pool, fields, message):
+    with pytest.raises(ValueError, match=message):
+        populations.retrace(MLP, pool, **fields)
+
+
 def test_divergence_is_reported_and_raises_nothing(train):
     assert train(MLP).finite.tolist() == [True] * PAIRS
     assert train(change(MLP, learning_rate=1e30)).finite.tolist() == [False] * PAIRS
