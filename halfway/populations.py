@@ -102,6 +102,7 @@ def retrace(
     *,
     steps: Sequence[int],
     num_pairs: int,
+    shared_start: bool = False,
     mesh: Mesh | None = None,
 ) -> Params:
     """Returns the walks of a population's first pairs, which `train` does not keep.
@@ -113,6 +114,7 @@ def retrace(
       pool: the examples that halves are drawn from.
       steps: T numbers of steps, increasing, 0 to the last of `condition.probe_steps`.
       num_pairs: P, at most the condition's; memory is that of 2 P T models.
+      shared_start: whether B starts where A does, all else as in the population.
       mesh: with the axis `member`; all devices by default.
 
     Returns:
@@ -129,7 +131,10 @@ def retrace(
     # The keys of a pair do not depend on how many there are.
     condition = dataclasses.replace(condition, num_pairs=num_pairs)
     images = jnp.asarray(pool.images, jnp.float32)
-    members, settings, program, mesh = _begin(condition, pool, images, mesh)
+    (keys, params, drawn), settings, program, mesh = _begin(condition, pool, images, mesh)
+    if shared_start:
+        params = jax.tree.map(lambda leaf: jnp.stack([leaf[:, 0]] * 2, 1), params)
+    members = (keys, params, drawn)
     return _retrace_program(members, images, settings, program=program, mesh=mesh, steps=steps)
 
 

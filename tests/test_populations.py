@@ -380,6 +380,17 @@ def test_a_walk_retraced_ends_where_training_did(train, pool, fields):
         assert wrong.mean() == pytest.approx(float(probed), abs=1e-6)
 
 
+def test_walks_from_a_shared_start_differ_in_b_alone(train, pool):
+    own, shared = (
+        populations.retrace(MLP, pool, steps=(0, 10), num_pairs=2, shared_start=shared)
+        for shared in (False, True)
+    )
+    assert_close(leaf_at(shared, slice(None), 0), leaf_at(own, slice(None), 0))
+    assert_equal(leaf_at(shared, slice(None), 1, 0), leaf_at(shared, slice(None), 0, 0))
+    for leaf in jax.tree.leaves(shared):
+        assert np.abs(leaf[:, 0, 1] - leaf[:, 1, 1]).max() > 1e-3  # on halves of their own
+
+
 @pytest.mark.parametrize(
     "fields, message",
     [
