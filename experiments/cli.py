@@ -34,6 +34,8 @@ FLAGS = {
     "source": "Folder of its original files.",
     "sweep": "FILE.toml: a config and what varies; see configs/sweeps/example.toml.",
     "shard": "i/n with 1 <= i <= n: run each n-th setting from the i-th on, the others elsewhere.",
+    "params": "One to three .npz files of parameters, an array for each tensor (Dense_0/kernel).",
+    "loss": "pkg.module:fn, a function from those parameters to a scalar.",
     "dry_run": "true: say what would be run, and run nothing.",
 }
 """Every flag of ours with its help; all are text but `_SWITCHES`."""
@@ -50,6 +52,7 @@ class Options(NamedTuple):
       name: of config file and variant.
       overrides: fields that differ from the file.
       arguments: what is no flag, where the entry point takes any.
+      config_given: whether the command line says anything of the config.
     """
 
     config: Config = None
@@ -64,6 +67,9 @@ class Options(NamedTuple):
     sweep: str | None = None
     shard: str | None = None
     dry_run: bool = False
+    params: str | None = None
+    loss: str | None = None
+    config_given: bool = False
     arguments: tuple[str, ...] = ()
 
 
@@ -166,6 +172,7 @@ def parse(
         argument that is no flag.
     """
     argv, fresh, file = list(argv), {}, None
+    words = [argument.lstrip("-").partition("=")[0].partition(".")[0] for argument in argv[1:]]
     if "config" in takes:
         argv, file = config_file.take(argv)
         config_file.check_names(argv, file.config)
@@ -195,7 +202,9 @@ def parse(
     if file is None:
         return options
     overrides = config_file.settle(file.config, fresh)
-    return options._replace(config=file.config, name=file.name, overrides=overrides)
+    return options._replace(
+        config=file.config, name=file.name, overrides=overrides, config_given="config" in words
+    )
 
 
 def prepare(options: Options) -> Settings:

@@ -38,10 +38,11 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """A figure as inline SVG, and the sentence below it."""
+    """A figure as inline SVG, and the sentence below it; a wide one has a row to itself."""
 
     caption: str
     svg: str
+    wide: bool = False
 
 
 def text(words: str) -> str:
@@ -75,8 +76,9 @@ def duration(seconds: float) -> str:
 
 def figure(drawing: Drawing) -> str:
     """Returns a drawing with its caption; wide ones scroll inside their own box."""
+    kind = ' class="wide"' if drawing.wide else ""
     return (
-        f'<figure><div class="scroll" tabindex="0">{drawing.svg}</div>'
+        f'<figure{kind}><div class="scroll" tabindex="0">{drawing.svg}</div>'
         f"<figcaption>{text(drawing.caption)}</figcaption></figure>"
     )
 

@@ -9,11 +9,11 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from experiments import wording
 from experiments.cards import cards
+from experiments.document import document
 from experiments.elements import (
     Drawing,
     Table,
@@ -125,36 +125,13 @@ def render(
         "hypotheses": cards(verdicts, tiles, explanations, drawings, run.command),
         "conditions": _conditions(condition_tables, condition_drawings),
         "distrust": _distrust(verdicts, run),
-        "repeat": _repeat(run),
+        "repeat": repeat(run),
     }
-    css = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    links = "".join(f'<a href="#{name}">{title}</a>' for name, title in _SECTIONS.items())
-    sections = "\n".join(
-        f'<section id="{name}" aria-labelledby="{name}-title">'
-        f'<h2 id="{name}-title">{title}</h2>\n{bodies[name]}\n</section>'
-        for name, title in _SECTIONS.items()
+    return document(
+        f"halfway: {run.dataset}, seed {run.seed}",
+        "Do halves meet? Do models meet?",
+        {name: (title, bodies[name]) for name, title in _SECTIONS.items()},
     )
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="color-scheme" content="light dark">
-<title>halfway: {escape(run.dataset)}, seed {run.seed}</title>
-<style>
-{css}</style>
-</head>
-<body>
-<header><p class="name">halfway</p><h1>Do halves meet? Do models meet?</h1>
-<nav aria-label="Sections">{links}</nav></header>
-<main>
-{sections}
-</main>
-</body>
-</html>
-"""
 
 
 def _answer(verdicts: Sequence[Verdict], num_family: int, run: RunInfo) -> str:
@@ -252,7 +229,8 @@ def _distrust(verdicts: Sequence[Verdict], run: RunInfo) -> str:
     )
 
 
-def _repeat(run: RunInfo) -> str:
+def repeat(run: RunInfo) -> str:
+    """Returns the section on how to repeat a run, as HTML."""
     facts = [
         ("Seed", str(run.seed)),
         ("Commit", run.commit or "not in a repository"),

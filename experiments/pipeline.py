@@ -135,7 +135,7 @@ def conclude(run: Run) -> list[Verdict]:
         family=family.FAMILY,
         condition_tables=overview.tables,
         condition_figures=overview.figures,
-        run=_run_info(run, seconds, warnings, len(records.conditions)),
+        run=run_info(run, seconds, warnings, len(records.conditions)),
     )
     return verdicts
 
@@ -150,9 +150,17 @@ def _settings_warning(run: Run) -> list[str]:
     ]
 
 
-def _run_info(
+def run_info(
     run: Run, seconds: Mapping[str, float], warnings: Sequence[str], num_conditions: int
 ) -> report.RunInfo:
+    """Returns what the page says of a run.
+
+    Args:
+      run: as it is on disk.
+      seconds: run time by stage.
+      warnings: a sentence each.
+      num_conditions: that were trained.
+    """
     config, environment = run.config, run.notes()["environment"]
     return report.RunInfo(
         command=environment.get("command", ""),

@@ -1,6 +1,7 @@
 """Figures of landscapes: planes with walks on them, paths, spectra, class matrices, sections."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ from halfway.plot_style import (
     PAPER,
     VERMILLION,
     check_colors,
+    label_ends,
     mean_interval,
     new_figure,
     styled,
@@ -95,7 +97,8 @@ def contour_levels(values: ArrayLike, number: int = 9) -> np.ndarray:
     """Returns ascending levels for one or several landscapes, whatever their shape.
 
     By equal ratios where all values are positive, which shows a basin far below its rim, else by
-    equal differences; between the 2nd and the 98th percentile of what is finite.
+    equal differences; between the 2nd and the 98th percentile of what is finite, and by ratio not
+    below a thousandth of the highest: deeper down differences say nothing any more.
 
     Args:
       values: any shape.
@@ -112,7 +115,7 @@ def contour_levels(values: ArrayLike, number: int = 9) -> np.ndarray:
     if high <= low:  # a plain
         low, high = low - 0.5, high + 0.5
     if finite.min() > 0 and low > 0:
-        return np.geomspace(low, high, number)
+        return np.geomspace(max(low, 1e-3 * high), high, number)
     return np.linspace(low, high, number)
 
 
@@ -188,32 +191,91 @@ def barriers(
     Raises:
       ValueError: for more than three lines, or one without a finite pair.
     """
-    check_colors("barriers", len(lines))
+    ax, drawn = _bands("barriers", None, lines, ax)
+    _name_tops(ax, drawn)
+    for band in drawn:
+        ax.plot([0, 1], band.middle[[0, -1]], color=band.color, lw=1, ls=(0, (5, 3)))
+    ax.set(xlim=(0, 1), xticks=[0, 0.25, 0.5, 0.75, 1])
+    ax.set(xlabel=wrapped(xlabel, 42), ylabel=wrapped(ylabel, 34))
+    return ax
+
+
+@styled
+def slices(
+    t: ArrayLike,
+    lines: Mapping[str, ArrayLike],
+    *,
+    xlabel: str = "t along a random direction, filters normalized",
+    ylabel: str = "cross-entropy, nats",
+    ax: Axes | None = None,
+) -> Axes:
+    """Returns axes with landscapes along random directions: mean over models, band of 95 %.
+
+    Args:
+      t: `[G]` coordinates, ascending; 0 is the model.
+      lines: name to `[P, G]` values, at most three; models with a value that is not finite leave.
+      xlabel, ylabel: symbol and words.
+      ax: where to draw, or None for a new figure.
+
+    Raises:
+      ValueError: for more than three lines, or one without a finite model.
+    """
+    t = np.asarray(t, float)
+    ax, drawn = _bands("slices", t, lines, ax)
+    ends = [(float(band.middle[-1]), wrapped(band.name, 12), band.color) for band in drawn]
+    ax.set(xlim=(t[0], t[-1]))
+    label_ends(ax, float(t[-1]), ends, 0.16)
+    ax.axvline(0, color=GREY, lw=1, ls=(0, (5, 3)), zorder=0)
+    ax.set(xlabel=wrapped(xlabel, 42), ylabel=wrapped(ylabel, 34))
+    return ax
+
+
+class _Band(NamedTuple):
+    """A line that was drawn: its points `[T]`, the upper edge of its band, its name and colour."""
+
+    x: np.ndarray
+    middle: np.ndarray
+    high: np.ndarray
+    name: str
+    color: str
+
+
+def _bands(
+    where: str, t: np.ndarray | None, lines: Mapping[str, ArrayLike], ax: Axes | None
+) -> tuple[Axes, list[_Band]]:
+    """Draws the mean of each `[P, T]` with its 95 % interval."""
+    check_colors(where, len(lines))
     ax = new_figure(4.8, 3.2).subplots() if ax is None else ax
+    drawn = []
     for (name, values), color in zip(lines.items(), COLORS, strict=False):
         values = np.atleast_2d(np.asarray(values, float))
         values = values[np.isfinite(values).all(1)]
         if not values.size:
-            raise ValueError(f"barriers: {name} has no pair with finite values, nothing to draw")
-        t = np.linspace(0, 1, values.shape[1])
+            raise ValueError(f"{where}: {name} has no pair with finite values, nothing to draw")
+        x = np.linspace(0, 1, values.shape[1]) if t is None else t
         middle, low, high = np.array([mean_interval(column) for column in values.T]).T
-        ax.fill_between(t, low, high, color=color, alpha=0.2, lw=0)
-        ax.plot(t, middle, color=color)
-        ax.plot([0, 1], middle[[0, -1]], color=color, lw=1, ls=(0, (5, 3)))
-        top = int(np.argmax(middle))
-        # Above the band, in the middle of the figure rather than at an end.
-        ax.annotate(
-            symbols(name),
-            (float(np.clip(t[top], 0.2, 0.8)), float(np.nanmax([high[top], middle[top]]))),
-            (0, 4),
-            textcoords="offset points",
-            ha="center",
-            color=color,
-        )
-    ax.set(xlim=(0, 1), xticks=[0, 0.25, 0.5, 0.75, 1])
-    ax.set(xlabel=wrapped(xlabel, 42), ylabel=wrapped(ylabel, 34))
+        ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
+        ax.plot(x, middle, color=color, label=name)
+        drawn.append(_Band(x, middle, np.fmax(middle, high), name, color))
     ax.margins(y=0.12)
-    return ax
+    return ax, drawn
+
+
+def _name_tops(ax: Axes, drawn: Sequence[_Band]) -> None:
+    """Writes the name of each line above its band, or higher where that is taken."""
+    taken: list[float] = []
+    gap = 0.09 * float(np.diff(ax.get_ylim())[0])
+    for band in sorted(drawn, key=lambda band: float(band.high.max())):
+        edge = len(band.x) // 5  # at an end a name would hang out of the figure
+        top = edge + int(np.argmax(band.high[edge : len(band.x) - edge]))
+        place = float(band.high[top])
+        while any(abs(place - other) < gap for other in taken):
+            place += gap
+        taken.append(place)
+        ax.annotate(
+            symbols(band.name), (float(band.x[top]), place), (0, 3),
+            textcoords="offset points", ha="center", color=band.color,
+        )  # fmt: skip
 
 
 @styled

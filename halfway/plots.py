@@ -26,6 +26,7 @@ from halfway.plot_landscapes import (
     contour_levels,
     decision_section,
     meeting_matrix,
+    slices,
     spectrum,
     surface,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "new_figure",
     "pair_comparison",
     "scatter_transfer_gap",
+    "slices",
     "spectrum",
     "style",
     "surface",

@@ -40,7 +40,7 @@ def test_contour_levels_go_by_ratio_where_all_is_positive():
     values = np.geomspace(1e-3, 1e3, 1001)
     levels = plots.contour_levels(values)
     np.testing.assert_allclose(levels[1:] / levels[:-1], levels[1] / levels[0])
-    assert 1e-3 < levels[0] < levels[-1] < 1e3
+    assert levels[0] == pytest.approx(1e-3 * levels[-1]) and levels[-1] < 1e3
     np.testing.assert_allclose(np.diff(plots.contour_levels(np.linspace(-1, 1, 101), 5)), 0.48)
     plain = plots.contour_levels(np.full((3, 3), 0.25))
     assert (np.diff(plain) > 0).all()
@@ -74,10 +74,23 @@ def test_barriers_are_means_over_finite_pairs():
     means = [line.get_ydata() for line in ax.lines if len(line.get_xdata()) == 5]
     np.testing.assert_allclose(means[0], 6 * t * (1 - t), atol=1e-12)
     np.testing.assert_allclose(means[1], 0.6 * t * (1 - t), atol=1e-12)
-    assert [text.get_text() for text in ax.texts] == ["raw", "matched"]
-    assert ax.texts[0].xy[0] == 0.5
+    named = {text.get_text(): text.xy for text in ax.texts}
+    assert named["raw"][0] == 0.5 and named["raw"][1] >= 1.5  # above its band
+    assert named["matched"][1] < named["raw"][1]
     with pytest.raises(ValueError, match="matched has no pair with finite values"):
         plots.barriers({"matched": raw[2:]})
+
+
+def test_slices_are_means_over_models_around_the_model():
+    t = np.linspace(-1, 1, 9)
+    own = np.stack([t**2, 3 * t**2])
+    ax = plots.slices(t, {"L_A": own, "L_B": 1 + own}, ylabel="loss")
+    np.testing.assert_allclose(lines(ax)["L_A"].get_xydata().T, [t, 2 * t**2])
+    np.testing.assert_allclose(lines(ax)["L_B"].get_ydata(), 1 + 2 * t**2)
+    named = {text.get_text(): text.xy[1] for text in ax.texts}
+    assert named.keys() == {plot_style.symbols(name) for name in ("L_A", "L_B")}
+    low, high = sorted(named.values())
+    assert high - low > 0.15  # of the axes' height: they can be read
 
 
 def test_spectrum_shows_density_band_and_largest():

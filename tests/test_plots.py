@@ -343,6 +343,7 @@ def test_every_figure_is_drawn_on_the_axes_given():
         "images": lambda ax: plots.images(np.zeros((2, 4, 4, 1)), ax=ax),
         "contour": lambda ax: plots.contour(values, values, np.outer(values, values), ax=ax),
         "barriers": lambda ax: plots.barriers({"a": values}, ax=ax),
+        "slices": lambda ax: plots.slices(values, {"a": values}, ax=ax),
         "spectrum": lambda ax: plots.spectrum(values, {"a": (values, 0 * values)}, ax=ax),
         "meeting_matrix": lambda ax: plots.meeting_matrix(np.ones((2, 2)), ax=ax),
         "decision_section": lambda ax: plots.decision_section(

@@ -1,0 +1,190 @@
+"""Draws the landscapes of a trained population, or of anybody's own model, with error bars.
+
+python -m experiments.landscape [--config=configs/digits.py[:VARIANT]] [--workdir=RUN]
+python -m experiments.landscape --params=a.npz[,b.npz[,c.npz]] --loss=pkg.module:fn --workdir=DIR
+
+A workdir that holds a run needs no --config; what is not trained yet is trained.
+"""
+
+import dataclasses
+import importlib
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import (
+    cli,
+    conditions,
+    environment,
+    files,
+    landscape_measure,
+    landscape_report,
+    page,
+    pipeline,
+    report,
+)
+from experiments.errors import LOG, UserError
+from experiments.runs import Run
+from halfway import populations
+from halfway.types import Params
+
+SALT = 10
+"""Folded into a run's key, so that landscapes share no draw with any measurement."""
+DISTRUST = (
+    "Lines, planes and slices are sections of a space of thousands of dimensions: a barrier on the "
+    "straight line says nothing about other paths, and a plane through three points shows those "
+    "points, not what lies between in other directions.",
+    "The pair in the plane shares its start, which the population's pairs do not: without that, "
+    "there is no one θ_0 to walk from. All else is the population's.",
+    "Weight matching finds a local optimum: the barrier after the best permutation can be lower.",
+    "Filter normalization makes slices comparable between networks of different weight scales; it "
+    "does not make a wide slice a flat minimum.",
+    page.FINITE_DATA,
+)
+
+
+def main(options: cli.Options) -> None:
+    """One page of landscapes."""
+    started = time.monotonic()
+    if bool(options.params) != bool(options.loss):
+        raise UserError("--params and --loss belong together: parameters, and a loss_fn of them")
+    if options.params and options.loss:
+        _own(options, options.params, options.loss)
+        return
+    stored = Path(options.workdir or "") / "config.json"
+    if options.workdir and stored.is_file() and not options.config_given:
+        found = Run.open(stored.parent)
+        options = options._replace(config=found.config, name=found.name)
+    try:
+        sizes = landscape_measure.sizes_of(options.config)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    settings = cli.prepare(options)
+    config, pool = settings.config, settings.dataset.pool(settings.config.subset)
+    run = Run.create(settings.workdir, cli.identity(settings), len(jax.devices()))
+    condition = conditions.condition(config, config.architectures[0])
+    with run.locked():
+        if not run.notes()["environment"]:
+            run.note(environment=environment.describe(settings.dataset))
+        population = run.load_population(condition)
+        if population is None:
+            LOG.info("training %d pairs of %s", condition.num_pairs, condition.architecture)
+            population = populations.train(condition, pool)
+            run.save_population(population)
+        LOG.info("drawing landscapes")
+        key = jax.random.fold_in(jax.random.key(config.seed), SALT)
+        arrays = landscape_measure.measure(population, pool, key, sizes)
+        seconds = {"landscapes": time.monotonic() - started}
+        info = pipeline.run_info(run, seconds, [], 1)
+        # The command of this page, not of the run that trained.
+        command = environment.describe(settings.dataset)["command"]
+        info = dataclasses.replace(info, command=command)
+        lead = (
+            f"{config.dataset}, {condition.architecture}, n = {condition.num_examples} in each "
+            f"half, {arrays['slice_own'].shape[0]} of {condition.num_pairs} pairs, "
+            f"{condition.probe_steps[-1]} steps of {condition.optimizer}."
+        )
+        _write(settings.workdir, arrays, "What the two parties see", lead, page.repeat(info))
+
+
+def _own(options: cli.Options, names: str, loss: str) -> None:
+    environment.use_cache(options.compilation_cache)
+    members = [load_params(Path(name)) for name in names.split(",")]
+    if len(members) > 3:
+        raise UserError(f"--params takes one to three files, got {len(members)}")
+    shapes = [jax.tree.map(jnp.shape, member) for member in members]
+    if any(shape != shapes[0] for shape in shapes):
+        raise UserError("the files of --params hold tensors of different names or shapes")
+    loss_fn = load_function(loss)
+    try:
+        value = jax.eval_shape(loss_fn, members[0])
+    except Exception as error:  # somebody else's code
+        raise UserError(f"--loss={loss} fails on the parameters given: {error}") from error
+    if getattr(value, "shape", None) != ():
+        raise UserError(f"--loss={loss} must return a scalar, got {value}")
+    if not np.isfinite(loss_fn(members[0])):
+        raise UserError(f"--loss={loss} is not finite at the parameters given")
+    workdir = Path(options.workdir or "runs/landscape")
+    arrays = landscape_measure.measure_own(
+        loss_fn, members, jax.random.key(0), landscape_measure.Sizes()
+    )
+    repeat = landscape_report.repeat_own(
+        " ".join(["python -m experiments.landscape", *sys.argv[1:]]),
+        {"Parameters": names, "Loss": loss, "JAX": jax.__version__},
+    )
+    _write(workdir, arrays, "The landscape of a model", f"{names} under {loss}.", repeat)
+
+
+def _write(workdir: Path, arrays: Any, heading: str, lead: str, repeat: str) -> None:
+    folder = workdir / "landscape"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_arrays(folder / "arrays.npz", arrays)
+        drawn = landscape_report.figures(arrays)
+        tabled = landscape_report.tables(arrays, landscape_measure.summary(arrays))
+        report.save_figures(folder / "figures", [one for many in drawn.values() for one in many])
+        landscape_report.write(
+            folder / "landscape.html", heading=heading, lead=lead, drawn=drawn, tabled=tabled,
+            distrust=DISTRUST, repeat=repeat,
+        )  # fmt: skip
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another") from error
+    for table in tabled.values():
+        print(f"{table.title}\n{landscape_report.as_text(table)}\n")
+    print(folder / "landscape.html")
+
+
+def load_params(path: Path) -> Params:
+    """Returns the parameters of a .npz file: a tree whose keys are the parts of each name.
+
+    Args:
+      path: of an archive with an array for each tensor, named as in "Dense_0/kernel".
+
+    Raises:
+      UserError: if it cannot be read, or holds what is no array of numbers.
+    """
+    try:
+        arrays = files.read_arrays(path)
+    except files.UNREADABLE as error:
+        raise UserError(f"--params={path} cannot be read as .npz ({error})") from error
+    tree: dict[str, Any] = {}
+    for name, value in arrays.items():
+        if not np.issubdtype(value.dtype, np.floating):
+            raise UserError(f"--params={path}: {name} has type {value.dtype}, floats are needed")
+        *parents, last = name.split("/")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = jnp.asarray(value, jnp.float32)
+    if not tree:
+        raise UserError(f"--params={path} holds no arrays")
+    return tree
+
+
+def load_function(name: str) -> Callable[[Params], Any]:
+    """Returns the function that `pkg.module:fn` names; the current folder is looked in too.
+
+    Raises:
+      UserError: if there is none.
+    """
+    module, colon, function = name.partition(":")
+    if not colon or not function:
+        raise UserError(f"--loss={name} names no function: write pkg.module:fn")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"--loss={name} cannot be imported: {error}") from error
+    finally:
+        sys.path.pop(0)
+    return found
+
+
+if __name__ == "__main__":
+    cli.launch(main, takes=(*(f for f in cli.RUN_FLAGS if f != "only"), "params", "loss"))

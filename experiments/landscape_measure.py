@@ -1,0 +1,458 @@
+"""Landscapes of a trained population, and of anybody's own models, as named arrays.
+
+Everything is computed here, with JAX; `experiments.landscape_report` draws the arrays without it.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from halfway import placement, populations, training
+from halfway.data import Split
+from halfway.halves import Sample
+from halfway.landscapes import curvature, kernels, matching, paths, slices
+from halfway.populations import Condition, Population
+from halfway.types import Array, Key, Params
+
+Arrays = dict[str, np.ndarray]
+MARGIN = 0.35
+"""How far a plane reaches beyond its points, as a share of their extent."""
+
+
+_compiled = functools.partial(placement.jit, static_argnames=())
+
+
+class Sizes(NamedTuple):
+    """How much is drawn.
+
+    Attributes:
+      num_pairs: of the population, at most its own; planes and sections show the first.
+      num_points: on a segment.
+      grid: points along each side of a plane.
+      num_examples: of each half for planes, slices and spectra, at most n.
+      chunk_size: examples at once.
+      num_eigenvalues: the largest.
+      num_steps: of Lanczos for a density.
+      num_samples: random starts of a density, and of a trace.
+      num_class_examples: of each half for the meeting matrix.
+    """
+
+    num_pairs: int = 8
+    num_points: int = 25
+    grid: int = 25
+    num_examples: int = 600
+    chunk_size: int = 300
+    num_eigenvalues: int = 5
+    num_steps: int = 40
+    num_samples: int = 8
+    num_class_examples: int = 100
+
+
+def measure(population: Population, pool: Split, key: Key, sizes: Sizes) -> Arrays:
+    """Returns the landscapes of a population.
+
+    Args:
+      population: of one condition.
+      pool: what its halves were drawn from.
+      key: consumed.
+      sizes: how much.
+    """
+    num_pairs = min(sizes.num_pairs, population.condition.num_pairs)
+    sizes = sizes._replace(num_pairs=num_pairs)
+    first = jax.tree.map(lambda leaf: leaf[:num_pairs], population)
+    images = jnp.asarray(pool.images, jnp.float32)
+    labels = jnp.asarray(pool.labels, jnp.int32)
+    keys = jax.random.split(key, 5)
+    shared = retrace(first.condition, pool, num_pairs)
+    result = plane(first, shared, images, sizes)
+    result |= segments(first, shared, images, labels, keys[0], sizes)
+    result |= random_slices(first, images, keys[1], sizes)
+    result |= spectra(first, shared, images, keys[2], sizes)
+    result |= class_matrix(first, shared, images, labels, sizes)
+    result |= section(first, images, labels, sizes)
+    return result
+
+
+def retrace(condition: Condition, pool: Split, num_pairs: int) -> Params:
+    """Returns walks of pairs that start from one θ_0, `[P, 2, T, ...]`, T the probe steps.
+
+    Halves and batches are the population's; only B's initialization is A's.
+
+    Args:
+      condition: of the population.
+      pool: what its halves were drawn from.
+      num_pairs: P.
+    """
+    last = condition.probe_steps[-1]
+    dense = np.unique(np.round(np.geomspace(1, last, 12)).astype(int))
+    return populations.retrace(
+        condition, pool, steps=(0, *dense.tolist()), num_pairs=num_pairs, shared_start=True
+    )
+
+
+def _landscape(
+    population: Population, images: Array, sample: Sample, sizes: Sizes
+) -> Callable[[Params], dict[str, Array]]:
+    """Returns error and cross-entropy over the first examples of one pair's sample."""
+    # Padding is last, so that the first examples are valid ones.
+    number = min(sizes.num_examples, population.condition.num_examples, sample.indices.shape[0])
+    rows = sample.indices[:number]
+    return slices.mean_landscape(
+        population.apply_fn, images[rows], sample.labels[:number],
+        loss_fns={name: training.LOSSES[name] for name in ("error", "cross_entropy")},
+        chunk_size=sizes.chunk_size,
+    )  # fmt: skip
+
+
+def _member(tree: Any, *index: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def plane(population: Population, walks: Params, images: Array, sizes: Sizes) -> Arrays:
+    """Returns the plane through θ_0, θ_A and θ_B of the first pair, which share their start.
+
+    Args:
+      population: whose halves make the landscapes.
+      walks: `[P, 2, T, ...]` from `retrace`.
+      images: `[N, H, W, D]` of the pool.
+      sizes: how much.
+    """
+    start, end_a, end_b = (_member(walks, 0, i, t) for i, t in ((0, 0), (0, -1), (1, -1)))
+    through = paths.plane(start, end_a, end_b)
+    project = _compiled(jax.vmap(jax.vmap(lambda params: paths.project(through, params))))
+    coordinates, distances = project(_member(walks, 0))
+    seen = np.asarray(coordinates).reshape(-1, 2)
+    low, high = seen.min(0), seen.max(0)
+    extent = float((high - low).max())
+    centre = (low + high) / 2
+    ticks = np.linspace(-0.5 - MARGIN, 0.5 + MARGIN, sizes.grid) * extent
+    x, y = (jnp.asarray(centre[i] + ticks, jnp.float32) for i in (0, 1))
+    values = []
+    for half in (population.halves.a, population.halves.b):
+        loss_fn = _landscape(population, images, _member(half, 0), sizes)
+        values.append(_compiled(lambda x, y, f=loss_fn: paths.surface(f, through, x, y))(x, y))
+    found = {f"plane_{name}": np.stack([np.asarray(v[name]) for v in values]) for name in values[0]}
+    return found | {
+        "plane_x": np.asarray(x),
+        "plane_y": np.asarray(y),
+        "plane_walks": np.asarray(coordinates),
+        "plane_distances": np.asarray(distances),
+    }
+
+
+def segments(
+    population: Population,
+    walks: Params,
+    images: Array,
+    labels: Array,
+    key: Key,
+    sizes: Sizes,
+) -> Arrays:
+    """Returns error and cross-entropy on S along segments, `[P, T]` each.
+
+    From θ_A to θ_B as trained ("raw"), to θ_B with its units permuted to match θ_A ("matched"), and
+    between the ends of walks from one start ("shared"). Labels of S are clean.
+
+    Args:
+      population: the pairs.
+      walks: `[P, 2, T, ...]` from `retrace`.
+      images, labels: of the pool.
+      key: consumed; for the order of matching.
+      sizes: how much.
+    """
+    params = population.params
+    raw = (_side(params, 0), _side(params, 1))
+    specification = matching.derive(population.condition.module, _member(params, 0, 0))
+    permuted = []
+    for p in range(sizes.num_pairs):
+        target, other = _member(params, p, 0), _member(params, p, 1)
+        found = matching.weight_match(specification, target, other, jax.random.fold_in(key, p))
+        permuted.append(matching.apply(specification, found.permutations, other))
+    matched = jax.tree.map(lambda *leaves: jnp.stack(leaves), *permuted)
+    ends = _side(walks, 0), _side(walks, 1)
+    shared = tuple(jax.tree.map(lambda leaf: leaf[:, -1], end) for end in ends)
+    rows = population.halves.s.indices
+
+    def one(member, images, labels):
+        start, end, rows = member
+        loss_fn = slices.mean_landscape(
+            population.apply_fn, images[rows], labels[rows],
+            loss_fns={name: training.LOSSES[name] for name in ("error", "cross_entropy")},
+            chunk_size=sizes.chunk_size,
+        )  # fmt: skip
+        return paths.interpolate(loss_fn, start, end, sizes.num_points)
+
+    run = _compiled(placement.spread(one, vectorized=False))
+    result = {}
+    for name, (start, end) in {"raw": raw, "matched": (raw[0], matched), "shared": shared}.items():
+        values = run((start, end, rows), images, labels)
+        result |= {f"segment_{name}_{loss}": np.asarray(v) for loss, v in values.items()}
+    return result
+
+
+def _side(tree: Params, side: int) -> Params:
+    return jax.tree.map(lambda leaf: leaf[:, side], tree)
+
+
+def random_slices(population: Population, images: Array, key: Key, sizes: Sizes) -> Arrays:
+    """Returns cross-entropy around θ_A along filter-normalized directions, of A and of B.
+
+    One direction a pair, `[P, G]`; and the two directions of the first pair, `[2, G, G]`.
+
+    Args:
+      population: the pairs.
+      images: `[N, H, W, D]` of the pool.
+      key: consumed.
+      sizes: how much.
+    """
+    ticks = jnp.linspace(-1.0, 1.0, sizes.grid)
+    keys = jax.random.split(key, sizes.num_pairs)
+
+    def one(member, images):
+        params, parts, key = member
+        directions = slices.filter_directions(params, key)
+        lone = jax.tree.map(lambda leaf: leaf[:1], directions)
+        return jnp.stack(
+            [
+                slices.grid(_landscape(population, images, half, sizes), params, lone, [ticks])[
+                    "cross_entropy"
+                ]
+                for half in parts
+            ]
+        )
+
+    parts = (population.halves.a, population.halves.b)
+    run = _compiled(placement.spread(one, vectorized=False))
+    curves = np.asarray(run((_side(population.params, 0), parts, keys), images))
+
+    def two(half):
+        params = _member(population.params, 0, 0)
+        directions = slices.filter_directions(params, keys[0])
+        loss_fn = _landscape(population, images, half, sizes)
+        return slices.grid(loss_fn, params, directions, [ticks, ticks])["cross_entropy"].T
+
+    faces = [np.asarray(_compiled(two)(_member(half, 0))) for half in parts]
+    return {
+        "slice_t": np.asarray(ticks),
+        "slice_own": curves[:, 0],
+        "slice_other": curves[:, 1],
+        "slice_plane": np.stack(faces),
+    }
+
+
+def spectrum_of(
+    loss_fn: Callable[[Params], Array], params: Params, key: Key, sizes: Sizes
+) -> dict[str, Array]:
+    """Returns the largest eigenvalues, the trace with its error, and the density's quadrature.
+
+    Args:
+      loss_fn: parameters to a scalar.
+      params: of one model.
+      key: consumed.
+      sizes: how much.
+    """
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    keys = jax.random.split(key, 3)
+    tops, _ = curvature.top_eigenvalues(
+        loss_fn, params, keys[0], num_eigenvalues=min(sizes.num_eigenvalues, size)
+    )
+    trace, error = curvature.trace(loss_fn, params, keys[1], num_samples=4 * sizes.num_samples)
+    density = curvature.spectral_density(
+        loss_fn, params, keys[2], num_steps=min(sizes.num_steps, size),
+        num_samples=sizes.num_samples,
+    )  # fmt: skip
+    return {
+        "tops": tops,
+        "trace": trace,
+        "trace_error": error,
+        "nodes": density.nodes,
+        "weights": density.weights,
+    }
+
+
+def spectra(population: Population, walks: Params, images: Array, key: Key, sizes: Sizes) -> Arrays:
+    """Returns Hessian spectra of L_A in cross-entropy at θ_0 and at θ_A, of each pair.
+
+    Args:
+      population: the pairs.
+      walks: `[P, 2, T, ...]` from `retrace`; A starts there as in the population.
+      images: `[N, H, W, D]` of the pool.
+      key: consumed.
+      sizes: how much.
+    """
+    keys = jax.random.split(key, sizes.num_pairs)
+
+    def one(member, images):
+        params, half, key = member
+        landscape = _landscape(population, images, half, sizes)
+        return spectrum_of(lambda p: landscape(p)["cross_entropy"], params, key, sizes)
+
+    run = _compiled(placement.spread(one, vectorized=False))
+    result = {}
+    start = jax.tree.map(lambda leaf: leaf[:, 0, 0], walks)
+    for name, params in {"start": start, "end": _side(population.params, 0)}.items():
+        found = run((params, population.halves.a, keys), images)
+        result |= {f"spectrum_{name}_{what}": np.asarray(v) for what, v in found.items()}
+    return result
+
+
+def class_matrix(
+    population: Population, walks: Params, images: Array, labels: Array, sizes: Sizes
+) -> Arrays:
+    """Returns the residual-free meeting matrix `[P, C, C]` at initialization.
+
+    Entry (c, c') is the mean over i of class c in A and j of class c' in B of tr K(x_i, x_j)/C at
+    θ_0 of A (P6); NaN where a class does not occur among the examples.
+
+    Args:
+      population: the pairs.
+      walks: `[P, 2, T, ...]` from `retrace`; A starts there as in the population.
+      images, labels: of the pool, labels clean.
+      sizes: how much.
+    """
+    condition = population.condition
+    number = min(sizes.num_class_examples, condition.num_examples)
+
+    def one(member, images, labels):
+        params, rows_a, rows_b = member
+        kernel = kernels.trace_ntk(population.apply_fn, params, images[rows_a], images[rows_b])
+        of_a, of_b = (
+            jax.nn.one_hot(labels[rows], condition.num_classes) for rows in (rows_a, rows_b)
+        )
+        return of_a.T @ kernel @ of_b / (of_a.sum(0)[:, None] * of_b.sum(0)[None])
+
+    run = _compiled(placement.spread(one, vectorized=False))
+    rows = [half.indices[:, :number] for half in (population.halves.a, population.halves.b)]
+    start = jax.tree.map(lambda leaf: leaf[:, 0, 0], walks)
+    return {"matrix": np.asarray(run((start, *rows), images, labels))}
+
+
+def section(population: Population, images: Array, labels: Array, sizes: Sizes) -> Arrays:
+    """Returns what θ_A and θ_B of the first pair decide on the plane through three examples of S.
+
+    Args:
+      population: the pairs.
+      images, labels: of the pool.
+      sizes: how much.
+    """
+    rows = np.asarray(population.halves.s.indices[0])
+    classes = np.asarray(labels)[rows]
+    chosen = [rows[np.flatnonzero(classes == c)[0]] for c in np.unique(classes)[:3]]
+    if len(chosen) < 3:
+        chosen = rows[:3].tolist()
+    corners = images[np.asarray(chosen)]
+    through = paths.plane(*corners)
+    places = np.stack([np.asarray(paths.project(through, corner)[0]) for corner in corners])
+    low, high = places.min(0), places.max(0)
+    ticks = np.linspace(-0.5 - MARGIN, 0.5 + MARGIN, 4 * sizes.grid)
+    x, y = ((low + high)[i] / 2 + ticks * float((high - low).max()) for i in (0, 1))
+
+    def decide(params, x, y):
+        logits_fn = lambda image: population.apply_fn(params, image[None])[0]  # noqa: E731
+        values = paths.surface(
+            lambda image: jnp.argmax(logits_fn(image)), through, x, y, chunk_size=256
+        )
+        return values.astype(jnp.int32)
+
+    run = _compiled(decide)
+    x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+    decisions = [np.asarray(run(_member(population.params, 0, i), x, y)) for i in (0, 1)]
+    return {
+        "section_x": np.asarray(x),
+        "section_y": np.asarray(y),
+        "section_decisions": np.stack(decisions),
+        "section_points": places,
+        "section_labels": np.asarray(labels)[np.asarray(chosen)],
+    }
+
+
+def measure_own(
+    loss_fn: Callable[[Params], Array], members: Sequence[Params], key: Key, sizes: Sizes
+) -> Arrays:
+    """Returns landscapes of models that are not ours: of one to three points of one loss.
+
+    Slices and a spectrum at the first; with two, the segment between them; with three, the plane.
+
+    Args:
+      loss_fn: parameters to a scalar.
+      members: one to three pytrees of equal shapes.
+      key: consumed.
+      sizes: how much.
+    """
+    params = members[0]
+    key_slice, key_spectrum = jax.random.split(key)
+    ticks = jnp.linspace(-1.0, 1.0, sizes.grid)
+    directions = slices.filter_directions(params, key_slice)
+
+    @_compiled
+    def around(params):
+        face = slices.grid(loss_fn, params, directions, [ticks, ticks])
+        lone = jax.tree.map(lambda leaf: leaf[:1], directions)
+        return face.T, slices.grid(loss_fn, params, lone, [ticks])
+
+    face, curve = around(params)
+    found = _compiled(lambda p: spectrum_of(loss_fn, p, key_spectrum, sizes))(params)
+    result = {
+        "slice_t": np.asarray(ticks),
+        "slice_own": np.asarray(curve)[None],
+        "slice_plane": np.asarray(face)[None],
+    }
+    result |= {f"spectrum_end_{name}": np.asarray(v)[None] for name, v in found.items()}
+    if len(members) > 1:
+        run = _compiled(lambda a, b: paths.interpolate(loss_fn, a, b, sizes.num_points))
+        result["segment_raw_loss"] = np.asarray(run(members[0], members[1]))[None]
+    if len(members) > 2:
+        result |= _own_plane(loss_fn, members, sizes)
+    return result
+
+
+def _own_plane(
+    loss_fn: Callable[[Params], Array], members: Sequence[Params], sizes: Sizes
+) -> Arrays:
+    through = paths.plane(*members[:3])
+    places = np.stack([np.asarray(paths.project(through, one)[0]) for one in members[:3]])
+    low, high = places.min(0), places.max(0)
+    ticks = np.linspace(-0.5 - MARGIN, 0.5 + MARGIN, sizes.grid) * float((high - low).max())
+    x, y = (jnp.asarray((low + high)[i] / 2 + ticks, jnp.float32) for i in (0, 1))
+    values = _compiled(lambda x, y: paths.surface(loss_fn, through, x, y))(x, y)
+    return {
+        "plane_x": np.asarray(x),
+        "plane_y": np.asarray(y),
+        "plane_cross_entropy": np.asarray(values)[None],
+        "plane_points": places,
+    }
+
+
+def summary(arrays: Mapping[str, np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
+    """Returns the barriers of every segment, `[P]`, by path, loss and baseline."""
+    result = {}
+    for name, values in arrays.items():
+        if name.startswith("segment_"):
+            for baseline in paths.BASELINES:
+                heights = paths.barrier(jnp.asarray(values), baseline=baseline)
+                result[name.removeprefix("segment_"), baseline] = np.asarray(heights)
+    return result
+
+
+def sizes_of(config: Any) -> Sizes:
+    """Returns the sizes of a config's `landscape` block, the defaults where it has none.
+
+    Raises:
+      ValueError: for a field that does not exist, or a number below what can be drawn.
+    """
+    given = dict(config.get("landscape", {}))
+    least = {"num_points": 3, "grid": 3, "num_samples": 2}
+    for name, value in given.items():
+        if name not in Sizes._fields:
+            raise ValueError(
+                f"config.landscape has no field {name!r}: there are {', '.join(Sizes._fields)}"
+            )
+        if value < least.get(name, 1):
+            raise ValueError(
+                f"config.landscape.{name} must be at least {least.get(name, 1)}, got {value}"
+            )
+    return Sizes(**given)

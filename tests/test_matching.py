@@ -1,0 +1,216 @@
+"""Permutations leave functions as they are; planted ones are found again."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from halfway import models
+from halfway.landscapes import matching
+
+CONFIGS = {
+    "linear": {"kind": "linear"},
+    "mlp": {"kind": "mlp", "widths": (16, 12)},
+    "cnn": {"kind": "cnn", "features": (6, 8), "stride": 2, "widths": (10,)},
+    "residual": {"kind": "residual", "features": (6, 8), "blocks": 2},
+    "transformer": {"kind": "transformer", "width": 16, "depth": 2, "heads": 4, "hidden": 12},
+}
+IMAGES = jnp.asarray(np.random.default_rng(0).uniform(size=(5, 8, 8, 2)), jnp.float32)
+KEY = jax.random.key(0)
+
+
+def setting(name, seed=0):
+    """Returns a module, parameters without a zero or one among them, and the specification."""
+    module = models.build(CONFIGS[name], num_classes=3)
+    shapes = jax.eval_shape(module.init, KEY, IMAGES)["params"]
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(
+        lambda s: jnp.asarray(rng.standard_normal(s.shape) / np.sqrt(s.size / s.shape[-1]),
+                              jnp.float32), shapes
+    )  # fmt: skip
+    return module, params, matching.derive(module, params)
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_permuted_units_compute_the_same(name):
+    module, params, specification = setting(name)
+    permutations = matching.random_permutations(jax.random.key(1), specification)
+    moved = matching.apply(specification, permutations, params)
+    logits = jax.jit(lambda p: module.apply({"params": p}, IMAGES))
+    np.testing.assert_allclose(logits(moved), logits(params), rtol=1e-4, atol=1e-4)
+    for group, places in specification.places().items():  # no group moves nothing
+        tensors = matching._to_dict(moved), matching._to_dict(params)
+        assert any(np.any(tensors[0][t] != tensors[1][t]) for t, *_ in places), group
+
+
+def test_groups_of_every_kind():
+    sizes = {name: setting(name)[2].sizes for name in CONFIGS}
+    assert sizes["linear"] == {}
+    assert sizes["mlp"] == {"Dense_0": 16, "Dense_1": 12}
+    assert sizes["cnn"] == {"Conv_0": 6, "Conv_1": 8, "Dense_0": 10}
+    assert sizes["residual"] == {"stream0": 6, "stream1": 8} | {
+        f"stage{s}_block{b}_hidden": (6, 8)[s] for s in (0, 1) for b in (0, 1)
+    }
+    blocks = {f"block{b}_{part}": n for b in (0, 1) for part, n in (("heads", 4), ("hidden", 12))}
+    assert sizes["transformer"] == {"stream": 16} | blocks
+
+
+@pytest.mark.parametrize("name", ["cnn", "residual", "transformer"])
+def test_a_tensor_left_out_changes_the_function(name):
+    """What a wrong specification would do: the check above can fail."""
+    module, params, specification = setting(name)
+    wrong = dict(specification.axes)
+    tensor = next(t for t in wrong if t.endswith("bias") and wrong[t][0] is not None)
+    wrong[tensor] = (None,) * len(wrong[tensor])
+    permutations = matching.random_permutations(jax.random.key(1), specification)
+    moved = matching.apply(matching.declare(wrong, params), permutations, params)
+    logits = jax.jit(lambda p: module.apply({"params": p}, IMAGES))
+    assert np.abs(logits(moved) - logits(params)).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "transformer"])
+def test_permutations_are_a_group(name):
+    _, params, specification = setting(name)
+    first, second = (matching.random_permutations(jax.random.key(i), specification) for i in (1, 2))
+    once = matching.apply(specification, first, params)
+    assert_equal(matching.apply(specification, matching.invert(first), once), params)
+    both = matching.apply(specification, matching.compose(first, second), params)
+    assert_equal(matching.apply(specification, second, once), both)
+    assert_equal(matching.apply(specification, matching.identity(specification), params), params)
+
+
+def test_ensembles_are_permuted_by_vmap():
+    _, params, specification = setting("cnn")
+    members = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+    draw = lambda key: matching.random_permutations(key, specification)  # noqa: E731
+    orders = jax.vmap(draw)(jax.random.split(KEY, 2))
+    apply = lambda orders, params: matching.apply(specification, orders, params)  # noqa: E731
+    together = jax.jit(jax.vmap(apply))(orders, members)
+    for i in range(2):
+        pick = lambda leaf, i=i: leaf[i]  # noqa: E731
+        alone = apply(jax.tree.map(pick, orders), jax.tree.map(pick, members))
+        assert_equal(jax.tree.map(pick, together), alone)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "residual"])
+def test_planted_permutations_are_recovered_from_100_random_starts(name):
+    _, params, specification = setting(name)
+    recovered = 0
+    for key in jax.random.split(jax.random.key(5), 100):
+        planted = matching.random_permutations(key, specification)
+        moved = matching.apply(specification, planted, params)
+        found = matching.weight_match(specification, params, moved, key)
+        back = matching.apply(specification, found.permutations, moved)
+        recovered += all(
+            np.array_equal(a, b)
+            for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(params), strict=True)
+        )
+        inverse = matching.invert(planted)
+        assert all(np.array_equal(inverse[g], found.permutations[g]) for g in inverse)
+    assert recovered == 100
+
+
+def test_planted_permutations_of_a_transformer_with_a_few_restarts():
+    _, params, specification = setting("transformer")
+    for key in jax.random.split(jax.random.key(6), 20):
+        planted = matching.random_permutations(key, specification)
+        moved = matching.apply(specification, planted, params)
+        found = matching.weight_match(specification, params, moved, key, num_restarts=8)
+        assert_equal(matching.apply(specification, found.permutations, moved), params)
+
+
+def test_noise_does_not_hide_a_planted_permutation():
+    _, params, specification = setting("mlp")
+    planted = matching.random_permutations(jax.random.key(1), specification)
+    noise = jax.tree.map(lambda leaf: 0.2 * leaf.std() * jax.random.normal(KEY, leaf.shape), params)
+    near = jax.tree.map(jnp.add, params, noise)
+    found = matching.weight_match(
+        specification, params, matching.apply(specification, planted, near), KEY
+    )
+    assert_equal(found.permutations, matching.invert(planted))
+
+
+def test_one_group_is_matched_as_well_as_by_trying_all():
+    module = models.build({"kind": "mlp", "widths": (5,)}, num_classes=3)
+    draws = [module.init(jax.random.key(i), IMAGES)["params"] for i in range(2)]
+    specification = matching.derive(module, draws[0])
+    found = matching.weight_match(specification, *draws, KEY)
+    best = max(
+        float(
+            matching.similarity(
+                draws[0], matching.apply(specification, {"Dense_0": jnp.array(order)}, draws[1])
+            )
+        )
+        for order in itertools.permutations(range(5))
+    )
+    # The head's bias has no group: it is in the one and not in the other, and is 0.
+    assert found.similarity == pytest.approx(best, rel=1e-5)
+
+
+def test_matching_never_lowers_the_similarity_and_more_restarts_never_the_best():
+    _, a, specification = setting("residual", 1)
+    _, b, _ = setting("residual", 2)
+    raw = float(matching.similarity(a, b))
+    values = []
+    for restarts in (1, 2, 6):
+        found = matching.weight_match(specification, a, b, KEY, num_restarts=restarts)
+        moved = matching.apply(specification, found.permutations, b)
+        # The head's bias belongs to no group.
+        rest = float(jnp.vdot(a["head"]["bias"], b["head"]["bias"]))
+        assert float(matching.similarity(a, moved)) == pytest.approx(
+            found.similarity + rest, rel=1e-4
+        )
+        assert 1 <= found.num_found <= restarts
+        values.append(found.similarity + rest)
+    assert raw < values[0] <= values[1] <= values[2]
+
+
+# Specifications of somebody else's models
+
+AXES = {"a/kernel": (None, "h"), "a/bias": ("h",), "b/kernel": (("h", 2), None)}
+PARAMS = {"a": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}, "b": {"kernel": jnp.ones((8, 2))}}
+
+
+def test_a_declared_specification():
+    specification = matching.declare(AXES, PARAMS)
+    assert specification.sizes == {"h": 4}
+    assert specification.places() == {
+        "h": [("a/kernel", 1, 1), ("a/bias", 0, 1), ("b/kernel", 0, 2)]
+    }
+    params = dict(PARAMS, b={"kernel": jnp.arange(16.0).reshape(8, 2)})
+    moved = matching.apply(specification, {"h": jnp.array([3, 2, 1, 0])}, params)
+    np.testing.assert_array_equal(moved["b"]["kernel"][:, 0], [6, 4, 2, 0, 14, 12, 10, 8])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"c": (None,)}, "names 'c', which the parameters lack"),
+        ({"a/bias": None}, "lacks 'a/bias' of shape \\(4,\\)"),
+        ({"a/bias": ("h", None)}, "2 axes for 'a/bias', whose shape is \\(4,\\)"),
+        (
+            {"a/kernel": ("h", None)},
+            "axis 0 of 'a/kernel' has 3 entries, but group 'h' needs 1 x 4",
+        ),
+        ({"b/kernel": (("h", 3), None)}, "axis 0 of 'b/kernel' has 8 entries"),
+        ({"b/kernel": ("h", None)}, "axis 0 of 'b/kernel' has 8 entries, .* as in 'a/bias'"),
+    ],
+)
+def test_a_wrong_specification_names_tensor_and_axis(change, message):
+    axes = {name: entry for name, entry in (AXES | change).items() if entry is not None}
+    with pytest.raises(ValueError, match=message):
+        matching.declare(axes, PARAMS)
+
+
+def test_what_cannot_be_derived_or_started_is_said():
+    with pytest.raises(ValueError, match="derived for Dense: declare one"):
+        matching.derive(models.nn.Dense(3), PARAMS)
+    with pytest.raises(ValueError, match="num_restarts must be at least 1, got 0"):
+        specification = matching.declare(AXES, PARAMS)
+        matching.weight_match(specification, PARAMS, PARAMS, KEY, num_restarts=0)
