@@ -16,7 +16,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from experiments import conditions, config_file, environment, pipeline, studies
-from experiments.conditions import Config
+from experiments.conditions import Condition, Config
 from experiments.errors import LOG, UserError
 from experiments.runs import Identity
 from experiments.study import Study
@@ -36,6 +36,8 @@ FLAGS = {
     "shard": "i/n with 1 <= i <= n: run each n-th setting from the i-th on, the others elsewhere.",
     "params": "One to three .npz files of parameters, an array for each tensor (Dense_0/kernel).",
     "loss": "pkg.module:fn, a function from those parameters to a scalar.",
+    "suite": "Which benchmarks: landscapes.",
+    "out": "FILE.json for the rows of a benchmark.",
     "dry_run": "true: say what would be run, and run nothing.",
 }
 """Every flag of ours with its help; all are text but `_SWITCHES`."""
@@ -69,6 +71,8 @@ class Options(NamedTuple):
     dry_run: bool = False
     params: str | None = None
     loss: str | None = None
+    suite: str | None = None
+    out: str | None = None
     config_given: bool = False
     arguments: tuple[str, ...] = ()
 
@@ -207,8 +211,14 @@ def parse(
     )
 
 
-def prepare(options: Options) -> Settings:
+def prepare(
+    options: Options, needs: Callable[[Config], Sequence[Condition]] | None = None
+) -> Settings:
     """Returns the checked settings of a run; sets up devices and the compilation cache.
+
+    Args:
+      options: of the command line.
+      needs: a config to the conditions that are wanted, where no hypothesis is to be decided.
 
     Raises:
       UserError: for whatever flags and config ask for that cannot be done.
@@ -216,7 +226,7 @@ def prepare(options: Options) -> Settings:
     config = options.config
     try:
         conditions.validate(config)
-        chosen = choose(config, options.only)
+        chosen = [] if needs else choose(config, options.only)
         environment.use_cores()
         environment.use_cache(options.compilation_cache)
         dataset = _load(config.dataset, environment.data_dir(options.data_dir))
@@ -226,7 +236,8 @@ def prepare(options: Options) -> Settings:
                 f"{dataset.num_classes} classes"
             )
         pool = dataset.pool(config.subset)
-        for one in {c for study in chosen for r in study.needs(config) for c in r.conditions}:
+        wanted = {c for study in chosen for r in study.needs(config) for c in r.conditions}
+        for one in needs(config) if needs else wanted:
             populations.validate(one, pool)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(str(error)) from error

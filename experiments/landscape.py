@@ -29,6 +29,7 @@ from experiments import (
     pipeline,
     report,
 )
+from experiments.conditions import Condition
 from experiments.errors import LOG, UserError
 from experiments.runs import Run
 from halfway import populations
@@ -65,10 +66,10 @@ def main(options: cli.Options) -> None:
         sizes = landscape_measure.sizes_of(options.config)
     except ValueError as error:
         raise UserError(str(error)) from error
-    settings = cli.prepare(options)
+    settings = cli.prepare(options, needs=lambda config: [_condition(config, sizes)])
     config, pool = settings.config, settings.dataset.pool(settings.config.subset)
     run = Run.create(settings.workdir, cli.identity(settings), len(jax.devices()))
-    condition = conditions.condition(config, config.architectures[0])
+    condition = _condition(config, sizes)
     with run.locked():
         if not run.notes()["environment"]:
             run.note(environment=environment.describe(settings.dataset))
@@ -91,6 +92,11 @@ def main(options: cli.Options) -> None:
             f"{condition.probe_steps[-1]} steps of {condition.optimizer}."
         )
         _write(settings.workdir, arrays, "What the two parties see", lead, page.repeat(info))
+
+
+def _condition(config: Any, sizes: landscape_measure.Sizes) -> Condition:
+    condition = conditions.condition(config, config.architectures[0])
+    return dataclasses.replace(condition, overlap=sizes.overlap)
 
 
 def _own(options: cli.Options, names: str, loss: str) -> None:

@@ -39,6 +39,7 @@ class Sizes(NamedTuple):
       num_steps: of Lanczos for a density.
       num_samples: random starts of a density, and of a trace.
       num_class_examples: of each half for the meeting matrix.
+      overlap: of the halves in the population drawn, 0 to 1: at 1 both models have the same data.
     """
 
     num_pairs: int = 8
@@ -50,6 +51,7 @@ class Sizes(NamedTuple):
     num_steps: int = 40
     num_samples: int = 8
     num_class_examples: int = 100
+    overlap: float = 0.0
 
 
 def measure(population: Population, pool: Split, key: Key, sizes: Sizes) -> Arrays:
@@ -445,7 +447,7 @@ def sizes_of(config: Any) -> Sizes:
       ValueError: for a field that does not exist, or a number below what can be drawn.
     """
     given = dict(config.get("landscape", {}))
-    least = {"num_points": 3, "grid": 3, "num_samples": 2}
+    least = {"num_points": 3, "grid": 3, "num_samples": 2, "overlap": 0}
     for name, value in given.items():
         if name not in Sizes._fields:
             raise ValueError(
@@ -455,4 +457,6 @@ def sizes_of(config: Any) -> Sizes:
             raise ValueError(
                 f"config.landscape.{name} must be at least {least.get(name, 1)}, got {value}"
             )
+    if not given.get("overlap", 0) <= 1:
+        raise ValueError(f"config.landscape.overlap must lie in [0, 1], got {given['overlap']}")
     return Sizes(**given)

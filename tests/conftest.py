@@ -5,7 +5,11 @@ import tempfile
 from pathlib import Path
 
 # Before JAX starts: two devices, so that placement is exercised everywhere.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+# Programs run once here, on little data: to optimize them takes longer than it saves.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
+)
 # Workers of one run share compiled programs; the first process to come makes the folder.
 CACHE = os.environ.setdefault("HALFWAY_TEST_CACHE", tempfile.mkdtemp(prefix="halfway-test-cache-"))
 

@@ -8,36 +8,64 @@ import numpy as np
 import pytest
 from launcher import FOLDERS, Job
 
-from experiments import files, landscape, landscape_measure, landscape_report
+from experiments import conditions, files, landscape, landscape_measure, landscape_report
 from experiments.errors import UserError
 from experiments.landscape_measure import Sizes
-from halfway import data, losses, populations
+from experiments.runs import Run
+from halfway import losses, models
 from halfway.landscapes import paths
 
 SIZES = Sizes(
     num_pairs=2, num_points=5, grid=5, num_examples=30, chunk_size=16, num_eigenvalues=2,
     num_steps=8, num_samples=3, num_class_examples=40,
 )  # fmt: skip
-CONDITION = populations.Condition(
-    dataset="digits", architecture="mlp", model={"kind": "mlp", "widths": (8,)}, num_classes=10,
-    num_examples=60, num_holdout=50, probe_steps=(0, 60), num_pairs=3, seed=1, batch_size=16,
-    learning_rate=1e-2,
-)  # fmt: skip
+CONFIG = f"""
+from configs import digits
+
+def get_config(variant=""):
+    config = digits.get_config("tiny")
+    with config.unlocked():
+        config.num_pairs, config.num_examples, config.num_holdout = 3, 60, 50
+        config.models.mlp.widths = (8,)
+        config.training.learning_rate, config.training.batch_size = 1e-2, 16
+        config.training.probe_steps = (0, 60)
+        config.hypotheses = ()
+        config.landscape = {SIZES._asdict()}
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The working directory of one run of the command, and what it printed."""
+    folder = tmp_path_factory.mktemp("landscape")
+    (folder / "small.py").write_text(CONFIG)
+    command = (*FOLDERS, "--config=small.py", "--workdir=run")
+    done = Job(folder, *command, module="experiments.landscape").wait()
+    assert done.code == 0, done
+    return folder / "run", done.out
 
 
 @pytest.fixture(scope="module")
 def pool(digits):
-    return data.Split(digits.train.images[:300], digits.train.labels[:300])
+    return digits.pool("all")
 
 
 @pytest.fixture(scope="module")
-def population(pool):
-    return populations.train(CONDITION, pool)
+def population(folder):
+    run = Run.open(folder[0])
+    return run.load_population(conditions.condition(run.config, "mlp"))
 
 
 @pytest.fixture(scope="module")
-def arrays(population, pool):
-    return landscape_measure.measure(population, pool, jax.random.key(0), SIZES)
+def arrays(folder):
+    return files.read_arrays(folder[0] / "landscape" / "arrays.npz")
+
+
+def apply_fn(params, x):
+    return models.build({"kind": "mlp", "widths": (8,)}, num_classes=10).apply(
+        {"params": params}, x
+    )
 
 
 def member(tree, *index):
@@ -45,7 +73,7 @@ def member(tree, *index):
 
 
 def loss_at(params, pool, rows, labels, loss_fn=losses.cross_entropy):
-    logits = CONDITION.apply_fn(params, jnp.asarray(pool.images, jnp.float32)[rows])
+    logits = apply_fn(params, jnp.asarray(pool.images, jnp.float32)[rows])
     return float(loss_fn(logits, labels).mean())
 
 
@@ -65,7 +93,7 @@ def test_the_plane_holds_start_and_ends_of_the_walks(arrays, population, pool):
 
 
 def test_the_planes_are_the_two_halves_landscapes(arrays, population, pool):
-    walks = landscape_measure.retrace(CONDITION, pool, 1)
+    walks = landscape_measure.retrace(population.condition, pool, 1)
     through = paths.plane(*(member(walks, 0, i, t) for i, t in ((0, 0), (0, -1), (1, -1))))
     place = jnp.array([arrays["plane_x"][3], arrays["plane_y"][1]])
     params = paths.plane_point(through, place)
@@ -110,7 +138,7 @@ def test_spectra_are_of_the_own_half(arrays, population, pool):
     images = jnp.asarray(pool.images, jnp.float32)[half.indices[1, :30]]
 
     def loss_fn(vector):
-        logits = CONDITION.apply_fn(unravel(vector), images)
+        logits = apply_fn(unravel(vector), images)
         return losses.cross_entropy(logits, half.labels[1, :30]).mean()
 
     dense = np.linalg.eigvalsh(jax.jit(jax.hessian(loss_fn))(flat))[::-1]
@@ -132,7 +160,7 @@ def test_sections_decide_at_the_examples_as_the_models_do(arrays, population, po
     chosen = np.array([rows[np.flatnonzero(labels == c)[0]] for c in np.unique(labels)[:3]])
     np.testing.assert_array_equal(arrays["section_labels"], np.asarray(pool.labels)[chosen])
     for side in (0, 1):
-        logits = CONDITION.apply_fn(
+        logits = apply_fn(
             member(population.params, 0, side), jnp.asarray(pool.images, jnp.float32)[chosen]
         )
         for place, decision in zip(arrays["section_points"], logits.argmax(1), strict=True):
@@ -223,25 +251,23 @@ def test_losses_that_are_none(name, message):
         landscape.load_function(name)
 
 
-def test_both_ways_of_the_command(tmp_path):
-    run = tmp_path / "run"
-    small = ("--config=configs/digits.py:tiny", "--config.num_pairs=2")
-    first = Job(
-        tmp_path, *FOLDERS, *small, f"--workdir={run}", module="experiments.landscape"
-    ).wait()
-    assert first.code == 0, first
-    page = (run / "landscape" / "landscape.html").read_text()
+def test_the_page_is_whole_and_needs_nothing_else(folder):
+    path, out = folder
+    page = (path / "landscape" / "landscape.html").read_text()
     assert "walk of A" in page and "What to distrust" in page
-    assert not re.search(r'(?:src|href)="(?!#|data:)', page)  # self-contained
-    assert first.out.strip().endswith("landscape.html")
+    assert not re.search(r'(?:src|href)="(?!#|data:)', page)
+    assert out.strip().endswith("landscape.html")
+    assert "as trained, error on S" in out
+
+
+def test_a_model_of_ones_own(tmp_path):
     write_params(tmp_path / "a.npz", 0)
     (tmp_path / "mine.py").write_text(
         "def loss(p):\n    return (p['layer']['kernel'] ** 2).sum() + (p['bias'] ** 2).sum()\n"
     )
     own = ("--params=a.npz", "--loss=mine:loss", "--workdir=own")
-    folder = FOLDERS[0]
-    done = Job(tmp_path, folder, *own, module="experiments.landscape").wait()
+    done = Job(tmp_path, FOLDERS[0], *own, module="experiments.landscape").wait()
     assert done.code == 0, done
     assert (tmp_path / "own" / "landscape" / "figures" / "spectrum.png").is_file()
-    half = Job(tmp_path, folder, *own[:1], module="experiments.landscape").wait()
+    half = Job(tmp_path, FOLDERS[0], *own[:1], module="experiments.landscape").wait()
     assert "--params and --loss belong together" in half.complaint

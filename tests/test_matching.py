@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from halfway import models
-from halfway.landscapes import matching
+from halfway import losses, models
+from halfway.landscapes import matching, permutations
 
 CONFIGS = {
     "linear": {"kind": "linear"},
@@ -40,12 +40,12 @@ def assert_equal(a, b):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_permuted_units_compute_the_same(name):
     module, params, specification = setting(name)
-    permutations = matching.random_permutations(jax.random.key(1), specification)
-    moved = matching.apply(specification, permutations, params)
+    planted = matching.random_permutations(jax.random.key(1), specification)
+    moved = matching.apply(specification, planted, params)
     logits = jax.jit(lambda p: module.apply({"params": p}, IMAGES))
     np.testing.assert_allclose(logits(moved), logits(params), rtol=1e-4, atol=1e-4)
     for group, places in specification.places().items():  # no group moves nothing
-        tensors = matching._to_dict(moved), matching._to_dict(params)
+        tensors = permutations.to_dict(moved), permutations.to_dict(params)
         assert any(np.any(tensors[0][t] != tensors[1][t]) for t, *_ in places), group
 
 
@@ -68,8 +68,8 @@ def test_a_tensor_left_out_changes_the_function(name):
     wrong = dict(specification.axes)
     tensor = next(t for t in wrong if t.endswith("bias") and wrong[t][0] is not None)
     wrong[tensor] = (None,) * len(wrong[tensor])
-    permutations = matching.random_permutations(jax.random.key(1), specification)
-    moved = matching.apply(matching.declare(wrong, params), permutations, params)
+    planted = matching.random_permutations(jax.random.key(1), specification)
+    moved = matching.apply(matching.declare(wrong, params), planted, params)
     logits = jax.jit(lambda p: module.apply({"params": p}, IMAGES))
     assert np.abs(logits(moved) - logits(params)).max() > 1e-2
 
@@ -169,6 +169,72 @@ def test_matching_never_lowers_the_similarity_and_more_restarts_never_the_best()
         assert 1 <= found.num_found <= restarts
         values.append(found.similarity + rest)
     assert raw < values[0] <= values[1] <= values[2]
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "residual", "transformer"])
+def test_activations_find_planted_permutations(name):
+    module, params, specification = setting(name)
+    planted = matching.random_permutations(jax.random.key(1), specification)
+    moved = matching.apply(specification, planted, params)
+    seen = [matching.activations(module, p, IMAGES) for p in (params, moved)]
+    for group, values in seen[0].items():  # they move with their units
+        assert values.shape[1] == specification.sizes[group]
+        np.testing.assert_allclose(
+            jnp.take(values, planted[group], 1), seen[1][group], rtol=1e-3, atol=1e-4
+        )
+    assert seen[0].keys() == specification.sizes.keys()
+    assert_equal(matching.activation_match(*seen), matching.invert(planted))
+
+
+def test_activations_that_cannot_be_compared_are_refused():
+    one, two = {"h": jnp.ones((4, 3))}, {"h": jnp.ones((5, 3))}
+    with pytest.raises(ValueError, match=r"'h' has shapes \(4, 3\) and \(5, 3\)"):
+        matching.activation_match(one, two)
+    with pytest.raises(ValueError, match="groups differ"):
+        matching.activation_match(one, {"g": jnp.ones((4, 3))})
+
+
+def test_dead_units_are_matched_to_what_is_left():
+    values = jnp.asarray(np.random.default_rng(0).standard_normal((50, 3)), jnp.float32)
+    dead = values.at[:, 1].set(0.0)
+    found = matching.activation_match({"h": dead}, {"h": dead[:, jnp.array([1, 2, 0])]})
+    assert found["h"].tolist() == [2, 0, 1]
+
+
+def test_straight_through_descends_the_middle():
+    module, a, specification = setting("mlp", 1)
+    _, b, _ = setting("mlp", 2)
+    labels = jnp.array([0, 1, 2, 0, 1])
+
+    def loss_fn(params):
+        return losses.cross_entropy(module.apply({"params": params}, IMAGES), labels).mean()
+
+    found = matching.straight_through_match(
+        specification, loss_fn, a, b, KEY, num_steps=40, learning_rate=0.05
+    )
+    assert found.history.shape == (41,)
+    assert found.loss == found.history.min() < found.history[0]
+    moved = matching.apply(specification, found.permutations, b)
+    middle = jax.tree.map(lambda x, y: (x + y) / 2, a, moved)
+    assert float(loss_fn(middle)) == pytest.approx(found.loss, rel=1e-4)
+
+
+def test_many_models_come_together():
+    _, params, specification = setting("cnn")
+    keys = jax.random.split(KEY, 4)
+    planted = jax.vmap(lambda k: matching.random_permutations(k, specification))(keys)
+    apply = lambda orders, trees: jax.vmap(  # noqa: E731
+        lambda o, t: matching.apply(specification, o, t)
+    )(orders, trees)
+    same = jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), params)
+    members = apply(planted, same)
+    found, passes = matching.match_many(specification, members, KEY)
+    together = apply(found, members)
+    for leaf in jax.tree.leaves(together):
+        np.testing.assert_array_equal(leaf, jnp.stack([leaf[0]] * 4))
+    assert 2 <= passes < 100
+    with pytest.raises(ValueError, match="two or more, got 1"):
+        matching.match_many(specification, jax.tree.map(lambda leaf: leaf[:1], members), KEY)
 
 
 # Specifications of somebody else's models

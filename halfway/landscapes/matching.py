@@ -1,14 +1,9 @@
-"""Permutation matching: two networks that compute alike, with their units in another order.
+"""Permutation matching: units of one network in the order that brings it close to another.
 
-A specification says which axes of which tensors a group of units lies on; permuting all of them at
-once leaves the function as it is. Permutations are `{group: [n]}` integers, applied as `take`: unit
-i of the result is unit `permutation[i]` of what it is applied to.
-
-Applying, composing and inverting are pure and work under `jit` and `vmap`; matching solves linear
-assignments on the host, with SciPy.
+Linear assignments are solved on the host, with SciPy; what permutations are and how they are
+applied is in `halfway.landscapes.permutations`, all of which can be had from here.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -20,242 +15,43 @@ import optax
 from scipy.optimize import linear_sum_assignment
 
 from halfway import models
+from halfway.landscapes.permutations import (
+    Axes,
+    Permutations,
+    Specification,
+    apply,
+    compose,
+    declare,
+    derive,
+    identity,
+    invert,
+    permute,
+    random_permutations,
+    similarity,
+    to_dict,
+)
 from halfway.types import Array, Key, Params
 
-Permutations = dict[str, Any]
-"""`{group: [n]}` integers."""
-Axes = Mapping[str, tuple[Any, ...]]
-"""`{tensor: an entry for each axis}`: None, the name of a group, or (name, repeats)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Specification:
-    """Which axes every group of units lies on.
-
-    Attributes:
-      axes: path of each tensor, e.g. "Dense_0/kernel", to an entry for each axis: None; a group's
-        name; or (name, repeats) where the axis is `repeats` blocks of the group, as a dense layer
-        reads flattened features.
-      sizes: group to its number of units.
-    """
-
-    axes: dict[str, tuple[Any, ...]]
-    sizes: dict[str, int]
-
-    def places(self) -> dict[str, list[tuple[str, int, int]]]:
-        """Returns the (tensor, axis, repeats) of every group."""
-        found: dict[str, list[tuple[str, int, int]]] = {name: [] for name in self.sizes}
-        for tensor, entries in self.axes.items():
-            for axis, entry in enumerate(entries):
-                if entry is not None:
-                    name, repeats = _entry(entry)
-                    found[name].append((tensor, axis, repeats))
-        return found
-
-
-def _entry(entry: Any) -> tuple[str, int]:
-    return (entry, 1) if isinstance(entry, str) else (entry[0], int(entry[1]))
-
-
-def declare(axes: Axes, params: Params) -> Specification:
-    """Returns the specification that `axes` declares, checked against parameters.
-
-    Args:
-      axes: see `Specification`; every tensor of `params` is named.
-      params: of one model.
-
-    Raises:
-      ValueError: naming the tensor, and the axis where there is one: if a tensor is missing or does
-        not exist, has another number of axes, or an axis another size than its group elsewhere.
-    """
-    tensors = _to_dict(params)
-    for tensor in axes:
-        if tensor not in tensors:
-            raise ValueError(f"the specification names {tensor!r}, which the parameters lack")
-    sizes: dict[str, int] = {}
-    first: dict[str, str] = {}
-    for tensor, value in tensors.items():
-        if tensor not in axes:
-            raise ValueError(f"the specification lacks {tensor!r} of shape {tuple(value.shape)}")
-        if len(axes[tensor]) != value.ndim:
-            raise ValueError(
-                f"the specification has {len(axes[tensor])} axes for {tensor!r}, whose shape is "
-                f"{tuple(value.shape)}"
-            )
-        for axis, entry in enumerate(axes[tensor]):
-            if entry is None:
-                continue
-            name, repeats = _entry(entry)
-            size, rest = divmod(value.shape[axis], repeats)
-            if rest or sizes.setdefault(name, size) != size:
-                expected = f"{repeats} x {sizes.get(name, '?')}"
-                raise ValueError(
-                    f"axis {axis} of {tensor!r} has {value.shape[axis]} entries, but group "
-                    f"{name!r} needs {expected}, as in {first.get(name, tensor)!r}"
-                )
-            first.setdefault(name, tensor)
-    return Specification({name: tuple(entries) for name, entries in axes.items()}, sizes)
-
-
-def derive(module: nn.Module, params: Params) -> Specification:
-    """Returns the specification of a module of `halfway.models`.
-
-    Hidden units of dense layers, channels of convolutions, the residual stream of each stage or of
-    the transformer, hidden units within each block, and attention heads as wholes. Within a head
-    more than permutations leaves the function as it is; they are not searched.
-
-    Args:
-      module: as of `models.build`.
-      params: of one model of it.
-
-    Raises:
-      ValueError: for another module.
-    """
-    rules: dict[type, Callable[[Any, dict[str, Any]], Axes]] = {
-        models.Linear: lambda module, tensors: {
-            name: (None,) * v.ndim for name, v in tensors.items()
-        },
-        models.MLP: _plain,
-        models.CNN: _plain,
-        models.Residual: _residual,
-        models.VisionTransformer: _transformer,
-    }
-    if type(module) not in rules:
-        raise ValueError(
-            f"no specification can be derived for {type(module).__name__}: declare one by "
-            "matching.declare"
-        )
-    return declare(rules[type(module)](module, _to_dict(params)), params)
-
-
-def _plain(module: Any, tensors: dict[str, Any]) -> Axes:
-    """Layers one after another: convolutions, then dense ones; the last is not permuted."""
-    convolutions = [f"Conv_{i}" for i in range(len(getattr(module, "features", ())))]
-    layers = [*convolutions, *(f"Dense_{i}" for i in range(len(module.widths) + 1))]
-    axes: dict[str, tuple[Any, ...]] = {}
-    before: Any = None
-    for layer in layers:
-        kernel = tensors[f"{layer}/kernel"]
-        own = None if layer == layers[-1] else layer
-        reads = before
-        if before in convolutions and layer.startswith("Dense"):
-            # Flattened [H, W, D]: channels vary fastest.
-            channels = tensors[f"{before}/kernel"].shape[-1]
-            reads = (before, kernel.shape[0] // channels)
-        axes[f"{layer}/kernel"] = (*(None,) * (kernel.ndim - 2), reads, own)
-        axes[f"{layer}/bias"] = (own,)
-        before = own
-    return axes
-
-
-def _residual(module: Any, tensors: dict[str, Any]) -> Axes:
-    del tensors
-    axes: dict[str, tuple[Any, ...]] = {"stem/kernel": (None, None, None, "stream0")}
-    for stage in range(len(module.features)):
-        for block in range(module.blocks):
-            name = f"stage{stage}_block{block}"
-            enters = stage > 0 and block == 0
-            reads, writes = f"stream{stage - enters}", f"stream{stage}"
-            hidden = f"{name}_hidden"
-            axes |= dict.fromkeys((f"{name}_norm0/scale", f"{name}_norm0/bias"), (reads,))
-            axes |= dict.fromkeys((f"{name}_norm1/scale", f"{name}_norm1/bias"), (hidden,))
-            axes[f"{name}_conv0/kernel"] = (None, None, reads, hidden)
-            axes[f"{name}_conv1/kernel"] = (None, None, hidden, writes)
-            if enters:
-                axes[f"{name}_shortcut/kernel"] = (None, None, reads, writes)
-    last = f"stream{len(module.features) - 1}"
-    axes |= dict.fromkeys(("norm/scale", "norm/bias"), (last,))
-    return axes | {"head/kernel": (last, None), "head/bias": (None,)}
-
-
-def _transformer(module: Any, tensors: dict[str, Any]) -> Axes:
-    del tensors
-    axes: dict[str, tuple[Any, ...]] = {
-        "embed/kernel": (None, "stream"),
-        "embed/bias": ("stream",),
-        "positions": (None, "stream"),
-    }
-    for block in range(module.depth):
-        name = f"block{block}"
-        heads, hidden = f"{name}_heads", f"{name}_hidden"
-        for norm in ("norm0", "norm1"):
-            axes |= dict.fromkeys((f"{name}_{norm}/scale", f"{name}_{norm}/bias"), ("stream",))
-        for part in ("query", "key", "value"):
-            axes[f"{name}_attention/{part}/kernel"] = ("stream", heads, None)
-            axes[f"{name}_attention/{part}/bias"] = (heads, None)
-        axes[f"{name}_attention/out/kernel"] = (heads, None, "stream")
-        axes[f"{name}_attention/out/bias"] = ("stream",)
-        axes[f"{name}_dense0/kernel"] = ("stream", hidden)
-        axes[f"{name}_dense0/bias"] = (hidden,)
-        axes[f"{name}_dense1/kernel"] = (hidden, "stream")
-        axes[f"{name}_dense1/bias"] = ("stream",)
-    axes |= dict.fromkeys(("norm/scale", "norm/bias"), ("stream",))
-    return axes | {"head/kernel": ("stream", None), "head/bias": (None,)}
-
-
-def identity(specification: Specification) -> Permutations:
-    """Returns the permutations that change nothing."""
-    return {name: jnp.arange(size) for name, size in specification.sizes.items()}
-
-
-def random_permutations(key: Key, specification: Specification) -> Permutations:
-    """Returns a uniform permutation of every group.
-
-    Args:
-      key: consumed.
-      specification: of the groups.
-    """
-    keys = jax.random.split(key, max(len(specification.sizes), 1))
-    return {
-        name: jax.random.permutation(k, size)
-        for k, (name, size) in zip(keys, specification.sizes.items(), strict=False)
-    }
-
-
-def apply(specification: Specification, permutations: Permutations, params: Params) -> Params:
-    """Returns the parameters with their units permuted; the function stays as it is.
-
-    Args:
-      specification: of the parameters.
-      permutations: `{group: [n]}`; a group that is not named stays.
-      params: of one model.
-    """
-    tensors = _to_dict(params)
-    moved = {
-        tensor: _permute(value, specification.axes[tensor], permutations, jnp)
-        for tensor, value in tensors.items()
-    }
-    return jax.tree.unflatten(jax.tree.structure(params), list(moved.values()))
-
-
-def _permute(value: Any, entries: tuple[Any, ...], permutations: Permutations, np_: Any) -> Any:
-    for axis, entry in enumerate(entries):
-        if entry is None:
-            continue
-        name, repeats = _entry(entry)
-        if name not in permutations:
-            continue
-        order = permutations[name]
-        if repeats > 1:
-            size = order.shape[0]
-            order = (np_.arange(repeats)[:, None] * size + order[None]).reshape(-1)
-        value = np_.take(value, order, axis=axis)
-    return value
-
-
-def invert(permutations: Permutations) -> Permutations:
-    """Returns what undoes the permutations."""
-    return {name: jnp.argsort(order) for name, order in permutations.items()}
-
-
-def compose(first: Permutations, second: Permutations) -> Permutations:
-    """Returns the permutations that do `first`, then `second`; both name the same groups."""
-    return {name: jnp.take(first[name], second[name]) for name in first}
-
-
-def similarity(a: Params, b: Params) -> Array:
-    """Returns the inner product ⟨a, b⟩ over all tensors, which weight matching makes large."""
-    return jnp.asarray(optax.tree.vdot(a, b))
+__all__ = [
+    "Axes",
+    "Match",
+    "Permutations",
+    "Specification",
+    "StraightThrough",
+    "activation_match",
+    "activations",
+    "apply",
+    "compose",
+    "declare",
+    "derive",
+    "identity",
+    "invert",
+    "match_many",
+    "random_permutations",
+    "similarity",
+    "straight_through_match",
+    "weight_match",
+]
 
 
 class Match(NamedTuple):
@@ -303,9 +99,9 @@ def weight_match(
     """
     if num_restarts < 1:
         raise ValueError(f"num_restarts must be at least 1, got {num_restarts}")
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
+    rng = np.random.default_rng(_seed(key))
     wanted, given = (
-        {name: np.asarray(value, np.float32) for name, value in _to_dict(tree).items()}
+        {name: np.asarray(value, np.float32) for name, value in to_dict(tree).items()}
         for tree in (target, params)
     )
     found = []
@@ -342,7 +138,7 @@ def _ascend(
             if after > before + 1e-6 * np.abs(score).max():
                 orders[name], improved = order, True
     value = sum(
-        float(np.vdot(target[t], _permute(params[t], entries, orders, np)))
+        float(np.vdot(target[t], permute(params[t], entries, orders, np)))
         for t, entries in specification.axes.items()
         if any(entry is not None for entry in entries)
     )
@@ -362,7 +158,7 @@ def _scores(
     total = np.zeros((size, size), np.float64)
     others = {other: order for other, order in orders.items() if other != name}
     for tensor, axis, repeats in places:
-        moved = _permute(params[tensor], specification.axes[tensor], others, np)
+        moved = permute(params[tensor], specification.axes[tensor], others, np)
         total += _rows(target[tensor], axis, size, repeats) @ (_rows(moved, axis, size, repeats).T)
     return total
 
@@ -374,7 +170,187 @@ def _rows(value: np.ndarray, axis: int, size: int, repeats: int) -> np.ndarray:
     return value.reshape(-1, size).T
 
 
-def _to_dict(params: Params) -> dict[str, Any]:
-    """Returns tensors by path, in the order of the tree's leaves."""
-    leaves = jax.tree.leaves_with_path(params)
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
+def activations(module: nn.Module, params: Params, x: Array) -> dict[str, Array]:
+    """Returns what every group of units of a module of `halfway.models` computes.
+
+    Hidden units before their nonlinearity; a residual stream as the next normalization hands it on;
+    a head by the length of its values, which does not depend on the basis within the head.
+
+    Args:
+      module: as of `models.build`.
+      params: of one model of it.
+      x: `[B, H, W, D]`.
+
+    Returns:
+      `[N, n]` for each group, N examples times positions.
+
+    Raises:
+      ValueError: for another module.
+    """
+    specification = derive(module, params)
+    _, captured = module.apply(
+        {"params": params}, x, capture_intermediates=True, mutable=["intermediates"]
+    )
+    seen = to_dict(captured["intermediates"])
+    outputs = {name.rpartition("/__call__")[0]: value for name, value in seen.items()}
+    result = {}
+    for group, size in specification.sizes.items():
+        value = outputs[_observed(module, group)]
+        if group.endswith("_heads"):
+            value = jnp.linalg.norm(value, axis=-1)
+        result[group] = value.reshape(-1, size)
+    return result
+
+
+def _observed(module: Any, group: str) -> str:
+    """Returns the submodule whose output shows a group."""
+    if group.startswith("stream") and isinstance(module, models.Residual):
+        stage = int(group.removeprefix("stream"))
+        if stage + 1 < len(module.features):
+            return f"stage{stage + 1}_block0_norm0"
+        return "norm"
+    if group == "stream":
+        return "norm"
+    if group.endswith("_heads"):
+        return group.replace("_heads", "_attention/value")
+    if group.endswith("_hidden"):
+        layer = "_norm1" if isinstance(module, models.Residual) else "_dense0"
+        return group.replace("_hidden", layer)
+    return group
+
+
+def activation_match(target: Mapping[str, Array], activations: Mapping[str, Array]) -> Permutations:
+    """Returns the permutations that match units by the correlation of what they compute.
+
+    One linear assignment a group, each by itself, so that there is no local optimum; a unit that is
+    constant correlates with none. Runs on the host.
+
+    Args:
+      target: `{group: [N, n]}` of one model, e.g. by `activations`.
+      activations: of the model to be permuted, on the same examples.
+
+    Raises:
+      ValueError: if the two differ in groups or shapes.
+    """
+    result = {}
+    if target.keys() != activations.keys():
+        raise ValueError(f"groups differ: {sorted(target)} and {sorted(activations)}")
+    for group, values in target.items():
+        first, second = np.asarray(values, np.float64), np.asarray(activations[group], np.float64)
+        if first.shape != second.shape:
+            raise ValueError(f"group {group!r} has shapes {first.shape} and {second.shape}")
+        first, second = (_standardize(v) for v in (first, second))
+        _, order = linear_sum_assignment(first.T @ second, maximize=True)
+        result[group] = jnp.asarray(order)
+    return result
+
+
+def _standardize(values: np.ndarray) -> np.ndarray:
+    values = values - values.mean(0)
+    norms = np.linalg.norm(values, axis=0)
+    return values / np.where(norms > 0, norms, 1)
+
+
+class StraightThrough(NamedTuple):
+    """A match found by descending the loss at the middle.
+
+    Attributes:
+      permutations: the best that were seen.
+      loss: scalar, in the middle of target and permuted, at the best.
+      history: `[num_steps + 1]`, the loss in the middle at each step's permutations.
+    """
+
+    permutations: Permutations
+    loss: float
+    history: np.ndarray
+
+
+def straight_through_match(
+    specification: Specification,
+    loss_fn: Callable[[Params], Array],
+    target: Params,
+    params: Params,
+    key: Key,
+    *,
+    num_steps: int,
+    learning_rate: float = 1e-2,
+) -> StraightThrough:
+    """Returns permutations that make the loss in the middle small (Ainsworth et al., algorithm 3).
+
+    Latent weights, from the target's on, are projected to the nearest permutation of `params` by
+    weight matching; the loss in the middle of target and projection is differentiated straight
+    through the projection, and Adam moves the latent weights. Never worse than weight matching from
+    the same key, where it begins.
+
+    Args:
+      specification: of both.
+      loss_fn: parameters to a scalar.
+      target: of one model.
+      params: of the other.
+      key: consumed.
+      num_steps: of Adam; each costs a weight match.
+      learning_rate: of Adam.
+    """
+    optimizer = optax.adam(learning_rate)
+
+    @jax.jit
+    def descend(latent, opt_state, projected):
+        def middle(latent):
+            through = jax.tree.map(lambda w, p: w + jax.lax.stop_gradient(p - w), latent, projected)
+            return loss_fn(jax.tree.map(lambda a, b: (a + b) / 2, target, through))
+
+        value, gradient = jax.value_and_grad(middle)(latent)
+        updates, opt_state = optimizer.update(gradient, opt_state, latent)
+        return value, optax.apply_updates(latent, updates), opt_state
+
+    latent, opt_state, seen = target, optimizer.init(target), []
+    for step in range(num_steps + 1):
+        found = weight_match(specification, latent, params, jax.random.fold_in(key, step))
+        projected = apply(specification, found.permutations, params)
+        value, latent, opt_state = descend(latent, opt_state, projected)
+        seen.append((float(value), found.permutations))
+    best = min(seen, key=lambda one: one[0])
+    return StraightThrough(best[1], best[0], np.array([value for value, _ in seen]))
+
+
+def match_many(
+    specification: Specification, members: Params, key: Key, *, max_iterations: int = 100
+) -> tuple[Permutations, int]:
+    """Returns permutations that bring many models together, `[M, n]` a group, and the passes.
+
+    Each member in turn is matched to the mean of all others as they are permuted by then, until a
+    pass changes nothing (Ainsworth et al., MergeMany). The result is up to one permutation of all.
+
+    Args:
+      specification: of every member.
+      members: leaves `[M, ...]`, M ≥ 2.
+      key: consumed.
+      max_iterations: passes over all members.
+
+    Raises:
+      ValueError: if there are fewer than two members.
+    """
+    number = jax.tree.leaves(members)[0].shape[0]
+    if number < 2:
+        raise ValueError(f"many models are two or more, got {number}")
+    own = [jax.tree.map(lambda leaf, m=m: np.asarray(leaf[m]), members) for m in range(number)]
+    orders = [identity(specification) for _ in own]
+    moved, passes, changed = list(own), 0, True
+    while changed and passes < max_iterations:
+        key_pass = jax.random.fold_in(key, passes)
+        passes, changed = passes + 1, False
+        for m in np.random.default_rng(_seed(key_pass)).permutation(number):
+            others = [moved[k] for k in range(number) if k != m]
+            mean = jax.tree.map(lambda *leaves: np.mean(leaves, 0), *others)
+            found = weight_match(specification, mean, moved[m], key_pass)
+            still = all(np.array_equal(o, np.arange(len(o))) for o in found.permutations.values())
+            if not still:
+                orders[m] = compose(orders[m], found.permutations)
+                moved[m] = apply(specification, orders[m], own[m])
+                changed = True
+    stacked = {name: jnp.stack([order[name] for order in orders]) for name in orders[0]}
+    return stacked, passes
+
+
+def _seed(key: Key) -> list[int]:
+    return np.asarray(jax.random.key_data(key)).ravel().tolist()

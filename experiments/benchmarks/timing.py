@@ -1,0 +1,71 @@
+"""Times of ours and of peers, taken in turns; the machine's own ceiling in the same run."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One piece of work. None where a field has no meaning.
+
+    Attributes:
+      work: what was done, in a word.
+      ours_seconds, peer_seconds: the least of all repetitions, compiled before.
+      peer: name and version.
+      ratio: ours over the peer's, or over `limit` seconds where that is asked.
+      target: an upper bound on `ratio`.
+      ceiling_share: operations over what a matrix product reaches in the same time.
+      peak_memory_bytes: of our compiled program: arguments, result and temporaries.
+      note: what a reader has to know.
+    """
+
+    work: str
+    ours_seconds: float
+    peer: str | None = None
+    peer_seconds: float | None = None
+    ratio: float | None = None
+    target: float | None = None
+    ceiling_share: float | None = None
+    peak_memory_bytes: int | None = None
+    note: str = ""
+
+
+def least(*calls: Callable[[], Any], repeats: int = 3) -> list[float]:
+    """Returns the least time of each call, all called once before, then in turns.
+
+    In turns, so that a busy minute of a shared machine falls on all of them.
+
+    Args:
+      *calls: without arguments; arrays they return are waited for.
+      repeats: of each.
+    """
+    for call in calls:
+        jax.block_until_ready(call())
+    seconds = [float("inf")] * len(calls)
+    for _ in range(repeats):
+        for index, call in enumerate(calls):
+            started = time.perf_counter()
+            jax.block_until_ready(call())
+            seconds[index] = min(seconds[index], time.perf_counter() - started)
+    return seconds
+
+
+def ceiling(size: int = 2048) -> float:
+    """Returns floating-point operations a second of a float32 matrix product of `size`²."""
+    matrix = jax.random.normal(jax.random.key(0), (size, size))
+    product = jax.jit(jnp.matmul)
+    (seconds,) = least(lambda: product(matrix, matrix), repeats=5)
+    return 2 * size**3 / seconds
+
+
+def memory(compiled: Any) -> int | None:
+    """Returns the bytes that a compiled program holds at most, None where the backend is silent."""
+    found = compiled.memory_analysis()
+    if found is None:
+        return None
+    return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes

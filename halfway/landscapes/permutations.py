@@ -1,0 +1,268 @@
+"""Permutations of units that leave a network's function as it is.
+
+A specification says which axes of which tensors a group of units lies on; permuting all of them at
+once changes no output. Permutations are `{group: [n]}` integers, applied as `take`: unit i of the
+result is unit `permutation[i]` of what it is applied to. All but making a specification works under
+`jit` and `vmap`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from halfway import models
+from halfway.types import Array, Key, Params
+
+Permutations = dict[str, Any]
+"""`{group: [n]}` integers."""
+Axes = Mapping[str, tuple[Any, ...]]
+"""`{tensor: an entry for each axis}`: None, the name of a group, or (name, repeats)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Specification:
+    """Which axes every group of units lies on.
+
+    Attributes:
+      axes: path of each tensor, e.g. "Dense_0/kernel", to an entry for each axis: None; a group's
+        name; or (name, repeats) where the axis is `repeats` blocks of the group, as a dense layer
+        reads flattened features.
+      sizes: group to its number of units.
+    """
+
+    axes: dict[str, tuple[Any, ...]]
+    sizes: dict[str, int]
+
+    def places(self) -> dict[str, list[tuple[str, int, int]]]:
+        """Returns the (tensor, axis, repeats) of every group."""
+        found: dict[str, list[tuple[str, int, int]]] = {name: [] for name in self.sizes}
+        for tensor, entries in self.axes.items():
+            for axis, entry in enumerate(entries):
+                if entry is not None:
+                    name, repeats = _entry(entry)
+                    found[name].append((tensor, axis, repeats))
+        return found
+
+
+def _entry(entry: Any) -> tuple[str, int]:
+    return (entry, 1) if isinstance(entry, str) else (entry[0], int(entry[1]))
+
+
+def declare(axes: Axes, params: Params) -> Specification:
+    """Returns the specification that `axes` declares, checked against parameters.
+
+    Args:
+      axes: see `Specification`; every tensor of `params` is named.
+      params: of one model.
+
+    Raises:
+      ValueError: naming the tensor, and the axis where there is one: if a tensor is missing or does
+        not exist, has another number of axes, or an axis another size than its group elsewhere.
+    """
+    tensors = to_dict(params)
+    for tensor in axes:
+        if tensor not in tensors:
+            raise ValueError(f"the specification names {tensor!r}, which the parameters lack")
+    sizes: dict[str, int] = {}
+    first: dict[str, str] = {}
+    for tensor, value in tensors.items():
+        if tensor not in axes:
+            raise ValueError(f"the specification lacks {tensor!r} of shape {tuple(value.shape)}")
+        if len(axes[tensor]) != value.ndim:
+            raise ValueError(
+                f"the specification has {len(axes[tensor])} axes for {tensor!r}, whose shape is "
+                f"{tuple(value.shape)}"
+            )
+        for axis, entry in enumerate(axes[tensor]):
+            if entry is None:
+                continue
+            name, repeats = _entry(entry)
+            size, rest = divmod(value.shape[axis], repeats)
+            if rest or sizes.setdefault(name, size) != size:
+                expected = f"{repeats} x {sizes.get(name, '?')}"
+                raise ValueError(
+                    f"axis {axis} of {tensor!r} has {value.shape[axis]} entries, but group "
+                    f"{name!r} needs {expected}, as in {first.get(name, tensor)!r}"
+                )
+            first.setdefault(name, tensor)
+    return Specification({name: tuple(entries) for name, entries in axes.items()}, sizes)
+
+
+def derive(module: nn.Module, params: Params) -> Specification:
+    """Returns the specification of a module of `halfway.models`.
+
+    Hidden units of dense layers, channels of convolutions, the residual stream of each stage or of
+    the transformer, hidden units within each block, and attention heads as wholes. Within a head
+    more than permutations leaves the function as it is; they are not searched.
+
+    Args:
+      module: as of `models.build`.
+      params: of one model of it.
+
+    Raises:
+      ValueError: for another module.
+    """
+    rules: dict[type, Callable[[Any, dict[str, Any]], Axes]] = {
+        models.Linear: lambda module, tensors: {
+            name: (None,) * v.ndim for name, v in tensors.items()
+        },
+        models.MLP: _plain,
+        models.CNN: _plain,
+        models.Residual: _residual,
+        models.VisionTransformer: _transformer,
+    }
+    if type(module) not in rules:
+        raise ValueError(
+            f"no specification can be derived for {type(module).__name__}: declare one by "
+            "matching.declare"
+        )
+    return declare(rules[type(module)](module, to_dict(params)), params)
+
+
+def _plain(module: Any, tensors: dict[str, Any]) -> Axes:
+    """Layers one after another: convolutions, then dense ones; the last is not permuted."""
+    convolutions = [f"Conv_{i}" for i in range(len(getattr(module, "features", ())))]
+    layers = [*convolutions, *(f"Dense_{i}" for i in range(len(module.widths) + 1))]
+    axes: dict[str, tuple[Any, ...]] = {}
+    before: Any = None
+    for layer in layers:
+        kernel = tensors[f"{layer}/kernel"]
+        own = None if layer == layers[-1] else layer
+        reads = before
+        if before in convolutions and layer.startswith("Dense"):
+            # Flattened [H, W, D]: channels vary fastest.
+            channels = tensors[f"{before}/kernel"].shape[-1]
+            reads = (before, kernel.shape[0] // channels)
+        axes[f"{layer}/kernel"] = (*(None,) * (kernel.ndim - 2), reads, own)
+        axes[f"{layer}/bias"] = (own,)
+        before = own
+    return axes
+
+
+def _residual(module: Any, tensors: dict[str, Any]) -> Axes:
+    del tensors
+    axes: dict[str, tuple[Any, ...]] = {"stem/kernel": (None, None, None, "stream0")}
+    for stage in range(len(module.features)):
+        for block in range(module.blocks):
+            name = f"stage{stage}_block{block}"
+            enters = stage > 0 and block == 0
+            reads, writes = f"stream{stage - enters}", f"stream{stage}"
+            hidden = f"{name}_hidden"
+            axes |= dict.fromkeys((f"{name}_norm0/scale", f"{name}_norm0/bias"), (reads,))
+            axes |= dict.fromkeys((f"{name}_norm1/scale", f"{name}_norm1/bias"), (hidden,))
+            axes[f"{name}_conv0/kernel"] = (None, None, reads, hidden)
+            axes[f"{name}_conv1/kernel"] = (None, None, hidden, writes)
+            if enters:
+                axes[f"{name}_shortcut/kernel"] = (None, None, reads, writes)
+    last = f"stream{len(module.features) - 1}"
+    axes |= dict.fromkeys(("norm/scale", "norm/bias"), (last,))
+    return axes | {"head/kernel": (last, None), "head/bias": (None,)}
+
+
+def _transformer(module: Any, tensors: dict[str, Any]) -> Axes:
+    del tensors
+    axes: dict[str, tuple[Any, ...]] = {
+        "embed/kernel": (None, "stream"),
+        "embed/bias": ("stream",),
+        "positions": (None, "stream"),
+    }
+    for block in range(module.depth):
+        name = f"block{block}"
+        heads, hidden = f"{name}_heads", f"{name}_hidden"
+        for norm in ("norm0", "norm1"):
+            axes |= dict.fromkeys((f"{name}_{norm}/scale", f"{name}_{norm}/bias"), ("stream",))
+        for part in ("query", "key", "value"):
+            axes[f"{name}_attention/{part}/kernel"] = ("stream", heads, None)
+            axes[f"{name}_attention/{part}/bias"] = (heads, None)
+        axes[f"{name}_attention/out/kernel"] = (heads, None, "stream")
+        axes[f"{name}_attention/out/bias"] = ("stream",)
+        axes[f"{name}_dense0/kernel"] = ("stream", hidden)
+        axes[f"{name}_dense0/bias"] = (hidden,)
+        axes[f"{name}_dense1/kernel"] = (hidden, "stream")
+        axes[f"{name}_dense1/bias"] = ("stream",)
+    axes |= dict.fromkeys(("norm/scale", "norm/bias"), ("stream",))
+    return axes | {"head/kernel": ("stream", None), "head/bias": (None,)}
+
+
+def identity(specification: Specification) -> Permutations:
+    """Returns the permutations that change nothing."""
+    return {name: jnp.arange(size) for name, size in specification.sizes.items()}
+
+
+def random_permutations(key: Key, specification: Specification) -> Permutations:
+    """Returns a uniform permutation of every group.
+
+    Args:
+      key: consumed.
+      specification: of the groups.
+    """
+    keys = jax.random.split(key, max(len(specification.sizes), 1))
+    return {
+        name: jax.random.permutation(k, size)
+        for k, (name, size) in zip(keys, specification.sizes.items(), strict=False)
+    }
+
+
+def apply(specification: Specification, permutations: Permutations, params: Params) -> Params:
+    """Returns the parameters with their units permuted; the function stays as it is.
+
+    Args:
+      specification: of the parameters.
+      permutations: `{group: [n]}`; a group that is not named stays.
+      params: of one model.
+    """
+    tensors = to_dict(params)
+    moved = {
+        tensor: permute(value, specification.axes[tensor], permutations, jnp)
+        for tensor, value in tensors.items()
+    }
+    return jax.tree.unflatten(jax.tree.structure(params), list(moved.values()))
+
+
+def permute(value: Any, entries: tuple[Any, ...], permutations: Permutations, np_: Any) -> Any:
+    """Returns one tensor with its axes permuted.
+
+    Args:
+      value: the tensor.
+      entries: of its axes, see `Specification`.
+      permutations: `{group: [n]}`; a group that is not named stays.
+      np_: `jax.numpy` or `numpy`, whichever the tensor belongs to.
+    """
+    for axis, entry in enumerate(entries):
+        if entry is None:
+            continue
+        name, repeats = _entry(entry)
+        if name not in permutations:
+            continue
+        order = permutations[name]
+        if repeats > 1:
+            size = order.shape[0]
+            order = (np_.arange(repeats)[:, None] * size + order[None]).reshape(-1)
+        value = np_.take(value, order, axis=axis)
+    return value
+
+
+def invert(permutations: Permutations) -> Permutations:
+    """Returns what undoes the permutations."""
+    return {name: jnp.argsort(order) for name, order in permutations.items()}
+
+
+def compose(first: Permutations, second: Permutations) -> Permutations:
+    """Returns the permutations that do `first`, then `second`; both name the same groups."""
+    return {name: jnp.take(first[name], second[name]) for name in first}
+
+
+def similarity(a: Params, b: Params) -> Array:
+    """Returns the inner product ⟨a, b⟩ over all tensors, which weight matching makes large."""
+    return jnp.asarray(optax.tree.vdot(a, b))
+
+
+def to_dict(params: Params) -> dict[str, Any]:
+    """Returns tensors by path, in the order of the tree's leaves."""
+    leaves = jax.tree.leaves_with_path(params)
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
