@@ -1,9 +1,11 @@
 """Draws the landscapes of a trained population, or of anybody's own model, with error bars.
 
-python -m experiments.landscape [--config=configs/digits.py[:VARIANT]] [--workdir=RUN]
+python -m experiments.landscape [--config=configs/digits.py[:VARIANT]] [--workdir=RUN] \
+    [--architecture=cnn]
 python -m experiments.landscape --params=a.npz[,b.npz[,c.npz]] --loss=pkg.module:fn --workdir=DIR
 
-A workdir that holds a run needs no --config; what is not trained yet is trained.
+A workdir that holds a run needs no --config; what is not trained yet is trained. The page goes to
+`landscape/` in it, that of a named architecture to `landscape_<architecture>/`.
 """
 
 import dataclasses
@@ -66,10 +68,14 @@ def main(options: cli.Options) -> None:
         sizes = landscape_measure.sizes_of(options.config)
     except ValueError as error:
         raise UserError(str(error)) from error
-    settings = cli.prepare(options, needs=lambda config: [_condition(config, sizes)])
+    name = options.architecture
+    if name and name not in options.config.architectures:
+        among = ", ".join(options.config.architectures)
+        raise UserError(f"--architecture must be one of {among}, got {name!r}")
+    settings = cli.prepare(options, needs=lambda config: [_condition(config, name, sizes)])
     config, pool = settings.config, settings.dataset.pool(settings.config.subset)
     run = Run.create(settings.workdir, cli.identity(settings), len(jax.devices()))
-    condition = _condition(config, sizes)
+    condition = _condition(config, name, sizes)
     with run.locked():
         if not run.notes()["environment"]:
             run.note(environment=environment.describe(settings.dataset))
@@ -91,11 +97,12 @@ def main(options: cli.Options) -> None:
             f"half, {arrays['slice_own'].shape[0]} of {condition.num_pairs} pairs, "
             f"{condition.probe_steps[-1]} steps of {condition.optimizer}."
         )
-        _write(settings.workdir, arrays, "What the two parties see", lead, page.repeat(info))
+        folder = settings.workdir / (f"landscape_{name}" if name else "landscape")
+        _write(folder, arrays, "What the two parties see", lead, page.repeat(info))
 
 
-def _condition(config: Any, sizes: landscape_measure.Sizes) -> Condition:
-    condition = conditions.condition(config, config.architectures[0])
+def _condition(config: Any, name: str | None, sizes: landscape_measure.Sizes) -> Condition:
+    condition = conditions.condition(config, name or config.architectures[0])
     return dataclasses.replace(condition, overlap=sizes.overlap)
 
 
@@ -116,7 +123,7 @@ def _own(options: cli.Options, names: str, loss: str) -> None:
         raise UserError(f"--loss={loss} must return a scalar, got {value}")
     if not np.isfinite(loss_fn(members[0])):
         raise UserError(f"--loss={loss} is not finite at the parameters given")
-    workdir = Path(options.workdir or "runs/landscape")
+    folder = Path(options.workdir or "runs/landscape") / "landscape"
     arrays = landscape_measure.measure_own(
         loss_fn, members, jax.random.key(0), landscape_measure.Sizes()
     )
@@ -124,11 +131,10 @@ def _own(options: cli.Options, names: str, loss: str) -> None:
         " ".join(["python -m experiments.landscape", *sys.argv[1:]]),
         {"Parameters": names, "Loss": loss, "JAX": jax.__version__},
     )
-    _write(workdir, arrays, "The landscape of a model", f"{names} under {loss}.", repeat)
+    _write(folder, arrays, "The landscape of a model", f"{names} under {loss}.", repeat)
 
 
-def _write(workdir: Path, arrays: Any, heading: str, lead: str, repeat: str) -> None:
-    folder = workdir / "landscape"
+def _write(folder: Path, arrays: Any, heading: str, lead: str, repeat: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files.write_arrays(folder / "arrays.npz", arrays)
@@ -193,4 +199,6 @@ def load_function(name: str) -> Callable[[Params], Any]:
 
 
 if __name__ == "__main__":
-    cli.launch(main, takes=(*(f for f in cli.RUN_FLAGS if f != "only"), "params", "loss"))
+    cli.launch(
+        main, takes=(*(f for f in cli.RUN_FLAGS if f != "only"), "architecture", "params", "loss")
+    )

@@ -38,7 +38,7 @@ class Sizes(NamedTuple):
       num_eigenvalues: the largest.
       num_steps: of Lanczos for a density.
       num_samples: random starts of a density, and of a trace.
-      num_class_examples: of each half for the meeting matrix.
+      num_class_examples: of each half for the meeting matrix, and of S for alignments.
       overlap: of the halves in the population drawn, 0 to 1: at 1 both models have the same data.
     """
 
@@ -75,6 +75,7 @@ def measure(population: Population, pool: Split, key: Key, sizes: Sizes) -> Arra
     result |= random_slices(first, images, keys[1], sizes)
     result |= spectra(first, shared, images, keys[2], sizes)
     result |= class_matrix(first, shared, images, labels, sizes)
+    result |= alignments(first, shared, images, keys[3], sizes)
     result |= section(first, images, labels, sizes)
     return result
 
@@ -331,6 +332,43 @@ def class_matrix(
     rows = [half.indices[:, :number] for half in (population.halves.a, population.halves.b)]
     start = jax.tree.map(lambda leaf: leaf[:, 0, 0], walks)
     return {"matrix": np.asarray(run((start, *rows), images, labels))}
+
+
+def alignments(
+    population: Population, walks: Params, images: Array, key: Key, sizes: Sizes
+) -> Arrays:
+    """Returns centred alignments `[P]` of tangent kernels tr K/C on examples of S.
+
+    Of θ_A with θ_B ("halves"), the same with the examples of one kernel shuffled, which is what
+    chance gives ("shuffled"), and of θ_0 with θ_A ("walk").
+
+    Args:
+      population: the pairs.
+      walks: `[P, 2, T, ...]` from `retrace`; A starts there as in the population.
+      images: `[N, H, W, D]` of the pool.
+      key: consumed; for the shuffling.
+      sizes: how much.
+    """
+    keys = jax.random.split(key, sizes.num_pairs)
+
+    def one(member, images):
+        models, rows, key = member
+        x = images[rows]
+        start, end_a, end_b = (
+            kernels.trace_ntk(population.apply_fn, params, x, x) for params in models
+        )
+        order = jax.random.permutation(key, rows.shape[0])
+        return {
+            "alignment_halves": kernels.alignment(end_a, end_b),
+            "alignment_shuffled": kernels.alignment(end_a, end_b[order][:, order]),
+            "alignment_walk": kernels.alignment(start, end_a),
+        }
+
+    run = _compiled(placement.spread(one, vectorized=False))
+    start = jax.tree.map(lambda leaf: leaf[:, 0, 0], walks)
+    ends = _side(population.params, 0), _side(population.params, 1)
+    rows = population.halves.s.indices[:, : sizes.num_class_examples]
+    return {n: np.asarray(v) for n, v in run(((start, *ends), rows, keys), images).items()}
 
 
 def section(population: Population, images: Array, labels: Array, sizes: Sizes) -> Arrays:

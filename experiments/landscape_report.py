@@ -211,7 +211,7 @@ def _inputs(arrays: Arrays) -> list[Figure]:
 
 
 def tables(arrays: Arrays, barriers: Mapping[tuple[str, str], np.ndarray]) -> dict[str, Table]:
-    """Returns tables of barriers and of curvature, by section.
+    """Returns tables of barriers, of curvature and of alignment, by section.
 
     Args:
       arrays: of `landscape_measure`.
@@ -253,7 +253,8 @@ def tables(arrays: Arrays, barriers: Mapping[tuple[str, str], np.ndarray]) -> di
     names = ["At", "Largest eigenvalue", "Trace", "Standard error of one trace", "Models"]
     caption = "Means and 95 % intervals over models; traces by Hutchinson's estimator."
     result["spectra"] = Table("Hessian of L_A", caption, names, rows)
-    return result
+    aligned = _alignments(arrays)
+    return result if aligned is None else result | {"classes": aligned}
 
 
 def write(
@@ -303,6 +304,25 @@ def repeat_own(command: str, facts: Mapping[str, Any]) -> str:
     """Returns how to repeat a page about models that are not ours, as HTML."""
     rows = [[name, str(value)] for name, value in facts.items()]
     return f"<pre><code>{text(command)}</code></pre>" + table(["What", "Value"], rows, "Facts")
+
+
+def _alignments(arrays: Arrays) -> Table | None:
+    words = {
+        "halves": "θ_A with θ_B",
+        "shuffled": "the same, examples of one shuffled",
+        "walk": "θ_0 with θ_A",
+    }
+    rows = [
+        [words[name], wording.format_estimate(*mean_interval(values)), str(len(values))]
+        for name in words
+        if (values := arrays.get(f"alignment_{name}")) is not None
+    ]
+    caption = (
+        "Centred alignment of the tangent kernels tr K(x, x′)/C on examples of S, 1 where both "
+        "models find the same examples alike: mean and 95 % interval over pairs."
+    )
+    names = ["Kernels at", "Alignment", "Pairs"]
+    return Table("Alignment of the tangent kernels", caption, names, rows) if rows else None
 
 
 def as_text(one: Table) -> str:

@@ -103,6 +103,23 @@ def test_the_planes_are_the_two_halves_landscapes(arrays, population, pool):
         assert arrays["plane_cross_entropy"][side, 1, 3] == pytest.approx(expected, rel=1e-4)
 
 
+def test_kernels_of_the_halves_are_aligned_beyond_chance(arrays, population, pool):
+    rows = population.halves.s.indices[1, : SIZES.num_class_examples]
+    x = jnp.asarray(pool.images, jnp.float32)[rows]
+    centred = []
+    for i in (0, 1):
+        jacobian = jax.jacrev(apply_fn)(member(population.params, 1, i), x)
+        flat = jnp.concatenate(
+            [leaf.reshape(len(rows), 10, -1) for leaf in jax.tree.leaves(jacobian)], -1
+        )
+        kernel = np.asarray(jnp.einsum("icd,jcd->ij", flat, flat), np.float64)
+        centre = np.eye(len(rows)) - 1 / len(rows)
+        centred.append(centre @ kernel @ centre)
+    expected = np.corrcoef(centred[0].ravel(), centred[1].ravel())[0, 1]
+    assert arrays["alignment_halves"][1] == pytest.approx(expected, abs=1e-4)
+    assert (np.abs(arrays["alignment_shuffled"]) < 0.3 * arrays["alignment_halves"]).all()
+
+
 def test_segments_begin_and_end_at_the_models(arrays, population, pool):
     labels = jnp.asarray(pool.labels)
     for p in range(2):

@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 from halfway.types import Array, Key, Params
 
 ScalarFn = Callable[[Params], Array]
+_BLOCK = 10  # rows of a basis read at once
 
 
 def hessian_product(loss_fn: ScalarFn, params: Params, vector: Params) -> Params:
@@ -82,9 +83,10 @@ def lanczos(
 ) -> Lanczos:
     """Returns `num_steps` steps of Lanczos with full reorthogonalization.
 
-    Each new vector is made orthogonal to all earlier ones twice, so that no copy of an eigenvalue
-    appears that is not there. Where the space reached is invariant (a breakdown: the coupling is
-    rounding alone) the walk goes on from a random vector orthogonal to it, uncoupled.
+    Each new vector is made orthogonal to all earlier ones, a second time where the first pass took
+    much away, so that no copy of an eigenvalue appears that is not there. Where the space reached
+    is invariant (a breakdown: the coupling is rounding alone) the walk goes on from a random vector
+    orthogonal to it, uncoupled.
 
     Args:
       product_fn: `[D]` to H times it, symmetric.
@@ -100,31 +102,53 @@ def lanczos(
     if not 1 <= num_steps <= size:
         raise ValueError(f"num_steps must lie in [1, {size}], the dimension, got {num_steps}")
     tiny = 10 * jnp.finfo(start.dtype).eps
+    block = min(_BLOCK, num_steps)
+    num_rows = num_steps + -num_steps % block
 
-    def orthogonal(basis, vector):
-        for _ in range(2):
-            vector = vector - (basis @ vector) @ basis
-        return vector
+    def orthogonal(basis, vector, count):
+        def remove(index, vector):
+            rows = lax.dynamic_slice_in_dim(basis, index * block, block)
+            return vector - (rows @ vector) @ rows
+
+        # Rows not made yet are 0: to read them would cost as much as the others.
+        return lax.fori_loop(0, (count + block - 1) // block, remove, vector)
 
     def step(carry):
         state, vector, scale = carry
-        index = state.num_steps
+        index, count = state.num_steps, state.num_steps + 1
+        before = jnp.where(index > 0, state.basis[index - 1], 0)
+        coupled = jnp.where(index > 0, state.off_diagonal[index - 1], 0)
         basis = state.basis.at[index].set(vector)
         product = product_fn(vector)
         scale = jnp.maximum(scale, jnp.linalg.norm(product))
-        rest = orthogonal(basis, product)
+        diagonal = product @ vector
+        local = product - diagonal * vector - coupled * before
+        rest = orthogonal(basis, local, count)
+        # Where a pass takes much away, rounding in what it took is large beside what is left.
+        rest = lax.cond(
+            jnp.linalg.norm(rest) < 0.7 * jnp.linalg.norm(local),
+            lambda rest: orthogonal(basis, rest, count),
+            lambda rest: rest,
+            rest,
+        )
         coupling = jnp.linalg.norm(rest)
         broken = coupling <= tiny * scale
-        fresh = jax.random.normal(jax.random.fold_in(key, index), vector.shape, vector.dtype)
-        fresh = orthogonal(basis, orthogonal(basis, fresh / jnp.linalg.norm(fresh)))
+
+        def anew(_):
+            fresh = jax.random.normal(jax.random.fold_in(key, index), vector.shape, vector.dtype)
+            fresh = fresh / jnp.linalg.norm(fresh)
+            for _ in range(4):
+                fresh = orthogonal(basis, fresh, count)
+            return fresh
+
+        following = lax.cond(broken, anew, lambda rest: rest, rest)
         # In the last dimension nothing is left of a fresh vector; it is never used.
-        following = jnp.where(broken, fresh, rest)
         following = following / jnp.maximum(jnp.linalg.norm(following), tiny**2)
         state = Lanczos(
             basis,
-            state.diagonal.at[index].set(product @ vector),
+            state.diagonal.at[index].set(diagonal),
             state.off_diagonal.at[index].set(jnp.where(broken, 0.0, coupling)),
-            index + 1,
+            count,
         )
         return state, following, scale
 
@@ -134,9 +158,10 @@ def lanczos(
         return within if stop_fn is None else within & ~stop_fn(state)
 
     zeros = jnp.zeros(num_steps, start.dtype)
-    empty = Lanczos(jnp.zeros((num_steps, size), start.dtype), zeros, zeros, jnp.int32(0))
+    empty = Lanczos(jnp.zeros((num_rows, size), start.dtype), zeros, zeros, jnp.int32(0))
     first = (empty, start / jnp.linalg.norm(start), jnp.zeros((), start.dtype))
-    return lax.while_loop(goes_on, step, first)[0]
+    state = lax.while_loop(goes_on, step, first)[0]
+    return state._replace(basis=state.basis[:num_steps])
 
 
 def _ritz(state: Lanczos) -> tuple[Array, Array]:
@@ -160,9 +185,11 @@ def top_eigenvalues(
 ) -> tuple[Array, Params]:
     """Returns the largest (algebraic) eigenvalues of the Hessian, descending, and their vectors.
 
-    Lanczos stops where every residual ‖H v − λ v‖, which bounds the error of its eigenvalue, is
-    below `tolerance` times the largest |λ|, or after `max_steps` products. An eigenvalue of higher
-    multiplicity is found once, unless the space it lives in is exhausted.
+    Lanczos stops where the error of each is below `tolerance` times the largest |λ|, or after
+    `max_steps` products. With the residual r = ‖H v − λ v‖ the error is at most min(r, r²/gap), gap
+    the distance to the next Ritz value (Kato and Temple); that of a vector is about r/gap, so its
+    square is what `tolerance` bounds. An eigenvalue of higher multiplicity is found once, unless
+    the space it lives in is exhausted.
 
     Args:
       loss_fn: parameters to a scalar.
@@ -170,7 +197,7 @@ def top_eigenvalues(
       key: consumed.
       num_eigenvalues: k, static.
       max_steps: static; at most D, the number of parameters, are taken. Memory is `max_steps` D.
-      tolerance: of the residuals, relative.
+      tolerance: of the eigenvalues, relative to the largest |λ|.
 
     Returns:
       values `[k]` and unit vectors, `[k, ...]` in each leaf of a pytree like `params`.
@@ -187,15 +214,25 @@ def top_eigenvalues(
     product_fn = _flat_product(loss_fn, params)
     key_start, key_fresh = jax.random.split(key)
 
-    def converged(state):
-        _, vectors = _ritz(state)
+    tiny = jnp.finfo(flat.dtype).tiny
+
+    def errors(state):
+        values, vectors = _ritz(state)
         made = jnp.arange(num_steps) == state.num_steps - 1
         last = jnp.where(made[:, None], vectors, 0).sum(0)
-        residuals = jnp.abs(last * jnp.where(made, state.off_diagonal, 0).sum())
-        scale = jnp.abs(state.diagonal).max() + jnp.finfo(flat.dtype).tiny
-        enough = state.num_steps >= num_eigenvalues
-        broken = jnp.where(made, state.off_diagonal, 0).sum() == 0
-        return enough & ~broken & (residuals[-num_eigenvalues:] <= tolerance * scale).all()
+        coupling = jnp.where(made, state.off_diagonal, 0).sum()
+        residuals = jnp.abs(last * coupling)
+        apart = jnp.diff(values, prepend=-jnp.inf, append=jnp.inf)
+        gaps = jnp.minimum(apart[:-1], apart[1:])
+        bounds = residuals**2 / jnp.maximum(jnp.maximum(gaps, residuals), tiny)
+        # A breakdown has residual 0, and may have missed a multiple of an eigenvalue.
+        return jnp.where(coupling == 0, jnp.inf, bounds[-num_eigenvalues:].max())
+
+    def converged(state):
+        scale = jnp.abs(state.diagonal).max() + tiny
+        # The eigenvalues of T cost as much as a product of a small network.
+        asked = (state.num_steps >= num_eigenvalues) & (state.num_steps % 4 == 0)
+        return lax.cond(asked, errors, lambda _: jnp.inf, state) <= tolerance * scale
 
     start = jax.random.normal(key_start, flat.shape, flat.dtype)
     state = lanczos(product_fn, start, key_fresh, num_steps=num_steps, stop_fn=converged)
@@ -211,6 +248,7 @@ def trace(
     *,
     num_samples: int,
     method: str = "hutchinson",
+    chunk_size: int = 5,
 ) -> tuple[Array, Array]:
     """Returns an unbiased estimate of tr H and its standard error.
 
@@ -226,6 +264,8 @@ def trace(
       key: consumed.
       num_samples: Hessian products, at least 2 ("hutch++": 6).
       method: "hutchinson" or "hutch++".
+      chunk_size: samples at once, which share the pass at `params`; memory of activations grows
+        with it.
 
     Raises:
       ValueError: for another method, or too few samples for a standard error.
@@ -235,7 +275,7 @@ def trace(
         raise ValueError(f"unknown method {method!r}: choose hutchinson or hutch++")
     if num_samples < least[method]:
         raise ValueError(f"{method} needs at least {least[method]} samples, got {num_samples}")
-    flat, _ = ravel_pytree(params)
+    flat, unravel = ravel_pytree(params)
     product_fn = _flat_product(loss_fn, params)
     key_sketch, key_probes = jax.random.split(key)
     exact, num_probes = jnp.zeros((), flat.dtype), num_samples
@@ -247,12 +287,17 @@ def trace(
         exact = (basis * lax.map(product_fn, basis)).sum()
         num_probes = num_samples - 2 * rank
 
+    def slope(point, z):
+        return jax.jvp(lambda flat: loss_fn(unravel(flat)), (point,), (z,))[1]
+
     def probe(key):
         z = jax.random.rademacher(key, flat.shape, flat.dtype)
         z = z - (basis @ z) @ basis
-        return z @ product_fn(z)
+        # zᵀHz forward only: half of the arithmetic of H z.
+        return jax.jvp(lambda point: slope(point, z), (flat,), (z,))[1]
 
-    samples = lax.map(probe, jax.random.split(key_probes, num_probes))
+    keys = jax.random.split(key_probes, num_probes)
+    samples = lax.map(probe, keys, batch_size=min(chunk_size, num_probes))
     return exact + samples.mean(), samples.std(ddof=1) / jnp.sqrt(num_probes)
 
 
