@@ -303,6 +303,12 @@ def spectra(population: Population, walks: Params, images: Array, key: Key, size
     return result
 
 
+def _block_size(params: Params, num_classes: int) -> int:
+    """Returns how many examples' Jacobians, `[C, D]` each, make a block of 100 MB."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return min(32, max(1, 25_000_000 // (size * num_classes)))
+
+
 def class_matrix(
     population: Population, walks: Params, images: Array, labels: Array, sizes: Sizes
 ) -> Arrays:
@@ -322,7 +328,10 @@ def class_matrix(
 
     def one(member, images, labels):
         params, rows_a, rows_b = member
-        kernel = kernels.trace_ntk(population.apply_fn, params, images[rows_a], images[rows_b])
+        kernel = kernels.trace_ntk(
+            population.apply_fn, params, images[rows_a], images[rows_b],
+            block_size=_block_size(params, condition.num_classes),
+        )  # fmt: skip
         of_a, of_b = (
             jax.nn.one_hot(labels[rows], condition.num_classes) for rows in (rows_a, rows_b)
         )
@@ -354,8 +363,10 @@ def alignments(
     def one(member, images):
         models, rows, key = member
         x = images[rows]
+        size = _block_size(models[0], population.condition.num_classes)
         start, end_a, end_b = (
-            kernels.trace_ntk(population.apply_fn, params, x, x) for params in models
+            kernels.trace_ntk(population.apply_fn, params, x, x, block_size=size)
+            for params in models
         )
         order = jax.random.permutation(key, rows.shape[0])
         return {
