@@ -35,6 +35,7 @@ FLAGS = {
     "sweep": "FILE.toml: a config and what varies; see configs/sweeps/example.toml.",
     "shard": "i/n with 1 <= i <= n: run each n-th setting from the i-th on, the others elsewhere.",
     "architecture": "Which of the config's architectures to draw; its first by default.",
+    "condition": "Key (conditions.parquet) of a stored population of the run, to draw it instead.",
     "params": "One to three .npz files of parameters, an array for each tensor (Dense_0/kernel).",
     "loss": "pkg.module:fn, a function from those parameters to a scalar.",
     "suite": "Which benchmarks: landscapes.",
@@ -71,6 +72,7 @@ class Options(NamedTuple):
     shard: str | None = None
     dry_run: bool = False
     architecture: str | None = None
+    condition: str | None = None
     params: str | None = None
     loss: str | None = None
     suite: str | None = None

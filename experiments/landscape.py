@@ -1,11 +1,12 @@
 """Draws the landscapes of a trained population, or of anybody's own model, with error bars.
 
 python -m experiments.landscape [--config=configs/digits.py[:VARIANT]] [--workdir=RUN] \
-    [--architecture=cnn]
+    [--architecture=cnn | --condition=KEY]
 python -m experiments.landscape --params=a.npz[,b.npz[,c.npz]] --loss=pkg.module:fn --workdir=DIR
 
 A workdir that holds a run needs no --config; what is not trained yet is trained. The page goes to
-`landscape/` in it, that of a named architecture to `landscape_<architecture>/`.
+`landscape/` in it, that of a named architecture to `landscape_<architecture>/`, that of one of the
+run's populations (noise rates, controls) to `landscape_<its key>/`.
 """
 
 import dataclasses
@@ -68,14 +69,10 @@ def main(options: cli.Options) -> None:
         sizes = landscape_measure.sizes_of(options.config)
     except ValueError as error:
         raise UserError(str(error)) from error
-    name = options.architecture
-    if name and name not in options.config.architectures:
-        among = ", ".join(options.config.architectures)
-        raise UserError(f"--architecture must be one of {among}, got {name!r}")
-    settings = cli.prepare(options, needs=lambda config: [_condition(config, name, sizes)])
+    condition, subfolder = _choose(options, sizes)
+    settings = cli.prepare(options, needs=lambda config: [condition])
     config, pool = settings.config, settings.dataset.pool(settings.config.subset)
     run = Run.create(settings.workdir, cli.identity(settings), len(jax.devices()))
-    condition = _condition(config, name, sizes)
     with run.locked():
         if not run.notes()["environment"]:
             run.note(environment=environment.describe(settings.dataset))
@@ -92,18 +89,41 @@ def main(options: cli.Options) -> None:
         # The command of this page, not of the run that trained.
         command = environment.describe(settings.dataset)["command"]
         info = dataclasses.replace(info, command=command)
+        labels = "permuted labels, " if condition.permuted else ""
+        if condition.noise_rate:
+            labels = f"labels replaced at rate ρ = {condition.noise_rate:g}, "
         lead = (
-            f"{config.dataset}, {condition.architecture}, n = {condition.num_examples} in each "
-            f"half, {arrays['slice_own'].shape[0]} of {condition.num_pairs} pairs, "
+            f"{config.dataset}, {condition.architecture}, {labels}n = {condition.num_examples} in "
+            f"each half, {arrays['slice_own'].shape[0]} of {condition.num_pairs} pairs, "
             f"{condition.probe_steps[-1]} steps of {condition.optimizer}."
         )
-        folder = settings.workdir / (f"landscape_{name}" if name else "landscape")
-        _write(folder, arrays, "What the two parties see", lead, page.repeat(info))
+        _write(
+            settings.workdir / folder, arrays, "What the two parties see", lead, page.repeat(info)
+        )
 
 
-def _condition(config: Any, name: str | None, sizes: landscape_measure.Sizes) -> Condition:
+def _choose(options: cli.Options, sizes: landscape_measure.Sizes) -> tuple[Condition, str]:
+    """Returns what to draw, and the folder within the run that it goes to."""
+    config, name, key = options.config, options.architecture, options.condition
+    if key:
+        if name or options.config_given or not options.workdir:
+            raise UserError(
+                "--condition names a population of a finished run: give its --workdir, and neither "
+                "--config nor --architecture"
+            )
+        stored = Run.open(Path(options.workdir)).conditions()
+        if key not in stored:
+            known = "; ".join(f"{k} ({pipeline.label(one)})" for k, one in stored.items())
+            raise UserError(
+                f"--condition={key} is not stored in {options.workdir}: there are {known or 'none'}"
+            )
+        return stored[key], f"landscape_{key}"
+    if name and name not in config.architectures:
+        among = ", ".join(config.architectures)
+        raise UserError(f"--architecture must be one of {among}, got {name!r}")
     condition = conditions.condition(config, name or config.architectures[0])
-    return dataclasses.replace(condition, overlap=sizes.overlap)
+    folder = f"landscape_{name}" if name else "landscape"
+    return dataclasses.replace(condition, overlap=sizes.overlap), folder
 
 
 def _own(options: cli.Options, names: str, loss: str) -> None:
@@ -200,5 +220,9 @@ def load_function(name: str) -> Callable[[Params], Any]:
 
 if __name__ == "__main__":
     cli.launch(
-        main, takes=(*(f for f in cli.RUN_FLAGS if f != "only"), "architecture", "params", "loss")
+        main,
+        takes=(
+            *(flag for flag in cli.RUN_FLAGS if flag != "only"),
+            *("architecture", "condition", "params", "loss"),
+        ),
     )

@@ -66,6 +66,12 @@ def measure(population: Population, pool: Split, key: Key, sizes: Sizes) -> Arra
     num_pairs = min(sizes.num_pairs, population.condition.num_pairs)
     sizes = sizes._replace(num_pairs=num_pairs)
     first = jax.tree.map(lambda leaf: leaf[:num_pairs], population)
+    # What a party sees are the labels it trains on: permuted ones in a control.
+    seen = first.trained_labels
+    parts = first.halves._replace(
+        a=first.halves.a._replace(labels=seen[:, 0]), b=first.halves.b._replace(labels=seen[:, 1])
+    )
+    first = first.replace(halves=parts)
     images = jnp.asarray(pool.images, jnp.float32)
     labels = jnp.asarray(pool.labels, jnp.int32)
     keys = jax.random.split(key, 5)
@@ -303,10 +309,9 @@ def spectra(population: Population, walks: Params, images: Array, key: Key, size
     return result
 
 
-def _block_size(params: Params, num_classes: int) -> int:
-    """Returns how many examples' Jacobians, `[C, D]` each, make a block of 100 MB."""
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return min(32, max(1, 25_000_000 // (size * num_classes)))
+def _block_size(params: Params) -> int:
+    """Returns how many examples' gradients of a logit make a block of 400 MB."""
+    return max(1, 100_000_000 // sum(leaf.size for leaf in jax.tree.leaves(params)))
 
 
 def class_matrix(
@@ -330,7 +335,7 @@ def class_matrix(
         params, rows_a, rows_b = member
         kernel = kernels.trace_ntk(
             population.apply_fn, params, images[rows_a], images[rows_b],
-            block_size=_block_size(params, condition.num_classes),
+            block_size=_block_size(params),
         )  # fmt: skip
         of_a, of_b = (
             jax.nn.one_hot(labels[rows], condition.num_classes) for rows in (rows_a, rows_b)
@@ -363,7 +368,7 @@ def alignments(
     def one(member, images):
         models, rows, key = member
         x = images[rows]
-        size = _block_size(models[0], population.condition.num_classes)
+        size = _block_size(models[0])
         start, end_a, end_b = (
             kernels.trace_ntk(population.apply_fn, params, x, x, block_size=size)
             for params in models

@@ -44,14 +44,14 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
 
     with _Progress(len(untrained) + len(missing)) as progress:
         for one in untrained:
-            with progress.stage(f"train {_label(one)}", "training", seconds):
+            with progress.stage(f"train {label(one)}", "training", seconds):
                 population = populations.train(one, pool)
                 run.save_population(population)
                 # As a stored one comes back: what measures the one has been compiled for the other.
                 in_memory[one] = jax.tree.map(jnp.asarray, jax.device_get(population))
             run.note(seconds=seconds)
         for request in missing:
-            what = f"{request.measurement.name} {_label(request.conditions[0])}"
+            what = f"{request.measurement.name} {label(request.conditions[0])}"
             with progress.stage(what, request.measurement.name, seconds):
                 parts = [in_memory[one] for one in request.conditions]
                 key = jax.random.fold_in(root, request.measurement.salt)
@@ -80,7 +80,8 @@ def _conditions(requests: Sequence[Request]) -> list[Condition]:
     return list(dict.fromkeys(one for request in requests for one in request.conditions))
 
 
-def _label(one: Condition) -> str:
+def label(one: Condition) -> str:
+    """Returns a condition in three words, for progress and messages."""
     rate = "permuted" if one.permuted else f"ρ={one.noise_rate:g}"
     return f"{one.architecture} {rate}"
 

@@ -159,6 +159,21 @@ class Run:
         """Returns whether a population is stored; whether it can be read is seen on loading."""
         return (self._population_path(condition) / "condition.json").is_file()
 
+    def conditions(self) -> dict[str, Condition]:
+        """Returns the conditions of all stored populations by their keys.
+
+        Raises:
+          UserError: if a file of them cannot be read.
+        """
+        found = {}
+        for path in sorted(self.path.glob("populations/*/condition.json")):
+            try:
+                one = Condition(**files.read_json(path))
+            except (*files.UNREADABLE, TypeError) as error:
+                raise UserError(f"{path} cannot be read ({error}): delete its folder") from error
+            found[one.key] = one
+        return found
+
     def save_population(self, population: Population) -> None:
         """Stores a population."""
         populations.save(self._population_path(population.condition), population)

@@ -4,10 +4,14 @@ Every loss maps logits `[B, C]` and integer labels `[B]` to `[B]`, is pure, and 
 `vmap` and `grad`. None couples examples.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from halfway.types import Array
 
@@ -100,6 +104,50 @@ def masked_mean(values: Array, mask: Array, axis: int | tuple[int, ...] | None =
     selected = jnp.broadcast_to(jnp.asarray(mask).astype(bool), jnp.shape(values))
     total = jnp.sum(jnp.where(selected, values, 0), axis=axis)
     return total / jnp.sum(selected, axis=axis).astype(total.dtype)
+
+
+def chunked_sum(
+    sum_fn: Callable[..., Any], arrays: Sequence[Array], mask: Array, *, chunk_size: int | None
+) -> Any:
+    """Returns the sum of `sum_fn(*arrays, mask)` over chunks of the examples, in constant memory.
+
+    Args:
+      sum_fn: arrays `[chunk_size, ...]` and their mask to sums over the examples under the mask, a
+        pytree.
+      arrays: `[N, ...]` each.
+      mask: `[N]` bool.
+      chunk_size: examples at once; None, or at least N: all, by a single call.
+
+    Raises:
+      ValueError: if `chunk_size` is below 1.
+
+    Examples:
+      >>> values, mask = jnp.arange(5.0), jnp.array([True, True, True, True, False])
+      >>> add = lambda values, mask: jnp.where(mask, values, 0).sum()
+      >>> print(losses.chunked_sum(add, [values], mask, chunk_size=2))
+      6.0
+    """
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    size = mask.shape[0]
+    if chunk_size is None or chunk_size >= size:
+        return sum_fn(*arrays, mask)
+    pad = -size % chunk_size
+
+    def chunked(array):
+        # Padded by an example, not by zeros: what is masked still goes through the model.
+        padded = jnp.concatenate([array, jnp.repeat(array[:1], pad, 0)])
+        return padded.reshape(-1, chunk_size, *array.shape[1:])
+
+    valid = jnp.concatenate([mask.astype(bool), jnp.zeros(pad, bool)]).reshape(-1, chunk_size)
+    chunks = (*(chunked(array) for array in arrays), valid)
+
+    def add(total, chunk):
+        return jax.tree.map(jnp.add, total, sum_fn(*chunk)), None
+
+    shapes = jax.eval_shape(sum_fn, *jax.tree.map(lambda array: array[0], chunks))
+    zeros = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), shapes)
+    return lax.scan(add, zeros, chunks)[0]
 
 
 def _is_label(logits: Array, labels: Array) -> Array:

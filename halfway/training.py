@@ -20,6 +20,8 @@ LOSSES = {
     "error": losses.error,
 }
 """The landscapes that every probe reports, by name."""
+CHUNK_SIZE = 2048
+"""Examples that a probe looks at together: activations of a whole half would not fit the memory."""
 
 
 class TrainState(NamedTuple):
@@ -162,7 +164,12 @@ def fit(
 
 
 def landscape_losses(
-    apply_fn: ApplyFn, params: Params, images: Array, sample: Sample
+    apply_fn: ApplyFn,
+    params: Params,
+    images: Array,
+    sample: Sample,
+    *,
+    chunk_size: int | None = CHUNK_SIZE,
 ) -> dict[str, Array]:
     """Returns the mean of every loss in `LOSSES` over a sample, as labelled.
 
@@ -171,16 +178,30 @@ def landscape_losses(
       params: of one model.
       images: `[N, H, W, D]` of the pool.
       sample: rows of the pool with labels and mask.
+      chunk_size: examples at once, which bounds the memory; None: all.
     """
-    logits = apply_fn(params, images[sample.indices])
-    return {
-        name: losses.masked_mean(loss_fn(logits, sample.labels), sample.mask)
-        for name, loss_fn in LOSSES.items()
-    }
+
+    def sums(rows, labels, mask):
+        logits = apply_fn(params, images[rows])
+        return {
+            name: jnp.where(mask, loss_fn(logits, labels), 0).sum()
+            for name, loss_fn in LOSSES.items()
+        }
+
+    totals = losses.chunked_sum(
+        sums, (sample.indices, sample.labels), sample.mask, chunk_size=chunk_size
+    )
+    return {name: total / sample.mask.sum() for name, total in totals.items()}
 
 
 def gradient_products(
-    apply_fn: ApplyFn, params: Params, images: Array, own: Sample, other: Sample
+    apply_fn: ApplyFn,
+    params: Params,
+    images: Array,
+    own: Sample,
+    other: Sample,
+    *,
+    chunk_size: int | None = CHUNK_SIZE,
 ) -> dict[str, Array]:
     """Returns the inner products of the two halves' full gradients of cross-entropy.
 
@@ -190,17 +211,24 @@ def gradient_products(
       images: `[N, H, W, D]` of the pool.
       own: the half that the model trains on, with the labels it trains on.
       other: the other half.
+      chunk_size: examples at once, which bounds the memory; None: all.
 
     Returns:
       `own_own` = ‖∇L_A‖², `own_other` = ⟨∇L_A, ∇L_B⟩ and `other_other` = ‖∇L_B‖².
     """
 
     def gradient(sample):
-        def mean_loss(params):
-            logits = apply_fn(params, images[sample.indices])
-            return losses.masked_mean(losses.cross_entropy(logits, sample.labels), sample.mask)
+        def sums(rows, labels, mask):
+            def total(params):
+                values = losses.cross_entropy(apply_fn(params, images[rows]), labels)
+                return jnp.where(mask, values, 0).sum()
 
-        return jax.grad(mean_loss)(params)
+            return jax.grad(total)(params)
+
+        total = losses.chunked_sum(
+            sums, (sample.indices, sample.labels), sample.mask, chunk_size=chunk_size
+        )
+        return optax.tree.scale(1 / sample.mask.sum(), total)
 
     g_own, g_other = gradient(own), gradient(other)
     pairs = {"own_own": (g_own, g_own), "own_other": (g_own, g_other)}

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from launcher import FOLDERS, Job
 
-from experiments import conditions, files, landscape, landscape_measure, landscape_report
+from experiments import cli, conditions, files, landscape, landscape_measure, landscape_report
 from experiments.errors import UserError
 from experiments.landscape_measure import Sizes
 from experiments.runs import Run
-from halfway import losses, models
+from halfway import losses, models, populations
 from halfway.landscapes import paths
 
 SIZES = Sizes(
@@ -275,6 +275,36 @@ def test_the_page_is_whole_and_needs_nothing_else(folder):
     assert not re.search(r'(?:src|href)="(?!#|data:)', page)
     assert out.strip().endswith("landscape.html")
     assert "as trained, error on S" in out
+
+
+def test_any_population_of_a_run_is_drawn_on_the_labels_it_trained_on(folder, pool):
+    run = Run.open(folder[0])
+    control = populations.train(conditions.control(run.config, "mlp"), pool)
+    run.save_population(control)
+    key = control.condition.key
+    command = (*FOLDERS, "--workdir=run", f"--condition={key}")
+    done = Job(folder[0].parent, *command, module="experiments.landscape").wait()
+    assert done.code == 0, done
+    arrays = files.read_arrays(folder[0] / f"landscape_{key}" / "arrays.npz")
+    rows = control.halves.a.indices[0, : SIZES.num_examples]
+    permuted = control.trained_labels[0, 0, : SIZES.num_examples]
+    seen = loss_at(member(control.params, 0, 0), pool, rows, permuted)
+    assert arrays["slice_own"][0, 2] == pytest.approx(seen, rel=1e-3)
+    own = control.halves.a.labels[0, : SIZES.num_examples]
+    assert loss_at(member(control.params, 0, 0), pool, rows, own) > seen + 0.1
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [(("--workdir=run", "--condition=0"), r"is not stored in run: there are .*\w+ \(mlp ρ=0\)"),
+     (("--condition=0",), "give its --workdir"),
+     (("--workdir=run", "--condition=0", "--architecture=mlp"), "give its --workdir")],
+)  # fmt: skip
+def test_populations_that_cannot_be_drawn(folder, monkeypatch, flags, message):
+    monkeypatch.chdir(folder[0].parent)
+    given = dict(flag.removeprefix("--").split("=") for flag in flags)
+    with pytest.raises(UserError, match=message):
+        landscape.main(cli.Options(config=Run.open(folder[0]).config, **given))
 
 
 def test_a_model_of_ones_own(tmp_path):

@@ -178,3 +178,29 @@ def test_masked_mean_has_no_gradient_outside_the_mask():
     mask = jnp.array([1, 1, 0])
     gradient = jax.grad(lambda v: losses.masked_mean(v, mask))(jnp.array([1.0, 2.0, jnp.inf]))
     np.testing.assert_array_equal(gradient, [0.5, 0.5, 0.0])
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 2, 3, 5, 9])
+def test_sums_over_chunks_are_the_sum_and_padding_counts_nothing(chunk_size):
+    values = jnp.array([1.0, jnp.nan, 3.0, 4.0, 5.0])
+    mask = jnp.array([True, False, True, True, True])
+
+    def sums(values, mask):
+        return {"sum": jnp.where(mask, values, 0).sum(), "count": mask.sum()}
+
+    def total(scale):
+        return losses.chunked_sum(sums, [scale * values], mask, chunk_size=chunk_size)
+
+    found = jax.jit(total)(jnp.float32(2))
+    assert (float(found["sum"]), int(found["count"])) == (26.0, 4)
+    np.testing.assert_array_equal(jax.vmap(total)(jnp.array([1.0, 2.0]))["sum"], [13.0, 26.0])
+    finite = jnp.nan_to_num(values)
+    gradient = jax.grad(
+        lambda scale: losses.chunked_sum(sums, [scale * finite], mask, chunk_size=chunk_size)["sum"]
+    )(jnp.float32(2))
+    assert float(gradient) == 13.0
+
+
+def test_chunks_hold_an_example_at_least():
+    with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
+        losses.chunked_sum(lambda mask: mask.sum(), [], jnp.ones(3, bool), chunk_size=0)

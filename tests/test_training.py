@@ -249,9 +249,12 @@ def rows_of(sample):
     return np.asarray(sample.indices)[mask], np.asarray(sample.labels)[mask]
 
 
-def test_landscapes_are_means_over_the_valid_examples_as_labelled(samples):
+@pytest.mark.parametrize("chunk_size", [None, 1, 4, 6])
+def test_landscapes_are_means_over_the_valid_examples_as_labelled(samples, chunk_size):
     params, images, own, other = samples
-    landscape_fn = jax.jit(lambda s: training.landscape_losses(apply_linear, params, images, s))
+    landscape_fn = jax.jit(
+        lambda s: training.landscape_losses(apply_linear, params, images, s, chunk_size=chunk_size)
+    )
     for sample in (own, other):
         rows, labels = rows_of(sample)
         logits = np.asarray(images)[rows].reshape(len(rows), -1) @ params["w"] + params["b"][None]
@@ -267,13 +270,13 @@ def test_landscapes_are_means_over_the_valid_examples_as_labelled(samples):
             np.testing.assert_allclose(result[name], value, rtol=1e-5, err_msg=name)
 
 
-def test_gradient_products_against_the_closed_form(samples):
+@pytest.mark.parametrize("chunk_size", [None, 1, 4, 6])
+def test_gradient_products_against_the_closed_form(samples, chunk_size):
     params, images, own, other = samples
     # Gradients of padding would be NaN times 0: finite images here, wrong labels only.
     images = jnp.nan_to_num(images, nan=5.0)
-    result = jax.jit(functools.partial(training.gradient_products, apply_linear))(
-        params, images, own, other
-    )
+    products = functools.partial(training.gradient_products, apply_linear, chunk_size=chunk_size)
+    result = jax.jit(products)(params, images, own, other)
     params = jax.tree.map(np.asarray, params)
     g = {}
     for name, sample in (("own", own), ("other", other)):

@@ -236,28 +236,15 @@ def mean_landscape(
       >>> print(f"{landscape(1.0)['error']:.2f}")
       0.33
     """
-    size = x.shape[0]
-    chunk = size if chunk_size is None else min(chunk_size, size)
-    pad = -size % chunk
-    mask = jnp.arange(size + pad) < size
-
-    def chunked(array):
-        padded = jnp.concatenate([array, jnp.repeat(array[:1], pad, 0)])
-        return padded.reshape(-1, chunk, *array.shape[1:])
-
-    chunks = (chunked(x), chunked(labels), mask.reshape(-1, chunk))
-
-    def sums(params, images, labels, mask):
-        logits = apply_fn(params, images)
-        values = {name: loss_fn(logits, labels) for name, loss_fn in loss_fns.items()}
-        return {name: jnp.where(mask, value, 0).sum() for name, value in values.items()}
+    every = jnp.ones(x.shape[0], bool)
 
     def landscape(params):
-        if chunk == size:
-            logits = apply_fn(params, x)
-            every = jnp.ones(size, bool)
-            return {n: losses.masked_mean(f(logits, labels), every) for n, f in loss_fns.items()}
-        totals = lax.map(lambda one: sums(params, *one), chunks)
-        return {name: value.sum() / size for name, value in totals.items()}
+        def sums(images, labels, mask):
+            logits = apply_fn(params, images)
+            values = {name: loss_fn(logits, labels) for name, loss_fn in loss_fns.items()}
+            return {name: jnp.where(mask, value, 0).sum() for name, value in values.items()}
+
+        totals = losses.chunked_sum(sums, (x, labels), every, chunk_size=chunk_size)
+        return {name: total / x.shape[0] for name, total in totals.items()}
 
     return landscape
