@@ -97,9 +97,8 @@ def main(options: cli.Options) -> None:
             f"each half, {arrays['slice_own'].shape[0]} of {condition.num_pairs} pairs, "
             f"{condition.probe_steps[-1]} steps of {condition.optimizer}."
         )
-        _write(
-            settings.workdir / folder, arrays, "What the two parties see", lead, page.repeat(info)
-        )
+        folder = settings.workdir / subfolder
+        _write(folder, arrays, "What the two parties see", lead, page.repeat(info))
 
 
 def _choose(options: cli.Options, sizes: landscape_measure.Sizes) -> tuple[Condition, str]:
