@@ -51,11 +51,14 @@ def _slice(images: Any, labels: Any, ceiling: float) -> Row:
     directions = slices.filter_directions(params, jax.random.key(1))
     ticks = jnp.linspace(-1.0, 1.0, GRID)
     loss_fn = slices.mean_landscape(
-        apply_fn, images, labels, loss_fns={"loss": losses.cross_entropy}, chunk_size=50
+        apply_fn, images, labels, loss_fns={"loss": losses.cross_entropy}, chunk_size=5
     )
 
     def row(tick, params, directions):
-        return slices.grid(loss_fn, params, directions, [tick[None], ticks])["loss"][0]
+        # Few examples and few points at once: patches of a convolution that stay in the cache, and
+        # those of the first, which no point changes, are made once for three.
+        points = [tick[None], ticks]
+        return slices.grid(loss_fn, params, directions, points, chunk_size=3)["loss"][0]
 
     spread = placement.spread(row, vectorized=False)
     run = jax.jit(spread).lower(ticks, params, directions).compile()
