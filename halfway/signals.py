@@ -121,7 +121,7 @@ def noise_scale(
     Examples:
       >>> square = lambda z, y: 0.5 * (z[:, 0] - y) ** 2  # of a constant w: gradients are w − y
       >>> found = signals.noise_scale(
-      ...     lambda w, x: x * w, jnp.array([1.0]), jnp.ones((3, 1)), jnp.array([-1.0, -2.0, -3.0]),
+      ...     lambda w, x: x * w, jnp.array(1.0), jnp.ones((3, 1)), jnp.array([-1.0, -2.0, -3.0]),
       ...     loss_fn=square)
       >>> print(f"{found.noise:.3f} {found.signal:.3f}")  # the variance, and 3² − 1/3
       1.000 8.667
