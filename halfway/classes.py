@@ -235,7 +235,7 @@ def _products(
     def product(left, right):
         pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
         flat = [[leaf.reshape(num_classes, -1) for leaf in pair] for pair in pairs]
-        return jnp.stack([a @ b.T for a, b in flat]).sum(0)
+        return jnp.stack([jnp.matmul(a, b.T, precision="highest") for a, b in flat]).sum(0)
 
     left, right = (signals.layers(class_sums(sample)) for sample in (own, other))
     return {name: product(left[name], right[name]) for name in left}

@@ -191,7 +191,8 @@ def surrogate_terms(surrogates: Array, targets: Array, *, num_surrogates: int) -
     used = surrogates[: num_blocks * num_surrogates]
     means = used.reshape(num_blocks, num_surrogates, -1).mean(1)
     vectors = targets.reshape(targets.shape[0], -1)
-    products, squares = vectors @ means.mean(0), (vectors**2).sum(1)
+    products = jnp.matmul(vectors, means.mean(0), precision="highest")
+    squares = (vectors**2).sum(1)
     surrogate = (means**2).sum(1).mean()
     alignment = products.mean() / jnp.sqrt(surrogate * squares.mean())
     return SurrogateTerms(products, surrogate, squares, products.mean() / surrogate, alignment)

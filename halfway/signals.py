@@ -217,8 +217,9 @@ def by_class(found: EnsembleNoise, labels: Array, *, num_classes: int) -> Ensemb
       labels: `[B]`.
       num_classes: C.
     """
-    member = jax.nn.one_hot(labels, num_classes, dtype=found.signal.dtype)
-    signal, noise = found.signal @ member, found.noise @ member
+    signal, noise = (
+        jax.ops.segment_sum(values, labels, num_classes) for values in (found.signal, found.noise)
+    )
     return EnsembleNoise(signal, noise, noise / signal)
 
 
@@ -270,7 +271,7 @@ def _parts(
 
     def part(total, square):
         of_blocks = [leaf.reshape(num_blocks, -1) for leaf in jax.tree.leaves(total)]
-        cross = jnp.stack([leaf @ leaf.sum(0) for leaf in of_blocks]).sum(0)
+        cross = jnp.stack([(leaf * leaf.sum(0, keepdims=True)).sum(1) for leaf in of_blocks]).sum(0)
         own = jnp.stack([(leaf**2).sum(1) for leaf in of_blocks]).sum(0)
         square = jnp.stack(jax.tree.leaves(square)).sum(0)
         whole, without = cross.sum(), cross.sum() - 2 * cross + own
