@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from halfway import placement, populations, training
+from halfway import classes, placement, populations, training
 from halfway.data import Split
 from halfway.halves import Sample
 from halfway.landscapes import curvature, kernels, matching, paths, slices
@@ -332,15 +332,12 @@ def class_matrix(
     number = min(sizes.num_class_examples, condition.num_examples)
 
     def one(member, images, labels):
-        params, rows_a, rows_b = member
-        kernel = kernels.trace_ntk(
-            population.apply_fn, params, images[rows_a], images[rows_b],
-            block_size=_block_size(params),
-        )  # fmt: skip
-        of_a, of_b = (
-            jax.nn.one_hot(labels[rows], condition.num_classes) for rows in (rows_a, rows_b)
+        params, *rows = member
+        every = jnp.ones(number, bool)
+        samples = (Sample(chosen, labels[chosen], every) for chosen in rows)
+        return classes.residual_free_matrix(
+            population.apply_fn, params, images, *samples, chunk_size=sizes.chunk_size
         )
-        return of_a.T @ kernel @ of_b / (of_a.sum(0)[:, None] * of_b.sum(0)[None])
 
     run = _compiled(placement.spread(one, vectorized=False))
     rows = [half.indices[:, :number] for half in (population.halves.a, population.halves.b)]

@@ -238,22 +238,37 @@ def loss_of(problem, activation):
     "activation, optimizer, learning_rate",
     [(jnp.tanh, "sgd", 0.3), (jax.nn.softplus, "adam", 0.03)],
 )
-def test_residual_falls_fourfold_when_subdivisions_double(
-    float64, problem, activation, optimizer, learning_rate
+@pytest.mark.parametrize(
+    "rule, parts, factor", [("trapezoid", (2, 4, 8), 4), ("simpson", (1, 2, 4), 16)]
+)
+def test_residual_falls_by_its_order_when_subdivisions_double(
+    float64, problem, activation, optimizer, learning_rate, rule, parts, factor
 ):
     loss_fn = loss_of(problem, activation)
 
     @jax.jit
     def run():
         walk = record_walk(problem, activation, optimizer, learning_rate)
-        return [meeting.path_identity(loss_fn, walk, num_subdivisions=m) for m in (2, 4, 8)]
+        return [meeting.path_identity(loss_fn, walk, num_subdivisions=m, rule=rule) for m in parts]
 
     results = run()
     residuals = [float(result.residual) for result in results]
     assert results[0].drop > 0.05
-    assert residuals[-1] > 1e-9  # far above rounding
+    assert residuals[-1] > 1e-12  # far above rounding
     for coarse, fine in itertools.pairwise(residuals):
-        assert 3.5 < coarse / fine < 4.5
+        assert 0.85 < coarse / fine / factor < 1.15
+
+
+@pytest.mark.parametrize("num_subdivisions", [1, 2])
+def test_simpsons_rule_is_exact_for_quartics(float64, num_subdivisions):
+    walk = jnp.asarray(normal(5, 3))
+    loss_fn = lambda z: (z**4 - z**3).sum()  # noqa: E731
+    run = functools.partial(meeting.path_identity, loss_fn, walk, num_subdivisions=num_subdivisions)
+    exact, rough = run(rule="simpson"), run()
+    np.testing.assert_allclose(
+        exact.descents, -np.diff([loss_fn(z) for z in walk]), rtol=1e-9, atol=1e-12
+    )
+    assert exact.residual < 1e-12 < 1e-3 < rough.residual
 
 
 def test_a_relu_network_reports_its_residual(float64, problem):
@@ -288,6 +303,8 @@ def test_impossible_paths_are_refused():
         meeting.path_identity(jnp.sum, jnp.ones((3, 2)), num_subdivisions=0)
     with pytest.raises(ValueError, match="at least two points"):
         meeting.path_identity(jnp.sum, jnp.ones((1, 2)))
+    with pytest.raises(ValueError, match=r"rule must be one of .* got 'midpoint'"):
+        meeting.path_identity(jnp.sum, jnp.ones((3, 2)), rule="midpoint")
 
 
 # P2, the ghost half

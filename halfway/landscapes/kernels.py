@@ -77,6 +77,42 @@ def trace_ntk(
     return lax.scan(add, zeros, jnp.arange(num_classes))[0] / num_classes
 
 
+def grouped_ntk(
+    apply_fn: ApplyFn,
+    params: Params,
+    first: Array,
+    second: Array,
+    left: Array,
+    right: Array,
+    *,
+    block_size: int = 32,
+) -> Array:
+    """Returns Σ_{i,j} w_i K(x_i, x_j) v_jᵀ `[G, G']`, the kernel weighted and summed over examples.
+
+    With w_i = onehot(y_i) r_iᵀ it is the meeting matrix of P6 times the number of pairs. Blocks are
+    summed where they are made, so that neither `[N, M, C, C]` nor `[N, M]` exists.
+
+    Args:
+      apply_fn: parameters and inputs to logits; no example may depend on another.
+      params: where.
+      first: `[N, ...]` inputs.
+      second: `[M, ...]` inputs.
+      left: `[N, G, C]`, w.
+      right: `[M, G', C]`, v.
+      block_size: examples of a block; memory is `2 block_size C D`.
+
+    Raises:
+      ValueError: if `block_size` is below 1.
+    """
+
+    def product(left, right, w, v):
+        kernel = jnp.einsum("icd,jed->ijce", left, right)
+        return jnp.einsum("igc,ijce,jhe->gh", w, kernel, v)
+
+    sums = _block_products(product, apply_fn, params, (first, left), (second, right), block_size)
+    return sums.sum((0, 1))
+
+
 def _blocks(
     product_fn: Callable[[Array, Array], Array],
     apply_fn: ApplyFn,
@@ -85,6 +121,25 @@ def _blocks(
     second: Array,
     block_size: int,
 ) -> Array:
+    parts = _block_products(product_fn, apply_fn, params, (first,), (second,), block_size)
+    parts = jnp.swapaxes(parts, 1, 2)  # [blocks, rows, blocks, columns, ...]
+    kernel = parts.reshape(parts.shape[0] * parts.shape[1], -1, *parts.shape[4:])
+    return kernel[: first.shape[0], : second.shape[0]]
+
+
+def _block_products(
+    product_fn: Callable[..., Array],
+    apply_fn: ApplyFn,
+    params: Params,
+    first: tuple[Array, ...],
+    second: tuple[Array, ...],
+    block_size: int,
+) -> Array:
+    """Returns what `product_fn` makes of each pair of blocks, `[blocks, blocks, ...]`.
+
+    A side is inputs, which reach it as Jacobians `[block, C, D]`, and weights, which follow as they
+    are, 0 for padding.
+    """
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
     flat, unravel = ravel_pytree(params)
@@ -94,23 +149,24 @@ def _blocks(
             flat, x
         )
 
-    def blocks(x):
-        size = min(block_size, x.shape[0])
-        pad = -x.shape[0] % size
-        padded = jnp.concatenate([x, jnp.repeat(x[:1], pad, 0)])
-        return padded.reshape(-1, size, *x.shape[1:])
+    def blocks(side):
+        size = min(block_size, side[0].shape[0])
+        pad = -side[0].shape[0] % size
+        # Inputs are padded by one of them: not every model can take zeros.
+        ends = [jnp.repeat(side[0][:1], pad, 0)]
+        ends += [jnp.zeros((pad, *weights.shape[1:]), weights.dtype) for weights in side[1:]]
+        padded = [jnp.concatenate(both) for both in zip(side, ends, strict=True)]
+        return [array.reshape(-1, size, *array.shape[1:]) for array in padded]
 
     rows, columns = blocks(first), blocks(second)
 
-    def row(x):
-        left = jacobian(x)
-        parts = lax.map(lambda other: product_fn(left, jacobian(other)), columns)
-        parts = jnp.moveaxis(parts, 0, 1)  # [rows, blocks, columns, ...]
-        return parts.reshape(parts.shape[0], -1, *parts.shape[3:])
+    def row(row):
+        left = jacobian(row[0])
+        return lax.map(
+            lambda column: product_fn(left, jacobian(column[0]), *row[1:], *column[1:]), columns
+        )
 
-    kernel = lax.map(row, rows)
-    kernel = kernel.reshape(-1, *kernel.shape[2:])
-    return kernel[: first.shape[0], : second.shape[0]]
+    return lax.map(row, rows)
 
 
 def alignment(first: Array, second: Array, *, centered: bool = True) -> Array:
