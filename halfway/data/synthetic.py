@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from halfway import halves
-from halfway.data.arrays import Dataset, Split, make_dataset, make_split
+from halfway.data.arrays import Dataset, make_dataset, make_split
 from halfway.types import ApplyFn, Array, Key, Params
 
 
@@ -379,7 +379,7 @@ def load_mixture() -> Dataset:
         for part in (slice(first), slice(first, None))
     )
     names = [str(label) for label in range(_CLASSES)]
-    return make_dataset("mixture", Split(*train), Split(*test), names, MIXTURE_VERSION)
+    return make_dataset("mixture", train, test, names, MIXTURE_VERSION)
 
 
 def _means(bits: np.random.PCG64) -> np.ndarray:
