@@ -54,7 +54,7 @@ def linear_gaussian(
     and the midpoint has excess risk `R/2 + ½ (1 − r)² s²`. For n > d + 1 that is R/2, and
     `μ_x = 1/(1 + R/s²)`: transfer is a function of generalization alone. For n < d − 1 it is
     smaller. With σ = 0 there is no gap around n = d; otherwise nothing has an expectation where
-    |n − d| ≤ 1, and nor has the derivative by σ² there.
+    |n − d| ≤ 1, nor has R a derivative by σ² there.
 
     Args:
       num_examples: n ≥ 1, of each half; arguments broadcast against each other.
@@ -201,8 +201,8 @@ def simulate(
 def least_squares(x: Array, y: Array) -> Array:
     """Returns the least-squares solution of smallest norm, `[D]`, of x of full rank.
 
-    By a Cholesky factor of the smaller Gram matrix, and one correction by the same factor, which
-    takes back what squaring the condition number loses (Björck, 1987).
+    By a Cholesky factor of the smaller Gram matrix and one step of iterative refinement, which
+    takes back most of what squaring the condition number loses.
 
     Args:
       x: `[N, D]`, of rank min(N, D), not close to less.
