@@ -80,7 +80,8 @@ def linear_gaussian(
 norm=Array(2., dtype=float32), coefficient=Array(0.5, dtype=float32), \
 midpoint_risk=Array(0.5, dtype=float32))
     """
-    _check(num_examples, dimension, signal, noise)
+    _check_ranges(num_examples, dimension, signal, noise)
+    _check_gap(num_examples, dimension, noise)
     arguments = (jnp.asarray(value) for value in (num_examples, dimension, signal, noise))
     n, d, signal, noise = jnp.broadcast_arrays(*arguments)
 
@@ -104,25 +105,29 @@ midpoint_risk=Array(0.5, dtype=float32))
     )
 
 
-def _check(
+def _check_ranges(
     num_examples: ArrayLike, dimension: ArrayLike, signal: ArrayLike, noise: ArrayLike
 ) -> None:
     for name, count in (("num_examples", num_examples), ("dimension", dimension)):
-        if not is_traced(count) and np.any(wrong := ~(np.asarray(count) >= 1)):
-            raise ValueError(f"{name} must be at least 1, got {np.asarray(count)[wrong].flat[0]}")
+        if not is_traced(count):
+            counts = np.asarray(count)
+            if np.any(wrong := ~(counts >= 1)):
+                raise ValueError(f"{name} must be at least 1, got {counts[wrong][0]}")
     for name, size in (("signal", signal), ("noise", noise)):
         if not is_traced(size):
             sizes = np.asarray(size)
             if np.any(wrong := ~(np.isfinite(sizes) & (sizes >= 0))):
-                value = sizes[wrong].flat[0]
-                raise ValueError(f"{name} must be finite and at least 0, got {value}")
+                raise ValueError(f"{name} must be finite and at least 0, got {sizes[wrong][0]}")
+
+
+def _check_gap(num_examples: ArrayLike, dimension: ArrayLike, noise: ArrayLike) -> None:
     if any(map(is_traced, (num_examples, dimension, noise))):
         return
     n, d, noise = np.broadcast_arrays(*map(np.asarray, (num_examples, dimension, noise)))
     if np.any(wrong := (np.abs(n - d) <= 1) & (noise > 0)):
         raise ValueError(
             "with noise, num_examples and dimension must differ by more than 1, got "
-            f"{n[wrong].flat[0]} and {d[wrong].flat[0]}: the risk has no expectation"
+            f"{n[wrong][0]} and {d[wrong][0]}: the risk has no expectation"
         )
 
 
@@ -178,8 +183,7 @@ def simulate(
     """
     if num_replicates < 1:
         raise ValueError(f"num_replicates must be at least 1, got {num_replicates}")
-    _check(num_examples, dimension, signal, 0.0)
-    _check(num_examples, dimension + num_examples + 2, signal, noise)
+    _check_ranges(num_examples, dimension, signal, noise)
     optimum = jnp.full(dimension, jnp.sqrt(jnp.asarray(signal) / dimension))
     sigma = jnp.sqrt(jnp.asarray(noise))
 
@@ -230,7 +234,7 @@ def minimum_norm(x: Array, y: Array) -> Array:
     return solution + solve(y - x @ solution)
 
 
-def quadratic_midpoint(loss_a: Array, loss_b: Array, curvature: Array) -> Array:
+def quadratic_midpoint(loss_a: ArrayLike, loss_b: ArrayLike, curvature: ArrayLike) -> Array:
     """Returns the loss in the middle between two models on a quadratic landscape (P8).
 
     `L((θ_A + θ_B)/2) = ½(L(θ_A) + L(θ_B)) − ⅛ ΔᵀHΔ`, Δ = θ_A − θ_B. So the barrier on the linear
@@ -246,4 +250,5 @@ def quadratic_midpoint(loss_a: Array, loss_b: Array, curvature: Array) -> Array:
       >>> print(theory.quadratic_midpoint(1.0, 1.0, 8.0))  # L = ½ z², from z = √2 to −√2
       0.0
     """
+    loss_a, loss_b, curvature = map(jnp.asarray, (loss_a, loss_b, curvature))
     return (loss_a + loss_b) / 2 - curvature / 8

@@ -72,8 +72,8 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     the same arrays with the same checksum.
 
     Args:
-      name: "digits", "mixture", "folder:PATH", or `NAME[/CONFIG][:VERSION]` of a data set that is prepared in
-        the data folder; its newest version by default.
+      name: "digits", "mixture", "folder:PATH", or `NAME[/CONFIG][:VERSION]` of a data set that is
+        prepared in the data folder; its newest version by default.
       data_dir: data folder; None for TFDS's default (`$TFDS_DATA_DIR`, else
         `~/tensorflow_datasets`).
 
