@@ -339,7 +339,7 @@ def tanh_network(params: Params, x: Array) -> Array:
 
 # The named data set
 
-MIXTURE_CHECKSUM = ""
+MIXTURE_CHECKSUM = "9f05ce3207be37898e348616b1636406f2f719864b3f8283f82a049c23301b18"
 """`Dataset.checksum` of `mixture`, version 1.0.0."""
 MIXTURE_VERSION = "1.0.0"
 
@@ -356,7 +356,8 @@ def mixture() -> GaussianMixture:
     """Returns the distribution of the named data set `mixture`, to draw more of it or to compare
     with its Bayes classifier.
 
-    Ten classes of 8×8×1 images around grey, σ = .08, classes 4.5 σ apart (root mean square).
+    Ten classes of 8×8×1 images around grey, σ = .08, classes 4.5 σ apart (root mean square); the
+    Bayes error is .071.
     """
     return GaussianMixture(jnp.asarray(_means(np.random.PCG64(_SEED)), jnp.float32), _SCALE)
 
