@@ -239,7 +239,7 @@ def test_mixture_is_a_data_set(tmp_path):
     images, labels = dataset.pool()
     assert images.dtype == np.float32 and labels.dtype == np.int32
     # Nothing is clipped.
-    assert 0 < images.min() and images.max() < 1
+    assert images.min() > 0 and images.max() < 1
     levels = 255 * images.astype(float)
     np.testing.assert_allclose(levels, levels.round(), atol=1e-4)
     assert abs(stats.chisquare(np.bincount(labels, minlength=10)).pvalue - 0.5) < 0.499

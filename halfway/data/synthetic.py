@@ -94,8 +94,8 @@ def linear_regression(
 
     Examples:
       >>> law = synthetic.linear_regression(jax.random.key(0), 10, signal=4.0, noise=2.0)
-      >>> print(law.risk(jnp.zeros(10)), law.n_half(jnp.zeros(10)))  # 10 + 1 + 10 · 2 / 4
-      3.0 16.0
+      >>> f"{law.risk(jnp.zeros(10)):.2f}, {law.n_half(jnp.zeros(10)):.2f}"  # 10 + 1 + 10 · 2/4
+      '3.00, 16.00'
     """
     direction = jax.random.normal(key, (dimension,))
     return LinearRegression(direction * jnp.sqrt(signal / jnp.sum(direction**2)), noise)
@@ -389,7 +389,7 @@ def _means(bits: np.random.PCG64) -> np.ndarray:
 
 
 def _normal(bits: np.random.PCG64, shape: Sequence[int]) -> np.ndarray:
-    """Returns normal draws by inversion: NumPy promises the bits of a generator, not its normals."""
+    """Returns normal draws by inversion: NumPy promises the bits of a stream, not its normals."""
     from scipy.special import ndtri
 
     raw = bits.random_raw(int(np.prod(shape)))
