@@ -161,7 +161,7 @@ def simulate(
     """Returns what P7 predicts, measured on replicates of two independent halves.
 
     Near n = d the distributions have heavy tails: for |n − d| below 4 the risk has no variance, and
-    standard errors mean nothing. float32 is accurate to about 1e-4 at |n − d| ≥ 6.
+    standard errors mean nothing. In float32, solutions are accurate to about 1e-5 at |n − d| ≥ 6.
 
     Args:
       key: consumed.

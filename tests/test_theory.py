@@ -203,7 +203,9 @@ def test_derivatives_are_slopes(n, d, noise):
         np.testing.assert_allclose(by_noise, slope, rtol=3e-2, atol=1e-4)
 
 
-@pytest.mark.parametrize(("n", "d"), [(40, 34), (34, 40), (60, 20), (20, 60), (1, 8), (8, 1)])
+@pytest.mark.parametrize(
+    ("n", "d"), [(100, 94), (94, 100), (40, 34), (34, 40), (20, 60), (1, 8), (8, 1)]
+)
 def test_solver_is_that_of_numpy_in_float64(n, d):
     x_key, y_key = jax.random.split(jax.random.key(n))
     x, y = jax.random.normal(x_key, (200, n, d)), jax.random.normal(y_key, (200, n))
@@ -212,7 +214,7 @@ def test_solver_is_that_of_numpy_in_float64(n, d):
         [np.linalg.lstsq(*pair, rcond=None)[0] for pair in zip(*map(np.float64, (x, y)))]  # noqa: B905
     )
     error = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
-    assert error.max() < 2e-4
+    assert error.max() < 3e-5  # without its refinement 4e-4 and 5e-5 at the first two
 
 
 def test_simulation_repeats_and_is_cut_into_chunks(monkeypatch):
