@@ -225,7 +225,7 @@ def test_fashion_mnist_is_checked_as_it_is_compressed(mnist, tmp_path, monkeypat
     monkeypatch.setitem(raw.IDX, "fashion_mnist", raw.Idx(md5, packed=True))
     dataset = data.prepare("fashion_mnist", mnist, tmp_path / "data")
     assert dataset.class_names[:2] == ("T-shirt/top", "Trouser")
-    assert data.names(tmp_path / "data") == ("digits", "fashion_mnist")
+    assert data.names(tmp_path / "data") == ("digits", "fashion_mnist", "mixture")
     path = mnist / f"{STEMS[0]}.gz"
     (mnist / STEMS[0]).write_bytes(gzip.decompress(path.read_bytes()))
     path.unlink()

@@ -30,7 +30,7 @@ NAMES = {"functools": functools, "jax": jax, "jnp": jnp, "np": np}
 def find_examples(name):
     public = {m.split(".")[1] for m in MODULES}
     library = {short: importlib.import_module(f"halfway.{short}") for short in public}
-    inner = [m for m in MODULES if m.startswith("halfway.landscapes.")]
+    inner = [m for m in MODULES if m.startswith("halfway.landscapes.")] + ["halfway.data.synthetic"]
     library |= {m.rpartition(".")[2]: importlib.import_module(m) for m in inner}
     finder = doctest.DocTestFinder(exclude_empty=True)
     found = finder.find(importlib.import_module(name), name, globs=NAMES | library)

@@ -4,6 +4,9 @@
 Kaynak, *Optical Recognition of Handwritten Digits*, UCI, 1998), in scikit-learn's order: the first
 1,437 are `train`, the last 360 `test`. They are prepared on first use.
 
+`mixture` are 6,000 and 1,000 images of 8×8 pixels drawn from ten Gaussian classes, whose Bayes
+classifier is known (`halfway.data.synthetic.mixture`). They are made in memory, without a file.
+
 `mnist`, `fashion_mnist`, `cifar10` and `cifar100` are read where TensorFlow Datasets (TFDS) or
 `prepare` has prepared them, in the same order from either; `folder:PATH` is a tree of images, or a
 tar of one; any other name is one that a user has prepared with TFDS. What is prepared is
@@ -35,8 +38,18 @@ __all__ = [
 
 DIGITS_CHECKSUM = digits.CHECKSUM
 _FOLDER = "folder:"
+
+
+def _mixture(data_dir: str | os.PathLike[str] | None) -> Dataset:
+    del data_dir  # it needs no file
+    from halfway.data import synthetic  # the one module of data that needs JAX
+
+    return synthetic.load_mixture()
+
+
 _LOADERS: dict[str, Callable[[str | os.PathLike[str] | None], Dataset]] = {
     "digits": digits.load,
+    "mixture": _mixture,
 }
 """Data sets of ours, which need no files of a user's: each a function of the data folder."""
 
@@ -59,8 +72,8 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     the same arrays with the same checksum.
 
     Args:
-      name: "digits", "folder:PATH", or `NAME[/CONFIG][:VERSION]` of a data set that is prepared in
-        the data folder; its newest version by default.
+      name: "digits", "mixture", "folder:PATH", or `NAME[/CONFIG][:VERSION]` of a data set that is
+        prepared in the data folder; its newest version by default.
       data_dir: data folder; None for TFDS's default (`$TFDS_DATA_DIR`, else
         `~/tensorflow_datasets`).
 
