@@ -139,7 +139,8 @@ def validate(config: Config) -> None:
     for name, value in config.models.items():
         for field, sizes in value.items():
             for size in sizes if isinstance(sizes, tuple) else (sizes,):
-                if not isinstance(size, str) and not size >= 1:
+                # Names of activations, and what inputs are centred and scaled by, are no sizes.
+                if not isinstance(size, str | float) and not size >= 1:
                     raise ValueError(
                         f"config.models.{name}.{field} must be at least 1, got {sizes!r}"
                     )

@@ -3,6 +3,7 @@
 Everything is computed here, with JAX; `experiments.landscape_report` draws the arrays without it.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from halfway import classes, placement, populations, training
 from halfway.data import Split
 from halfway.halves import Sample
 from halfway.landscapes import curvature, kernels, matching, paths, slices
+from halfway.pairs import program_of
 from halfway.populations import Condition, Population
 from halfway.types import Array, Key, Params
 
@@ -98,9 +100,8 @@ def retrace(condition: Condition, pool: Split, num_pairs: int) -> Params:
     """
     last = condition.probe_steps[-1]
     dense = np.unique(np.round(np.geomspace(1, last, 12)).astype(int))
-    return populations.retrace(
-        condition, pool, steps=(0, *dense.tolist()), num_pairs=num_pairs, shared_start=True
-    )
+    shared = dataclasses.replace(condition, shared_start=True)
+    return populations.retrace(shared, pool, steps=(0, *dense.tolist()), num_pairs=num_pairs)
 
 
 def _landscape(
@@ -169,38 +170,83 @@ def segments(
     Args:
       population: the pairs.
       walks: `[P, 2, T, ...]` from `retrace`.
-      images, labels: of the pool.
-      key: consumed; for the order of matching.
+      images, labels: of the pool, labels clean.
+      key: consumed; for the matching.
       sizes: how much.
     """
+    between = {
+        "raw": ends(population.params),
+        "matched": matched_ends(population, key),
+        "shared": ends(jax.tree.map(lambda leaf: leaf[:, :, -1], walks)),
+    }
+    return {
+        f"segment_{name}_{loss}": values
+        for name, pair in between.items()
+        for loss, values in segment(population, *pair, images, labels, sizes).items()
+    }
+
+
+def ends(params: Params) -> tuple[Params, Params]:
+    """Returns θ_A and θ_B, leaves `[P, ...]`, of parameters `[P, 2, ...]`."""
+    return _side(params, 0), _side(params, 1)
+
+
+def matched_ends(population: Population, key: Key) -> tuple[Params, Params]:
+    """Returns θ_A, and θ_B with its units permuted to match it in the weights.
+
+    Args:
+      population: the pairs.
+      key: consumed.
+    """
     params = population.params
-    raw = (_side(params, 0), _side(params, 1))
     specification = matching.derive(population.condition.module, _member(params, 0, 0))
     permuted = []
-    for p in range(sizes.num_pairs):
+    for p in range(jax.tree.leaves(params)[0].shape[0]):
         target, other = _member(params, p, 0), _member(params, p, 1)
         found = matching.weight_match(specification, target, other, jax.random.fold_in(key, p))
         permuted.append(matching.apply(specification, found.permutations, other))
-    matched = jax.tree.map(lambda *leaves: jnp.stack(leaves), *permuted)
-    ends = _side(walks, 0), _side(walks, 1)
-    shared = tuple(jax.tree.map(lambda leaf: leaf[:, -1], end) for end in ends)
-    rows = population.halves.s.indices
+    return _side(params, 0), jax.tree.map(lambda *leaves: jnp.stack(leaves), *permuted)
 
+
+def segment(
+    population: Population,
+    start: Params,
+    end: Params,
+    images: Array,
+    labels: Array,
+    sizes: Sizes,
+) -> Arrays:
+    """Returns error and cross-entropy on S from start to end, `[P, T]` by loss.
+
+    Args:
+      population: whose S and model it is.
+      start: leaves `[P, ...]`.
+      end: leaves `[P, ...]`.
+      images, labels: of the pool; labels clean, whatever S is labelled with.
+      sizes: how much.
+    """
+    values = _segment_program(
+        (start, end, population.halves.s.indices), images, labels,
+        program=program_of(population.condition), num_points=sizes.num_points,
+        chunk_size=sizes.chunk_size,
+    )  # fmt: skip
+    return {loss: np.asarray(v) for loss, v in values.items()}
+
+
+@functools.partial(placement.jit, static_argnames=("program", "num_points", "chunk_size"))
+def _segment_program(
+    members, images, labels, *, program: Condition, num_points: int, chunk_size: int
+):
     def one(member, images, labels):
         start, end, rows = member
         loss_fn = slices.mean_landscape(
-            population.apply_fn, images[rows], labels[rows],
+            program.apply_fn, images[rows], labels[rows],
             loss_fns={name: training.LOSSES[name] for name in ("error", "cross_entropy")},
-            chunk_size=sizes.chunk_size,
+            chunk_size=chunk_size,
         )  # fmt: skip
-        return paths.interpolate(loss_fn, start, end, sizes.num_points)
+        return paths.interpolate(loss_fn, start, end, num_points)
 
-    run = _compiled(placement.spread(one, vectorized=False))
-    result = {}
-    for name, (start, end) in {"raw": raw, "matched": (raw[0], matched), "shared": shared}.items():
-        values = run((start, end, rows), images, labels)
-        result |= {f"segment_{name}_{loss}": np.asarray(v) for loss, v in values.items()}
-    return result
+    return placement.spread(one, vectorized=False)(members, images, labels)
 
 
 def _side(tree: Params, side: int) -> Params:

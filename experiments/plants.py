@@ -99,14 +99,22 @@ def success(
     return arrays
 
 
+def named(quantity: str, subset: str = "", step: int | None = None) -> str:
+    """Returns the name of an array of a quantity, `[P]` or `[P, 2]` by surrogate, in `records`."""
+    return f"={quantity}={subset}={'' if step is None else step}"
+
+
 def records(
     config: Config,
     parts: Mapping[Condition, Mapping[str, np.ndarray]],
     arrays: Mapping[tuple[str, str], Mapping[str, np.ndarray]] | None = None,
 ) -> Records:
-    """Returns records of conditions with arrays named as `learning`, `transfer`, `success` do."""
-    names = tuple((one, tuple(values)) for one, values in parts.items())
-    template = _template(names, config.num_pairs, float(config.attack.epsilon))
+    """Returns records of conditions with arrays named as `learning`, `transfer`, `named` do."""
+    names = tuple(
+        (one, tuple((name, array.ndim) for name, array in values.items()))
+        for one, values in parts.items()
+    )
+    template = _template(names, float(config.attack.epsilon))
     values = [array.reshape(-1) for one in parts.values() for array in one.values()]
     table = template.assign(value=np.concatenate(values))
     return Records(table, _conditions(tuple(parts)), config, arrays or {})
@@ -119,17 +127,23 @@ def _conditions(conditions: tuple[Condition, ...]) -> pd.DataFrame:
 
 @functools.lru_cache(maxsize=16)
 def _template(
-    names: tuple[tuple[Condition, tuple[str, ...]], ...], num_pairs: int, budget: float
+    names: tuple[tuple[Condition, tuple[tuple[str, int], ...]], ...], budget: float
 ) -> pd.DataFrame:
     """Returns the table without its values: the slow part, the same for every draw."""
     frames = []
-    pairs, blank = {"pair": range(num_pairs)}, np.zeros((num_pairs, 2))
-    both = pairs | {"surrogate": tables.HALVES}
     for one, keys in names:
-        for key in keys:
+        pairs, blank = {"pair": range(one.num_pairs)}, np.zeros((one.num_pairs, 2))
+        both = pairs | {"surrogate": tables.HALVES}
+        for key, num_axes in keys:
             quantity, *rest = key.split(".")
             named: dict[str, Any] = {"condition": one.key, "quantity": quantity}
-            if quantity == "finite":
+            if key.startswith("="):
+                _, named["quantity"], subset, step = key.split("=")
+                named |= {"subset": subset} if subset else {}
+                named |= {"step": int(step)} if step else {}
+                axes, values = (both, blank) if num_axes == 2 else (pairs, blank[:, 0])
+                frames.append(tables.rows(values, axes, **named))
+            elif quantity == "finite":
                 frames.append(tables.rows(blank[:, 0], pairs, **named))
             elif quantity in ("increase", "num_examples", "num_fooled"):
                 _, attack, target, *where = key.split(".", 4)

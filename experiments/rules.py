@@ -72,7 +72,10 @@ def gate(values: np.ndarray, name: str, statistic: str, threshold: float) -> Par
 
 
 def headline(
-    label: str, own: Estimate, control_label: str = "", control: Estimate | None = None
+    label: str,
+    own: Estimate | Decision,
+    control_label: str = "",
+    control: Estimate | Decision | None = None,
 ) -> Headline:
     """Returns a number to remember with its control's."""
     return Headline(

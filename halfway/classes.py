@@ -181,6 +181,25 @@ def residual_free_matrix_by_layer(
     return {name: m / (own_count[:, None] * other_count[None]) for name, m in means.items()}
 
 
+def contrast_terms(matrix: Array) -> tuple[Array, Array]:
+    """Returns mean diagonal minus mean off-diagonal, and mean |entry|, of class matrices.
+
+    Over a population their ratio is one of sums.
+
+    Args:
+      matrix: `[..., C, C]`; NaN entries are left out of each mean.
+
+    Returns:
+      two `[...]`; NaN where a mean has no entry.
+    """
+    same = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=bool), matrix.shape)
+    there = ~jnp.isnan(matrix)
+    axes = (-2, -1)
+    diagonal = losses.masked_mean(matrix, same & there, axes)
+    others = losses.masked_mean(matrix, ~same & there, axes)
+    return diagonal - others, losses.masked_mean(jnp.abs(matrix), there, axes)
+
+
 def diagonal_contrast(matrix: Array) -> Array:
     """Returns (mean diagonal − mean off-diagonal) / mean |entry| of class matrices.
 
@@ -194,12 +213,8 @@ def diagonal_contrast(matrix: Array) -> Array:
       >>> print(classes.diagonal_contrast(jnp.array([[3.0, 1.0], [1.0, 3.0]])))
       1.0
     """
-    same = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=bool), matrix.shape)
-    there = ~jnp.isnan(matrix)
-    axes = (-2, -1)
-    diagonal = losses.masked_mean(matrix, same & there, axes)
-    others = losses.masked_mean(matrix, ~same & there, axes)
-    return (diagonal - others) / losses.masked_mean(jnp.abs(matrix), there, axes)
+    contrast, size = contrast_terms(matrix)
+    return contrast / size
 
 
 def _num_classes(apply_fn: ApplyFn, params: Params, images: Array) -> int:

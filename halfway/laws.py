@@ -8,6 +8,7 @@ is an algebraic identity.
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -218,6 +219,7 @@ def memorization(
       >>> print(found.estimate, found.numerators)
       0.5 [10. 20.]
     """
+    chex.assert_rank([own_own, own_other, trace_cov], 1)  # steps are not pooled
     numerators = trace_cov - num_examples * (own_own - own_other)
     return Memorization(numerators.sum() / trace_cov.sum(), numerators, trace_cov)
 

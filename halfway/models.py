@@ -1,7 +1,8 @@
 """Small classifiers as flax.linen modules, built from plain configs.
 
-Every model takes images `[B, H, W, D]` in [0, 1], scales them to [-1, 1] itself, and returns logits
-`[B, C]`. None keeps statistics of a batch, so an example's logits depend on that example alone.
+Every model takes images `[B, H, W, D]` in [0, 1], scales them itself, to [-1, 1] unless it is told
+otherwise, and returns logits `[B, C]`. None keeps statistics of a batch, so an example's logits
+depend on that example alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -88,15 +89,17 @@ class Linear(nn.Module):
 
 
 class MLP(nn.Module):
-    """A multi-layer perceptron."""
+    """A multi-layer perceptron of inputs (x − mean) / std, [-1, 1] by default."""
 
     num_classes: int
     widths: tuple[int, ...] = (128, 128)
     activation: str = "relu"
+    mean: float = 0.5
+    std: float = 0.5
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # noqa: D102
-        x = _scale(x).reshape(x.shape[0], -1)
+        x = ((x - self.mean) / self.std).reshape(x.shape[0], -1)
         for width in self.widths:
             x = getattr(nn, self.activation)(nn.Dense(width)(x))
         return nn.Dense(self.num_classes)(x)

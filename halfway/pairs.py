@@ -39,6 +39,12 @@ class Condition:
       noise_rate: ρ in [0, 1].
       permuted: whether each model trains on its half's labels permuted within the half (control).
       stratified: whether splits keep class shares.
+      shared_start: whether B's initialization is A's.
+      shared_order: whether B sees the positions of its half in A's order of batches; with overlap 1
+        that is the same data in the same order.
+      on_holdout: whether both models train on S, and so on neither half.
+      trunk_steps: steps that both models take together first, on batches of both halves, as one
+        model from a shared start; then each walks on by itself.
       optimizer: "adam" or "sgd".
       learning_rate: constant.
       weight_decay: decoupled.
@@ -70,6 +76,10 @@ class Condition:
     noise_rate: float = 0.0
     permuted: bool = False
     stratified: bool = False
+    shared_start: bool = False
+    shared_order: bool = False
+    on_holdout: bool = False
+    trunk_steps: int = 0
     optimizer: str = "adam"
     learning_rate: float = 2e-3
     weight_decay: float = 0.0
@@ -88,6 +98,16 @@ class Condition:
                 plain[field.name] = kind(getattr(self, field.name))
         for name, value in plain.items():
             object.__setattr__(self, name, value)
+        if self.trunk_steps and (self.on_holdout or not self.shared_start):
+            raise ValueError(
+                "trunk_steps needs shared_start, since a trunk has one beginning, and on_holdout "
+                "has no trunk: it is of both halves"
+            )
+        if self.trunk_steps and not 0 < self.trunk_steps <= self.probe_steps[-1]:
+            raise ValueError(
+                f"trunk_steps must lie in [0, {self.probe_steps[-1]}], the steps of training, got "
+                f"{self.trunk_steps}"
+            )
 
     @property
     def key(self) -> str:
@@ -119,6 +139,7 @@ def digest(plain: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
+_SHARED = ("shared_start", "shared_order")
 DATA_FIELDS: dict[str, Any] = {
     "noise_rate": 0.0,
     "overlap": 0.0,
@@ -126,6 +147,8 @@ DATA_FIELDS: dict[str, Any] = {
     "learning_rate": 0.0,
     "weight_decay": 0.0,
     "permuted": False,
+    "shared_start": False,
+    "shared_order": False,
     "seed": 0,
     "dataset": "",
     "subset": "",
@@ -137,23 +160,25 @@ MODEL_FIELDS: dict[str, Any] = {
     "optimizer": "",
     "batch_size": 0,
     "probe_steps": (),
+    "on_holdout": False,
+    "trunk_steps": 0,
 }
 """Fields that do not shape the draw of halves."""
 
 
 def program_of(condition: Condition) -> Condition:
     """Returns the part of a condition that shapes a compiled program, the rest at fixed values."""
-    return dataclasses.replace(condition, **DATA_FIELDS)
+    # With a trunk the start is shared whatever the data say.
+    fields = DATA_FIELDS | {"shared_start": condition.trunk_steps > 0}
+    return dataclasses.replace(condition, **fields)
 
 
 def settings_of(condition: Condition) -> dict[str, Array]:
     """Returns the part of a condition that is data of the compiled program, as arrays."""
     names = ("noise_rate", "overlap", "learning_rate", "weight_decay")
     floats = {name: jnp.float32(getattr(condition, name)) for name in names}
-    return floats | {
-        "num_examples": jnp.int32(condition.num_examples),
-        "permuted": jnp.bool_(condition.permuted),
-    }
+    flags = {n: jnp.bool_(getattr(condition, n)) for n in ("permuted", *_SHARED)}
+    return floats | flags | {"num_examples": jnp.int32(condition.num_examples)}
 
 
 def split_arguments(condition: Condition) -> dict[str, Any]:
@@ -177,6 +202,11 @@ def _keys(key: Key) -> tuple[Key, Key, Key, Key]:
     return key_split, key_permute, per_model[:, 0], per_model[:, 1]
 
 
+def _share(keys: Key, shared: Array) -> Key:
+    """Returns `[2]` keys, B's that of A where they share."""
+    return keys[jnp.where(shared, jnp.zeros(2, int), jnp.arange(2))]
+
+
 def draw(key: Key, labels: Array, settings: Mapping[str, Array], *, program: Condition) -> Drawn:
     """Returns the halves of one pair and the labels its models train on.
 
@@ -196,15 +226,17 @@ def draw(key: Key, labels: Array, settings: Mapping[str, Array], *, program: Con
     return Drawn(parts, jnp.where(settings["permuted"], permuted, own.labels))
 
 
-def init(key: Key, images: Array, *, program: Condition) -> Params:
+def init(key: Key, images: Array, settings: Mapping[str, Array], *, program: Condition) -> Params:
     """Returns the initial parameters of both models of a pair, leaves `[2, ...]`.
 
     Args:
       key: of the pair.
       images: `[B, H, W, D]`, for their shape.
+      settings: see `settings_of`.
       program: see `program_of`.
     """
     _, _, keys, _ = _keys(key)
+    keys = _share(keys, settings["shared_start"])
     return jax.lax.map(lambda key: program.module.init(key, images[:1])["params"], keys)
 
 
@@ -231,19 +263,24 @@ def fit(
       `params`, `landscapes`, `constant` and `products` as in `populations.Population`, without the
       leading axis.
     """
-    *_, keys = _keys(key)
-    own = _stack(drawn.halves)
-    other = jax.tree.map(lambda leaf: leaf[::-1], own)
-    trained = own._replace(labels=drawn.trained_labels)
+    walk = _walk(key, drawn, images, settings, program)
 
-    def model(key, params, trained, other):
+    def model(order, params, trained, other):
         samples = {"own": trained, "other": other, "holdout": drawn.halves.s}
-        return _fit_model(key, params, images, samples, settings, program)
+        step, state = walk(order, params, trained)
+        return _fit_model(step, state, images, samples, program)
 
-    return jax.vmap(model)(keys, params, trained, other)
+    orders, trained, other = _sides(key, drawn, settings)
+    return jax.vmap(model)(orders, params, trained, other)
 
 
-def retrace(
+Probe = Callable[[Condition, Key, Params, Mapping[str, Sample], Array], Any]
+"""`(program, key, params, samples, images) -> pytree`, of one model: `program` has its `apply_fn`,
+`key` is the same at every step, `samples` are "own" (with the labels trained on), "other" and
+"holdout", `images` those of the pool."""
+
+
+def observe(
     key: Key,
     params: Params,
     drawn: Drawn,
@@ -252,8 +289,11 @@ def retrace(
     *,
     program: Condition,
     steps: tuple[int, ...],
-) -> Params:
-    """Returns the walks of both models of a pair, leaves `[2, T, ...]`, by training them again.
+    probe_fn: Probe,
+) -> Any:
+    """Returns what a probe sees along the walks of both models of a pair, leaves `[2, T, ...]`.
+
+    They are trained again, with the same draws.
 
     Args:
       key: of the pair.
@@ -263,15 +303,23 @@ def retrace(
       settings: see `settings_of`.
       program: see `program_of`; its last probe ends training.
       steps: T numbers of steps, increasing, up to the last probe.
+      probe_fn: what to look at.
     """
-    *_, keys = _keys(key)
-    trained = _stack(drawn.halves)._replace(labels=drawn.trained_labels)
+    walk = _walk(key, drawn, images, settings, program)
 
-    def model(key, params, trained):
-        step, state = _training(key, params, images, trained, settings, program)
-        return training.fit(step, lambda params: params, state, probe_steps=steps)[1]
+    def model(order, probe_key, params, trained, other):
+        samples = {"own": trained, "other": other, "holdout": drawn.halves.s}
+        step, state = walk(order, params, trained)
+        return training.fit(
+            step,
+            lambda params: probe_fn(program, probe_key, params, samples, images),
+            state,
+            probe_steps=steps,
+        )[1]
 
-    return jax.vmap(model)(keys, params, trained)
+    orders, trained, other = _sides(key, drawn, settings)
+    probe_keys = jax.random.split(jax.random.fold_in(key, _PROBE))
+    return jax.vmap(model)(orders, probe_keys, params, trained, other)
 
 
 def train_pair(
@@ -287,7 +335,7 @@ def train_pair(
       program: see `program_of`.
     """
     drawn = draw(key, labels, settings, program=program)
-    params = init(key, images, program=program)
+    params = init(key, images, settings, program=program)
     return drawn._asdict() | fit(key, params, drawn, images, settings, program=program)
 
 
@@ -295,16 +343,26 @@ def _stack(parts: Halves) -> Sample:
     return jax.tree.map(lambda a, b: jnp.stack([a, b]), parts.a, parts.b)
 
 
+def _sides(key: Key, drawn: Drawn, settings: Mapping[str, Array]) -> tuple[Key, Sample, Sample]:
+    """Returns each model's key for the order of batches, what it trains on, and the other half."""
+    *_, orders = _keys(key)
+    own = _stack(drawn.halves)
+    other = jax.tree.map(lambda leaf: leaf[::-1], own)
+    return (
+        _share(orders, settings["shared_order"]),
+        own._replace(labels=drawn.trained_labels),
+        other,
+    )
+
+
 def _fit_model(
-    key: Key,
-    params: Params,
+    step: Callable[[TrainState, Array], TrainState],
+    state: TrainState,
     images: Array,
     samples: Mapping[str, Sample],
-    settings: Mapping[str, Array],
     program: Condition,
 ) -> dict[str, Any]:
     apply_fn, own = program.apply_fn, samples["own"]
-    step, state = _training(key, params, images, own, settings, program)
 
     def probe(params):
         landscapes = {
@@ -330,32 +388,62 @@ def _fit_model(
     }
 
 
-def _training(
-    key: Key,
-    params: Params,
-    images: Array,
-    own: Sample,
-    settings: Mapping[str, Array],
-    program: Condition,
-) -> tuple[Callable[[TrainState, Array], TrainState], TrainState]:
-    """Returns the step of a model's training, and its state before the first."""
-    apply_fn = program.apply_fn
+def _walk(
+    key: Key, drawn: Drawn, images: Array, settings: Mapping[str, Array], program: Condition
+) -> Callable[[Key, Params, Sample], tuple[Callable[[TrainState, Array], TrainState], TrainState]]:
+    """Returns `(order, params, sample)` to the step of a model's training and its first state."""
     optimizer = training.make_optimizer(
         program.optimizer, settings["learning_rate"], settings["weight_decay"]
     )
+    size, num_examples = program.batch_size, settings["num_examples"]
+    capacity, num_steps = program.capacity or 0, program.probe_steps[-1]
+    if program.on_holdout:
+        num_examples = capacity = program.num_holdout
+    trunk = _trunk(key, drawn, num_examples, program) if program.trunk_steps else None
+
+    def walk(order, params, sample):
+        sample = drawn.halves.s if program.on_holdout else sample
+        stream = training.index_stream(
+            order, num_examples, capacity=capacity, num_steps=num_steps, batch_size=size
+        )
+        rows, labels = sample.indices[stream], sample.labels[stream]
+        if trunk is not None:
+            rows, labels = (
+                jnp.concatenate([together, alone[program.trunk_steps :]])
+                for together, alone in zip(trunk, (rows, labels), strict=True)
+            )
+
+        def step(state, i):
+            return training.train_step(
+                program.apply_fn, optimizer, state, images[rows[i]], labels[i]
+            )
+
+        return step, training.init(params, optimizer)
+
+    return walk
+
+
+_TRUNK, _PROBE = 4, 5
+"""Folded into a pair's key, beyond the keys that it is split into."""
+
+
+def _trunk(
+    key: Key, drawn: Drawn, num_examples: Array | int, program: Condition
+) -> tuple[Array, Array]:
+    """Returns the batches of both halves that the trunk sees: rows of the pool, and labels."""
+    capacity = program.capacity or 0
     stream = training.index_stream(
-        key,
-        settings["num_examples"],
-        capacity=program.capacity or 0,
-        num_steps=program.probe_steps[-1],
+        jax.random.fold_in(key, _TRUNK),
+        2 * num_examples,
+        capacity=2 * capacity,
+        num_steps=program.trunk_steps,
         batch_size=program.batch_size,
     )
-    rows, batch_labels = own.indices[stream], own.labels[stream]
-
-    def step(state, i):
-        return training.train_step(apply_fn, optimizer, state, images[rows[i]], batch_labels[i])
-
-    return step, training.init(params, optimizer)
+    # The first n positions are A's, the next n are B's.
+    side = (stream >= num_examples).astype(int)
+    place = stream - side * num_examples
+    both = _stack(drawn.halves)
+    return both.indices[side, place], drawn.trained_labels[side, place]
 
 
 def _constant_fn(logits: Array, x: Array) -> Array:

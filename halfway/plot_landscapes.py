@@ -174,6 +174,7 @@ def surface(
 def barriers(
     lines: Mapping[str, ArrayLike],
     *,
+    control: str = "",
     xlabel: str = "t, from θ_A to θ_B",
     ylabel: str = "error on S",
     ax: Axes | None = None,
@@ -183,15 +184,16 @@ def barriers(
     The dashed line joins the ends of each mean: a barrier is what rises above it.
 
     Args:
-      lines: name to `[P, T]` values at equally spaced t from 0 to 1, at most three; pairs with a
-        value that is not finite leave.
+      lines: name to `[P, T]` values at equally spaced t from 0 to 1, at most three beside the
+        control; pairs with a value that is not finite leave.
+      control: the name that is drawn in grey, if any.
       xlabel, ylabel: symbol and words.
       ax: where to draw, or None for a new figure.
 
     Raises:
       ValueError: for more than three lines, or one without a finite pair.
     """
-    ax, drawn = _bands("barriers", None, lines, ax)
+    ax, drawn = _bands("barriers", None, lines, ax, control)
     _name_tops(ax, drawn)
     for band in drawn:
         ax.plot([0, 1], band.middle[[0, -1]], color=band.color, lw=1, ls=(0, (5, 3)))
@@ -241,13 +243,20 @@ class _Band(NamedTuple):
 
 
 def _bands(
-    where: str, t: np.ndarray | None, lines: Mapping[str, ArrayLike], ax: Axes | None
+    where: str,
+    t: np.ndarray | None,
+    lines: Mapping[str, ArrayLike],
+    ax: Axes | None,
+    control: str = "",
 ) -> tuple[Axes, list[_Band]]:
     """Draws the mean of each `[P, T]` with its 95 % interval."""
-    check_colors(where, len(lines))
+    shown = [name for name in lines if name != control]
+    check_colors(where, len(shown))
+    colors = {control: GREY} | dict(zip(shown, COLORS, strict=False))
     ax = new_figure(4.8, 3.2).subplots() if ax is None else ax
     drawn = []
-    for (name, values), color in zip(lines.items(), COLORS, strict=False):
+    for name, values in lines.items():
+        color = colors[name]
         values = np.atleast_2d(np.asarray(values, float))
         values = values[np.isfinite(values).all(1)]
         if not values.size:

@@ -1,6 +1,6 @@
 """Figures about learning: landscapes along training, and M_θ against label noise."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,6 +10,8 @@ from halfway.plot_style import (
     BLUE,
     COLORS,
     GREY,
+    GRID,
+    INK,
     MARKERS,
     VERMILLION,
     check_colors,
@@ -156,3 +158,90 @@ def dose_response(
         axes_list[2].set(ylabel="training\naccuracy")
     axes_list[-1].set(xlabel="ρ, label-noise rate", xticks=rates)
     return np.asarray(ax)
+
+
+@styled
+def agreement(
+    errors: Mapping[str, ArrayLike],
+    disagreements: Mapping[str, ArrayLike],
+    *,
+    margins: tuple[float, float],
+    ax: Axes | None = None,
+) -> Axes:
+    """Returns axes of disagreement against error, a dot a pair, with the line of equality.
+
+    Args:
+      errors: `{setting: [P]}` mean error of a pair's models; the first setting decides and is blue.
+      disagreements: `{setting: [P]}` how often the models of a pair differ.
+      margins: of disagreement over error, drawn as a band.
+      ax: where to draw, or None for a new figure.
+    """
+    if ax is None:
+        ax = new_figure(4.8, 4.2).subplots()
+    every = np.concatenate([np.ravel(v) for m in (errors, disagreements) for v in m.values()])
+    every = every[np.isfinite(every)]
+    top = 1.08 * every.max() if every.size and every.max() > 0 else 1.0
+    low = max(0.0, 2 * every.min() - every.max()) if every.size else 0.0
+    ends = np.array([low, top])
+    ax.fill_between(ends, margins[0] * ends, margins[1] * ends, color=GRID, alpha=0.7, lw=0)
+    ax.plot(ends, ends, color=INK, lw=1, ls=(0, (4, 3)))
+    for index, (name, error) in enumerate(errors.items()):
+        ax.scatter(
+            error, disagreements[name], s=24 if index == 0 else 20, marker=MARKERS[index],
+            facecolor=BLUE if index == 0 else "none", edgecolor=BLUE if index == 0 else GREY,
+            lw=0.9, alpha=0.75, label=name, zorder=3 - index,
+        )  # fmt: skip
+    ax.set(
+        xlim=ends, ylim=ends, aspect="equal", xlabel="mean error of the two models on S",
+        ylabel="share of S on which they differ",
+    )  # fmt: skip
+    ax.legend(frameon=False, fontsize=9, loc="upper left")
+    return ax
+
+
+@styled
+def memorization(
+    passes: ArrayLike,
+    estimates: Mapping[int, Sequence[ArrayLike]],
+    low: Mapping[int, Sequence[ArrayLike]],
+    high: Mapping[int, Sequence[ArrayLike]],
+    *,
+    rates: Sequence[float],
+    fresh: tuple[float, float, float] | None = None,
+    ax: Sequence[Axes] | np.ndarray | None = None,
+) -> np.ndarray:
+    """Returns axes `[number of n]`, side by side: κ against passes over the data, a line a rate.
+
+    Args:
+      passes: `[T]`, ascending; on a logarithmic axis.
+      estimates, low, high: `{n: [R][T]}` κ and its interval for each rate.
+      rates: `[R]` label-noise rates, at most three.
+      fresh: κ on fresh data with its interval, in grey, or None.
+      ax: as many axes as there are n, or None for a new figure.
+    """
+    check_colors("memorization", len(rates))
+    x = np.asarray(passes, float)
+    if ax is None:
+        ax = new_figure(4.2 * len(estimates), 3.4).subplots(1, len(estimates), sharey=True)
+    axes_list = list(np.atleast_1d(np.asarray(ax, object)))
+    for index, (axes, size) in enumerate(zip(axes_list, estimates, strict=True)):
+        axes.set_xscale("log", base=2)
+        axes.axhline(0, color=INK, lw=0.8)
+        ends = []
+        if fresh is not None:
+            axes.plot(x[[0, -1]], [fresh[0]] * 2, color=GREY, ls=(0, (5, 3)))
+            axes.fill_between(x[[0, -1]], *clip_ends(fresh[1:]), color=GREY, alpha=0.3, lw=0)
+            ends.append((fresh[0], "fresh data", GREY))
+        lines = zip(rates, COLORS, MARKERS, estimates[size], low[size], high[size], strict=False)
+        for rate, color, marker, middle, under, over in lines:
+            axes.fill_between(x, clip_ends(under), clip_ends(over), color=color, alpha=0.2, lw=0)
+            axes.plot(x, np.asarray(middle, float), color=color, marker=marker, ms=5)
+            ends.append((last_finite(np.asarray(middle, float)), f"ρ = {rate:g}", color))
+        axes.set(xlabel="passes over the half", title=f"n = {size}")
+        axes.set_xticks(x, [f"{value:g}" for value in x])
+        axes.minorticks_off()
+        if index == 0:
+            axes.set_ylabel(wrapped("κ, share of the gradient's noise used up", 28))
+        axes.margins(y=0.1)
+        label_ends(axes, float(x[-1]), ends, 0.08)
+    return np.asarray(axes_list)

@@ -30,7 +30,8 @@ from halfway.plot_landscapes import (
     spectrum,
     surface,
 )
-from halfway.plot_learning import dose_response, walks
+from halfway.plot_laws import law, transfer_against_risk
+from halfway.plot_learning import agreement, dose_response, memorization, walks
 from halfway.plot_style import (
     BLUE,
     GREY,
@@ -49,6 +50,7 @@ from halfway.plot_transfer import binned_rates, budget_curve, calibration, scatt
 
 __all__ = [
     "ForestRow",
+    "agreement",
     "barriers",
     "binned_rates",
     "budget_curve",
@@ -59,7 +61,9 @@ __all__ = [
     "dose_response",
     "forest",
     "images",
+    "law",
     "meeting_matrix",
+    "memorization",
     "new_figure",
     "pair_comparison",
     "scatter_transfer_gap",
@@ -67,6 +71,7 @@ __all__ = [
     "spectrum",
     "style",
     "surface",
+    "transfer_against_risk",
     "transfer_matrix",
     "walks",
 ]

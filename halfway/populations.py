@@ -96,34 +96,36 @@ def train(condition: Condition, pool: Split, *, mesh: Mesh | None = None) -> Pop
     return Population(condition=condition, **members[2]._asdict(), **fitted)
 
 
-def retrace(
+def observe(
     condition: Condition,
     pool: Split,
+    probe_fn: pairs.Probe,
     *,
     steps: Sequence[int],
-    num_pairs: int,
-    shared_start: bool = False,
+    num_pairs: int | None = None,
     mesh: Mesh | None = None,
-) -> Params:
-    """Returns the walks of a population's first pairs, which `train` does not keep.
+) -> Any:
+    """Returns what a probe sees along the walks of a population, which `train` does not keep.
 
-    They are trained again, with the same draws: θ_0 is the walk at step 0, θ_A and θ_B its ends.
+    The pairs are trained again, with the same draws.
 
     Args:
       condition: of the population.
       pool: the examples that halves are drawn from.
+      probe_fn: of one model, see `pairs.Probe`; a function of a module, since a new one at each
+        call is compiled at each call.
       steps: T numbers of steps, increasing, 0 to the last of `condition.probe_steps`.
-      num_pairs: P, at most the condition's; memory is that of 2 P T models.
-      shared_start: whether B starts where A does, all else as in the population.
+      num_pairs: P, the first of the condition's; all by default.
       mesh: with the axis `member`; all devices by default.
 
     Returns:
-      leaves `[P, 2, T, ...]`.
+      `[P, 2, T, ...]` in each leaf of what the probe returns.
 
     Raises:
       ValueError: if the steps reach beyond training, or there are not that many pairs.
     """
     steps, last = tuple(int(step) for step in steps), condition.probe_steps[-1]
+    num_pairs = condition.num_pairs if num_pairs is None else num_pairs
     if not steps or steps[-1] > last:
         raise ValueError(f"steps of a walk lie in [0, {last}], the end of training, got {steps}")
     if not 1 <= num_pairs <= condition.num_pairs:
@@ -131,11 +133,43 @@ def retrace(
     # The keys of a pair do not depend on how many there are.
     condition = dataclasses.replace(condition, num_pairs=num_pairs)
     images = jnp.asarray(pool.images, jnp.float32)
-    (keys, params, drawn), settings, program, mesh = _begin(condition, pool, images, mesh)
-    if shared_start:
-        params = jax.tree.map(lambda leaf: jnp.stack([leaf[:, 0]] * 2, 1), params)
-    members = (keys, params, drawn)
-    return _retrace_program(members, images, settings, program=program, mesh=mesh, steps=steps)
+    members, settings, program, mesh = _begin(condition, pool, images, mesh)
+    return _observe_program(
+        members, images, settings, program=program, mesh=mesh, steps=steps, probe_fn=probe_fn
+    )
+
+
+def retrace(
+    condition: Condition,
+    pool: Split,
+    *,
+    steps: Sequence[int],
+    num_pairs: int,
+    mesh: Mesh | None = None,
+) -> Params:
+    """Returns the walks of a population's first pairs, leaves `[P, 2, T, ...]`.
+
+    θ_0 is the walk at step 0, θ_A and θ_B its ends. Memory is that of 2 P T models; `observe` reads
+    along the way without it.
+
+    Args:
+      condition: of the population.
+      pool: the examples that halves are drawn from.
+      steps: T numbers of steps, increasing, 0 to the last of `condition.probe_steps`.
+      num_pairs: P, at most the condition's.
+      mesh: with the axis `member`; all devices by default.
+
+    Raises:
+      ValueError: if the steps reach beyond training, or there are not that many pairs.
+    """
+    return observe(condition, pool, _parameters, steps=steps, num_pairs=num_pairs, mesh=mesh)
+
+
+def _parameters(
+    program: Condition, key: Key, params: Params, samples: Any, images: Array
+) -> Params:
+    del program, key, samples, images
+    return params
 
 
 def _begin(
@@ -150,7 +184,7 @@ def _begin(
     # architecture, and apart from the loop they are not compiled into each place of their use.
     shape = dataclasses.replace(program, **pairs.MODEL_FIELDS)
     drawn = _draw_program(keys, labels, settings, program=shape, mesh=mesh)
-    params = _init_program(keys, images[:1], program=program, mesh=mesh)
+    params = _init_program(keys, images[:1], settings, program=program, mesh=mesh)
     return (keys, params, drawn), settings, program, mesh
 
 
@@ -184,9 +218,9 @@ def _draw_program(keys, labels, settings, *, program: Condition, mesh: Mesh):
 
 
 @functools.partial(placement.jit, static_argnames=("program", "mesh"))
-def _init_program(keys, images, *, program: Condition, mesh: Mesh):
+def _init_program(keys, images, settings, *, program: Condition, mesh: Mesh):
     pair_fn = functools.partial(pairs.init, program=program)
-    return placement.spread(pair_fn, mesh=mesh, vectorized=False)(keys, images)
+    return placement.spread(pair_fn, mesh=mesh, vectorized=False)(keys, images, settings)
 
 
 @functools.partial(placement.jit, static_argnames=("program", "mesh"))
@@ -198,13 +232,22 @@ def _fit_program(members, images, settings, *, program: Condition, mesh: Mesh):
     return placement.spread(pair_fn, mesh=mesh)(members, images, settings)
 
 
-@functools.partial(placement.jit, static_argnames=("program", "mesh", "steps"))
-def _retrace_program(
-    members, images, settings, *, program: Condition, mesh: Mesh, steps: tuple[int, ...]
+@functools.partial(placement.jit, static_argnames=("program", "mesh", "steps", "probe_fn"))
+def _observe_program(
+    members,
+    images,
+    settings,
+    *,
+    program: Condition,
+    mesh: Mesh,
+    steps: tuple[int, ...],
+    probe_fn: pairs.Probe,
 ):
     def pair_fn(member, images, settings):
         key, params, drawn = member
-        return pairs.retrace(key, params, drawn, images, settings, program=program, steps=steps)
+        return pairs.observe(
+            key, params, drawn, images, settings, program=program, steps=steps, probe_fn=probe_fn
+        )
 
     return placement.spread(pair_fn, mesh=mesh)(members, images, settings)
 

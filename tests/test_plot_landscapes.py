@@ -81,6 +81,17 @@ def test_barriers_are_means_over_finite_pairs():
         plots.barriers({"matched": raw[2:]})
 
 
+def test_a_control_of_barriers_is_grey_and_takes_no_colour():
+    values = np.array([[0.0, 1.0, 0.0], [0.0, 3.0, 0.0]])
+    lines = {"raw": values, "a": values / 2, "b": values / 3, "c": values / 4}
+    ax = plots.barriers(lines, control="raw")
+    drawn = {line.get_label(): line.get_color() for line in ax.lines}
+    assert drawn["raw"] == plot_style.GREY
+    assert [drawn[name] for name in "abc"] == list(plot_style.COLORS)
+    with pytest.raises(ValueError, match="at most 3"):
+        plots.barriers(lines)
+
+
 def test_slices_are_means_over_models_around_the_model():
     t = np.linspace(-1, 1, 9)
     own = np.stack([t**2, 3 * t**2])

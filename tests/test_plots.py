@@ -326,11 +326,64 @@ def test_long_words_stay_inside_the_figure():
         assert box.x1 <= width + 0.02 and box.y1 <= height + 0.02, ax.get_xlabel()
 
 
+def test_agreement_draws_equality_its_band_and_every_pair():
+    wrong, differ = np.array([0.1, 0.2, np.nan]), np.array([0.11, 0.19, np.nan])
+    ax = plots.agreement({"a": wrong, "b": wrong}, {"a": differ, "b": wrong}, margins=(0.9, 1.1))
+    ends = ax.get_xlim()
+    assert has_line(ax, [[end, end] for end in ends])
+    first = next(one for one in ax.collections if one.get_label() == "a")
+    np.testing.assert_allclose(np.asarray(first.get_offsets())[:2], [[0.1, 0.11], [0.2, 0.19]])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    plots.agreement({"a": [np.nan]}, {"a": [np.nan]}, margins=(0.9, 1.1)).figure.canvas.draw()
+
+
+def test_memorization_draws_a_line_a_rate_and_fresh_data_in_each_axes():
+    lines = [np.array([0.0, 0.5]), np.array([0.1, 0.3])]
+    low = [line - 0.1 for line in lines]
+    high = [np.array([0.1, np.inf]), lines[1] + 0.1]
+    sizes = {10: lines, 20: lines[::-1]}
+    axes = plots.memorization(
+        [1, 8], sizes, {n: low for n in sizes}, {n: high for n in sizes}, rates=[0, 0.4],
+        fresh=(0.01, -0.02, 0.04),
+    )  # fmt: skip
+    assert [ax.get_title() for ax in axes] == ["n = 10", "n = 20"]
+    for ax, first in zip(axes, (lines[0], lines[1]), strict=True):
+        np.testing.assert_allclose(blue(ax), first)
+        assert has_line(ax, [[1, 0.01], [8, 0.01]])
+        assert {"ρ = 0", "ρ = 0.4", "fresh data"} <= set(words(ax))
+    axes[0].figure.canvas.draw()
+
+
+def test_a_law_is_a_line_with_points_and_marks_one_half():
+    measured = {"MLP": [[0.3, 0.2, 0.4], [0.7, 0.6, np.inf]]}
+    line = {"MLP": ([1, 10, 100], [0.1, 0.5, 0.9])}
+    ax = plots.law([2, 50], measured, line, half={"MLP": 10.0}, xlabel="n", ylabel="μ_θ")
+    assert has_line(ax, [[1, 0.1], [10, 0.5], [100, 0.9]])
+    assert has_line(ax, [[2, 0.3], [50, 0.7]])
+    assert has_line(ax, [[10, 0.5]])
+    assert ax.get_xscale() == "log"
+    ax.figure.canvas.draw()
+
+
+def test_transfer_against_risk_shows_both_branches_and_where_n_over_d_is():
+    curves = {"n > d + 1": ([0.1, 1], [0.9, 0.5]), "n < d − 1": ([1, 2], [0.3, 0.2])}
+    ax = plots.transfer_against_risk(
+        [0.1, 5], [[0.5, 0.4, 0.6], [0.1, 0.09, 0.11]], [[0.2, 0.1, 0.3], [0.9, 0.8, 1.0]], curves
+    )
+    for x, y in curves.values():
+        assert has_line(ax, np.transpose([x, y]))
+    assert {"0.1", "5"} <= set(words(ax))
+    ax.figure.canvas.draw()
+
+
 def test_every_figure_is_drawn_on_the_axes_given():
     values, pair = np.linspace(0.1, 0.9, 6), np.arange(6) % 2
     draws = {
         "pair_comparison": lambda ax: plots.pair_comparison(
             values, values[None], names=["a"], treatment="b", control_names=["c"], xlabel="d", ax=ax
+        ),
+        "agreement": lambda ax: plots.agreement(
+            {"a": values, "b": values}, {"a": values, "b": 2 * values}, margins=(0.9, 1.1), ax=ax
         ),
         "binned_rates": lambda ax: plots.binned_rates(values, values > 0.5, pair, ax=ax),
         "calibration": lambda ax: plots.calibration(values, values, pair, ax=ax),
@@ -338,6 +391,18 @@ def test_every_figure_is_drawn_on_the_axes_given():
             values, values, values, names=["a"] * 6, ax=ax
         ),
         "budget_curve": lambda ax: plots.budget_curve(values, {"x": values}, ax=ax),
+        "law": lambda ax: plots.law(
+            [1, 2],
+            {"a": np.ones((2, 3))},
+            {"a": ([1, 2], [0.4, 0.6])},
+            half={"a": 1.5},
+            xlabel="n",
+            ylabel="μ",
+            ax=ax,
+        ),
+        "transfer_against_risk": lambda ax: plots.transfer_against_risk(
+            [1], np.ones((1, 3)), np.ones((1, 3)), {"b": ([1, 2], [0.4, 0.6])}, ax=ax
+        ),
         "walks": lambda ax: plots.walks(values, values[None], values[None], ax=ax),
         "transfer_matrix": lambda ax: plots.transfer_matrix(np.ones((2, 2)), ax=ax),
         "images": lambda ax: plots.images(np.zeros((2, 4, 4, 1)), ax=ax),
@@ -350,7 +415,12 @@ def test_every_figure_is_drawn_on_the_axes_given():
             values, values, np.outer(pair, pair), ax=ax
         ),
     }
-    others = {"dose_response", "forest", "surface"}  # several axes, or three-dimensional ones
+    others = {
+        "dose_response",
+        "forest",
+        "memorization",
+        "surface",
+    }  # several axes, or three-dimensional ones
     helpers = {"ForestRow", "contour_levels", "new_figure", "style"}
     assert {*draws} | others == {*plots.__all__} - helpers
     for draw in draws.values():

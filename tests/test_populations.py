@@ -369,7 +369,8 @@ def test_a_walk_retraced_ends_where_training_did(train, pool, fields):
     starts = jax.tree.map(lambda leaf: leaf[:, :, 0], walk)
     key = populations.pair_keys(condition)[1]
     program = pairs.program_of(condition)
-    init = pairs.init(key, jnp.asarray(pool.images[:1]), program=program)
+    settings = pairs.settings_of(condition)
+    init = pairs.init(key, jnp.asarray(pool.images[:1]), settings, program=program)
     assert_close(leaf_at(starts, 1), init)
     middle = jax.tree.map(lambda leaf: leaf[:, :, 2], walk)  # after 4 steps, a probe
     for p in range(2):
@@ -382,13 +383,114 @@ def test_a_walk_retraced_ends_where_training_did(train, pool, fields):
 
 def test_walks_from_a_shared_start_differ_in_b_alone(train, pool):
     own, shared = (
-        populations.retrace(MLP, pool, steps=(0, 10), num_pairs=2, shared_start=shared)
+        populations.retrace(change(MLP, shared_start=shared), pool, steps=(0, 10), num_pairs=2)
         for shared in (False, True)
     )
     assert_close(leaf_at(shared, slice(None), 0), leaf_at(own, slice(None), 0))
     assert_equal(leaf_at(shared, slice(None), 1, 0), leaf_at(shared, slice(None), 0, 0))
     for leaf in jax.tree.leaves(shared):
         assert np.abs(leaf[:, 0, 1] - leaf[:, 1, 1]).max() > 1e-3  # on halves of their own
+
+
+@pytest.mark.parametrize("fields, alike", [
+    ({"shared_start": True, "shared_order": True}, True),
+    ({"shared_start": True}, False),
+    ({"shared_order": True}, False),
+])  # fmt: skip
+def test_models_of_one_start_order_and_data_are_one(pool, fields, alike):
+    same_data = change(MLP, overlap=1.0, num_examples=20, **fields)
+    walk = populations.retrace(same_data, pool, steps=(0, 10), num_pairs=2)
+    apart = max(np.abs(leaf[:, 0, -1] - leaf[:, 1, -1]).max() for leaf in jax.tree.leaves(walk))
+    assert (apart == 0) == alike
+    assert alike or apart > 1e-3
+
+
+def test_a_trunk_is_one_model_on_both_halves_and_then_two(pool):
+    fields = {"shared_start": True, "noise_rate": 0.4}
+    trunk = populations.retrace(
+        change(MLP, trunk_steps=4, **fields), pool, steps=(0, 3, 4, 5, 10), num_pairs=2
+    )
+    for leaf in jax.tree.leaves(trunk):
+        np.testing.assert_array_equal(leaf[:, 0, :3], leaf[:, 1, :3])
+        assert np.abs(leaf[:, 0, 3:] - leaf[:, 1, 3:]).max(initial=0) > 1e-4
+    alone = populations.retrace(change(MLP, **fields), pool, steps=(0, 3), num_pairs=2)
+    assert_equal(leaf_at(alone, 0, 0, 0), leaf_at(trunk, 0, 0, 0))
+    # Its batches hold examples of either half, labelled as in training, none twice in an epoch.
+    condition = change(MLP, trunk_steps=10, capacity=24, num_examples=20, batch_size=4, **fields)
+    key = populations.pair_keys(condition)[0]
+    labels = jnp.asarray(pool.labels, jnp.int32)
+    settings, program = pairs.settings_of(condition), pairs.program_of(condition)
+    drawn = pairs.draw(key, labels, settings, program=program)
+    rows, given = pairs._trunk(key, drawn, settings["num_examples"], program)
+    noisy = {
+        int(row): int(label)
+        for sample in (drawn.halves.a, drawn.halves.b)
+        for row, label in zip(sample.indices[:20], sample.labels[:20], strict=True)
+    }
+    assert len(noisy) == 40
+    assert sorted(noisy) == sorted(rows.ravel().tolist())  # 10 batches of 4 are one epoch
+    assert [noisy[row] for row in rows.ravel().tolist()] == given.ravel().tolist()
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [({"trunk_steps": 4}, "trunk_steps needs shared_start"),
+     ({"trunk_steps": 4, "shared_start": True, "on_holdout": True}, "on_holdout has no trunk"),
+     ({"trunk_steps": 11, "shared_start": True}, r"trunk_steps must lie in \[0, 10\]")],
+)  # fmt: skip
+def test_a_trunk_has_one_beginning_and_ends_in_time(fields, message):
+    with pytest.raises(ValueError, match=message):
+        change(MLP, **fields)
+
+
+def test_training_on_the_holdout_looks_at_neither_half(train, pool):
+    condition = change(MLP, on_holdout=True, num_holdout=HOLDOUT)
+    walk = populations.retrace(condition, pool, steps=(0, 10), num_pairs=2)
+    ours = populations.retrace(MLP, pool, steps=(0,), num_pairs=2)
+    assert_equal(
+        leaf_at(walk, slice(None), slice(None), 0), leaf_at(ours, slice(None), slice(None), 0)
+    )
+    population = train(condition)
+    assert_close(leaf_at(walk, slice(None), slice(None), 1), leaf_at(population.params, slice(2)))
+    longer = train(change(condition, probe_steps=(0, 300)))
+    holdout = longer.landscapes["holdout"]["error"][:, :, -1]
+    halves = np.stack([longer.landscapes[name]["error"][:, :, -1] for name in ("own", "other")])
+    assert holdout.max() < 0.02 < halves.mean()
+    settings, program = pairs.settings_of(condition), pairs.program_of(condition)
+    key = populations.pair_keys(condition)[0]
+    drawn = pairs.draw(key, jnp.asarray(pool.labels, jnp.int32), settings, program=program)
+    blind = drawn._replace(trained_labels=jnp.zeros_like(drawn.trained_labels))
+    images = jnp.asarray(pool.images)
+    params = pairs.init(key, images, settings, program=program)
+    assert_equal(*(
+        pairs.fit(key, params, one, images, settings, program=program)["params"]
+        for one in (drawn, blind)
+    ))  # fmt: skip
+
+
+def _read_first(program, key, params, samples, images):
+    logits = program.apply_fn(params, images[:1])
+    first = {name: sample.indices[0] for name, sample in samples.items()}
+    return {
+        "bias": params["Dense_0"]["bias"],
+        "first": first,
+        "logits": logits,
+        "draw": jax.random.uniform(key),
+    }
+
+
+def test_a_probe_sees_parameters_and_samples_of_its_model(train, pool):
+    seen = populations.observe(MLP, pool, _read_first, steps=(0, 10), num_pairs=2)
+    population = train(MLP)
+    expected = population.params["Dense_0"]["bias"][:2]
+    np.testing.assert_allclose(seen["bias"][:, :, 1], expected, rtol=1e-4, atol=1e-6)
+    assert len(np.unique(seen["draw"])) == 4  # of each model, the same along its walk
+    assert (seen["draw"][..., 0] == seen["draw"][..., 1]).all()
+    first = seen["first"]
+    for side, (own, other) in enumerate((("a", "b"), ("b", "a"))):
+        for name, half in (("own", own), ("other", other), ("holdout", "s")):
+            rows = getattr(population.halves, half).indices[:2, 0]
+            np.testing.assert_array_equal(first[name][:, side], np.stack([rows, rows], 1))
 
 
 @pytest.mark.parametrize(

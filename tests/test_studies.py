@@ -34,6 +34,11 @@ def _planted(name, effect=1.0):
     return STUDIES[name].plant(np.random.default_rng(SEED), effect)
 
 
+def _num_pairs(name):
+    """The pairs of a study's conditions: the config's, or a multiple that it asks for."""
+    return int(_planted(name).conditions["num_pairs"].iloc[0])
+
+
 def _conclude(name, records):
     study = STUDIES[name]
     pairs = [(study, study.decide(records))]
@@ -115,7 +120,7 @@ def test_outcome_is_complete(name):
     for part in outcome.parts:
         assert np.isfinite(part.estimate)
         assert part.low <= part.estimate <= part.high
-        assert part.num_pairs == plants.CONFIG.num_pairs
+        assert part.num_pairs == _num_pairs(name)
         assert part.num_excluded == 0
         assert (part.p_value is None) == (part.kind == "gate")
         assert len(part.threshold) == (2 if part.kind == "equivalence" else 1)
@@ -183,7 +188,7 @@ def test_a_diverged_pair_leaves_and_is_counted(name):
         concerned = [part for part in outcome.parts if part.num_excluded]
         assert concerned, f"nobody missed a pair of condition {key}"
         for part in concerned:
-            assert (part.num_pairs, part.num_excluded) == (plants.CONFIG.num_pairs - 1, 1)
+            assert (part.num_pairs, part.num_excluded) == (_num_pairs(name) - 1, 1)
         # What diverged cannot matter, and who did not lose a pair notices nothing.
         for garbage in (np.nan, np.inf, 1e3):
             assert STUDIES[name].decide(_diverged(records, key, [3], garbage)) == outcome
@@ -192,22 +197,25 @@ def test_a_diverged_pair_leaves_and_is_counted(name):
 
 
 @each_study
-def test_two_of_sixteen_diverged_settle_nothing(name):
+def test_more_than_one_of_sixteen_diverged_settles_nothing(name):
     records = _planted(name)
-    key = records.conditions.index[0]
-    assert "diverged" not in _conclude(name, _diverged(records, key, [3], np.nan)).reason
-    verdict = _conclude(name, _diverged(records, key, [3, 7], np.nan))
+    key, total = records.conditions.index[0], _num_pairs(name)
+    assert total % 16 == 0
+    allowed, too_many = range(total // 16), range(total // 16 + 1)
+    assert "diverged" not in _conclude(name, _diverged(records, key, allowed, np.nan)).reason
+    verdict = _conclude(name, _diverged(records, key, too_many, np.nan))
     assert verdict.verdict == "inconclusive"
-    assert "2 of 16 pairs" in verdict.reason
+    assert f"{len(too_many)} of {total} pairs" in verdict.reason
     assert "diverged" in verdict.reason
-    assert (verdict.num_pairs, verdict.num_excluded) == (14, 2)
+    excluded = len(too_many)
+    assert (verdict.num_pairs, verdict.num_excluded) == (total - excluded, excluded)
 
 
 @each_study
 def test_all_diverged_is_still_an_answer(name):
     records = _planted(name)
     for key in records.conditions.index:
-        records = _diverged(records, key, list(range(16)), np.nan)
+        records = _diverged(records, key, range(_num_pairs(name)), np.nan)
     verdict = _conclude(name, records)
     assert verdict.verdict == "inconclusive"
     assert verdict.num_pairs == 0
@@ -261,7 +269,7 @@ def test_explanation_quotes_its_numbers(name):
 def test_figures_without_the_pairs_that_diverged(name):
     records = _planted(name)
     for key in records.conditions.index:
-        records = _diverged(records, key, list(range(14)), np.nan)
+        records = _diverged(records, key, range(_num_pairs(name) - 2), np.nan)
     verdict = _conclude(name, records)
     for figure in STUDIES[name].draw(records, verdict):
         assert not _mentions_nan(figure.caption, *_texts(figure.figure))
@@ -287,7 +295,7 @@ def test_needs_hold_what_the_rule_reads(name):
     assert {("learning", key) for key in records.conditions.index} <= stored
     for request in requests:
         for condition in request.conditions:
-            assert condition.num_pairs == config.num_pairs
+            assert condition.num_pairs % config.num_pairs == 0
             assert condition.seed == config.seed
 
 
