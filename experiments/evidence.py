@@ -8,8 +8,8 @@ from experiments.conditions import Config
 from experiments.study import Evidence
 
 MIN_PAIRS = 16
-EXPLORATORY = ("digits",)
-"""Data sets that were looked at before the rules were settled."""
+EXPLORATORY = ("digits", "mixture")
+"""Data sets that were looked at before the rules were settled, or that are of our own making."""
 FREE = ("seed", "num_pairs", "hypotheses")
 """Fields that a confirmatory run may set: more pairs, other draws, some of the hypotheses."""
 OF_THE_DATA = ("dataset", "subset", "num_classes", "num_examples", "num_holdout")

@@ -1,0 +1,27 @@
+"""The page of laws: what counts as agreement, and that the figures say it."""
+
+import numpy as np
+import pytest
+
+from experiments import laws
+from halfway import laws as library
+
+
+def test_agreement_is_within_03_and_15_percent_where_little_is_predicted():
+    ones = np.ones(16)
+    noise = np.random.default_rng(0).normal(0, 1e-4, 16)
+    assert laws.check(5, 0.5, 0.52 + noise, ones).p_value < 0.05
+    assert laws.check(5, 0.5, 0.54 + noise, ones).p_value > 0.95
+    assert laws.check(5, 0.1, 0.11 + noise, ones).p_value < 0.05
+    assert laws.check(5, 0.1, 0.12 + noise, ones).p_value > 0.95
+    assert laws.check(5, 0.1, 0.11 + noise, ones).measured[0] == pytest.approx(0.11, abs=1e-3)
+
+
+@pytest.mark.parametrize("measured, words", [(0.5, "agree everywhere"), (0.7, "do not agree")])
+def test_the_figure_of_a_law_says_whether_it_holds(measured, words):
+    noise = np.random.default_rng(0).normal(0, 1e-3, 16)
+    checked = [laws.check(n, 0.5, measured + noise, np.ones(16)) for n in (5, 20)]
+    drawn = laws._law_figure("first_law", "n", {"mlp": (20.0, checked)}, library.first_law)
+    assert words in drawn.caption
+    drawn.figure.canvas.draw()
+    assert len(laws._law_table("First law", "n", {"mlp": (20.0, checked)}).rows) == 2
