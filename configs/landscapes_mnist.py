@@ -10,18 +10,18 @@ the train split. Data are prepared as for configs/mnist.py.
     ""      3 x 512 MLP, own starts, Adam 1e-3, batch 500: the barrier after weight matching.
             Ainsworth et al. (arXiv 2209.04836) report none; they train 100 epochs, here 15.
             ":mlp_full" trains all 100.
-    lenet   LeNet-300-100, one start, other orders of batches, Adam 1.2e-3, batch 60, 24,000 steps, 30
-            points: the error barrier above the ends' mean ("shared start") is the instability of
+    lenet   LeNet-300-100, one start, other orders of batches, Adam 1.2e-3, batch 60, 24,000 steps,
+            30 points: the error barrier above the ends' mean ("shared start") is the instability of
             Frankle et al. (arXiv 1912.05671), who find it stable (below 2 %) from initialization.
             Inputs have mean 0 and deviation 1, as is usual there.
 
 To expect, seed 0, five pairs, 95 % intervals, on 2 CPU cores from cold:
 
-    ""      16 min, 6 GB. Error barrier above the line between the ends .258 [.183, .333] as trained,
-            .009 [.000, .018] matched; cross-entropy 1.51 [1.42, 1.60] and .02 [.00, .04]
-    lenet   13 min, 4 GB. Error above the ends' mean .0115 [.0075, .0155] from a shared start: stable
-            (own starts .377, matched .005). Scaled to [-1, 1] instead, as our models do by default,
-            the same network is not: .045 [.028, .062], at 6,000 steps .027 against .002
+    ""      16 min, 6 GB. Error barrier above the line between the ends .258 [.183, .333] as
+            trained, .009 [.000, .018] matched; cross-entropy 1.51 [1.42, 1.60] and .02 [.00, .04]
+    lenet   13 min, 4 GB. Error above the ends' mean .0115 [.0075, .0155] from a shared start:
+            stable (own starts .377, matched .005). Scaled to [-1, 1], as our models do by default, the
+            same network is not: .045 [.028, .062], at 6,000 steps .027 against .002
             standardized and .003 in [0, 1]: a background of -1 moves the weights that read it.
 """
 
