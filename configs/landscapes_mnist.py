@@ -20,8 +20,8 @@ To expect, seed 0, five pairs, 95 % intervals, on 2 CPU cores from cold:
     ""      16 min, 6 GB. Error barrier above the line between the ends .258 [.183, .333] as
             trained, .009 [.000, .018] matched; cross-entropy 1.51 [1.42, 1.60] and .02 [.00, .04]
     lenet   13 min, 4 GB. Error above the ends' mean .0115 [.0075, .0155] from a shared start:
-            stable (own starts .377, matched .005). Scaled to [-1, 1], as our models do by default, the
-            same network is not: .045 [.028, .062], at 6,000 steps .027 against .002
+            stable (own starts .377, matched .005). Scaled to [-1, 1], as our models do by default,
+            the same network is not: .045 [.028, .062]; after 6,000 steps .027, against .002
             standardized and .003 in [0, 1]: a background of -1 moves the weights that read it.
 """
 
