@@ -112,7 +112,10 @@ class Condition:
     @property
     def key(self) -> str:
         """Twelve hexadecimal digits that identify the condition."""
-        return digest(dataclasses.asdict(self))[:12]
+        fields = dataclasses.asdict(self)
+        # Later fields count only where they are set: populations stored before keep their keys.
+        later = {name: fields.pop(name) for name in _LATER}
+        return digest(fields | {name: value for name, value in later.items() if value})[:12]
 
     @property
     def module(self) -> models.nn.Module:
@@ -140,6 +143,7 @@ def digest(plain: Any) -> str:
 
 
 _SHARED = ("shared_start", "shared_order")
+_LATER = (*_SHARED, "on_holdout", "trunk_steps")
 DATA_FIELDS: dict[str, Any] = {
     "noise_rate": 0.0,
     "overlap": 0.0,

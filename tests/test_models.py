@@ -228,7 +228,7 @@ def test_lists_stand_for_tuples():
     [
         ({"kind": "mpl"}, "'mpl'", "linear, mlp, cnn"),
         ({}, "None", "linear, mlp, cnn"),
-        ({"kind": "mlp", "depth": 2}, "'depth'", "'activation', 'widths'"),
+        ({"kind": "mlp", "depth": 2}, "'depth'", "'activation', 'mean', 'std', 'widths'"),
         ({"kind": "linear", "widths": (2,)}, "'widths'", "[]"),
         ({"kind": "mlp", "num_classes": 2}, "'num_classes'", "'widths'"),
         ({"kind": "mlp", "parent": 2}, "'parent'", "'widths'"),

@@ -92,9 +92,13 @@ OTHER_FIELDS = {
 
 
 def test_every_field_changes_the_key():
-    assert OTHER_FIELDS.keys() == {field.name for field in dataclasses.fields(MLP)}
-    keys = {change(MLP, **{name: value}).key for name, value in OTHER_FIELDS.items()}
-    assert len(keys | {MLP.key}) == len(OTHER_FIELDS) + 1
+    later = {"shared_start": True, "shared_order": True, "on_holdout": True}
+    others = OTHER_FIELDS | later
+    known = {field.name for field in dataclasses.fields(MLP)}
+    assert others.keys() | {"trunk_steps"} == known
+    keys = {change(MLP, **{name: value}).key for name, value in others.items()}
+    keys.add(change(MLP, shared_start=True, trunk_steps=4).key)
+    assert len(keys | {MLP.key}) == len(others) + 2
 
 
 def test_the_key_is_stable():
