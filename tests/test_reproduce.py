@@ -107,7 +107,7 @@ def run_small(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A run of all hypotheses at once."""
+    """A run of the four hypotheses of the main job at once."""
     folder = tmp_path_factory.mktemp("small")
     result = run_small(folder, "--only=G1,G2,T1,T2")
     assert result.code == 0, result.err
