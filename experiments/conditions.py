@@ -43,8 +43,13 @@ def control(config: Config, architecture: str) -> Condition:
 
 
 def order(config: Config, one: Condition) -> tuple[Any, ...]:
-    """Returns what conditions are sorted by in tables: architecture, control last, noise rate."""
-    return config.architectures.index(one.architecture), one.permuted, one.noise_rate, one.key
+    """Returns what conditions are sorted by in tables: architecture, control last, noise rate.
+
+    Architectures come in the config's order, those that are a study's own after them.
+    """
+    names = [*config.architectures, one.architecture]
+    place = names.index(one.architecture)
+    return place, one.architecture, one.permuted, one.noise_rate, one.key
 
 
 _FIELDS: dict[str, tuple[str, ...]] = {

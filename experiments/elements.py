@@ -38,11 +38,12 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """A figure as inline SVG, and the sentence below it; a wide one has a row to itself."""
+    """A figure as inline SVG with its caption and its numbers; a wide one has a row to itself."""
 
     caption: str
     svg: str
     wide: bool = False
+    table: Table | None = None
 
 
 def text(words: str) -> str:
@@ -75,11 +76,20 @@ def duration(seconds: float) -> str:
 
 
 def figure(drawing: Drawing) -> str:
-    """Returns a drawing with its caption; wide ones scroll inside their own box."""
+    """Returns a drawing with its caption; wide ones scroll inside their own box.
+
+    Its table, where it has one, is folded away below it.
+    """
     kind = ' class="wide"' if drawing.wide else ""
+    one, numbers = drawing.table, ""
+    if one is not None:
+        numbers = (
+            f"<details><summary>{text(one.title)}, in numbers</summary><p>{text(one.caption)}</p>"
+            f"{table(one.columns, one.rows, one.title)}</details>"
+        )
     return (
         f'<figure{kind}><div class="scroll" tabindex="0">{drawing.svg}</div>'
-        f"<figcaption>{text(drawing.caption)}</figcaption></figure>"
+        f"<figcaption>{text(drawing.caption)}</figcaption>{numbers}</figure>"
     )
 
 

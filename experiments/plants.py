@@ -132,32 +132,39 @@ def _template(
     """Returns the table without its values: the slow part, the same for every draw."""
     frames = []
     for one, keys in names:
-        pairs, blank = {"pair": range(one.num_pairs)}, np.zeros((one.num_pairs, 2))
-        both = pairs | {"surrogate": tables.HALVES}
-        for key, num_axes in keys:
-            quantity, *rest = key.split(".")
-            named: dict[str, Any] = {"condition": one.key, "quantity": quantity}
-            if key.startswith("="):
-                _, named["quantity"], subset, step = key.split("=")
-                named |= {"subset": subset} if subset else {}
-                named |= {"step": int(step)} if step else {}
-                axes, values = (both, blank) if num_axes == 2 else (pairs, blank[:, 0])
-                frames.append(tables.rows(values, axes, **named))
-            elif quantity == "finite":
-                frames.append(tables.rows(blank[:, 0], pairs, **named))
-            elif quantity in ("increase", "num_examples", "num_fooled"):
-                _, attack, target, *where = key.split(".", 4)
-                subset, at = where if where else ("all", budget)
-                named |= {"attack": attack, "budget": float(at), "subset": subset}
-                frame = tables.rows(blank, both, **named)
-                names_of_target = {
-                    "other": tables.OTHER,
-                    "own": {name: name for name in tables.HALVES},
-                    "permuted": {k: f"{v} permuted" for k, v in tables.OTHER.items()},
-                }[target]
-                labels = [names_of_target[name] for name in frame["surrogate"]]
-                frames.append(frame.assign(target=labels))
-            else:
-                step = None if quantity.startswith("constant") else one.probe_steps[-1]
-                frames.append(tables.rows(blank, both, subset=rest[0], step=step, **named))
+        shape = one.num_pairs, one.probe_steps[-1]
+        frames += [
+            frame.assign(condition=one.key)
+            for frame in (_frame(key, num_axes, *shape, budget) for key, num_axes in keys)
+        ]
     return tables.concat(frames)
+
+
+@functools.lru_cache(maxsize=1024)
+def _frame(key: str, num_axes: int, num_pairs: int, last_step: int, budget: float) -> pd.DataFrame:
+    """Returns the rows of one array of a condition."""
+    pairs, blank = {"pair": range(num_pairs)}, np.zeros((num_pairs, 2))
+    both = pairs | {"surrogate": tables.HALVES}
+    quantity, *rest = key.split(".")
+    named: dict[str, Any] = {"quantity": quantity}
+    if key.startswith("="):
+        _, named["quantity"], subset, step = key.split("=")
+        named |= {"subset": subset} if subset else {}
+        named |= {"step": int(step)} if step else {}
+        axes, values = (both, blank) if num_axes == 2 else (pairs, blank[:, 0])
+        return tables.rows(values, axes, **named)
+    if quantity == "finite":
+        return tables.rows(blank[:, 0], pairs, **named)
+    if quantity in ("increase", "num_examples", "num_fooled"):
+        _, attack, target, *where = key.split(".", 4)
+        subset, at = where if where else ("all", budget)
+        named |= {"attack": attack, "budget": float(at), "subset": subset}
+        frame = tables.rows(blank, both, **named)
+        names_of_target = {
+            "other": tables.OTHER,
+            "own": {name: name for name in tables.HALVES},
+            "permuted": {k: f"{v} permuted" for k, v in tables.OTHER.items()},
+        }[target]
+        return frame.assign(target=[names_of_target[name] for name in frame["surrogate"]])
+    step = None if quantity.startswith("constant") else last_step
+    return tables.rows(blank, both, subset=rest[0], step=step, **named)

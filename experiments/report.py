@@ -79,7 +79,11 @@ def write(
 
     def inline(items: Sequence[Figure]) -> list[Drawing]:
         return [
-            Drawing(item.caption, inline_svg(item.figure, f"f{next(numbers)}", item.caption))
+            Drawing(
+                item.caption,
+                inline_svg(item.figure, f"f{next(numbers)}", item.caption),
+                table=item.table,
+            )
             for item in items
         ]
 

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure as MplFigure
 
 from experiments.conditions import Config
+from experiments.elements import Table
 from halfway.data import Split
 from halfway.populations import Condition, Population
 from halfway.types import Key
@@ -223,11 +224,12 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A drawn figure: a file name without ending, what to see in it, and the figure itself."""
+    """A drawn figure: a file name without ending, what to see in it, the figure, its numbers."""
 
     name: str
     caption: str
     figure: MplFigure
+    table: Table | None = None
 
 
 class Study(Protocol):

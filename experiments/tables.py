@@ -113,16 +113,40 @@ class Reader:
         Raises:
           LookupError: if there are no such rows, or they do not fill the axes exactly once.
         """
-        where = f"{quantity!r} of condition {condition} with {columns}"
-        rows = self._groups.get(self._at(condition, quantity), np.empty(0, int))
+        return self.stack([condition], [quantity], by, **columns)[0, 0]
+
+    def stack(
+        self,
+        conditions: Sequence[str],
+        quantities: Sequence[str],
+        by: Sequence[str] = ("pair",),
+        **columns: Any,
+    ) -> np.ndarray:
+        """Returns several cubes of one shape, `[quantities, conditions, ...]`.
+
+        Args, errors: as of `cube`.
+        """
+        parts = [
+            self._groups.get(self._at(condition, quantity), np.empty(0, int))
+            for quantity in quantities
+            for condition in conditions
+        ]
+        rows = np.concatenate(parts)
+        owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        kept = np.ones(len(rows), bool)
         for name, value in columns.items():
             if name in self._numeric:
-                rows = rows[self._numeric[name][rows] == value]
+                kept &= self._numeric[name][rows] == value
             else:
-                rows = rows[self._codes[name][rows] == self._labels[name].get(str(value), -2)]
-        if not rows.size:
-            raise LookupError(f"no {where}")
-        places, shape = [], []
+                kept &= self._codes[name][rows] == self._labels[name].get(str(value), -2)
+        rows, owner = rows[kept], owner[kept]
+        present = np.bincount(owner, minlength=len(parts)) > 0
+        if not present.all():
+            quantity, condition = divmod(int(np.argmin(present)), len(conditions))
+            raise LookupError(
+                f"no {quantities[quantity]!r} of condition {conditions[condition]} with {columns}"
+            )
+        places, shape = [owner], [len(parts)]
         for name in by:
             codes = self._codes[name][rows]
             present = np.zeros(len(self._labels[name]) + 1, bool)  # null, code -1, comes last
@@ -133,10 +157,14 @@ class Reader:
         filled = np.zeros(int(np.prod(shape)), bool)
         filled[flat] = True
         if len(rows) != len(filled) or not filled.all():
-            raise LookupError(f"{len(rows)} rows do not fill {tuple(by)} {tuple(shape)}: {where}")
+            raise LookupError(
+                f"{len(rows)} rows do not fill {tuple(by)} {tuple(shape[1:])}: "
+                f"{', '.join(map(repr, quantities))} of condition {', '.join(conditions[:3])}"
+                f"{' ...' if len(conditions) > 3 else ''} with {columns}"
+            )
         out = np.empty(len(rows))
         out[flat] = self._value[rows]
-        return out.reshape(shape)
+        return out.reshape(len(quantities), len(conditions), *shape[1:])
 
     def has(self, condition: str, quantity: str) -> bool:
         """Returns whether there is any such row."""

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from halfway.types import Array
+from halfway.types import Array, Params
 
 
 def convolve(inputs: Array, kernel: Array, window_strides: Sequence[int], padding: Any, **kwargs):
@@ -208,6 +208,38 @@ class VisionTransformer(nn.Module):
             x = x + nn.Dense(self.width, name=f"{name}_dense1")(hidden)
         x = nn.LayerNorm(name="norm")(x).mean(1)
         return nn.Dense(self.num_classes, name="head")(x)
+
+
+def narrow(params: Params, width: int | Array) -> Params:
+    """Returns initial parameters of an MLP of which only `width` units of each hidden layer work.
+
+    The others have weights of 0, in and out, and keep them under any optimizer that does not move
+    where the gradient is 0: they feed nothing forward and nothing back (for activations with f(0) =
+    0). Kernels are rescaled to the variance 1/fan-in of the narrower network. So networks of many
+    widths are one program.
+
+    Args:
+      params: of an `MLP`, freshly initialized: "Dense_0", ..., the last of which is the output.
+      width: at least 1 and at most that of the narrowest layer; may be traced.
+
+    Raises:
+      ValueError: if the parameters are not those of an MLP with a hidden layer.
+    """
+    names = sorted(params, key=lambda name: int(name.rsplit("_", 1)[-1]) if "_" in name else -1)
+    if len(names) < 2 or names != [f"Dense_{i}" for i in range(len(names))]:
+        raise ValueError(f"only an MLP with a hidden layer is narrowed, got layers {names}")
+    narrowed = {}
+    for index, name in enumerate(names):
+        kernel, bias = params[name]["kernel"], params[name]["bias"]
+        fan_in, fan_out = kernel.shape
+        if index > 0:
+            used = jnp.arange(fan_in)[:, None] < width
+            kernel = jnp.where(used, kernel * jnp.sqrt(fan_in / jnp.float32(width)), 0)
+        if index < len(names) - 1:
+            used = jnp.arange(fan_out) < width
+            kernel, bias = jnp.where(used[None], kernel, 0), jnp.where(used, bias, 0)
+        narrowed[name] = {"kernel": kernel, "bias": bias}
+    return narrowed
 
 
 _KINDS: dict[str, type[nn.Module]] = {

@@ -49,6 +49,10 @@ class Condition:
       learning_rate: constant.
       weight_decay: decoupled.
       batch_size: of a step.
+      batch_capacity: static length of a batch, at least its size, which is data then; 0: its size.
+      width: units of each hidden layer of an MLP that are in use, as data; 0: all.
+      stop_loss: mean cross-entropy on what a model trains on at which its training is over; 0:
+        after the last of `probe_steps`.
 
     Examples:
       >>> condition = pairs.Condition(
@@ -84,6 +88,9 @@ class Condition:
     learning_rate: float = 2e-3
     weight_decay: float = 0.0
     batch_size: int = 64
+    batch_capacity: int = 0
+    width: int = 0
+    stop_loss: float = 0.0
 
     def __post_init__(self):
         model = sorted(dict(self.model).items())
@@ -107,6 +114,28 @@ class Condition:
             raise ValueError(
                 f"trunk_steps must lie in [0, {self.probe_steps[-1]}], the steps of training, got "
                 f"{self.trunk_steps}"
+            )
+        if self.width:
+            self._check_width()
+        if self.trunk_steps and self.batch_capacity:
+            raise ValueError("a trunk has batches of one size: batch_capacity must be 0")
+        if self.batch_capacity and not 1 <= self.batch_size <= self.batch_capacity:
+            raise ValueError(
+                f"batch_size must lie in [1, {self.batch_capacity}], batch_capacity, got "
+                f"{self.batch_size}"
+            )
+
+    def _check_width(self):
+        model = dict(self.model)
+        if model.get("kind") != "mlp" or model.get("activation") in ("sigmoid", "softplus"):
+            raise ValueError(
+                "width is of an 'mlp' whose activation is 0 at 0, where masked units stay out of "
+                f"it, got {model}"
+            )
+        largest = min(model.get("widths", models.MLP.widths))
+        if not 1 <= self.width <= largest:
+            raise ValueError(
+                f"width must lie in [1, {largest}], the narrowest layer, got {self.width}"
             )
 
     @property
@@ -143,7 +172,7 @@ def digest(plain: Any) -> str:
 
 
 _SHARED = ("shared_start", "shared_order")
-_LATER = (*_SHARED, "on_holdout", "trunk_steps")
+_LATER = (*_SHARED, "on_holdout", "trunk_steps", "batch_capacity", "width", "stop_loss")
 DATA_FIELDS: dict[str, Any] = {
     "noise_rate": 0.0,
     "overlap": 0.0,
@@ -163,26 +192,36 @@ MODEL_FIELDS: dict[str, Any] = {
     "model": (),
     "optimizer": "",
     "batch_size": 0,
+    "batch_capacity": 0,
     "probe_steps": (),
     "on_holdout": False,
     "trunk_steps": 0,
+    "width": 0,
+    "stop_loss": 0.0,
 }
 """Fields that do not shape the draw of halves."""
 
 
 def program_of(condition: Condition) -> Condition:
     """Returns the part of a condition that shapes a compiled program, the rest at fixed values."""
-    # With a trunk the start is shared whatever the data say.
-    fields = DATA_FIELDS | {"shared_start": condition.trunk_steps > 0}
+    fields = DATA_FIELDS | {
+        # With a trunk the start is shared whatever the data say.
+        "shared_start": condition.trunk_steps > 0,
+        # What is left of these is whether they are in use.
+        "width": min(condition.width, 1),
+        "stop_loss": float(condition.stop_loss > 0),
+        "batch_size": condition.batch_capacity or condition.batch_size,
+    }
     return dataclasses.replace(condition, **fields)
 
 
 def settings_of(condition: Condition) -> dict[str, Array]:
     """Returns the part of a condition that is data of the compiled program, as arrays."""
-    names = ("noise_rate", "overlap", "learning_rate", "weight_decay")
+    names = ("noise_rate", "overlap", "learning_rate", "weight_decay", "stop_loss")
     floats = {name: jnp.float32(getattr(condition, name)) for name in names}
     flags = {n: jnp.bool_(getattr(condition, n)) for n in ("permuted", *_SHARED)}
-    return floats | flags | {"num_examples": jnp.int32(condition.num_examples)}
+    integers = ("num_examples", "batch_size", "width")
+    return floats | flags | {n: jnp.int32(getattr(condition, n)) for n in integers}
 
 
 def split_arguments(condition: Condition) -> dict[str, Any]:
@@ -241,7 +280,12 @@ def init(key: Key, images: Array, settings: Mapping[str, Array], *, program: Con
     """
     _, _, keys, _ = _keys(key)
     keys = _share(keys, settings["shared_start"])
-    return jax.lax.map(lambda key: program.module.init(key, images[:1])["params"], keys)
+
+    def one(key):
+        params = program.module.init(key, images[:1])["params"]
+        return models.narrow(params, settings["width"]) if program.width else params
+
+    return jax.lax.map(one, keys)
 
 
 def fit(
@@ -264,15 +308,14 @@ def fit(
       program: see `program_of`.
 
     Returns:
-      `params`, `landscapes`, `constant` and `products` as in `populations.Population`, without the
-      leading axis.
+      `params`, `landscapes`, `constant`, `products` and `num_steps` as in `populations.Population`,
+      without the leading axis.
     """
-    walk = _walk(key, drawn, images, settings, program)
+    walk = _walk(key, drawn, images, settings, program, num_steps=program.probe_steps[-1])
 
     def model(order, params, trained, other):
         samples = {"own": trained, "other": other, "holdout": drawn.halves.s}
-        step, state = walk(order, params, trained)
-        return _fit_model(step, state, images, samples, program)
+        return _fit_model(walk(order, params, trained), images, samples, program)
 
     orders, trained, other = _sides(key, drawn, settings)
     return jax.vmap(model)(orders, params, trained, other)
@@ -309,16 +352,17 @@ def observe(
       steps: T numbers of steps, increasing, up to the last probe.
       probe_fn: what to look at.
     """
-    walk = _walk(key, drawn, images, settings, program)
+    walk = _walk(key, drawn, images, settings, program, num_steps=max(1, steps[-1]))
 
     def model(order, probe_key, params, trained, other):
         samples = {"own": trained, "other": other, "holdout": drawn.halves.s}
-        step, state = walk(order, params, trained)
+        step, state, stop = walk(order, params, trained)
         return training.fit(
             step,
             lambda params: probe_fn(program, probe_key, params, samples, images),
             state,
             probe_steps=steps,
+            stop_fn=stop,
         )[1]
 
     orders, trained, other = _sides(key, drawn, settings)
@@ -359,9 +403,16 @@ def _sides(key: Key, drawn: Drawn, settings: Mapping[str, Array]) -> tuple[Key, 
     )
 
 
+class _Walk(NamedTuple):
+    """A model's step `(state, i) -> state`, its first state, and whether its training is over."""
+
+    step: Callable[[TrainState, Array], TrainState]
+    state: TrainState
+    stop: Callable[[Params], Array] | None
+
+
 def _fit_model(
-    step: Callable[[TrainState, Array], TrainState],
-    state: TrainState,
+    walk: _Walk,
     images: Array,
     samples: Mapping[str, Sample],
     program: Condition,
@@ -377,7 +428,7 @@ def _fit_model(
         return landscapes, products
 
     state, (landscapes, products) = training.fit(
-        step, probe, state, probe_steps=program.probe_steps
+        walk.step, probe, walk.state, probe_steps=program.probe_steps, stop_fn=walk.stop
     )
     constant = meeting.constant_predictor(own.labels, own.mask, program.num_classes)
     constant_losses = {
@@ -389,18 +440,34 @@ def _fit_model(
         "landscapes": landscapes,
         "constant": constant_losses,
         "products": products,
+        "num_steps": state.step,
     }
 
 
 def _walk(
-    key: Key, drawn: Drawn, images: Array, settings: Mapping[str, Array], program: Condition
-) -> Callable[[Key, Params, Sample], tuple[Callable[[TrainState, Array], TrainState], TrainState]]:
-    """Returns `(order, params, sample)` to the step of a model's training and its first state."""
+    key: Key,
+    drawn: Drawn,
+    images: Array,
+    settings: Mapping[str, Array],
+    program: Condition,
+    *,
+    num_steps: int,
+) -> Callable[[Key, Params, Sample], _Walk]:
+    """Returns `(order, params, sample)` to how a model is trained for that many steps at most."""
     optimizer = training.make_optimizer(
         program.optimizer, settings["learning_rate"], settings["weight_decay"]
     )
-    size, num_examples = program.batch_size, settings["num_examples"]
-    capacity, num_steps = program.capacity or 0, program.probe_steps[-1]
+    num_examples = settings["num_examples"]
+    capacity = program.capacity or 0
+    # In a row of that capacity the batch comes first.
+    batch: dict[str, Any] = {"batch_size": program.batch_size}
+    if program.batch_capacity:
+        batch = {"batch_size": settings["batch_size"], "batch_capacity": program.batch_capacity}
+    in_batch = (
+        jnp.arange(program.batch_capacity) < settings["batch_size"]
+        if program.batch_capacity
+        else None
+    )
     if program.on_holdout:
         num_examples = capacity = program.num_holdout
     trunk = _trunk(key, drawn, num_examples, program) if program.trunk_steps else None
@@ -408,7 +475,7 @@ def _walk(
     def walk(order, params, sample):
         sample = drawn.halves.s if program.on_holdout else sample
         stream = training.index_stream(
-            order, num_examples, capacity=capacity, num_steps=num_steps, batch_size=size
+            order, num_examples, capacity=capacity, num_steps=num_steps, **batch
         )
         rows, labels = sample.indices[stream], sample.labels[stream]
         if trunk is not None:
@@ -419,10 +486,15 @@ def _walk(
 
         def step(state, i):
             return training.train_step(
-                program.apply_fn, optimizer, state, images[rows[i]], labels[i]
+                program.apply_fn, optimizer, state, images[rows[i]], labels[i], in_batch
             )
 
-        return step, training.init(params, optimizer)
+        def stop(params):
+            found = training.landscape_losses(program.apply_fn, params, images, sample)
+            return found["cross_entropy"] <= settings["stop_loss"]
+
+        state = training.init(params, optimizer)
+        return _Walk(step, state, stop if program.stop_loss else None)
 
     return walk
 

@@ -32,6 +32,7 @@ from halfway.plot_landscapes import (
 )
 from halfway.plot_laws import law, transfer_against_risk
 from halfway.plot_learning import agreement, dose_response, memorization, walks
+from halfway.plot_ranks import rank_contest
 from halfway.plot_style import (
     BLUE,
     GREY,
@@ -66,6 +67,7 @@ __all__ = [
     "memorization",
     "new_figure",
     "pair_comparison",
+    "rank_contest",
     "scatter_transfer_gap",
     "slices",
     "spectrum",

@@ -1,7 +1,8 @@
 """Many pairs trained under one condition, as one program on all devices.
 
 `train` compiles once for each shape (model, capacity, steps, number of pairs); label-noise rate,
-overlap, n, learning rate, weight decay and seed are data of that program.
+overlap, n, learning rate, weight decay and seed are data of that program, and so are an MLP's width
+and the batch size where they are masked, see `Condition`.
 """
 
 import dataclasses
@@ -40,6 +41,7 @@ class Population:
         own half.
       products: inner products of the halves' gradients `[P, 2, T]`, see
         `training.gradient_products`.
+      num_steps: `[P, 2]`, steps taken: all, unless `stop_loss` was reached before.
     """
 
     condition: Condition = flax.struct.field(pytree_node=False)
@@ -49,6 +51,7 @@ class Population:
     landscapes: dict[str, dict[str, Array]]
     constant: dict[str, dict[str, Array]]
     products: dict[str, Array]
+    num_steps: Array
 
     @property
     def apply_fn(self) -> ApplyFn:

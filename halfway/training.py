@@ -20,6 +20,8 @@ LOSSES = {
     "error": losses.error,
 }
 """The landscapes that every probe reports, by name."""
+STOP_EVERY = 10
+"""Steps between two looks at whether training is over."""
 CHUNK_SIZE = 2048
 """Examples that a probe looks at together: activations of a whole half would not fit the memory."""
 
@@ -66,6 +68,7 @@ def train_step(
     state: TrainState,
     x: Array,
     labels: Array,
+    mask: Array | None = None,
     *,
     loss_fn: LossFn = losses.cross_entropy,
 ) -> TrainState:
@@ -77,11 +80,13 @@ def train_step(
       state: before the step.
       x: `[B, ...]`.
       labels: `[B]`.
+      mask: `[B]` bool, the examples that count; all by default.
       loss_fn: per example.
     """
 
     def objective(params):
-        return loss_fn(apply_fn(params, x), labels).mean()
+        values = loss_fn(apply_fn(params, x), labels)
+        return values.mean() if mask is None else losses.masked_mean(values, mask)
 
     gradient = jax.grad(objective)(state.params)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -89,7 +94,13 @@ def train_step(
 
 
 def index_stream(
-    key: Key, num_examples: int | Array, *, capacity: int, num_steps: int, batch_size: int
+    key: Key,
+    num_examples: int | Array,
+    *,
+    capacity: int,
+    num_steps: int,
+    batch_size: int | Array,
+    batch_capacity: int | None = None,
 ) -> Array:
     """Returns `[num_steps, batch_size]` positions: epochs in a row, each shuffled anew.
 
@@ -102,7 +113,9 @@ def index_stream(
       num_examples: n, at least 1; may be traced.
       capacity: static, at least n.
       num_steps: batches.
-      batch_size: of each.
+      batch_size: of each; may be traced where `batch_capacity` is given.
+      batch_capacity: static length of a row, at least the batch size. Beyond the batch a row holds
+        positions that are not part of it.
 
     Examples:
       >>> stream = training.index_stream(
@@ -110,6 +123,7 @@ def index_stream(
       >>> [sorted(epoch.tolist()) for epoch in stream.reshape(2, 4)]  # each epoch sees all once
       [[0, 1, 2, 3], [0, 1, 2, 3]]
     """
+    length = batch_size if batch_capacity is None else batch_capacity
     total = num_steps * batch_size
     valid = jnp.arange(capacity) < num_examples
 
@@ -120,9 +134,11 @@ def index_stream(
         return lax.dynamic_update_slice(stream, order, (i * num_examples,))
 
     num_epochs = (total + num_examples - 1) // num_examples
-    stream = jnp.zeros((total + capacity,), jnp.int32)
+    stream = jnp.zeros((num_steps * length + capacity,), jnp.int32)
     stream = lax.fori_loop(0, num_epochs, epoch, stream)
-    return stream[:total].reshape(num_steps, batch_size)
+    if batch_capacity is None:
+        return stream[: num_steps * length].reshape(num_steps, length)
+    return stream[jnp.arange(num_steps)[:, None] * batch_size + jnp.arange(length)]
 
 
 def fit(
@@ -131,6 +147,7 @@ def fit(
     state: TrainState,
     *,
     probe_steps: Sequence[int],
+    stop_fn: Callable[[Params], Array] | None = None,
 ) -> tuple[TrainState, Any]:
     """Returns the trained state and what the probe saw, `[T, ...]` in each leaf.
 
@@ -139,9 +156,13 @@ def fit(
       probe_fn: parameters to a pytree; called at `probe_steps` only.
       state: before step 0.
       probe_steps: T numbers of steps taken, increasing from 0 or more; training ends at the last.
+      stop_fn: parameters to a bool, asked after every `STOP_EVERY` steps: whether training is over.
+        What comes later sees the parameters as they were then, and `state.step` says when. Mapped
+        over members, each stops by itself and the loop ends with the last. None: never.
 
     Raises:
-      ValueError: if `probe_steps` is empty or does not increase.
+      ValueError: if `probe_steps` is empty or does not increase, or with `stop_fn` is not of
+        multiples of `STOP_EVERY`.
 
     Examples:
       >>> def step(state, i):
@@ -155,12 +176,34 @@ def fit(
     if not stops or stops[0] < 0 or any(a >= b for a, b in itertools.pairwise(stops)):
         raise ValueError(f"probe_steps must increase from 0 or more, got {stops}")
 
-    def segment(state, limits):
-        # The trip count is not a member's own, so that vmapping keeps a plain loop.
-        state = lax.fori_loop(limits[0], limits[1], lambda i, s: step_fn(s, i), state)
-        return state, probe_fn(state.params)
+    limits = jnp.asarray([(0, *stops[:-1]), stops]).T
+    if stop_fn is None:
 
-    return lax.scan(segment, state, jnp.asarray([(0, *stops[:-1]), stops]).T)
+        def segment(state, limits):
+            # The trip count is not a member's own, so that vmapping keeps a plain loop.
+            state = lax.fori_loop(limits[0], limits[1], lambda i, s: step_fn(s, i), state)
+            return state, probe_fn(state.params)
+
+        return lax.scan(segment, state, limits)
+    if any(stop % STOP_EVERY for stop in stops):
+        raise ValueError(f"with stop_fn, probe_steps are multiples of {STOP_EVERY}, got {stops}")
+
+    def until(carry, limits):
+        def goes_on(carry):
+            state, stopped = carry
+            return (state.step < limits[1]) & ~stopped
+
+        def several(carry):
+            state, _ = carry
+            first = state.step
+            state = lax.fori_loop(0, STOP_EVERY, lambda i, s: step_fn(s, first + i), state)
+            return state, stop_fn(state.params)
+
+        carry = lax.while_loop(goes_on, several, carry)
+        return carry, probe_fn(carry[0].params)
+
+    (state, _), seen = lax.scan(until, (state, jnp.zeros((), bool)), limits)
+    return state, seen
 
 
 def landscape_losses(

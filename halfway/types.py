@@ -28,6 +28,8 @@ LogitsFn = Callable[[Array], Array]
 """Inputs `[B, ...]` to logits `[B, C]`: how a model reaches attacks."""
 ApplyFn = Callable[[Params, Array], Array]
 """Parameters and inputs `[B, ...]` to logits `[B, C]`."""
+ScalarFn = Callable[[Params], Array]
+"""Parameters to a scalar: a landscape."""
 LossFn = Callable[[Array, Array], Array]
 """Logits `[B, C]` and labels `[B]` to a loss per example `[B]`."""
 

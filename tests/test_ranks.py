@@ -58,3 +58,79 @@ def test_permutations_keep_strata_and_lose_everything_else():
 def test_what_cannot_be_ranked_is_said(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         ranks.spearman(*arguments, **options)
+
+
+# Kendall
+
+
+def _scipy(x, y):
+    return stats.kendalltau(x, y).statistic
+
+
+def test_kendall_is_scipys_for_every_vector_with_ties():
+    rng = np.random.default_rng(5)
+    x, y = rng.integers(0, 6, (3, 7, 25)), rng.integers(0, 6, (7, 25))
+    found = ranks.kendall(x, y)
+    assert found.shape == (3, 7)
+    expected = [[_scipy(x[m, r], y[r]) for r in range(7)] for m in range(3)]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_kendall_of_more_entries_than_a_byte_counts_and_more_vectors_than_a_block():
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(size=(600, 150)), rng.normal(size=150)
+    found = ranks.kendall(x, y)
+    for row in (0, 511, 512, 599):
+        assert found[row] == pytest.approx(_scipy(x[row], y), abs=1e-12)
+    # All 127 signs of a shift alike: a byte is just enough.
+    assert ranks.kendall(np.arange(128), np.arange(128)) == 1
+    assert ranks.kendall(np.arange(129), -np.arange(129)) == -1
+
+
+def test_kendall_compares_within_strata_alone():
+    rng = np.random.default_rng(7)
+    strata = np.repeat(["a", "b", "c"], [5, 8, 2])
+    x, y = rng.integers(0, 4, (2, 15))
+    total, untied = 0, [0, 0]
+    for i in range(15):
+        for j in range(i):
+            if strata[i] == strata[j]:
+                a, b = np.sign(x[i] - x[j]), np.sign(y[i] - y[j])
+                total, untied = total + a * b, [untied[0] + a * a, untied[1] + b * b]
+    expected = total / np.sqrt(untied[0] * untied[1])
+    assert ranks.kendall(x, y, strata) == pytest.approx(expected)
+    # What only differs between strata is not seen.
+    far = x + 100 * np.unique(strata, return_inverse=True)[1]
+    assert ranks.kendall(far, y, strata) == pytest.approx(expected)
+
+
+def test_kendall_leaves_out_what_is_not_a_number():
+    rng = np.random.default_rng(8)
+    x, y = rng.integers(0, 9, (2, 20)).astype(float)
+    x[3], y[7] = np.nan, np.nan
+    kept = np.isfinite(x) & np.isfinite(y)
+    assert ranks.kendall(x, y) == pytest.approx(_scipy(x[kept], y[kept]))
+    assert np.isnan(ranks.kendall(np.ones(4), np.arange(4)))
+    assert np.isnan(ranks.kendall([np.nan, 1.0], [1.0, 2.0]))
+    # Infinite is larger than anything, and tied with itself.
+    assert ranks.kendall([1.0, np.inf, np.inf], [1.0, 2.0, 3.0]) == pytest.approx(2 / np.sqrt(6))
+
+
+def test_an_entry_drawn_twice_is_not_compared_with_itself():
+    rng = np.random.default_rng(9)
+    x, y = rng.normal(size=(2, 10))
+    rows = np.array([0, 0, 1, 2, 3, 4, 4, 4])
+    once = np.unique(rows)
+    found = ranks.kendall(x[rows], y[rows])
+    weights = np.bincount(rows, minlength=10)
+    signs = np.sign(x[:, None] - x) * np.sign(y[:, None] - y)
+    both = weights[:, None] * weights * (1 - np.eye(10))
+    assert found == pytest.approx((both * signs).sum() / both.sum())
+    assert ranks.kendall(x[once], y[once]) == pytest.approx(_scipy(x[once], y[once]))
+
+
+def test_kendall_of_unequal_lengths_is_refused():
+    with pytest.raises(ValueError, match="must be of equal length, got 3, 2 and 3"):
+        ranks.kendall([1, 2, 3], [1, 2])
+    with pytest.raises(ValueError, match="got 2, 2 and 3"):
+        ranks.kendall([1, 2], [1, 2], [0, 0, 0])

@@ -13,9 +13,8 @@ import optax
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from halfway.types import Array, Key, Params
+from halfway.types import Array, Key, Params, ScalarFn
 
-ScalarFn = Callable[[Params], Array]
 _BLOCK = 10  # rows of a basis read at once
 
 
@@ -239,6 +238,47 @@ def top_eigenvalues(
     values, vectors = _ritz(state)
     top = vectors[:, ::-1][:, :num_eigenvalues].T @ state.basis
     return values[::-1][:num_eigenvalues], jax.vmap(unravel)(top)
+
+
+def power_iteration(product_fn: Callable[[Array], Array], start: Array, *, num_steps: int) -> Array:
+    """Returns the eigenvalue of largest |λ| of a symmetric map, by Rayleigh's quotient.
+
+    After K steps its relative error is of the order of the 2 K-th power of |λ_2/λ_1|. It costs more
+    products than Lanczos and nothing else: no basis is kept, and no matrix decomposed, which some
+    backends cannot do for many members at once.
+
+    Args:
+      product_fn: `[D]` to H times it, symmetric.
+      start: `[D]`, not 0; with a part along the eigenvector.
+      num_steps: K, static.
+
+    Examples:
+      >>> matrix = jnp.array([[2.0, 0.0], [0.0, -3.0]])
+      >>> found = curvature.power_iteration(lambda v: matrix @ v, jnp.ones(2), num_steps=30)
+      >>> print(round(float(found), 4))
+      -3.0
+    """
+    tiny = jnp.finfo(start.dtype).tiny
+
+    def unit(vector):
+        return vector / jnp.maximum(jnp.linalg.norm(vector), tiny)
+
+    vector = lax.fori_loop(0, num_steps - 1, lambda _, v: unit(product_fn(v)), unit(start))
+    return vector @ product_fn(vector)
+
+
+def sharpness(loss_fn: ScalarFn, params: Params, key: Key, *, num_steps: int = 20) -> Array:
+    """Returns the Hessian's eigenvalue of largest |λ| by `power_iteration` from a random start.
+
+    Args:
+      loss_fn: parameters to a scalar.
+      params: where.
+      key: consumed.
+      num_steps: products with the Hessian.
+    """
+    flat, _ = ravel_pytree(params)
+    start = jax.random.normal(key, flat.shape, flat.dtype)
+    return power_iteration(_flat_product(loss_fn, params), start, num_steps=num_steps)
 
 
 def trace(
