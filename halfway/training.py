@@ -138,7 +138,7 @@ def index_stream(
     stream = lax.fori_loop(0, num_epochs, epoch, stream)
     if batch_capacity is None:
         return stream[: num_steps * length].reshape(num_steps, length)
-    return stream[jnp.arange(num_steps)[:, None] * batch_size + jnp.arange(length)]
+    return stream[jnp.arange(num_steps)[:, None] * batch_size + jnp.arange(length)[None]]
 
 
 def fit(

@@ -70,9 +70,7 @@ def test_the_luck_of_a_pair_does_not_count():
     rng = np.random.default_rng(3)
     luck = rng.normal(size=(CONDITIONS, PAIRS))
     rival = rng.normal(size=(CONDITIONS, PAIRS))
-    taus = [
-        play([luck + 0.01 * rng.normal(size=luck.shape), rival], luck).tau[0] for _ in range(3)
-    ]
+    taus = [play([luck + 0.01 * rng.normal(size=luck.shape), rival], luck).tau[0] for _ in range(3)]
     together = ranks.kendall(luck.mean(1), luck.mean(1), STRATA)
     assert together == 1 and np.abs(taus).max() < 0.35
 

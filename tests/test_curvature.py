@@ -273,3 +273,29 @@ def test_what_is_out_of_range_is_said(call, message):
     loss_fn, _, zeros = quadratic(np.arange(1.0, 9))
     with pytest.raises(ValueError, match=message):
         call(loss_fn, zeros, jax.random.key(0))
+
+
+def test_power_iteration_finds_the_largest_of_either_sign(network):
+    spectrum = np.array([5.0, -3.0, 2.0, 1.0, 0.5, 0.1, 0.0, 0.0])
+    for sign in (1, -1):
+        _, matrix, _ = quadratic(sign * spectrum)
+        start = jnp.asarray(np.random.default_rng(4).standard_normal(8))
+        found = curvature.power_iteration(lambda v, m=matrix: m @ v, start, num_steps=40)
+        assert found == pytest.approx(5.0 * sign, rel=1e-9)
+    # The error falls as the 2 K-th power of the ratio of the two largest.
+    _, matrix, _ = quadratic(spectrum)
+    errors = [
+        5 - float(curvature.power_iteration(lambda v: matrix @ v, start, num_steps=k))
+        for k in (8, 12)
+    ]
+    assert errors[1] / errors[0] == pytest.approx((3 / 5) ** 8, rel=0.2)
+    loss_fn, _, _, params, dense = network
+    values = np.linalg.eigvalsh(dense)
+    expected = values[np.argmax(np.abs(values))]
+    found = curvature.sharpness(loss_fn, params, jax.random.key(0), num_steps=60)
+    assert found == pytest.approx(expected, rel=1e-3)
+    keys = jax.random.split(jax.random.key(1), 2)
+    both = jax.jit(jax.vmap(lambda key: curvature.sharpness(loss_fn, params, key, num_steps=60)))(
+        keys
+    )
+    np.testing.assert_allclose(both, expected, rtol=1e-3)

@@ -1,10 +1,12 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
-from halfway import models
+from halfway import models, training
 
 NUM_CLASSES = 3
 CONFIGS = {
@@ -261,3 +263,67 @@ def test_a_transformer_refuses_what_does_not_divide(fields, message):
     module = models.build({"kind": "transformer", **fields}, num_classes=3)
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(module.init, jax.random.key(0), IMAGES)
+
+
+# Widths as data
+
+
+def test_a_narrowed_network_is_the_small_one():
+    x = jax.random.uniform(jax.random.key(0), (6, 3, 3, 1))
+    wide = models.MLP(num_classes=4, widths=(16, 16))
+    params = wide.init(jax.random.key(1), x)["params"]
+    narrowed = jax.jit(models.narrow)(params, jnp.int32(5))
+    small = {
+        "Dense_0": {"kernel": params["Dense_0"]["kernel"][:, :5], "bias": jnp.zeros(5)},
+        "Dense_1": {
+            "kernel": params["Dense_1"]["kernel"][:5, :5] * np.sqrt(16 / 5), "bias": jnp.zeros(5)
+        },
+        "Dense_2": {
+            "kernel": params["Dense_2"]["kernel"][:5] * np.sqrt(16 / 5), "bias": jnp.zeros(4)
+        },
+    }  # fmt: skip
+    expected = models.MLP(num_classes=4, widths=(5, 5)).apply({"params": small}, x)
+    np.testing.assert_allclose(wide.apply({"params": narrowed}, x), expected, rtol=1e-5, atol=1e-6)
+    whole = models.narrow(params, 16)
+    jax.tree.map(np.testing.assert_array_equal, whole, dict(params))
+
+
+def test_masked_units_stay_out_under_any_optimizer():
+    x = jax.random.uniform(jax.random.key(0), (8, 3, 3, 1))
+    labels = jnp.arange(8) % 4
+    module = models.MLP(num_classes=4, widths=(16, 16))
+    start = models.narrow(module.init(jax.random.key(1), x)["params"], 5)
+    for name in training.OPTIMIZERS:
+        optimizer = training.make_optimizer(name, 0.05, 0.1)
+        state = training.init(start, optimizer)
+
+        def apply_fn(params, x):
+            return module.apply({"params": params}, x)
+
+        step = jax.jit(functools.partial(training.train_step, apply_fn, optimizer))
+        for _ in range(20):
+            state = step(state, x, labels)
+        first, second, last = (state.params[f"Dense_{i}"] for i in range(3))
+        assert not np.array_equal(first["kernel"][:, :5], start["Dense_0"]["kernel"][:, :5])
+        for masked in (
+            first["kernel"][:, 5:], first["bias"][5:], second["kernel"][5:],
+            second["kernel"][:, 5:], second["bias"][5:], last["kernel"][5:],
+        ):  # fmt: skip
+            assert (np.asarray(masked) == 0).all()
+
+
+def test_narrowed_kernels_keep_their_scale():
+    x = jnp.zeros((1, 20, 20, 1))
+    params = models.MLP(num_classes=300, widths=(400, 400)).init(jax.random.key(2), x)["params"]
+    narrowed = models.narrow(params, 100)
+    for name in ("Dense_1", "Dense_2"):
+        used = narrowed[name]["kernel"][:100, :100]
+        assert float(used.std()) == pytest.approx(1 / np.sqrt(100), rel=0.03)
+
+
+def test_only_an_mlp_is_narrowed():
+    x = jnp.zeros((1, 8, 8, 1))
+    for config in ({"kind": "linear"}, {"kind": "cnn", "features": (4,), "widths": ()}):
+        params = models.build(config, num_classes=3).init(jax.random.key(0), x)["params"]
+        with pytest.raises(ValueError, match="only an MLP with a hidden layer is narrowed"):
+            models.narrow(params, 2)

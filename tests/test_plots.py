@@ -354,6 +354,19 @@ def test_memorization_draws_a_line_a_rate_and_fresh_data_in_each_axes():
     axes[0].figure.canvas.draw()
 
 
+def test_rank_contest_sorts_by_size_and_marks_what_is_on_trial():
+    tau, low, high = [0.2, -0.9, 0.5, np.nan], [0.1, -1, 0.4, np.nan], [0.3, -0.8, 0.6, np.nan]
+    ax = plots.rank_contest(tau, low, high, names=["a", "b", "c", "d"], granulated=[0, 0.1, 0.2, 0])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["d", "a", "c", "b"]
+    colors = [label.get_color() for label in ax.get_yticklabels()]
+    assert colors == [plot_style.INK, plot_style.BLUE, plot_style.INK, plot_style.INK]
+    assert has_line(ax, [[0.1, 1], [0.3, 1]]) and has_line(ax, [[-1, 3], [-0.8, 3]])
+    assert has_line(ax, [[0.1, 3]])  # granulated
+    ax.figure.canvas.draw()
+    with pytest.raises(ValueError, match="rank_contest"):
+        plots.rank_contest(tau, low, high, names=["a"])
+
+
 def test_a_law_is_a_line_with_points_and_marks_one_half():
     measured = {"MLP": [[0.3, 0.2, 0.4], [0.7, 0.6, np.inf]]}
     line = {"MLP": ([1, 10, 100], [0.1, 0.5, 0.9])}
@@ -384,6 +397,9 @@ def test_every_figure_is_drawn_on_the_axes_given():
         ),
         "agreement": lambda ax: plots.agreement(
             {"a": values, "b": values}, {"a": values, "b": 2 * values}, margins=(0.9, 1.1), ax=ax
+        ),
+        "rank_contest": lambda ax: plots.rank_contest(
+            values, values - 0.1, values + 0.1, names=list("abcdef"), ax=ax
         ),
         "binned_rates": lambda ax: plots.binned_rates(values, values > 0.5, pair, ax=ax),
         "calibration": lambda ax: plots.calibration(values, values, pair, ax=ax),

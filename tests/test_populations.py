@@ -93,6 +93,7 @@ OTHER_FIELDS = {
 
 def test_every_field_changes_the_key():
     later = {"shared_start": True, "shared_order": True, "on_holdout": True}
+    later |= {"batch_capacity": 32, "width": 7, "stop_loss": 0.1}
     others = OTHER_FIELDS | later
     known = {field.name for field in dataclasses.fields(MLP)}
     assert others.keys() | {"trunk_steps"} == known
@@ -508,6 +509,69 @@ def test_a_probe_sees_parameters_and_samples_of_its_model(train, pool):
 def test_a_walk_beyond_the_population_is_refused(pool, fields, message):
     with pytest.raises(ValueError, match=message):
         populations.retrace(MLP, pool, **fields)
+
+
+# What is masked, and training that stops
+
+
+def test_a_batch_in_a_longer_row_trains_as_by_itself(train):
+    plain = train(change(MLP, batch_size=5))
+    masked = train(change(MLP, batch_size=5, batch_capacity=16))
+    assert_close(masked.params, plain.params)
+    assert_close(masked.landscapes, plain.landscapes)
+
+
+def test_a_narrow_network_in_a_wide_program_trains_as_by_itself(train):
+    population = train(change(MLP, width=4, weight_decay=0.01))
+    hidden = population.params["Dense_0"]
+    assert (np.asarray(hidden["kernel"])[..., 4:] == 0).all()
+    assert (np.asarray(population.params["Dense_1"]["kernel"])[:, :, 4:] == 0).all()
+    assert (np.asarray(hidden["kernel"])[..., :4] != 0).all()
+    assert (np.asarray(hidden["bias"])[..., :4] != 0).any()
+
+
+def test_widths_and_batch_sizes_compile_nothing(train, pool, caplog):
+    base = change(MLP, width=4, batch_size=5, batch_capacity=16, stop_loss=0.5, probe_steps=(0, 20))
+    train(base)
+    caplog.clear()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        for fields in ({"width": 7}, {"batch_size": 16}, {"stop_loss": 0.2}):
+            populations.train(change(base, **fields), pool)
+    assert [m for m in caplog.messages if "ompil" in m] == []
+
+
+def test_training_stops_at_its_loss_and_says_when(train, pool):
+    condition = change(
+        MLP, stop_loss=1.5, probe_steps=(0, 10, 200), learning_rate=1e-2, noise_rate=0.2
+    )
+    population = train(condition)
+    steps = np.asarray(population.num_steps)
+    final = np.asarray(population.landscapes["own"]["cross_entropy"])[..., -1]
+    assert (final <= 1.5).all()
+    assert steps.shape == (PAIRS, 2) and (steps % 10 == 0).all()
+    assert 10 <= steps.min() < steps.max() < 200
+    # As if training had been that long, and ten steps earlier the loss was not there yet.
+    number = int(steps[0, 0])
+    walk = train(change(condition, stop_loss=0.0, probe_steps=(0, number - 10, number)))
+    assert_close(leaf_at(walk.params, 0, 0), leaf_at(population.params, 0, 0))
+    before = np.asarray(walk.landscapes["own"]["cross_entropy"])[0, 0, 1]
+    assert before > 1.5
+    assert (np.asarray(train(MLP).num_steps) == 10).all()
+    seen = populations.retrace(condition, pool, steps=(0, 200), num_pairs=2)
+    assert_close(leaf_at(seen, slice(None), slice(None), 1), leaf_at(population.params, slice(2)))
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [({"width": 13}, r"width must lie in \[1, 12\], the narrowest layer, got 13"),
+     ({"width": 4, "model": MODELS["cnn"]}, "width is of an 'mlp'"),
+     ({"width": 4, "model": MODELS["mlp"] | {"activation": "sigmoid"}}, "width is of an 'mlp'"),
+     ({"batch_capacity": 8}, r"batch_size must lie in \[1, 8\], batch_capacity, got 16"),
+     ({"batch_capacity": 16, "trunk_steps": 4, "shared_start": True}, "batches of one size")],
+)  # fmt: skip
+def test_masks_that_make_no_sense_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        change(MLP, **fields)
 
 
 def test_divergence_is_reported_and_raises_nothing(train):

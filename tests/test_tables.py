@@ -308,3 +308,27 @@ def test_directed_leaves_out_diverged_pairs_and_refuses_other_budgets():
     assert np.isnan(sums).tolist() == [True, False]
     with pytest.raises(LookupError):
         reader.directed(KEY, "increase", attack="attack", budget=0.15)
+
+
+def test_a_stack_is_cubes_of_one_shape():
+    rng = np.random.default_rng(0)
+    axes = {"pair": range(3), "surrogate": tables.HALVES}
+    values = rng.normal(size=(2, 4, 3, 2))
+    frames = [
+        tables.rows(values[q, c], axes, condition=f"c{c}", quantity=f"q{q}", subset=subset)
+        for q in range(2) for c in range(4) for subset in ("own", "other")
+    ]  # fmt: skip
+    reader = Reader(_shuffled(_records(*frames)))
+    keys = ["c2", "c0", "c3"]
+    found = reader.stack(keys, ["q1", "q0"], ("pair", "surrogate"), subset="own")
+    np.testing.assert_array_equal(found, values[::-1][:, [2, 0, 3]])
+    one = reader.cube("c3", "q0", ("pair", "surrogate"), subset="own")
+    np.testing.assert_array_equal(one, found[1, 2])
+    with pytest.raises(LookupError, match="no 'q2' of condition c0"):
+        reader.stack(["c0", "c1"], ["q0", "q2"], ("pair", "surrogate"), subset="own")
+    with pytest.raises(LookupError, match="do not fill"):
+        reader.stack(keys, ["q0"], ("pair",), subset="own")
+    fewer = tables.rows(np.ones(2), {"pair": range(2)}, condition="c9", quantity="q0")
+    short = _records(*frames, fewer)
+    with pytest.raises(LookupError, match=r"'q0' of condition c0, c9"):
+        Reader(short).stack(["c0", "c9"], ["q0"])

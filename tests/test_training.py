@@ -318,3 +318,77 @@ def test_gradient_products_of_a_network_against_flat_gradients():
     result, expected = both()
     for name, value in expected.items():
         np.testing.assert_allclose(result[name], value, rtol=1e-5, err_msg=name)
+
+
+# Batches of a size that is data, and training that stops
+
+
+@pytest.mark.parametrize("batch_size", [3, 5, 8])
+def test_a_masked_stream_holds_the_batches_of_the_plain_one(batch_size):
+    arguments = {"capacity": 12, "num_steps": 7}
+    plain = training.index_stream(KEY, 10, batch_size=batch_size, **arguments)
+    masked = jax.jit(
+        functools.partial(training.index_stream, batch_capacity=8, **arguments)
+    )(KEY, 10, batch_size=jnp.int32(batch_size))  # fmt: skip
+    assert masked.shape == (7, 8)
+    np.testing.assert_array_equal(masked[:, :batch_size], plain)
+    assert (masked < 12).all()
+
+
+def test_a_masked_step_is_the_step_on_what_counts():
+    params, x, labels = draw_problem()
+    optimizer = training.make_optimizer("sgd", 0.5)
+    state = training.init(params, optimizer)
+    mask = jnp.arange(12) < 5
+    spoiled = jnp.where(mask[:, None], x, 1e3)
+    masked = training.train_step(apply_linear, optimizer, state, spoiled, labels, mask)
+    plain = training.train_step(apply_linear, optimizer, state, x[:5], labels[:5])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
+        masked.params, plain.params,
+    )  # fmt: skip
+    every = training.train_step(apply_linear, optimizer, state, x, labels, jnp.ones(12, bool))
+    whole = training.train_step(apply_linear, optimizer, state, x, labels)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), every.params, whole.params
+    )
+
+
+def _halve(state, i):
+    del i
+    return training.TrainState(state.params * 0.5, (), state.step + 1)
+
+
+def _stopping(start, below, probe_steps=(0, 10, 40)):
+    state = training.TrainState(start, (), jnp.zeros((), jnp.int32))
+    return training.fit(
+        _halve, lambda params: params, state, probe_steps=probe_steps,
+        stop_fn=lambda params: params <= below,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("below", "steps"), [(2.0**-3, 10), (2.0**-10, 10), (2.0**-11, 20), (2.0**-35, 40), (0.0, 40)]
+)
+def test_training_stops_at_the_first_look_after_the_loss_is_reached(below, steps):
+    state, seen = _stopping(jnp.array(1.0), below)
+    assert state.step == steps
+    assert state.params == 0.5**steps
+    # Later probes see where it stopped.
+    np.testing.assert_array_equal(seen, [1.0, 0.5**10, 0.5**steps])
+
+
+def test_each_member_stops_by_itself_under_vmap():
+    starts = jnp.array([1.0, 2.0**12, 2.0**-20, jnp.nan])
+    state, seen = jax.jit(jax.vmap(lambda start: _stopping(start, 2.0**-9)))(starts)
+    # What starts below the loss is looked at for the first time after ten steps.
+    np.testing.assert_array_equal(state.step, [10, 30, 10, 40])
+    np.testing.assert_array_equal(seen[:3, -1], starts[:3] * 0.5 ** np.array([10, 30, 10]))
+    for index, start in enumerate(starts[:3]):
+        alone, _ = _stopping(start, 2.0**-9)
+        assert (alone.step, alone.params) == (state.step[index], state.params[index])
+
+
+def test_probes_of_training_that_stops_are_where_it_looks():
+    with pytest.raises(ValueError, match=r"multiples of 10, got \(0, 15\)"):
+        _stopping(jnp.array(1.0), 0.5, (0, 15))
