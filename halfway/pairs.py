@@ -1,6 +1,7 @@
 """One pair trained under one condition: pure functions that `populations` maps over many pairs."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -141,10 +142,7 @@ class Condition:
     @property
     def key(self) -> str:
         """Twelve hexadecimal digits that identify the condition."""
-        fields = dataclasses.asdict(self)
-        # Later fields count only where they are set: populations stored before keep their keys.
-        later = {name: fields.pop(name) for name in _LATER}
-        return digest(fields | {name: value for name, value in later.items() if value})[:12]
+        return _key(self)
 
     @property
     def module(self) -> models.nn.Module:
@@ -164,6 +162,14 @@ class Condition:
     def to_json(self) -> dict[str, Any]:
         """Returns a plain dict; `Condition(**it)` reads it back."""
         return dataclasses.asdict(self) | {"model": dict(self.model)}
+
+
+@functools.lru_cache(maxsize=4096)
+def _key(condition: Condition) -> str:
+    fields = dataclasses.asdict(condition)
+    # Later fields count only where they are set: populations stored before keep their keys.
+    later = {name: fields.pop(name) for name in _LATER}
+    return digest(fields | {name: value for name, value in later.items() if value})[:12]
 
 
 def digest(plain: Any) -> str:

@@ -245,3 +245,36 @@ def memorization(
         axes.margins(y=0.1)
         label_ends(axes, float(x[-1]), ends, 0.08)
     return np.asarray(axes_list)
+
+
+@styled
+def gap_path(
+    paths: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]],
+    *,
+    ax: Sequence[Axes] | np.ndarray | None = None,
+) -> np.ndarray:
+    """Returns axes `[number of paths]`, side by side: the gap along training, and its sum.
+
+    Args:
+      paths: `{name: (steps [T], gap [P, T], summed [P, T])}`, the measured gap and what the steps
+        before add up to; lines are means over pairs, the band is the 95 % interval of the gap.
+      ax: as many axes as paths, or None for a new figure.
+    """
+    if ax is None:
+        ax = new_figure(4.0 * len(paths) + 0.6, 3.2).subplots(1, len(paths))
+    axes_list = list(np.atleast_1d(np.asarray(ax, object)))
+    for index, (axes, (name, path)) in enumerate(zip(axes_list, paths.items(), strict=True)):
+        steps, gap, summed = (np.asarray(values, float) for values in path)
+        middle, low, high = np.array([mean_interval(values) for values in gap.T]).T
+        together = np.array([mean_interval(values)[0] for values in summed.T])
+        axes.fill_between(steps, low, high, color=BLUE, alpha=0.2, lw=0)
+        axes.plot(steps, middle, color=BLUE)
+        axes.plot(steps, together, color=VERMILLION, ls=(0, (5, 3)))
+        axes.set(xlabel="training steps", title=name)
+        ends = [
+            (last_finite(middle), "measured", BLUE), (last_finite(together), "summed", VERMILLION)
+        ]  # fmt: skip
+        label_ends(axes, float(steps[-1]), ends, 0.09)
+        if index == 0:
+            axes.set_ylabel("gap in cross-entropy")
+    return np.asarray(axes_list)

@@ -31,7 +31,7 @@ from halfway.plot_landscapes import (
     surface,
 )
 from halfway.plot_laws import law, transfer_against_risk
-from halfway.plot_learning import agreement, dose_response, memorization, walks
+from halfway.plot_learning import agreement, dose_response, gap_path, memorization, walks
 from halfway.plot_ranks import rank_contest
 from halfway.plot_style import (
     BLUE,
@@ -61,6 +61,7 @@ __all__ = [
     "decision_section",
     "dose_response",
     "forest",
+    "gap_path",
     "images",
     "law",
     "meeting_matrix",

@@ -367,6 +367,16 @@ def test_rank_contest_sorts_by_size_and_marks_what_is_on_trial():
         plots.rank_contest(tau, low, high, names=["a"])
 
 
+def test_gap_path_draws_the_measured_gap_and_the_sum_of_its_steps():
+    gap = np.array([[0.0, 1.0, 3.0], [0.0, 2.0, 3.0], [np.nan] * 3])
+    axes = plots.gap_path({"a": ([0, 5, 10], gap, gap + 1), "b": ([0, 1, 2], gap, gap)})
+    assert [ax.get_title() for ax in axes] == ["a", "b"]
+    assert has_line(axes[0], [[0, 0], [5, 1.5], [10, 3]])
+    assert has_line(axes[0], [[0, 1], [5, 2.5], [10, 4]])
+    assert {"measured", "summed"} <= set(words(axes[0]))
+    axes[0].figure.canvas.draw()
+
+
 def test_a_law_is_a_line_with_points_and_marks_one_half():
     measured = {"MLP": [[0.3, 0.2, 0.4], [0.7, 0.6, np.inf]]}
     line = {"MLP": ([1, 10, 100], [0.1, 0.5, 0.9])}
@@ -434,6 +444,7 @@ def test_every_figure_is_drawn_on_the_axes_given():
     others = {
         "dose_response",
         "forest",
+        "gap_path",
         "memorization",
         "surface",
     }  # several axes, or three-dimensional ones

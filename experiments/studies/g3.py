@@ -20,8 +20,8 @@ PART = "n_half against its rivals"
 PREDICTOR, BESIDE = "n_half at step 20", "n_half/n at step 20"
 """The measure on trial; and noise over signal of the whole half's gradient, which is only shown."""
 NAMES = (PREDICTOR, *RIVALS.values())
-CORRELATIONS = (0.85, 0.45)
-"""Planted correlation with the gap, across conditions, of n_half at effect 1 and of every rival."""
+CORRELATIONS = (0.85, 0.45, 0.2)
+"""Planted correlations with the gap, across conditions: n_half, the best rival, the others."""
 SPREAD, NOISE = 0.04, 0.02
 """Planted standard deviation of the gap over conditions of one ρ, and over pairs of a condition."""
 TITLES = {
@@ -69,12 +69,13 @@ def read(reader: Reader, config: Config) -> Grid:
     whole = np.isfinite(found).all(0) & finite
     # NaN before any arithmetic: what diverged may hold anything.
     used = np.where(whole & (reached > 0.99), 1.0, np.nan)
+    errors = [np.where(np.isnan(used)[..., None], np.nan, values) for values in errors]
     sizes = np.array([[c.condition.num_examples] for c in cells])
     ones = np.ones_like(signal)
     return Grid(
         numerators=used * np.array([noise, *found[3:], noise]),
         denominators=used * np.array([signal, *[ones] * len(RIVALS), signal * sizes]),
-        gap=used * (errors[0] - errors[1]).mean(-1),
+        gap=(errors[0] - errors[1]).mean(-1),
         finite=whole,
         reached=reached > 0.99,
         levels=np.array([c.levels for c in cells]),
@@ -108,7 +109,7 @@ class G3:
         "every resample",
     )
     smallest_effect: str = (
-        "a correlation with the gap of .85 across conditions, where every rival's is .45"
+        "a correlation with the gap of .85 across conditions, where that of the best rival is .45"
     )
 
     def needs(self, config: Config) -> Sequence[Request]:
@@ -233,11 +234,12 @@ class G3:
     ) -> Records:
         """Returns records in which n_half and all rivals follow the gap to a given correlation.
 
-        At effect 0, and at the boundary, n_half follows it as its rivals do.
+        At effect 0, and at the boundary, the best rival follows it as n_half does.
         """
         config = plants.CONFIG
-        strong, weak = CORRELATIONS
-        own = weak if boundary == PART else weak + (strong - weak) * effect
+        strong, weak, others = CORRELATIONS
+        step = (strong - weak) * (0.0 if boundary == PART else effect)
+        own, best = strong + min(step, 0.0), max(strong - max(step, 0.0), others)
         parts = {}
         for cell in grid.cells(config):
             one = cell.condition
@@ -259,8 +261,8 @@ class G3:
             signal = np.full(size, 2.0)
             values[plants.named("early_signal", "own")] = signal
             values[plants.named("early_noise", "own")] = signal * np.exp(4 + 0.2 * follows(own))
-            for name in RIVALS:
-                values[plants.named(name, "own")] = 5 + follows(weak)
+            for index, name in enumerate(RIVALS):
+                values[plants.named(name, "own")] = 5 + follows(best if index == 0 else others)
             parts[one] = values
         return plants.records(config, parts)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments import plants, rules, wording
 from experiments.conditions import Config, condition
+from experiments.gap_paths import EVERY, GAP_PATH, by_gradient_descent
 from experiments.measurements import LEARNING
 from experiments.observations import FRESH, MEMORIZATION, PASSES, pass_steps
 from experiments.study import Figure, Outcome, Records, Request, Verdict
@@ -40,6 +41,12 @@ def cells(config: Config) -> dict[str, Condition]:
             own, num_examples=size, capacity=SIZES[-1], probe_steps=(*probes, steps)
         )
     return found
+
+
+def paths(config: Config) -> tuple[Condition, Condition]:
+    """Returns what the gap is followed along: gradient descent, and the config's optimizer."""
+    own = cells(config)[f"n = {SIZES[0]}, ρ = {RATES[1]:g}"]
+    return by_gradient_descent(own), own
 
 
 def terms(reader: Reader, one: Condition, passes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,10 +90,10 @@ class G8:
     smallest_effect: str = "κ rising by .65 from one pass to 32, and 0 on fresh data"
 
     def needs(self, config: Config) -> Sequence[Request]:
-        """Returns memorization in every cell, and fresh data with the settings of the first."""
+        """Returns memorization in every cell, fresh data, and the gap along two walks."""
         every = list(cells(config).values())
         reuse = [Request(what, (one,)) for one in every for what in (LEARNING, MEMORIZATION)]
-        return [*reuse, Request(FRESH, (every[0],))]
+        return [*reuse, Request(FRESH, (every[0],)), Request(GAP_PATH, paths(config))]
 
     def decide(self, records: Records) -> Outcome:
         """Returns the equivalence on fresh data, and the rise of κ in every cell."""
@@ -115,7 +122,7 @@ class G8:
         return Outcome(tuple(parts), tuple(every), tuple(headlines))
 
     def draw(self, records: Records, verdict: Verdict) -> Sequence[Figure]:
-        """Returns κ against the number of passes in every cell, where all passes are stored."""
+        """Returns κ against the number of passes in every cell, and the gap as a sum over steps."""
         reader, every = Reader(records), cells(records.config)
         fresh = statistics.fieller(*fresh_terms(reader, next(iter(every.values()))))
         estimates, low, high = {}, {}, {}
@@ -144,7 +151,10 @@ class G8:
             f"as good as new, 1 where nothing of it is left to fit. {seen}. Bands are 95 % "
             "intervals over pairs; in grey, fresh data at every step."
         )
-        return [Figure("g8_memorization", caption, rules.figure_of(axes))]
+        drawn = [Figure("g8_memorization", caption, rules.figure_of(axes))]
+        if all(reader.has(one.key, "path_gap") for one in paths(records.config)):
+            drawn.append(_gap_figure(reader, records.config))
+        return drawn
 
     def explain(self, verdict: Verdict) -> str:
         """Returns the result in plain words."""
@@ -201,6 +211,26 @@ class G8:
                 values |= _made(kappa, one.batch_size, "fresh", None)
             parts[one] = values
         return plants.records(config, parts)
+
+
+def _gap_figure(reader: Reader, config: Config) -> Figure:
+    """Returns the gap along training beside the sum of what each step adds."""
+    names = "gradient descent", f"{config.training.optimizer}, by the path identity"
+    found, ends = {}, []
+    for name, one in zip(names, paths(config), strict=True):
+        gap, summed = (
+            reader.cube(one.key, f"path_{which}", ("pair", "surrogate", "step")).mean(1)
+            for which in ("gap", "sum")
+        )
+        found[name] = EVERY * np.arange(gap.shape[-1]), gap, summed
+        ends.append(f"{np.nanmean(gap[:, -1]):.2f} and {np.nanmean(summed[:, -1]):.2f}")
+    caption = (
+        "An identity, not a hypothesis: each full-batch step of gradient descent widens the gap by "
+        f"η (1 − κ) tr Cov(g)/n to first order in the step size η (left, n = {SIZES[0]}), and each "
+        "step of any optimizer by the slopes of both landscapes along it (right). "
+        f"Measured and summed gap at the end: {ends[0]}; {ends[1]}."
+    )
+    return Figure("g8_gap", caption, rules.figure_of(plots.gap_path(found)))
 
 
 def _made(kappa: np.ndarray, size: int, prefix: str, step: int | None) -> dict[str, np.ndarray]:
