@@ -2,8 +2,9 @@
 
 python -m experiments.laws [--config=configs/digits.py[:VARIANT]] [--workdir=runs/laws]
 
-The first law (P3) at initialization, the second (P4) on trained models, the linear-Gaussian model
-(P7), with the equivalence tests of the first two. Identities and laws get no verdict.
+The first law (P3) at initialization and after 100 steps, the second (P4) on trained models, the
+linear-Gaussian model (P7), with the equivalence tests of the first two. Identities and laws get no
+verdict.
 """
 
 import dataclasses
@@ -30,12 +31,23 @@ from experiments.elements import Drawing, Table, figure, table, text
 from experiments.errors import LOG, UserError
 from experiments.study import Figure
 from experiments.wording import format_estimate, format_p
-from halfway import laws, losses, placement, plots, populations, signals, statistics, theory
+from halfway import (
+    laws,
+    losses,
+    placement,
+    plots,
+    populations,
+    signals,
+    statistics,
+    theory,
+    training,
+)
 from halfway.data import Split, synthetic
 from halfway.populations import Condition
 from halfway.types import Key
 
-NUM_THETAS = 64
+NUM_THETAS, TRAINED = 320, 100
+"""Draws of θ, and the steps of training after which the first law is looked at again."""
 SIZES = (5, 20, 80, 320)
 SURROGATES = (1, 2, 4, 8, 16)
 MARGIN, SMALL, SHARE = 0.03, 0.2, 0.15
@@ -71,26 +83,41 @@ def check(size: int, predicted: float, numerators: np.ndarray, denominators: np.
 
 
 def first_law(
-    key: Key, condition: Condition, shape: tuple[int, ...]
+    key: Key,
+    condition: Condition,
+    shape: tuple[int, ...],
+    *,
+    num_steps: int = 0,
+    num_thetas: int = NUM_THETAS,
 ) -> tuple[float, list[Checked]]:
-    """Returns n_half at initialization, and the first law (P3) at every size.
+    """Returns n_half after some steps of training, and the first law (P3) at every size.
 
-    Every initialization sees examples of its own, fresh from a Gaussian mixture: signal and noise
-    come from 512, μ from blocks of 1,920 others. On a finite data set a few blocks of 320 would be
-    all there is, and their chance the same for every θ.
+    Every θ comes from an initialization and batches of its own and meets further examples of its
+    own, all fresh from a Gaussian mixture: signal and noise come from 512, μ from blocks of 1,920
+    others. On a finite data set a few blocks of 320 would be all there is, and their chance the
+    same for every θ.
 
     Args:
       key: consumed.
-      condition: for its model.
+      condition: for its model and its optimizer.
       shape: of an image.
+      num_steps: of training, on fresh batches; 0: at initialization.
+      num_thetas: draws of θ; trained ones vary more.
     """
     key_law, key_runs = jax.random.split(key)
     law = synthetic.gaussian_mixture(key_law, num_classes=condition.num_classes, shape=shape)
     number = 6 * SIZES[-1]
+    optimizer = training.make_optimizer(condition.optimizer, condition.learning_rate)
 
     def one(key, law):
-        key_init, key_known, key_new = jax.random.split(key, 3)
+        key_init, key_known, key_new, key_walk = jax.random.split(key, 4)
         params = condition.module.init(key_init, jnp.zeros((1, *shape)))["params"]
+
+        def step(index, state):
+            batch = law.sample(jax.random.fold_in(key_walk, index), condition.batch_size)
+            return training.train_step(condition.apply_fn, optimizer, state, *batch)
+
+        params = jax.lax.fori_loop(0, num_steps, step, training.init(params, optimizer)).params
         scale = signals.noise_scale(condition.apply_fn, params, *law.sample(key_known, 512))
         images, labels = law.sample(key_new, number)
         terms = [
@@ -100,7 +127,7 @@ def first_law(
         return scale.signal, scale.noise, terms
 
     run = placement.jit(placement.spread(one, vectorized=False), static_argnames=())
-    signal, noise, terms = run(jax.random.split(key_runs, NUM_THETAS), law)
+    signal, noise, terms = run(jax.random.split(key_runs, num_thetas), law)
     n_half = float(noise.mean() / signal.mean())
     found = [
         check(n, float(laws.first_law(n, n_half)), *(np.asarray(v, np.float64) for v in one))
@@ -178,11 +205,15 @@ def main(options: cli.Options) -> None:
     config, pool = settings.config, settings.dataset.pool(settings.config.subset)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), _SALT), 3)
     every = _models(config)
-    LOG.info("first law, at %d initializations of each architecture", NUM_THETAS)
-    first = {
-        name: first_law(jax.random.fold_in(keys[0], index), one, tuple(pool.images.shape[1:]))
-        for index, (name, one) in enumerate(every.items())
-    }
+    first: dict[int, dict[str, tuple[float, list[Checked]]]] = {}
+    for steps in (0, TRAINED):
+        LOG.info("first law, at %d draws of θ of each architecture, %d steps", NUM_THETAS, steps)
+        key = jax.random.fold_in(keys[0], steps)
+        shape = tuple(pool.images.shape[1:])
+        first[steps] = {
+            name: first_law(jax.random.fold_in(key, index), one, shape, num_steps=steps)
+            for index, (name, one) in enumerate(every.items())
+        }
     LOG.info("second law, %d models", 3 * max(SURROGATES))
     name = config.architectures[0]
     second = {name: second_law(every[name], pool)}
@@ -190,12 +221,17 @@ def main(options: cli.Options) -> None:
     gaussian = linear_gaussian(keys[2])
     folder = Path(options.workdir or "runs/laws")
     drawn = [
-        _law_figure("first_law", "n", first, laws.first_law),
+        _law_figure("first_law", "n", first[0], laws.first_law),
+        _law_figure("first_law_trained", "n", first[TRAINED], laws.first_law),
         _law_figure("second_law", "k", second, laws.second_law),
         _gaussian_figure(gaussian),
     ]
-    tables = [_law_table("First law (P3)", "n", first), _law_table("Second law (P4)", "k", second),
-              _gaussian_table(gaussian)]  # fmt: skip
+    tables = [
+        _law_table("First law (P3), at initialization", "n", first[0]),
+        _law_table(f"First law (P3), after {TRAINED} steps", "n", first[TRAINED]),
+        _law_table("Second law (P4)", "k", second),
+        _gaussian_table(gaussian),
+    ]
     lead = (
         f"First law on a Gaussian mixture, second on {config.dataset}; {', '.join(every)}; "
         f"{time.monotonic() - started:.0f} s on "
@@ -292,7 +328,12 @@ def _gaussian_table(found: Mapping[str, np.ndarray]) -> Table:
 
 def _write(folder: Path, lead: str, drawn: list[Figure], tables: list[Table], command: str) -> None:
     sections = {}
-    titles = ("The first law", "The second law", "Transfer and generalization, exactly")
+    titles = (
+        "The first law, at initialization",
+        f"The first law, after {TRAINED} steps",
+        "The second law",
+        "Transfer and generalization, exactly",
+    )
     for index, (title, one, numbers) in enumerate(zip(titles, drawn, tables, strict=True)):
         svg = report.inline_svg(one.figure, f"f{index}", one.caption)
         body = f'<p class="ran">{text(lead)}</p>' if index == 0 else ""

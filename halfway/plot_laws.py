@@ -96,7 +96,12 @@ def transfer_against_risk(
         fmt="o", ms=4, color=INK, lw=0, elinewidth=1, label="simulated, 95 %",
     )  # fmt: skip
     for ratio, x, y in zip(np.asarray(ratios, float), risk, mu, strict=True):
-        ax.annotate(f"{ratio:.2g}", (x, y), (5, 4), textcoords="offset points", fontsize=7.5)
+        # The lower branch turns: its labels stand outside of the bend.
+        place, side = ((5, 4), "left") if ratio > 1 else ((-6, 2), "right")
+        place, side = ((0, -11), "center") if 0.5 < ratio < 1 else (place, side)
+        ax.annotate(
+            f"{ratio:.3g}", (x, y), place, textcoords="offset points", fontsize=7.5, ha=side
+        )
     ax.set(
         ylim=(0, 1.05), xlabel=symbols("R/s², excess risk over signal; numbers: n/d"),
         ylabel=symbols("μ_x, what the other model shares"),

@@ -1,9 +1,14 @@
 """The page of laws: what counts as agreement, and that the figures say it."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 
+from configs import digits
 from experiments import laws
+from experiments.conditions import condition
 from halfway import laws as library
 
 
@@ -25,3 +30,18 @@ def test_the_figure_of_a_law_says_whether_it_holds(measured, words):
     assert words in drawn.caption
     drawn.figure.canvas.draw()
     assert len(laws._law_table("First law", "n", {"mlp": (20.0, checked)}).rows) == 2
+
+
+@pytest.mark.parametrize(
+    "model",
+    [{"kind": "mlp", "widths": (32, 32)}, {"kind": "cnn", "features": (8, 16), "widths": (32,)}],
+    ids=["mlp", "cnn"],
+)
+def test_the_first_law_after_100_steps_on_independent_data(model):
+    """The page's own check at half of its draws of θ, on a network of a quarter of its width."""
+    one = dataclasses.replace(condition(digits.get_config(), "mlp"), model=model)
+    n_half, found = laws.first_law(jax.random.key(0), one, (8, 8, 1), num_steps=100, num_thetas=160)
+    assert n_half > 20
+    assert [checked.size for checked in found] == [5, 20, 80, 320]
+    for checked in found:
+        assert checked.p_value < 0.05, checked
