@@ -44,6 +44,8 @@ _VARIABLES = {
     plot_style.GREEN: "--green",
     plot_style.GREY: "--grey",
 }
+_WIDE = 6.5
+"""Inches, from which on a figure has a row to itself."""
 _SUBSCRIPT = (  # the zero-width space carries the shift back to the line
     r'<tspan font-style="italic">\1</tspan><tspan dy=".3em" font-size="75%">\2</tspan>'
     r'<tspan dy="-.225em">&#8203;</tspan>'
@@ -82,6 +84,7 @@ def write(
             Drawing(
                 item.caption,
                 inline_svg(item.figure, f"f{next(numbers)}", item.caption),
+                wide=item.figure.get_figwidth() > _WIDE,
                 table=item.table,
             )
             for item in items

@@ -147,7 +147,7 @@ class G3:
         if short.any():
             rows = int(short.any(1).sum())
             warnings.append(
-                f"G3: {int(short.sum())} of {short.size} pairs, of {rows} of {len(short)} "
+                f"{int(short.sum())} of {short.size} pairs, of {rows} of {len(short)} "
                 f"conditions, had a model that did not come to a training loss of "
                 f"{grid.STOP_LOSS:g} in {grid.MAX_STEPS} steps; these pairs are left out."
             )

@@ -99,12 +99,7 @@ class G8:
         """Returns the equivalence on fresh data, and the rise of κ in every cell."""
         reader, every = Reader(records), cells(records.config)
         fresh = fresh_terms(reader, next(iter(every.values())))
-        parts = [
-            rules.part(
-                statistics.ratio_equivalence(*fresh, -MARGIN, MARGIN),
-                FRESH_PART, "κ on fresh data, pooled over steps", "within", -MARGIN, MARGIN,
-            )
-        ]  # fmt: skip
+        parts = []
         headlines = [rules.headline("κ on fresh data", statistics.fieller(*fresh))]
         for name, one in every.items():
             last, first = (terms(reader, one, k) for k in (PASSES[-1], PASSES[0]))
@@ -119,6 +114,12 @@ class G8:
                 rules.headline(f"κ after {PASSES[-1]} passes ({name})", statistics.fieller(*last),
                                "one pass", statistics.fieller(*first))
             )  # fmt: skip
+        parts.append(
+            rules.part(
+                statistics.ratio_equivalence(*fresh, -MARGIN, MARGIN),
+                FRESH_PART, "κ on fresh data, pooled over steps", "within", -MARGIN, MARGIN,
+            )
+        )  # fmt: skip
         return Outcome(tuple(parts), tuple(every), tuple(headlines))
 
     def draw(self, records: Records, verdict: Verdict) -> Sequence[Figure]:
@@ -158,11 +159,12 @@ class G8:
 
     def explain(self, verdict: Verdict) -> str:
         """Returns the result in plain words."""
-        numbers = "; ".join(wording.format_headline(h) for h in verdict.headlines)
+        # The card lists those of the cells below.
+        fresh = wording.format_headline(verdict.headlines[0])
         opening = (
             "A gradient on data that the model has not seen is signal plus noise; training on the "
             "same data again uses the noise up, and that is memory: κ says how much of it is gone. "
-            f"{numbers}."
+            f"{fresh[0].upper()}{fresh[1:]}; below, κ in every cell."
         )
         ending = {
             "supported": (

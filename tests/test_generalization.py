@@ -1,0 +1,124 @@
+"""G3 to G8 from training to words, each on a config that is as small as it can be."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from configs import digits
+from experiments import family, gap_paths, grid, observations, pipeline, studies
+from experiments.runs import Identity, Run
+from experiments.studies import g4, g8
+from experiments.tables import Reader
+
+pytestmark = pytest.mark.slow
+NAMES = ("G3", "G4", "G5", "G6", "G7", "G8")
+
+
+def _config():
+    config = digits.get_config("tiny")
+    with config.unlocked():
+        config.num_pairs = 2
+        config.num_examples = 60
+        config.num_holdout = 60
+        config.models = {"mlp": {"kind": "mlp", "widths": (8,)}}
+        config.training.probe_steps = (0, 10, 60)
+        config.training.batch_size = 16
+    return config
+
+
+def _smaller(monkeypatch):
+    """Makes what the studies fix on their own as small as the config."""
+    every = grid.cells
+
+    def few(config):
+        cells = [cell for cell in every(config) if not any(cell.levels[3:])]
+        return [
+            cell._replace(
+                condition=dataclasses.replace(
+                    cell.condition, probe_steps=(0, grid.EARLY, 40), stop_loss=1.5
+                )
+            )
+            for cell in cells
+        ]
+
+    monkeypatch.setattr(grid, "cells", few)
+    monkeypatch.setattr(grid, "MAX_STEPS", 40)
+    for name, value in {"NUM_EXAMPLES": 20, "NUM_HOLDOUT": 80, "PAIRS": 1}.items():
+        monkeypatch.setattr(g4, name, value)
+    monkeypatch.setattr(g8, "SIZES", (15, 40))
+    monkeypatch.setattr(observations, "FRESH_STEPS", 6)
+    monkeypatch.setattr(gap_paths, "NUM_STEPS", 20)
+    monkeypatch.setattr(gap_paths, "ADAM_STEPS", 10)
+
+
+@pytest.fixture(scope="module")
+def done(digits, tmp_path_factory):
+    """All six run at once, as `experiments.reproduce --only=G3,G4,...` would."""
+    with pytest.MonkeyPatch.context() as patch:
+        _smaller(patch)
+        config = _config()
+        config.lock()
+        path = tmp_path_factory.mktemp("generalization") / "run"
+        run = Run.create(path, Identity("small", config.to_dict(), "checksum"), 2)
+        chosen = [studies.available()[name] for name in NAMES]
+        pipeline.measure(run, chosen, digits.pool("all"))
+        verdicts = pipeline.conclude(run)
+        every = [request for study in chosen for request in study.needs(run.config)]
+        yield run, verdicts, run.records(every)
+
+
+def test_each_has_a_verdict_with_numbers(done):
+    run, verdicts, _ = done
+    assert [verdict.id for verdict in verdicts] == list(NAMES)
+    stored = json.loads((run.path / "verdicts.json").read_text())
+    for verdict, plain in zip(verdicts, stored, strict=True):
+        assert verdict.evidence == "none"  # two pairs
+        assert np.isfinite(verdict.effect)
+        assert verdict.num_excluded == 0
+        assert plain["verdict"] in ("supported", "refuted", "inconclusive")
+        assert verdict.verdict == plain["verdict"] and plain["effect"] == verdict.effect
+
+
+def test_figures_and_report_are_written_whole(done):
+    run, verdicts, _ = done
+    drawn = {path.name for path in (run.path / "figures").iterdir()}
+    stems = {name.rsplit(".", 1)[0] for name in drawn}
+    for verdict in verdicts:
+        assert any(stem.startswith(verdict.id.lower()) for stem in stems)
+    assert {"g3_predictors", "g8_memorization", "g8_gap"} <= stems
+    html = (run.path / "report.html").read_text()
+    for verdict in verdicts:
+        assert f'id="{verdict.id.lower()}"' in html
+    # The table of G3 is folded below its figure, a row for each measure.
+    assert "Every measure, in numbers" in html
+    for name in grid.RIVALS.values():
+        assert name in html
+    assert "nan" not in html.lower().replace("resonan", "")
+
+
+def test_records_say_what_rules_read(done):
+    *_, records = done
+    reader = Reader(records)
+    for key in records.conditions.index:
+        if reader.has(key, "finite"):
+            assert reader.finite(key).all()
+    quantities = set(records.table["quantity"])
+    assert {"num_disagree", "rank_correlation", "barrier_error_linear", "class_contrast"} <= (
+        quantities
+    )
+    assert {"memorized_own_own", "fresh_trace_cov", "path_gap", "path_sum", "early_signal"} <= (
+        quantities
+    )
+    # A class of which all examples are learned at once has no order of learning.
+    undefined = {"calibration_error", "rank_correlation"}
+    assert np.isfinite(records.table.loc[~records.table["quantity"].isin(undefined), "value"]).all()
+
+
+def test_verdicts_again_from_disk_are_the_same(done, monkeypatch):
+    run, verdicts, _ = done
+    _smaller(monkeypatch)
+    again = pipeline.conclude(Run.open(run.path))
+    assert [v.to_json() for v in again] == [v.to_json() for v in verdicts]
+    assert [v.id for v in again] == family.sort_ids(NAMES)
