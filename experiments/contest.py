@@ -119,14 +119,14 @@ def contest(
     leads = _lead(drawn[: 1 + num_rivals], sign)
     lead, error = _mean(point), float(np.nanstd(leads, ddof=1)) if _some(leads) else np.nan
     known = np.isfinite(lead) and error > 0
-    average = _nanmean(tau)
+    average = mean(tau)
     half_width = 1.96 * np.nanstd(np.where(np.isfinite(drawn), drawn, 0), axis=-1, ddof=1)
     return Contest(
         tau=average,
         low=np.maximum(average - half_width, -1.0),
         high=np.minimum(average + half_width, 1.0),
         granulated=_granulated(*splits, strata, levels),
-        pooled=_nanmean(ranks.kendall(*splits)),
+        pooled=mean(ranks.kendall(*splits)),
         best=1 + int(np.argmax(np.nan_to_num(np.abs(average[1 : 1 + num_rivals])))),
         lead=lead if np.isfinite(lead) else 0.0,
         standard_error=error if known else np.inf,
@@ -164,18 +164,19 @@ def _granulated(
     for factor in range(levels.shape[1]):
         rest = np.column_stack([strata, np.delete(levels, factor, 1)])
         _, group = np.unique(rest, axis=0, return_inverse=True)
-        found.append(_nanmean(ranks.kendall(measures, values, group.ravel())))
+        found.append(mean(ranks.kendall(measures, values, group.ravel())))
     return np.array(found)
 
 
-def _nanmean(tau: np.ndarray) -> np.ndarray:
+def mean(tau: np.ndarray) -> np.ndarray:
+    """Returns means over the last axis of what is defined, NaN where nothing is."""
     valid = np.isfinite(tau)
     number = valid.sum(-1)
     return np.where(number > 0, np.where(valid, tau, 0).sum(-1) / np.maximum(number, 1), np.nan)
 
 
 def _mean(values: np.ndarray) -> float:
-    return float(_nanmean(values[None])[0])
+    return float(mean(values[None])[0])
 
 
 def _some(values: np.ndarray) -> bool:

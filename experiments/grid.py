@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import tables
+from experiments import evidence, tables
 from experiments.conditions import Config, condition
 from experiments.study import Measured, Measurement
 from halfway import complexity, pairs, placement, populations, signals, training
@@ -26,6 +26,8 @@ from halfway.types import Array, Key, Params
 
 NUM_PAIRS = 8
 """Of each condition, at most; enough in a grid of 60 conditions or more."""
+SMALL_PAIRS = 4
+"""The same in a run that counts as no evidence anyhow, which has a quarter of the conditions."""
 STOP_LOSS = 0.05
 """Mean cross-entropy on its half at which each model stops, whatever the condition."""
 MAX_STEPS = 4000
@@ -51,6 +53,7 @@ FACTORS = (
     Factor("batch_size", (0.25, 1.0)),
 )
 """Noise rate, depth and weight decay as they are; the others times what the config has."""
+_FIXED_WHERE_SMALL = ("depth", "weight_decay")
 
 
 class Cell(NamedTuple):
@@ -63,7 +66,8 @@ class Cell(NamedTuple):
 def cells(config: Config) -> list[Cell]:
     """Returns the grid's conditions, those of one noise rate and depth next to each other.
 
-    They are MLPs, since width and depth are theirs, half as wide as the config's first one.
+    They are MLPs, since width and depth are theirs, half as wide as the config's first one. With
+    fewer pairs than evidence takes, depth and weight decay stay at their first level.
 
     Args:
       config: of the run.
@@ -77,16 +81,18 @@ def cells(config: Config) -> list[Cell]:
             "the grid of G3 is of MLPs: config.models must have one with a hidden layer"
         )
     base = condition(config, config.architectures[0])
+    small = base.num_pairs < evidence.MIN_PAIRS
     full = widths[0][0]
     sizes = [round(level * base.num_examples) for level in FACTORS[1].levels]
     found = []
-    for levels in itertools.product((0, 1), repeat=len(FACTORS)):
+    choices = [(0,) if small and f.name in _FIXED_WHERE_SMALL else (0, 1) for f in FACTORS]
+    for levels in itertools.product(*choices):
         at = {f.name: f.levels[level] for f, level in zip(FACTORS, levels, strict=True)}
         one = dataclasses.replace(
             base,
             architecture=f"mlp of depth {at['depth']:g}",
             model={"kind": "mlp", "widths": (full // 2,) * int(at["depth"])},
-            num_pairs=min(NUM_PAIRS, base.num_pairs),
+            num_pairs=min(SMALL_PAIRS if small else NUM_PAIRS, base.num_pairs),
             noise_rate=at["noise_rate"],
             num_examples=sizes[levels[1]],
             capacity=max(sizes),

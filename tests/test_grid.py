@@ -44,7 +44,14 @@ def test_depth_alone_is_another_program():
     assert len({program_of(cell.condition) for cell in cells}) == 2
     assert all(cell.condition.stop_loss == grid.STOP_LOSS for cell in cells)
     assert all(cell.condition.num_pairs == 8 for cell in cells)
-    assert {cell.condition.num_pairs for cell in grid.cells(digits.get_config("smoke"))} == {6}
+
+
+def test_a_run_without_evidence_has_a_quarter_of_the_grid():
+    cells = grid.cells(digits.get_config("smoke"))
+    assert len(cells) == 32 and {cell.condition.num_pairs for cell in cells} == {4}
+    whole = {cell.levels for cell in grid.cells(CONFIG)}
+    assert {cell.levels for cell in cells} == {c for c in whole if not (c[2] or c[5])}
+    assert len({program_of(cell.condition) for cell in cells}) == 1
 
 
 def test_a_config_without_an_mlp_has_no_grid():

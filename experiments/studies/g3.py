@@ -157,7 +157,7 @@ class G3:
         """Returns τ_K of every measure with its interval, and a table of all of them."""
         found = judge(read(Reader(records), records.config))
         names = [*NAMES, BESIDE]
-        average = found.granulated.mean(0)
+        average = contest.mean(found.granulated.T)
         axes = plots.rank_contest(
             found.tau, found.low, found.high, names=names, granulated=average,
             highlighted=(0, len(NAMES)),
