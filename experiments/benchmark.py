@@ -1,6 +1,6 @@
 """Times what is done side by side with what people use today, in the same run on the same threads.
 
-python -m experiments.benchmark --suite=landscapes [--out=FILE.json]
+python -m experiments.benchmark --suite=attacks [--out=FILE.json]
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ def as_text(rows: list[Row]) -> str:
             _number(row.target),
             _number(row.ceiling_share),
             _number(None if row.peak_memory_bytes is None else row.peak_memory_bytes / 1e6),
-            row.note,
+            row.note if row.skipped is None else f"skipped: {row.skipped}",
         ]
         for row in rows
     ]

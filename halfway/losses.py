@@ -85,6 +85,75 @@ def margin(logits: Array, labels: Array) -> Array:
     return jnp.sum(jnp.where(is_runner_up, logits, 0) - jnp.where(is_label, logits, 0), axis=-1)
 
 
+def dlr(logits: Array, labels: Array) -> Array:
+    """Returns the difference of logits ratio `[B]`: (max_{c ≠ y} z_c − z_y) / (z_π1 − z_π3).
+
+    π sorts the logits from the largest. It is positive where misclassified, and neither a shift nor
+    a positive scale of the logits changes it; its gradient flows through the denominator. 0 where
+    the three largest logits are equal.
+
+    Args:
+      logits: `[B, C]`, C ≥ 3.
+      labels: `[B]` integers in [0, C).
+
+    Raises:
+      ValueError: if there are fewer than three classes.
+
+    Source: Croce and Hein, arXiv 2003.01690.
+
+    Examples:
+      >>> print(losses.dlr(jnp.array([[5.0, 3.0, 1.0], [50.0, 30.0, 10.0]]), jnp.array([0, 0])))
+      [-0.5 -0.5]
+    """
+    _check(logits, labels)
+    largest = _largest(logits, 3, "dlr")
+    return _over(margin(logits, labels), largest[:, 0] - largest[:, 2])
+
+
+def targeted_dlr(labels: Array) -> Callable[[Array, Array], Array]:
+    """Returns a loss of logits and *targets*: (z_y − z_t) / (z_π1 − (z_π3 + z_π4)/2).
+
+    Small where the target t is ahead of the label y, so that a targeted attack, which descends its
+    loss, heads for it. Invariant and differentiable like `dlr`.
+
+    Args:
+      labels: `[B]` integers, the y that is left.
+
+    Raises:
+      ValueError: when called with fewer than four classes.
+
+    Source: Croce and Hein, arXiv 2003.01690.
+
+    Examples:
+      >>> loss_fn = losses.targeted_dlr(jnp.array([0]))
+      >>> print(loss_fn(jnp.array([[4.0, 2.0, 1.0, 1.0]]), jnp.array([1])))
+      [0.6666667]
+    """
+
+    def loss_fn(logits: Array, targets: Array) -> Array:
+        _check(logits, targets)
+        largest = _largest(logits, 4, "targeted_dlr")
+        ahead = jnp.where(_is_label(logits, labels), logits, 0).sum(-1)
+        behind = jnp.where(_is_label(logits, targets), logits, 0).sum(-1)
+        scale = largest[:, 0] - 0.5 * (largest[:, 2] + largest[:, 3])
+        return _over(ahead - behind, scale)
+
+    return loss_fn
+
+
+def _largest(logits: Array, number: int, name: str) -> Array:
+    if logits.shape[1] < number:
+        raise ValueError(
+            f"{name} compares the {number} largest logits, got {logits.shape[1]} classes: use "
+            "margin or cross_entropy"
+        )
+    return lax.top_k(logits, number)[0]
+
+
+def _over(values: Array, scale: Array) -> Array:
+    return jnp.where(scale == 0, 0, values / jnp.where(scale == 0, 1, scale))
+
+
 def masked_mean(values: Array, mask: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     """Returns the mean of the values under the mask: a masked sum over a count, divided once.
 

@@ -61,9 +61,9 @@ def test_every_example_is_short():
 
 def test_add_an_attack(copy):
     attack, test = SECTIONS["Add an attack"]
-    (copy / "halfway" / "attacks" / "momentum.py").write_text(attack, encoding="utf-8")
-    (copy / "tests" / "test_momentum.py").write_text(test, encoding="utf-8")
-    assert "1 passed" in _run(copy, "pytest", "tests/test_momentum.py", "-p", "no:cacheprovider")
+    (copy / "halfway" / "attacks" / "adaptive.py").write_text(attack, encoding="utf-8")
+    (copy / "tests" / "test_adaptive.py").write_text(test, encoding="utf-8")
+    assert "1 passed" in _run(copy, "pytest", "tests/test_adaptive.py", "-p", "no:cacheprovider")
 
 
 def test_add_a_model(copy):

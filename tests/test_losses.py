@@ -204,3 +204,60 @@ def test_sums_over_chunks_are_the_sum_and_padding_counts_nothing(chunk_size):
 def test_chunks_hold_an_example_at_least():
     with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
         losses.chunked_sum(lambda mask: mask.sum(), [], jnp.ones(3, bool), chunk_size=0)
+
+
+# Difference of logits ratio
+
+
+def test_dlr_by_hand():
+    logits = jnp.array([[5.0, 3.0, 1.0, 0.0], [3.0, 5.0, 1.0, 0.0], [0.0, 1.0, 3.0, 5.0]])
+    labels = jnp.array([0, 0, 0])
+    np.testing.assert_allclose(losses.dlr(logits, labels), [-2 / 4, 2 / 4, 5 / 4])
+    targets = jnp.array([1, 1, 2])
+    expected = [2 / (5 - 0.5), -2 / (5 - 0.5), -3 / (5 - 0.5)]
+    np.testing.assert_allclose(losses.targeted_dlr(labels)(logits, targets), expected, rtol=1e-6)
+
+
+def test_dlr_does_not_see_a_shift_or_a_positive_scale():
+    logits, labels = draw()
+    targets = (labels + 1) % 5
+    targeted = losses.targeted_dlr(jnp.asarray(labels))
+    for loss_fn, aims in ((losses.dlr, labels), (targeted, targets)):
+        seen = loss_fn(jnp.asarray(logits), jnp.asarray(aims))
+        np.testing.assert_allclose(
+            loss_fn(jnp.asarray(7 * logits - 3), jnp.asarray(aims)), seen, rtol=1e-4
+        )
+    positive = np.asarray(losses.dlr(jnp.asarray(logits), jnp.asarray(labels))) > 0
+    np.testing.assert_array_equal(positive, logits.argmax(1) != labels)
+
+
+def test_the_gradient_of_dlr_flows_through_its_denominator():
+    labels, targets = jnp.array([0]), jnp.array([2])
+    logits = jnp.array([[5.0, 3.0, 1.5, 0.5, -1.0]])
+    for loss_fn, aims in ((losses.dlr, labels), (losses.targeted_dlr(labels), targets)):
+        found = jax.grad(lambda z: loss_fn(z, aims).sum())(logits)  # noqa: B023
+        steps = [
+            (loss_fn(logits.at[0, c].add(0.05), aims) - loss_fn(logits.at[0, c].add(-0.05), aims))
+            / 0.1
+            for c in range(5)
+        ]
+        np.testing.assert_allclose(found[0], np.concatenate(steps), rtol=1e-2, atol=1e-4)
+        # Of degree 0: along the logits themselves nothing changes.
+        assert abs(float((found * logits).sum())) < 1e-5
+    assert abs(float(jax.grad(lambda z: losses.dlr(z, labels).sum())(logits)[0, 2])) > 0.1
+
+
+def test_dlr_of_equal_logits_is_0_and_of_nan_is_nan():
+    equal = jnp.ones((1, 4))
+    assert losses.dlr(equal, jnp.array([1]))[0] == 0
+    assert losses.targeted_dlr(jnp.array([1]))(equal, jnp.array([0]))[0] == 0
+    slope = jax.grad(lambda z: losses.dlr(z, jnp.array([1])).sum())(equal)
+    assert np.isfinite(slope).all()
+    assert np.isnan(losses.dlr(equal.at[0, 2].set(jnp.nan), jnp.array([1]))[0])
+
+
+def test_dlr_needs_enough_classes():
+    with pytest.raises(ValueError, match="dlr compares the 3 largest logits, got 2 classes"):
+        losses.dlr(jnp.ones((2, 2)), jnp.array([0, 1]))
+    with pytest.raises(ValueError, match="targeted_dlr compares the 4 largest logits, got 3"):
+        losses.targeted_dlr(jnp.array([0]))(jnp.ones((1, 3)), jnp.array([0]))

@@ -1,6 +1,7 @@
 """Times of ours and of peers, taken in turns; the machine's own ceiling in the same run."""
 
 import dataclasses
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,17 +16,19 @@ class Row:
 
     Attributes:
       work: what was done, in a word.
-      ours_seconds, peer_seconds: the least of all repetitions, compiled before.
+      ours_seconds, peer_seconds: the least or the median of all repetitions, as the suite says,
+        compiled before; None where the row could not run.
       peer: name and version.
       ratio: ours over the peer's, or over `limit` seconds where that is asked.
       target: an upper bound on `ratio`.
       ceiling_share: operations over what a matrix product reaches in the same time.
       peak_memory_bytes: of our compiled program: arguments, result and temporaries.
       note: what a reader has to know.
+      skipped: why the row could not run; None where it did.
     """
 
     work: str
-    ours_seconds: float
+    ours_seconds: float | None
     peer: str | None = None
     peer_seconds: float | None = None
     ratio: float | None = None
@@ -33,6 +36,7 @@ class Row:
     ceiling_share: float | None = None
     peak_memory_bytes: int | None = None
     note: str = ""
+    skipped: str | None = None
 
 
 def least(*calls: Callable[[], Any], repeats: int = 3) -> list[float]:
@@ -44,14 +48,28 @@ def least(*calls: Callable[[], Any], repeats: int = 3) -> list[float]:
       *calls: without arguments; arrays they return are waited for.
       repeats: of each.
     """
+    return [min(seconds) for seconds in _in_turns(calls, repeats)]
+
+
+def median(*calls: Callable[[], Any], repeats: int = 5) -> list[float]:
+    """Returns the median time of each call, taken as `least` takes them.
+
+    Args:
+      *calls: without arguments; arrays they return are waited for.
+      repeats: of each.
+    """
+    return [statistics.median(seconds) for seconds in _in_turns(calls, repeats)]
+
+
+def _in_turns(calls: tuple[Callable[[], Any], ...], repeats: int) -> list[list[float]]:
     for call in calls:
         jax.block_until_ready(call())
-    seconds = [float("inf")] * len(calls)
+    seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
         for index, call in enumerate(calls):
             started = time.perf_counter()
             jax.block_until_ready(call())
-            seconds[index] = min(seconds[index], time.perf_counter() - started)
+            seconds[index].append(time.perf_counter() - started)
     return seconds
 
 

@@ -4,8 +4,41 @@ All are exported flat. They are not jitted: the caller is, and may `vmap` over p
 and budgets.
 """
 
+from halfway.attacks.auto_pgd import apgd
 from halfway.attacks.base import AttackResult
-from halfway.attacks.gradient import fgsm, pgd
-from halfway.attacks.threat import Threat, linf
+from halfway.attacks.gradient import (
+    bim,
+    di_fgsm,
+    fgsm,
+    mi_fgsm,
+    ni_fgsm,
+    pgd,
+    si_fgsm,
+    ti_fgsm,
+    vmi_fgsm,
+)
+from halfway.attacks.minimum_norm import ddn, deepfool, distance, fmn, minimum_budget
+from halfway.attacks.threat import Threat, l1, l2, linf
 
-__all__ = ["AttackResult", "Threat", "fgsm", "linf", "pgd"]
+__all__ = [
+    "AttackResult",
+    "Threat",
+    "apgd",
+    "bim",
+    "ddn",
+    "deepfool",
+    "di_fgsm",
+    "distance",
+    "fgsm",
+    "fmn",
+    "l1",
+    "l2",
+    "linf",
+    "mi_fgsm",
+    "minimum_budget",
+    "ni_fgsm",
+    "pgd",
+    "si_fgsm",
+    "ti_fgsm",
+    "vmi_fgsm",
+]

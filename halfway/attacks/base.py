@@ -15,11 +15,37 @@ import optax
 
 from halfway import losses
 from halfway.attacks.threat import Threat
-from halfway.types import Array, LogitsFn, LossFn
+from halfway.types import Array, Key, LogitsFn, LossFn
 
-GradientFn = Callable[[Array], tuple[Array, Array, Array]]
-"""Inputs `[B, ...]` to attack loss `[B]` and logits `[B, C]`, both at these very inputs, and an
-estimate `[B, ...]` of the gradient of the attack loss."""
+
+class Estimate(NamedTuple):
+    """What a gradient estimator says of a point.
+
+    Attributes:
+      gradient: `[B, ...]`, an estimate of the gradient of the attack loss.
+      loss: `[B]` attack loss at this very point; NaN where the estimator does not look there.
+      logits: `[B, C]` at this very point; NaN likewise.
+      state: what the estimator carries to its next call.
+    """
+
+    gradient: Array
+    loss: Array
+    logits: Array
+    state: Any
+
+
+class Estimator(NamedTuple):
+    """How an attack comes by a gradient: small functions that wrap each other.
+
+    Attributes:
+      init: inputs `[B, ...]` to the state of the first call.
+      estimate: `(key, state, x) -> Estimate`; the key is consumed, None where nothing is random.
+      num_queries: of a call, per example.
+    """
+
+    init: Callable[[Array], Any]
+    estimate: Callable[[Key | None, Any, Array], Estimate]
+    num_queries: int
 
 
 class AttackResult(NamedTuple):
@@ -80,19 +106,20 @@ def objective(
     return Objective(value, success)
 
 
-def exact_gradient(goal: Objective) -> GradientFn:
+def exact_gradient(goal: Objective) -> Estimator:
     """Returns the gradient estimator that differentiates the attack loss itself.
 
     Args:
       goal: what to ascend.
     """
 
-    def gradient_fn(x: Array) -> tuple[Array, Array, Array]:
+    def estimate(key: Key | None, state: Any, x: Array) -> Estimate:
+        del key
         loss, pullback, logits = jax.vjp(goal.value, x, has_aux=True)
         (gradient,) = pullback(jnp.ones_like(loss))
-        return loss, logits, gradient
+        return Estimate(gradient, loss, logits, state)
 
-    return gradient_fn
+    return Estimator(lambda x: (), estimate, 1)
 
 
 def steepest(threat: Threat) -> optax.GradientTransformation:
@@ -163,45 +190,48 @@ def no_candidate(goal: Objective, x: Array) -> Candidate:
 
 def iterate(
     goal: Objective,
-    gradient_fn: GradientFn,
+    estimator: Estimator,
     update_rule: optax.GradientTransformation,
     x: Array,
     start: Array,
     *,
     threat: Threat,
     num_steps: int,
+    key: Key | None = None,
     best: bool = True,
 ) -> Candidate:
     """Returns the best point of a projected walk (the start included), or its last.
 
-    Costs `num_steps` gradients and one forward evaluation. Its memory does not depend on
+    Costs `num_steps` estimates and one forward evaluation. Its memory does not depend on
     `num_steps`. A component of the gradient that is not finite counts as 0, and so takes no step by
     itself.
 
     Args:
       goal: says what is best.
-      gradient_fn: the direction to ascend.
+      estimator: the direction to ascend.
       update_rule: gradients to updates, which are *added* to the point; `params` is the point.
       x: `[B, ...]`, clean inputs.
       start: `[B, ...]`, where the walk begins; feasible.
       threat: every step ends with its projection.
       num_steps: static.
+      key: consumed; needed where the estimator draws.
       best: whether to keep the best iterate rather than the last.
     """
 
-    def step(carry: tuple[Array, Any, Candidate | None], _: None) -> tuple[Any, None]:
-        point, state, kept = carry
-        loss, logits, gradient = gradient_fn(point)
+    def step(carry: tuple[Array, Any, Any, Candidate | None], index: Array) -> tuple[Any, None]:
+        point, memory, state, kept = carry
+        own = None if key is None else jax.random.fold_in(key, index)
+        found = estimator.estimate(own, memory, point)
         if kept is not None:
-            kept = better_of(Candidate(point, goal.success(logits), loss), kept)
-        gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)
+            kept = better_of(Candidate(point, goal.success(found.logits), found.loss), kept)
+        gradient = jnp.where(jnp.isfinite(found.gradient), found.gradient, 0)
         updates, state = update_rule.update(gradient, state, point)
         point = threat.project(jnp.asarray(optax.apply_updates(point, updates)), x)
-        return (point, state, kept), None
+        return (point, found.state, state, kept), None
 
     kept = no_candidate(goal, start) if best else None
-    carry = (start, update_rule.init(start), kept)
-    (point, _, kept), _ = jax.lax.scan(step, carry, length=num_steps)
+    carry = (start, estimator.init(start), update_rule.init(start), kept)
+    (point, _, _, kept), _ = jax.lax.scan(step, carry, jnp.arange(num_steps))
     loss, logits = goal.value(point)
     last = Candidate(point, goal.success(logits), loss)
     return last if kept is None else better_of(last, kept)

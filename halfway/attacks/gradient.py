@@ -9,8 +9,8 @@ import numpy as np
 import optax
 
 from halfway import losses
-from halfway.attacks import base
-from halfway.attacks.base import AttackResult
+from halfway.attacks import base, estimators
+from halfway.attacks.base import AttackResult, Objective
 from halfway.attacks.threat import Threat
 from halfway.types import Array, Key, LogitsFn, LossFn, is_traced
 
@@ -70,7 +70,7 @@ def pgd(
     """
     _check(x, labels, num_steps, relative_step, num_restarts, random_start)
     goal = base.objective(logits_fn, labels, loss_fn, targets)
-    gradient_fn = base.exact_gradient(goal)
+    estimator = base.exact_gradient(goal)
     update_rule = optax.chain(
         base.steepest(threat), base.scale_by_epsilon(threat), optax.scale(relative_step)
     )
@@ -78,7 +78,7 @@ def pgd(
     def walk(key: Key) -> base.Candidate:
         start = threat.random_start(key, x) if random_start else x
         return base.iterate(
-            goal, gradient_fn, update_rule, x, start, threat=threat, num_steps=num_steps, best=best
+            goal, estimator, update_rule, x, start, threat=threat, num_steps=num_steps, best=best
         )
 
     if num_restarts == 1:
@@ -128,6 +128,201 @@ def fgsm(
         relative_step=1.0,
         best=False,
     )
+
+
+def bim(
+    logits_fn: LogitsFn,
+    key: Key,
+    x: Array,
+    labels: Array,
+    *,
+    threat: Threat,
+    targets: Array | None = None,
+    loss_fn: LossFn = losses.cross_entropy,
+    num_steps: int = 10,
+) -> AttackResult:
+    """Returns the last point of steepest steps of ε/num_steps from x (Kurakin et al., 2017).
+
+    It is `pgd` without random start or choice of the best.
+
+    Args, errors: as of `pgd`; `num_steps` at least 1.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    return pgd(
+        logits_fn, key, x, labels, threat=threat, targets=targets, loss_fn=loss_fn,
+        num_steps=num_steps, relative_step=1.0 / num_steps, best=False,
+    )  # fmt: skip
+
+
+def mi_fgsm(
+    logits_fn: LogitsFn,
+    key: Key,
+    x: Array,
+    labels: Array,
+    *,
+    threat: Threat,
+    targets: Array | None = None,
+    loss_fn: LossFn = losses.cross_entropy,
+    num_steps: int = 10,
+    relative_step: Any = 0.1,
+    decay: Any = 1.0,
+    lookahead: bool = False,
+    diversity: float = 0.0,
+    smallest: float = 0.9,
+    num_scales: int = 1,
+    kernel_size: int = 1,
+    deviation: float = 3.0,
+    num_neighbours: int = 0,
+    neighbourhood: float = 1.5,
+    best: bool = False,
+) -> AttackResult:
+    """Returns the end of a walk with momentum, made to transfer (Dong et al., arXiv 1710.06081).
+
+    x_{t+1} = project(x_t + relative_step · ε · s(g_t)), g_t = decay · g_{t−1} + h_t/mean|h_t|. The
+    options compose, in this order, what h_t is; each by itself has a name of its own (`ni_fgsm`,
+    `di_fgsm`, `ti_fgsm`, `si_fgsm`, `vmi_fgsm`), and DI-TI-SI-MI, say, is
+    `mi_fgsm(..., diversity=0.5, kernel_size=15, num_scales=5)`.
+
+    Args:
+      logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
+      key: consumed; its value matters with `diversity` or `num_neighbours` only.
+      x: `[B, ...]` clean inputs within the bounds; images `[B, H, W, D]` for `diversity` and
+        `kernel_size`.
+      labels: `[B]` integers.
+      threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
+      targets: `[B]` integers that the attack steers to, or None.
+      loss_fn: logits and labels to a loss per example.
+      num_steps: ≥ 0, static.
+      relative_step: length of a step as a fraction of ε.
+      decay: μ of the momentum; 0: none.
+      lookahead: whether gradients are taken where momentum alone would go.
+      diversity: probability that an image is shrunk and moved before a gradient is taken.
+      smallest: share of its side that it is shrunk to at least.
+      num_scales: copies of the input at scales 1, 1/2, ..., whose gradients are averaged.
+      kernel_size: of the Gaussian that smooths gradients, odd; 1: none.
+      deviation: of that Gaussian, in pixels.
+      num_neighbours: whose gradients tune the next one (variance tuning); 0: none.
+      neighbourhood: half of the side of their cube, in units of ε.
+      best: whether the best iterate is returned rather than the last, which transfers better; with
+        `lookahead` or `diversity` only the last is ever looked at.
+
+    Raises:
+      ValueError: for counts, steps or probabilities out of their ranges.
+    """
+    _check(x, labels, num_steps, relative_step, 1, False)
+    _check_options(diversity, smallest, num_scales, num_neighbours)
+    goal = base.objective(logits_fn, labels, loss_fn, targets)
+    step = relative_step * threat.radius(x)
+    estimator = _estimator(
+        goal, threat.radius(x), diversity, smallest, num_scales, kernel_size, deviation,
+        num_neighbours, neighbourhood,
+    )  # fmt: skip
+    if lookahead:
+        estimator = estimators.look_ahead(estimator, step=step, decay=decay)
+    update_rule = optax.chain(
+        estimators.accumulate(decay),
+        base.steepest(threat),
+        base.scale_by_epsilon(threat),
+        optax.scale(relative_step),
+    )
+    found = base.iterate(
+        goal, estimator, update_rule, x, x, threat=threat, num_steps=num_steps, key=key, best=best
+    )
+    queries = jnp.full(labels.shape, num_steps * estimator.num_queries + 1, jnp.int32)
+    return AttackResult(found.point, found.success, found.loss, queries)
+
+
+def _estimator(
+    goal: Objective,
+    radius: Array,
+    diversity: float,
+    smallest: float,
+    num_scales: int,
+    kernel_size: int,
+    deviation: float,
+    num_neighbours: int,
+    neighbourhood: float,
+) -> base.Estimator:
+    """Returns the chain of estimators that options ask for."""
+    found = base.exact_gradient(goal)
+    if diversity > 0:
+        found = estimators.diverse_inputs(goal, probability=diversity, smallest=smallest)
+    if num_scales > 1:
+        found = estimators.scaled_copies(found, number=num_scales)
+    if num_neighbours > 0:
+        found = estimators.variance_tuned(
+            found, number=num_neighbours, radius=neighbourhood * radius
+        )
+    if kernel_size > 1:
+        found = estimators.smoothed(found, size=kernel_size, deviation=deviation)
+    return found
+
+
+def ni_fgsm(
+    logits_fn: LogitsFn, key: Key, x: Array, labels: Array, *, threat: Threat, **options: Any
+) -> AttackResult:
+    """Returns the end of a walk whose gradients look ahead (Lin et al., arXiv 1908.06281).
+
+    Args, errors: as of `mi_fgsm`, with `lookahead=True`.
+    """
+    defaults: dict[str, Any] = {"lookahead": True}
+    return mi_fgsm(logits_fn, key, x, labels, threat=threat, **defaults | options)
+
+
+def di_fgsm(
+    logits_fn: LogitsFn, key: Key, x: Array, labels: Array, *, threat: Threat, **options: Any
+) -> AttackResult:
+    """Returns the end of a walk on images shrunk and moved (Xie et al., arXiv 1803.06978).
+
+    Args, errors: as of `mi_fgsm`, with `diversity=0.5` and no momentum.
+    """
+    defaults: dict[str, Any] = {"diversity": 0.5, "decay": 0.0}
+    return mi_fgsm(logits_fn, key, x, labels, threat=threat, **defaults | options)
+
+
+def ti_fgsm(
+    logits_fn: LogitsFn, key: Key, x: Array, labels: Array, *, threat: Threat, **options: Any
+) -> AttackResult:
+    """Returns the end of a walk along smoothed gradients (Dong et al., arXiv 1904.02884).
+
+    Args, errors: as of `mi_fgsm`, with `kernel_size=15` and no momentum.
+    """
+    defaults: dict[str, Any] = {"kernel_size": 15, "decay": 0.0}
+    return mi_fgsm(logits_fn, key, x, labels, threat=threat, **defaults | options)
+
+
+def si_fgsm(
+    logits_fn: LogitsFn, key: Key, x: Array, labels: Array, *, threat: Threat, **options: Any
+) -> AttackResult:
+    """Returns the end of a walk along means over scales (SI-NI-FGSM, arXiv 1908.06281).
+
+    Args, errors: as of `mi_fgsm`, with `num_scales=5` and `lookahead=True`.
+    """
+    defaults: dict[str, Any] = {"num_scales": 5, "lookahead": True}
+    return mi_fgsm(logits_fn, key, x, labels, threat=threat, **defaults | options)
+
+
+def vmi_fgsm(
+    logits_fn: LogitsFn, key: Key, x: Array, labels: Array, *, threat: Threat, **options: Any
+) -> AttackResult:
+    """Returns the end of a walk along variance-tuned gradients (Wang and He, arXiv 2103.15571).
+
+    Args, errors: as of `mi_fgsm`, with `num_neighbours=20`.
+    """
+    defaults: dict[str, Any] = {"num_neighbours": 20}
+    return mi_fgsm(logits_fn, key, x, labels, threat=threat, **defaults | options)
+
+
+def _check_options(diversity: float, smallest: float, num_scales: int, num_neighbours: int) -> None:
+    if not 0 <= diversity <= 1:
+        raise ValueError(f"diversity must lie in [0, 1], got {diversity}")
+    if not 0 < smallest <= 1:
+        raise ValueError(f"smallest must lie in (0, 1], got {smallest}")
+    if num_scales < 1:
+        raise ValueError(f"num_scales must be at least 1, got {num_scales}")
+    if num_neighbours < 0:
+        raise ValueError(f"num_neighbours must be at least 0, got {num_neighbours}")
 
 
 def _check(

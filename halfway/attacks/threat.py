@@ -2,9 +2,10 @@
 
 A threat model is a budget and bounds, which are data, and a norm, which is a tuple of functions and
 static: passing another budget to a jitted attack compiles nothing, and budgets can be vmapped. A
-new norm is a new `Norm` and a constructor beside `linf`.
+new norm is a new `Norm` and a constructor beside `linf`, `l2` and `l1`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ Bounds = tuple[Any, Any]
 
 
 class Norm(NamedTuple):
-    """What one norm ‖·‖_p contributes to a threat model; module-level functions, so hashable.
+    """What one norm ‖·‖_p contributes to a threat model; functions that are kept, so hashable.
 
     In all of them `radius` broadcasts against `x`: a scalar or `[B, 1, ..., 1]`.
 
@@ -45,7 +46,7 @@ class Norm(NamedTuple):
 class Threat:
     """A threat model ‖x' − x‖_p ≤ ε within bounds; a pytree of its budget and bounds.
 
-    Made by `linf`. Clean inputs are taken to lie within the bounds.
+    Made by `linf`, `l2` or `l1`. Clean inputs are taken to lie within the bounds.
 
     Attributes:
       epsilon: the budget ε in units of the input, a scalar or one per example `[B]`.
@@ -72,7 +73,7 @@ class Threat:
     def random_start(self, key: Key, x: Array) -> Array:
         """Returns points `[B, ...]` drawn uniformly from the balls, then moved into the bounds.
 
-        The move projects onto the bounds, so their faces carry mass. The noise belongs to an
+        The move is `project`, so the faces of the bounds carry mass. The noise belongs to an
         example's position in the batch: a batch cut short draws the same, a permuted one does not.
 
         Args:
@@ -134,6 +135,50 @@ def linf(epsilon: Any, bounds: Bounds = (0.0, 1.0)) -> Threat:
     return _make(epsilon, bounds, LINF)
 
 
+def l2(epsilon: Any, bounds: Bounds = (0.0, 1.0)) -> Threat:
+    """Returns the threat model ‖x' − x‖_2 ≤ ε over all features of an example, within bounds.
+
+    Args, errors: as of `linf`.
+
+    Examples:
+      >>> threat = attacks.l2(0.5, bounds=(-1.0, 1.0))
+      >>> x = jnp.zeros((1, 2))
+      >>> print(threat.project(jnp.array([[0.6, 0.8]]), x))
+      [[0.3 0.4]]
+      >>> print(threat.steepest(jnp.array([[3.0, -4.0]])))
+      [[ 0.6 -0.8]]
+    """
+    return _make(epsilon, bounds, L2)
+
+
+def l1(epsilon: Any, bounds: Bounds = (0.0, 1.0), *, fraction: float = 0.0) -> Threat:
+    """Returns the threat model Σ_i |x'_i − x_i| ≤ ε within bounds.
+
+    The steepest step moves the coordinate of the largest |h|, and splits among ties. In a box that
+    is a step of little use, since a coordinate is soon at its bound: with `fraction` it is shared
+    equally by that part of the coordinates, the largest |h| first.
+
+    Args:
+      epsilon: ε ≥ 0, as of `linf`.
+      bounds: smallest and largest value of a feature.
+      fraction: of the coordinates that a step moves, in [0, 1]; static. 0: the largest alone.
+
+    Raises:
+      ValueError: as `linf`, and for a fraction outside [0, 1].
+
+    Source: Tramèr and Boneh, arXiv 1904.13000, for steps that are shared.
+
+    Examples:
+      >>> print(attacks.l1(1.0).steepest(jnp.array([[1.0, -2.0]])))
+      [[ 0. -1.]]
+      >>> print(attacks.l1(1.0, fraction=1.0).steepest(jnp.array([[1.0, -2.0]])))
+      [[ 0.5 -0.5]]
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction must lie in [0, 1], got {fraction}")
+    return _make(epsilon, bounds, _l1_norm(float(fraction)))
+
+
 def _make(epsilon: Any, bounds: Bounds, norm: Norm) -> Threat:
     if not is_traced(epsilon):
         values = np.asarray(epsilon)
@@ -172,4 +217,138 @@ def _linf_dual(gradient: Array) -> Array:
     return jnp.sum(jnp.abs(gradient), axis=tuple(range(1, gradient.ndim)))
 
 
+def _flat(values: Array) -> Array:
+    return values.reshape(values.shape[0], -1)
+
+
+def _per_example(values: Array, like: Array) -> Array:
+    return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
+
+
+def _moved(adversarial: Array, x: Array, bounds: Bounds) -> tuple[Array, Array, Array]:
+    """Returns the sign, the length and the room within bounds of each feature's move, `[B, n]`."""
+    lower, upper = (jnp.asarray(bound, x.dtype) for bound in bounds)
+    move = adversarial - x
+    room = jnp.where(move > 0, upper - x, x - lower)
+    return jnp.sign(_flat(move)), _flat(jnp.abs(move)), _flat(jnp.maximum(room, 0))
+
+
+def _finish(sign: Array, length: Array, norm: Array, radius: Array, x: Array, bounds: Bounds):
+    """Returns x moved by `sign · length`, a little shorter where rounding left the ball."""
+    # Each sum rounds: two parts in a million are more than it can be off by.
+    safe = jnp.asarray(1 - 2e-6, x.dtype)
+    scale = jnp.where(norm > radius * safe, radius * safe / jnp.where(norm > 0, norm, 1), 1)
+    move = (sign * length * scale).reshape(x.shape)
+    return _clip_to_box(x + move, bounds)
+
+
+def _l2_project(adversarial: Array, x: Array, radius: Array, bounds: Bounds) -> Array:
+    # The nearest point has moves min(s |d_i|, c_i), c the room within bounds, with the s in [0, 1]
+    # of which the norm is the radius. The root of a free and a clipped part, taken again until no
+    # further feature is clipped: s only grows, and stays at or below the true one.
+    sign, length, room = _moved(adversarial, x, bounds)
+    limit = jnp.broadcast_to(jnp.reshape(radius, (-1, 1)), (x.shape[0], 1))
+    tiny = jnp.finfo(x.dtype).tiny
+
+    def grow(_: int, scale: Array) -> Array:
+        free = scale * length < room
+        taken = jnp.where(free, 0, room**2).sum(1, keepdims=True)
+        rest = jnp.where(free, length**2, 0).sum(1, keepdims=True)
+        root = jnp.sqrt(jnp.maximum(limit**2 - taken, 0) / jnp.maximum(rest, tiny))
+        return jnp.clip(jnp.maximum(root, scale), 0, 1)
+
+    norm = jnp.sqrt((length**2).sum(1, keepdims=True))
+    first = jnp.minimum(limit / jnp.maximum(norm, tiny), 1)
+    scale = jax.lax.fori_loop(0, _NEWTON_STEPS, grow, first)
+    length = jnp.minimum(scale * length, room)
+    return _finish(sign, length, jnp.sqrt((length**2).sum(1, keepdims=True)), limit, x, bounds)
+
+
+def _l2_random_start(key: Key, x: Array, radius: Array, bounds: Bounds) -> Array:
+    # The radius of a uniform draw is ε u^(1/n): nearly all of the volume is at the surface.
+    key_direction, key_radius = jax.random.split(key)
+    flat = _flat(x)
+    direction = _unit(jax.random.normal(key_direction, flat.shape, x.dtype))
+    length = jax.random.uniform(key_radius, (x.shape[0], 1), x.dtype) ** (1 / flat.shape[1])
+    noise = (direction * length).reshape(x.shape)
+    return _l2_project(x + radius * noise, x, radius, bounds)
+
+
+def _unit(flat: Array) -> Array:
+    largest = jnp.abs(flat).max(1, keepdims=True)
+    # Scaled first: squares of small numbers are 0, of large ones infinite.
+    scaled = flat / jnp.where(largest > 0, largest, 1)
+    norm = jnp.linalg.norm(scaled, axis=1, keepdims=True)
+    return scaled / jnp.where(norm > 0, norm, 1)
+
+
+def _l2_steepest(gradient: Array) -> Array:
+    return _unit(_flat(gradient)).reshape(gradient.shape)
+
+
+def _l2_dual(gradient: Array) -> Array:
+    return jnp.linalg.norm(_flat(gradient), axis=1)
+
+
+def _l1_project(adversarial: Array, x: Array, radius: Array, bounds: Bounds) -> Array:
+    # The nearest point has moves min(max(|d_i| − λ, 0), c_i), with the λ ≥ 0 of which the sum is
+    # the radius: Newton's steps on a piecewise linear function, halved where they leave a bracket.
+    sign, length, room = _moved(adversarial, x, bounds)
+    limit = jnp.broadcast_to(jnp.reshape(radius, (-1, 1)), (x.shape[0], 1))
+
+    def moves(shift: Array) -> Array:
+        return jnp.clip(length - shift, 0, room)
+
+    def narrow(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        low, high, shift = carry
+        excess = moves(shift).sum(1, keepdims=True) - limit
+        rest = length - shift
+        slope = ((rest > 0) & (rest < room)).sum(1, keepdims=True)
+        low, high = jnp.where(excess > 0, shift, low), jnp.where(excess > 0, high, shift)
+        newton = shift + excess / jnp.maximum(slope, 1)
+        inside = (newton > low) & (newton < high) & (slope > 0)
+        return low, high, jnp.where(inside, newton, 0.5 * (low + high))
+
+    zero = jnp.zeros_like(limit)
+    high = length.max(1, keepdims=True)
+    *_, shift = jax.lax.fori_loop(0, _BRACKET_STEPS, narrow, (zero, high, zero))
+    within = jnp.minimum(length, room).sum(1, keepdims=True) <= limit
+    length = moves(jnp.where(within, 0, shift))
+    return _finish(sign, length, length.sum(1, keepdims=True), limit, x, bounds)
+
+
+def _l1_random_start(key: Key, x: Array, radius: Array, bounds: Bounds) -> Array:
+    # n of n + 1 exponential draws over the sum of all are uniform in the simplex.
+    key_length, key_rest, key_sign = jax.random.split(key, 3)
+    flat = _flat(x)
+    length = jax.random.exponential(key_length, flat.shape, x.dtype)
+    rest = jax.random.exponential(key_rest, (x.shape[0], 1), x.dtype)
+    sign = jax.random.rademacher(key_sign, flat.shape, x.dtype)
+    noise = sign * length / (length.sum(1, keepdims=True) + rest)
+    return _l1_project(x + radius * noise.reshape(x.shape), x, radius, bounds)
+
+
+def _l1_steepest(gradient: Array, *, fraction: float) -> Array:
+    flat = _flat(gradient)
+    size = jnp.abs(flat)
+    number = max(1, round(fraction * flat.shape[1]))
+    least = jax.lax.top_k(size, number)[0][:, -1:]
+    chosen = (size >= least) & (size > 0)
+    share = jnp.sign(flat) * chosen / jnp.maximum(chosen.sum(1, keepdims=True), 1)
+    return share.reshape(gradient.shape)
+
+
+def _l1_dual(gradient: Array) -> Array:
+    return jnp.abs(_flat(gradient)).max(1)
+
+
+_NEWTON_STEPS, _BRACKET_STEPS = 8, 24
 LINF = Norm("linf", _linf_project, _linf_random_start, jnp.sign, _linf_dual)
+L2 = Norm("l2", _l2_project, _l2_random_start, _l2_steepest, _l2_dual)
+
+
+@functools.lru_cache(maxsize=64)
+def _l1_norm(fraction: float) -> Norm:
+    """Returns one and the same norm for one fraction, so that nothing compiles twice."""
+    steepest = functools.partial(_l1_steepest, fraction=fraction)
+    return Norm("l1", _l1_project, _l1_random_start, steepest, _l1_dual)

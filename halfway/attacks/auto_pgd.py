@@ -1,0 +1,197 @@
+"""Auto-PGD, a walk that halves its step where it stops gaining (Croce and Hein, 2020)."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from halfway import losses
+from halfway.attacks import base
+from halfway.attacks.base import AttackResult, Candidate
+from halfway.attacks.threat import Threat
+from halfway.types import Array, Key, LogitsFn, LossFn
+
+MOMENTUM, PROGRESS, FIRST_STEP = 0.75, 0.75, 2.0
+"""Weight of a step against the last one; share of steps that must gain; first step over ε."""
+
+
+class _State(NamedTuple):
+    """A walk between two steps; `[B]` each unless said otherwise.
+
+    Attributes:
+      point, before: `[B, ...]`, x_t and x_{t−1}.
+      gradient: `[B, ...]`, at x_t.
+      loss: at x_t.
+      kept: what the attack returns: success first, then loss.
+      best, best_gradient, best_loss: `[B, ...]`, `[B, ...]` and `[B]`: the point of largest loss,
+        with the gradient that was taken there: from here walks start again.
+      step: length over ε.
+      gains: steps since the last checkpoint that raised the loss.
+      last_best, halved: the largest loss, and whether the step was halved, at the last checkpoint.
+    """
+
+    point: Array
+    before: Array
+    gradient: Array
+    loss: Array
+    kept: Candidate
+    best: Array
+    best_gradient: Array
+    best_loss: Array
+    step: Array
+    gains: Array
+    last_best: Array
+    halved: Array
+
+
+def checkpoints(num_steps: int) -> tuple[int, ...]:
+    """Returns the numbers of steps after which the length of a step is looked at.
+
+    Shares of the steps .22, then larger by max(last gap − .03, .06), rounded up.
+
+    Args:
+      num_steps: N.
+
+    Examples:
+      >>> from halfway.attacks.auto_pgd import checkpoints
+      >>> checkpoints(100)
+      (22, 41, 57, 70, 80, 87, 93, 99)
+    """
+    # In hundredths, so that nothing rounds.
+    places, gap, place = [], 22, 22
+    while place <= 100:
+        places.append(-(-place * num_steps // 100))
+        gap = max(gap - 3, 6)
+        place += gap
+    return tuple(dict.fromkeys(p for p in places if 0 < p < num_steps))
+
+
+def apgd(
+    logits_fn: LogitsFn,
+    key: Key,
+    x: Array,
+    labels: Array,
+    *,
+    threat: Threat,
+    targets: Array | None = None,
+    loss_fn: LossFn = losses.cross_entropy,
+    num_steps: int = 100,
+    num_restarts: int = 1,
+    random_start: bool = True,
+) -> AttackResult:
+    """Returns the result of Auto-PGD, which needs no step size.
+
+    Steps begin at 2 ε, along s of the threat model's norm with a momentum of .75 after the first.
+    At checkpoints, for each example, the step is halved and the walk goes back to its best point,
+    with the gradient stored there, where fewer than three quarters of the steps since the last one
+    gained, or where neither the step nor the best loss has changed since then (not asked at the
+    first one). `losses.dlr`, and `losses.targeted_dlr(labels)` with targets, are its other losses.
+
+    Args:
+      logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
+      key: consumed; its value matters with a random start.
+      x: `[B, ...]` clean inputs within the bounds.
+      labels: `[B]` integers.
+      threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
+      targets: `[B]` integers that the attack steers to, or None.
+      loss_fn: logits and labels to a loss per example.
+      num_steps: N, at least 1; static. It spends N + 1 queries a restart.
+      num_restarts: walks, of which each example's best is kept; at least 1, static.
+      random_start: whether walks begin at a uniform draw from the ball.
+
+    Raises:
+      ValueError: for counts below 1, and for several restarts without a random start.
+    """
+    chex.assert_type([x, labels], [float, int])
+    chex.assert_equal_shape_prefix([x, labels], 1)
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    if num_restarts < 1 or (num_restarts > 1 and not random_start):
+        raise ValueError(
+            f"num_restarts must be at least 1, and 1 without random_start, got {num_restarts}"
+        )
+    goal = base.objective(logits_fn, labels, loss_fn, targets)
+
+    def again(kept: Candidate, key: Key) -> tuple[Candidate, None]:
+        found = _walk(goal, key, x, threat, num_steps, random_start)
+        return base.better_of(found, kept), None
+
+    keys = jax.random.split(key, num_restarts)
+    found, _ = jax.lax.scan(again, base.no_candidate(goal, x), keys)
+    queries = jnp.full(labels.shape, num_restarts * (num_steps + 1), jnp.int32)
+    return AttackResult(found.point, found.success, found.loss, queries)
+
+
+def _walk(
+    goal: base.Objective, key: Key, x: Array, threat: Threat, num_steps: int, random_start: bool
+) -> Candidate:
+    """Returns the best point of one walk."""
+    estimator, radius = base.exact_gradient(goal), threat.radius(x)
+
+    def look(point: Array) -> tuple[Array, Candidate]:
+        found = estimator.estimate(None, (), point)
+        gradient = jnp.where(jnp.isfinite(found.gradient), found.gradient, 0)
+        return gradient, Candidate(point, goal.success(found.logits), found.loss)
+
+    def each(values: Array) -> Array:
+        return values.reshape(values.shape + (1,) * (x.ndim - 1))
+
+    begin = threat.random_start(key, x) if random_start else x
+    gradient, first = look(begin)
+    chex.assert_shape(first.loss, x.shape[:1])
+    ones = jnp.ones_like(first.loss)
+    state = _State(
+        point=begin, before=begin, gradient=gradient, loss=first.loss, kept=first, best=begin,
+        best_gradient=gradient, best_loss=first.loss, step=FIRST_STEP * ones,
+        gains=jnp.zeros(ones.shape, jnp.int32), last_best=first.loss,
+        halved=jnp.ones(ones.shape, bool),  # so that the first checkpoint asks for gains alone
+    )  # fmt: skip
+
+    def move(state: _State, weight: Array) -> _State:
+        # A gradient is only needed where the walk goes on: the last step costs one too, for the
+        # loss at its end comes with it.
+        along = each(state.step) * radius * threat.steepest(state.gradient)
+        ahead = threat.project(state.point + along, x)
+        mixed = state.point + weight * (ahead - state.point)
+        mixed = mixed + (1 - weight) * (state.point - state.before)
+        point = threat.project(mixed, x)
+        gradient, found = look(point)
+        better = found.loss > state.best_loss
+        return state._replace(
+            point=point,
+            before=state.point,
+            gradient=gradient,
+            loss=found.loss,
+            kept=base.better_of(found, state.kept),
+            best=jnp.where(each(better), point, state.best),
+            best_gradient=jnp.where(each(better), gradient, state.best_gradient),
+            best_loss=jnp.where(better, found.loss, state.best_loss),
+            gains=state.gains + (found.loss > state.loss),
+        )
+
+    def check(state: _State, gap: Array) -> _State:
+        stalled = state.gains <= PROGRESS * gap
+        stuck = ~state.halved & (state.last_best >= state.best_loss)
+        halve = stalled | stuck
+        return state._replace(
+            step=jnp.where(halve, 0.5 * state.step, state.step),
+            point=jnp.where(each(halve), state.best, state.point),
+            gradient=jnp.where(each(halve), state.best_gradient, state.gradient),
+            gains=jnp.zeros_like(state.gains),
+            last_best=state.best_loss,
+            halved=halve,
+        )
+
+    places = checkpoints(num_steps)
+    gaps = {place: place - last for place, last in zip(places, (0, *places), strict=False)}
+    gap = jnp.array([gaps.get(step, 0) for step in range(1, num_steps + 1)], jnp.float32)
+    weight = jnp.full(num_steps, MOMENTUM, x.dtype).at[0].set(1.0)
+
+    def step(state: _State, inputs: tuple[Array, Array]) -> tuple[_State, None]:
+        weight, gap = inputs
+        state = move(state, weight)
+        return jax.lax.cond(gap > 0, lambda s: check(s, gap), lambda s: s, state), None
+
+    state, _ = jax.lax.scan(step, state, (weight, gap))
+    return state.kept

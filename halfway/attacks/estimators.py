@@ -1,0 +1,223 @@
+"""Gradient estimators of attacks that are meant to transfer: each wraps another one.
+
+Averaging, smoothing or looking ahead makes a gradient less that of one model at one point. Those
+that do not evaluate the model at the point itself say so by a loss of NaN, and then only the last
+point of a walk can be its best.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from halfway.attacks.base import Estimate, Estimator, Objective
+from halfway.types import Array, Key
+
+
+def normalized(gradient: Array) -> Array:
+    """Returns a gradient over its mean absolute value per example; 0 where it is 0.
+
+    That is ‖g‖_1 up to the number of features, as in the code that came with MI-FGSM.
+
+    Args:
+      gradient: `[B, ...]`.
+    """
+    axes = tuple(range(1, gradient.ndim))
+    size = jnp.abs(gradient).mean(axes, keepdims=True)
+    return gradient / jnp.where(size > 0, size, 1)
+
+
+def accumulate(decay: float | Array) -> optax.GradientTransformation:
+    """Returns the update rule `g ← decay · g + normalized(h)` of momentum attacks.
+
+    Args:
+      decay: μ, 0 for none.
+
+    Source: Dong et al., arXiv 1710.06081 (MI-FGSM).
+    """
+
+    def init(x: Any) -> Array:
+        return jnp.zeros_like(x)
+
+    def update(gradient: Any, state: Any, params: Any = None) -> tuple[Array, Array]:
+        del params
+        state = decay * state + normalized(gradient)
+        return state, state
+
+    return optax.GradientTransformation(init, update)  # pyright: ignore
+
+
+def look_ahead(inner: Estimator, *, step: Array | float, decay: Array | float) -> Estimator:
+    """Returns gradients taken where momentum alone would go: at x + step · decay · g (NI-FGSM).
+
+    g is the momentum of these gradients as `accumulate` keeps it, of the same normalization.
+
+    Args:
+      inner: evaluated there.
+      step: α, of the walk, a scalar or one per example with trailing axes of 1.
+      decay: μ.
+
+    Source: Lin et al., arXiv 1908.06281.
+    """
+
+    def init(x: Array) -> Any:
+        return inner.init(x), jnp.zeros_like(x)
+
+    def estimate(key: Key | None, state: Any, x: Array) -> Estimate:
+        memory, momentum = state
+        found = inner.estimate(key, memory, x + step * decay * momentum)
+        momentum = decay * momentum + normalized(_finite(found.gradient))
+        unknown = jnp.full_like(found.loss, jnp.nan), jnp.full_like(found.logits, jnp.nan)
+        return Estimate(found.gradient, *unknown, (found.state, momentum))
+
+    return Estimator(init, estimate, inner.num_queries)
+
+
+def diverse_inputs(goal: Objective, *, probability: float, smallest: float) -> Estimator:
+    """Returns gradients of the loss at images that are shrunk and moved at random (DI-FGSM).
+
+    Each image is, with some probability, resized bilinearly to a random share of its side and put
+    at a random place on a black canvas of the old size.
+
+    Args:
+      goal: what to ascend, of images `[B, H, W, D]`.
+      probability: that an image is changed; the others are seen as they are.
+      smallest: share of the side that images are resized to at least, in (0, 1].
+
+    Source: Xie et al., arXiv 1803.06978.
+    """
+
+    def change(key: Key, image: Array) -> Array:
+        key_size, key_place, key_whether = jax.random.split(key, 3)
+        size = jax.random.uniform(key_size, minval=smallest, maxval=1.0)
+        sides = jnp.asarray(image.shape[:2], image.dtype)
+        place = jax.random.uniform(key_place, (2,)) * (1 - size) * sides
+        scale = jnp.broadcast_to(size, (2,))
+        moved = jax.image.scale_and_translate(
+            image, image.shape, (0, 1), scale, place, "linear", antialias=False
+        )
+        return jnp.where(jax.random.bernoulli(key_whether, probability), moved, image)
+
+    def estimate(key: Key | None, state: Any, x: Array) -> Estimate:
+        assert key is not None, "diverse inputs are random: the walk needs a key"
+
+        def value(x: Array) -> tuple[Array, Array]:
+            return goal.value(jax.vmap(change)(jax.random.split(key, x.shape[0]), x))
+
+        loss, pullback, logits = jax.vjp(value, x, has_aux=True)
+        (gradient,) = pullback(jnp.ones_like(loss))
+        unknown = jnp.full_like(loss, jnp.nan), jnp.full_like(logits, jnp.nan)
+        return Estimate(gradient, *unknown, state)
+
+    return Estimator(lambda x: (), estimate, 1)
+
+
+def scaled_copies(inner: Estimator, *, number: int) -> Estimator:
+    """Returns the mean gradient over copies of the input at scale 1, 1/2, ..., 2^-(number − 1).
+
+    Args:
+      inner: evaluated at each; what it says of the first is what is said of the point.
+      number: of copies, at least 1, static.
+
+    Source: Lin et al., arXiv 1908.06281 (SI-NI-FGSM).
+    """
+
+    def estimate(key: Key | None, state: Any, x: Array) -> Estimate:
+        first = inner.estimate(_part(key, 0), state, x)
+
+        def add(index: Array, total: Array) -> Array:
+            scale = 0.5**index
+            found = inner.estimate(_part(key, index), first.state, scale * x)
+            return total + scale * found.gradient
+
+        total = lax.fori_loop(1, number, add, first.gradient)
+        return first._replace(gradient=total / number)
+
+    return Estimator(inner.init, estimate, number * inner.num_queries)
+
+
+def smoothed(inner: Estimator, *, size: int = 15, deviation: float = 3.0) -> Estimator:
+    """Returns gradients convolved with a Gaussian, each channel by itself (TI-FGSM).
+
+    By symmetry that is the mean gradient over images moved by a few pixels. Beyond the border the
+    gradient counts as 0.
+
+    Args:
+      inner: of images `[B, H, W, D]`.
+      size: of the kernel, odd, static.
+      deviation: of the Gaussian in pixels.
+
+    Raises:
+      ValueError: for an even size.
+
+    Source: Dong et al., arXiv 1904.02884.
+    """
+    if size % 2 == 0 or size < 1:
+        raise ValueError(f"the kernel needs a middle: size must be odd, got {size}")
+    places = np.arange(size) - size // 2
+    weights = np.exp(-0.5 * (places / deviation) ** 2)
+    weights = weights / weights.sum()
+
+    def smooth(values: Array, axis: int) -> Array:
+        # Slices, not a convolution, which would be slow in a loop on a CPU.
+        pad = [(0, 0)] * values.ndim
+        pad[axis] = (size // 2, size // 2)
+        padded, length = jnp.pad(values, pad), values.shape[axis]
+        parts = [
+            weight * lax.slice_in_dim(padded, i, i + length, axis=axis)
+            for i, weight in enumerate(weights.astype(np.float32))
+            if abs(i - size // 2) < length
+        ]
+        return jnp.stack(parts).sum(0)
+
+    def estimate(key: Key | None, state: Any, x: Array) -> Estimate:
+        found = inner.estimate(key, state, x)
+        return found._replace(gradient=smooth(smooth(_finite(found.gradient), 1), 2))
+
+    return Estimator(inner.init, estimate, inner.num_queries)
+
+
+def variance_tuned(inner: Estimator, *, number: int, radius: Array | float) -> Estimator:
+    """Returns the gradient plus how the last one differed from the mean around its point (VMI).
+
+    `h_t + v_{t−1}`, with `v_t = mean_i ∇J(x_t + r_i) − h_t` over neighbours uniform in a cube.
+
+    Args:
+      inner: evaluated at the point and at each neighbour.
+      number: of neighbours, static.
+      radius: half of the cube's side, a scalar or one per example with trailing axes of 1.
+
+    Source: Wang and He, arXiv 2103.15571.
+    """
+
+    def init(x: Array) -> Any:
+        return inner.init(x), jnp.zeros_like(x)
+
+    def estimate(key: Key | None, state: Any, x: Array) -> Estimate:
+        assert key is not None, "neighbours are random: the walk needs a key"
+        memory, variance = state
+        found = inner.estimate(_part(key, 0), memory, x)
+        own = _finite(found.gradient)
+
+        def add(index: Array, total: Array) -> Array:
+            key_move, key_inner = jax.random.split(jax.random.fold_in(key, index))
+            move = jax.random.uniform(key_move, x.shape, x.dtype, -1.0, 1.0)
+            near = inner.estimate(key_inner, found.state, x + radius * move)
+            return total + _finite(near.gradient)
+
+        total = lax.fori_loop(1, number + 1, add, jnp.zeros_like(x))
+        tuned = own + variance
+        return found._replace(gradient=tuned, state=(found.state, total / number - own))
+
+    return Estimator(init, estimate, (number + 1) * inner.num_queries)
+
+
+def _part(key: Key | None, index: Array | int) -> Key | None:
+    return None if key is None else jax.random.fold_in(key, index)
+
+
+def _finite(gradient: Array) -> Array:
+    return jnp.where(jnp.isfinite(gradient), gradient, 0)

@@ -1,0 +1,370 @@
+"""Attacks that look for the nearest adversarial point, and a search over budgets by bisection.
+
+They have no budget: `norm` says how far is measured, `bounds` what an input may be. The result is
+the nearest success that was seen, or x itself where there was none; `distance` measures it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from halfway import losses
+from halfway.attacks import base, threat
+from halfway.attacks.base import AttackResult, Objective
+from halfway.attacks.threat import Bounds, Threat
+from halfway.types import Array, Key, LogitsFn
+
+_MAKE: dict[str, Callable[..., Threat]] = {
+    "linf": threat.linf,
+    "l2": threat.l2,
+    "l1": threat.l1,
+}
+
+
+def distance(adversarial: Array, x: Array, norm: str = "l2") -> Array:
+    """Returns ‖x' − x‖ of each example `[B]`.
+
+    Args:
+      adversarial: `[B, ...]`.
+      x: `[B, ...]`.
+      norm: "linf", "l2" or "l1".
+
+    Raises:
+      ValueError: for another norm.
+
+    Examples:
+      >>> x = jnp.zeros((1, 2))
+      >>> moved = jnp.array([[3.0, -4.0]])
+      >>> [float(attacks.distance(moved, x, norm)[0]) for norm in ("linf", "l2", "l1")]
+      [4.0, 5.0, 7.0]
+    """
+    _check_norm(norm, tuple(_MAKE))
+    flat = jnp.abs((adversarial - x).reshape(x.shape[0], -1))
+    if norm == "linf":
+        return flat.max(1)
+    return flat.sum(1) if norm == "l1" else jnp.linalg.norm(flat, axis=1)
+
+
+class _Nearest(NamedTuple):
+    """The nearest success of each example so far: point `[B, ...]`, distance and loss `[B]`."""
+
+    point: Array
+    distance: Array
+    loss: Array
+
+
+def _keep(kept: _Nearest, point: Array, x: Array, loss: Array, success: Array, norm: str):
+    """Returns the nearer of what is kept and a point, where the point is a success."""
+    away = distance(point, x, norm)
+    nearer = success & (away < kept.distance)
+    return _Nearest(
+        jnp.where(_each(nearer, x), point, kept.point),
+        jnp.where(nearer, away, kept.distance),
+        jnp.where(nearer, loss, kept.loss),
+    )
+
+
+def _finish(goal: Objective, kept: _Nearest, x: Array, num_queries: Array | int) -> AttackResult:
+    """Returns the result; success is looked at again on the point that is returned."""
+    loss, logits = goal.value(kept.point)
+    queries = jnp.broadcast_to(jnp.asarray(num_queries, jnp.int32), loss.shape)
+    return AttackResult(kept.point, goal.success(logits), loss, queries)
+
+
+def deepfool(
+    logits_fn: LogitsFn,
+    key: Key,
+    x: Array,
+    labels: Array,
+    *,
+    norm: str = "l2",
+    bounds: Bounds = (0.0, 1.0),
+    num_steps: int = 50,
+    overshoot: float = 0.02,
+) -> AttackResult:
+    """Returns the end of steps to the nearest linearized boundary (Moosavi-Dezfooli et al., 2016).
+
+    Each step goes to the class k of least |f_k − f_y|/‖∇(f_k − f_y)‖_q; the overshoot scales the
+    whole perturbation, not a step. An example rests once it is misclassified. All logits are
+    differentiated at every step, which counts as C queries.
+
+    Args:
+      logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
+      key: consumed; its value does not matter.
+      x: `[B, ...]` clean inputs within the bounds.
+      labels: `[B]` integers.
+      norm: "l2" or "linf".
+      bounds: smallest and largest value of a feature.
+      num_steps: at most, static.
+      overshoot: η.
+
+    Raises:
+      ValueError: for another norm or fewer than one step.
+
+    Source: arXiv 1511.04599.
+    """
+    del key
+    _check(x, labels, norm, ("l2", "linf"), num_steps)
+    ball = _MAKE[norm](0.0, bounds)
+    goal = base.objective(logits_fn, labels, losses.margin)
+    num_classes = jax.eval_shape(logits_fn, x).shape[1]
+    rows = jnp.arange(x.shape[0])
+
+    def outside(total: Array) -> tuple[Array, Array]:
+        point = _clip(x + (1 + overshoot) * total, bounds)
+        return point, goal.success(logits_fn(point))
+
+    def step(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        total, done, taken = carry
+        logits, pullback = jax.vjp(logits_fn, _clip(x + total, bounds))
+        one_hot = jnp.eye(num_classes, dtype=logits.dtype)
+
+        def slope(direction: Array) -> Array:
+            return pullback(jnp.broadcast_to(direction[None], logits.shape))[0]
+
+        slopes = jax.lax.map(slope, one_hot)
+        ahead = logits - logits[rows, labels][:, None]
+        normals = slopes - slopes[labels, rows][None]
+        lengths = jax.vmap(ball.dual_norm)(normals).T  # [B, C]
+        flat = lengths <= 0
+        ratios = jnp.where(flat, jnp.inf, jnp.abs(ahead) / jnp.where(flat, 1, lengths))
+        ratios = ratios.at[rows, labels].set(jnp.inf)
+        nearest = jnp.argmin(ratios, 1)
+        reach = ratios[rows, nearest]
+        # A little more than nothing, so that a point on the boundary crosses it.
+        reach = jnp.where(jnp.isfinite(reach), reach + 1e-6, 0)
+        move = _each(reach, x) * ball.steepest(normals[nearest, rows])
+        total = jnp.where(_each(done, x), total, total + move)
+        _, crossed = outside(total)
+        return total, done | crossed, taken + ~done
+
+    begun = goal.success(logits_fn(x))
+    zero = jnp.zeros(labels.shape, jnp.int32)
+    total, _, taken = jax.lax.fori_loop(0, num_steps, step, (jnp.zeros_like(x), begun, zero))
+    point, crossed = outside(total)
+    kept = _Nearest(jnp.where(_each(crossed & ~begun, x), point, x), distance(point, x, norm), zero)
+    return _finish(goal, kept, x, taken * (num_classes + 1) + 2)
+
+
+def ddn(
+    logits_fn: LogitsFn,
+    key: Key,
+    x: Array,
+    labels: Array,
+    *,
+    bounds: Bounds = (0.0, 1.0),
+    targets: Array | None = None,
+    num_steps: int = 100,
+    first_norm: float = 1.0,
+    gamma: float = 0.05,
+) -> AttackResult:
+    """Returns the nearest success of a walk whose radius shrinks and grows (Rony et al., 2019).
+
+    l2. After each normalized step of length 1 → .01 (cosine) the perturbation is set to a radius
+    that is multiplied by 1 − γ where the last point was a success, by 1 + γ where not.
+
+    Args:
+      logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
+      key: consumed; its value does not matter.
+      x: `[B, ...]` clean inputs within the bounds.
+      labels: `[B]` integers.
+      bounds: smallest and largest value of a feature.
+      targets: `[B]` integers that the attack steers to, or None.
+      num_steps: static.
+      first_norm: radius at the beginning.
+      gamma: γ in (0, 1).
+
+    Raises:
+      ValueError: for fewer than one step.
+
+    Source: arXiv 1811.09600.
+    """
+    del key
+    _check(x, labels, "l2", ("l2",), num_steps)
+    goal = base.objective(logits_fn, labels, losses.cross_entropy, targets)
+    estimator, ball = base.exact_gradient(goal), threat.l2(0.0, bounds)
+
+    def step(index: Array, carry: tuple[Array, Array, _Nearest]) -> tuple[Array, Array, _Nearest]:
+        move, radius, kept = carry
+        found = estimator.estimate(None, (), x + move)
+        success = goal.success(found.logits)
+        kept = _keep(kept, x + move, x, found.loss, success, "l2")
+        radius = jnp.where(success, radius * (1 - gamma), radius * (1 + gamma))
+        move = move + _cosine(index, num_steps, 1.0, 0.01) * ball.steepest(_finite(found.gradient))
+        length = distance(x + move, x)
+        scale = jnp.where(length > 0, radius / jnp.where(length > 0, length, 1), 0)
+        return _clip(x + _each(scale, x) * move, bounds) - x, radius, kept
+
+    radius = jnp.full(labels.shape, first_norm, x.dtype)
+    carry = (jnp.zeros_like(x), radius, _nothing(x))
+    move, _, kept = jax.lax.fori_loop(0, num_steps, step, carry)
+    loss, logits = goal.value(x + move)
+    kept = _keep(kept, x + move, x, loss, goal.success(logits), "l2")
+    return _finish(goal, kept, x, num_steps + 2)
+
+
+def fmn(
+    logits_fn: LogitsFn,
+    key: Key,
+    x: Array,
+    labels: Array,
+    *,
+    norm: str = "l2",
+    bounds: Bounds = (0.0, 1.0),
+    targets: Array | None = None,
+    num_steps: int = 100,
+    max_step: float = 1.0,
+    gamma: float = 0.05,
+) -> AttackResult:
+    """Returns the nearest success of the fast minimum-norm attack (Pintor et al., 2021).
+
+    The budget of each example follows its boundary: before the first success it is what a linear
+    model would need; then it shrinks by γ from the nearest success, or grows where the last point
+    was none, γ from .05 to 10⁻⁴ along a cosine, as the steps, which follow the l2-normalized
+    gradient of the margin loss.
+
+    Args:
+      logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
+      key: consumed; its value does not matter.
+      x: `[B, ...]` clean inputs within the bounds.
+      labels: `[B]` integers.
+      norm: "linf", "l2" or "l1".
+      bounds: smallest and largest value of a feature.
+      targets: `[B]` integers that the attack steers to, or None.
+      num_steps: static.
+      max_step: length of the first step, in l2.
+      gamma: γ at the beginning, in (0, 1).
+
+    Raises:
+      ValueError: for another norm or fewer than one step.
+
+    Source: arXiv 2102.12827.
+    """
+    del key
+    _check(x, labels, norm, tuple(_MAKE), num_steps)
+    goal = base.objective(logits_fn, labels, losses.margin, targets)
+    estimator, ball, unit = base.exact_gradient(goal), _MAKE[norm](0.0, bounds), threat.l2(0.0)
+
+    def step(index: Array, carry: tuple[Array, Array, _Nearest]) -> tuple[Array, Array, _Nearest]:
+        point, epsilon, kept = carry
+        found = estimator.estimate(None, (), point)
+        gradient, success = _finite(found.gradient), goal.success(found.logits)
+        before = jnp.isinf(kept.distance)
+        kept = _keep(kept, point, x, found.loss, success, norm)
+        shrink = _cosine(index, num_steps, gamma, 1e-4)
+        dual = ball.dual_norm(gradient)
+        # A little beyond what a linear model needs, which would end on the boundary.
+        reach = (1 + shrink) * jnp.abs(found.loss) / jnp.where(dual > 0, dual, 1)
+        linear = distance(point, x, norm) + reach
+        outward = jnp.where(before, linear, epsilon * (1 + shrink))
+        inward = jnp.minimum(epsilon, kept.distance) * (1 - shrink)
+        epsilon = jnp.where(success, inward, outward)
+        length = _cosine(index, num_steps, max_step, 0.01 * max_step)
+        moved = point + length * unit.steepest(gradient)
+        return _MAKE[norm](epsilon, bounds).project(moved, x), epsilon, kept
+
+    carry = (x, jnp.full(labels.shape, jnp.inf, x.dtype), _nothing(x))
+    point, _, kept = jax.lax.fori_loop(0, num_steps, step, carry)
+    loss, logits = goal.value(point)
+    kept = _keep(kept, point, x, loss, goal.success(logits), norm)
+    return _finish(goal, kept, x, num_steps + 2)
+
+
+def minimum_budget(
+    attack: Callable[..., AttackResult],
+    logits_fn: LogitsFn,
+    key: Key,
+    x: Array,
+    labels: Array,
+    *,
+    threat_fn: Callable[[Array], Threat],
+    largest: float,
+    num_halvings: int = 10,
+    **options: Any,
+) -> AttackResult:
+    """Returns the success of the smallest budget that bisection finds, for each example its own.
+
+    The attack is run at `largest` and then `num_halvings` times at budgets per example, and the
+    result leaves largest/2^num_halvings of doubt, as far as success is monotone in the budget.
+
+    Args:
+      attack: any with a `threat`, such as `attacks.pgd`.
+      logits_fn: `[B, ...]` to logits `[B, C]`.
+      key: consumed; split for the runs.
+      x: `[B, ...]`.
+      labels: `[B]`.
+      threat_fn: budgets `[B]` to a threat model, such as `attacks.linf`.
+      largest: budget that is tried first.
+      num_halvings: static.
+      **options: of the attack.
+
+    Examples:
+      >>> def logits_fn(x):
+      ...     return (x - 0.5) @ jnp.array([[1.0, -1.0], [1.0, -1.0]])
+      >>> x, labels = jnp.array([[0.625, 0.5]]), jnp.array([0])
+      >>> found = attacks.minimum_budget(
+      ...     attacks.fgsm, logits_fn, jax.random.key(0), x, labels,
+      ...     threat_fn=attacks.linf, largest=0.5)
+      >>> print(f"{attacks.distance(found.adversarial, x, 'linf')[0]:.3f}")  # 1/16 is the boundary
+      0.063
+    """
+    keys = jax.random.split(key, num_halvings + 1)
+    run = functools.partial(attack, logits_fn, **options)
+    whole = jnp.full(labels.shape, largest, x.dtype)
+    first = run(keys[0], x, labels, threat=threat_fn(whole))
+
+    def halve(carry: tuple[Array, Array, AttackResult], key: Key) -> tuple[Any, None]:
+        low, high, kept = carry
+        middle = 0.5 * (low + high)
+        found = run(key, x, labels, threat=threat_fn(middle))
+        won = found.success
+        kept = AttackResult(
+            jnp.where(_each(won, x), found.adversarial, kept.adversarial),
+            won | kept.success,
+            jnp.where(won, found.loss, kept.loss),
+            kept.queries + found.queries,
+        )
+        return (jnp.where(won, low, middle), jnp.where(won, middle, high), kept), None
+
+    # Where the largest budget does not do, it is all that is tried again.
+    carry = (jnp.where(first.success, 0, whole), whole, first)
+    (_, _, kept), _ = jax.lax.scan(halve, carry, keys[1:])
+    return kept
+
+
+def _nothing(x: Array) -> _Nearest:
+    far = jnp.full(x.shape[:1], jnp.inf, x.dtype)
+    return _Nearest(x, far, jnp.full(x.shape[:1], jnp.nan, x.dtype))
+
+
+def _cosine(index: Array, number: int, first: float, last: float) -> Array:
+    return last + (first - last) * 0.5 * (1 + jnp.cos(jnp.pi * index / number))
+
+
+def _each(values: Array, x: Array) -> Array:
+    return values.reshape(values.shape + (1,) * (x.ndim - 1))
+
+
+def _finite(gradient: Array) -> Array:
+    return jnp.where(jnp.isfinite(gradient), gradient, 0)
+
+
+def _clip(x: Array, bounds: Bounds) -> Array:
+    return jnp.clip(x, *(jnp.asarray(bound, x.dtype) for bound in bounds))
+
+
+def _check_norm(norm: str, known: tuple[str, ...]) -> None:
+    if norm not in known:
+        raise ValueError(f"norm must be one of {', '.join(known)}, got {norm!r}")
+
+
+def _check(x: Array, labels: Array, norm: str, known: tuple[str, ...], num_steps: int) -> None:
+    chex.assert_type([x, labels], [float, int])
+    chex.assert_equal_shape_prefix([x, labels], 1)
+    _check_norm(norm, known)
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
