@@ -69,7 +69,7 @@ def _compare(
         (ours,) = timing.median(lambda: run(params, x, labels))
         return Row(
             work, ours, None, None, None, target, operations / ours / ceiling, timing.memory(run),
-            note=f"no comparison: {peer}",
+            note=f"{num_models} x {num_images} images", skipped=peer,
         )  # fmt: skip
     name, theirs = peer
     ours, peers = timing.median(lambda: run(params, x, labels), theirs)
@@ -132,7 +132,7 @@ def _peer(
     except ImportError as error:
         return f"{error.name} is not installed: pip install -e '.[peers]'"
     images = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
-    targets = torch.from_numpy(labels).long()
+    targets = torch.from_numpy(labels.copy()).long()
     runs = []
     for index in range(num_models):
         member = jax.tree.map(lambda leaf: np.array(leaf[index]), params)  # noqa: B023

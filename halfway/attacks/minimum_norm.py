@@ -139,8 +139,7 @@ def deepfool(
         reach = jnp.where(jnp.isfinite(reach), reach + 1e-6, 0)
         move = _each(reach, x) * ball.steepest(normals[nearest, rows])
         total = jnp.where(_each(done, x), total, total + move)
-        _, crossed = outside(total)
-        return total, done | crossed, taken + ~done
+        return total, done | outside(total)[1], taken + ~done
 
     begun = goal.success(logits_fn(x))
     zero = jnp.zeros(labels.shape, jnp.int32)

@@ -143,7 +143,7 @@ def l2(epsilon: Any, bounds: Bounds = (0.0, 1.0)) -> Threat:
     Examples:
       >>> threat = attacks.l2(0.5, bounds=(-1.0, 1.0))
       >>> x = jnp.zeros((1, 2))
-      >>> print(threat.project(jnp.array([[0.6, 0.8]]), x))
+      >>> print(threat.project(jnp.array([[0.6, 0.8]]), x).round(3))
       [[0.3 0.4]]
       >>> print(threat.steepest(jnp.array([[3.0, -4.0]])))
       [[ 0.6 -0.8]]
