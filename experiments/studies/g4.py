@@ -1,6 +1,7 @@
 """G4: halves disagree as often as they err."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -106,6 +107,13 @@ class G4:
             for name in list(SETTINGS)[1:]
             if reader.has(setting(config, name).key, "num_wrong")
         ]
+        if reader.has(key, "calibration_error"):
+            calibration = float(reader.cube(key, "calibration_error", ()))
+            # A theorem: it bounds |disagreement − error| of the same votes. No evidence, no interval.
+            headlines.append(
+                Headline("class-aggregated calibration error of all models' vote on the pool",
+                         calibration, math.nan, math.nan)
+            )  # fmt: skip
         return Outcome(tuple(parts), (OWN,), tuple(headlines))
 
     def draw(self, records: Records, verdict: Verdict) -> Sequence[Figure]:

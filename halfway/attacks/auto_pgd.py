@@ -131,11 +131,10 @@ def _walk(
 
     def look(point: Array) -> tuple[Array, Candidate]:
         found = estimator.estimate(None, (), point)
-        gradient = jnp.where(jnp.isfinite(found.gradient), found.gradient, 0)
-        return gradient, Candidate(point, goal.success(found.logits), found.loss)
+        return base.finite(found.gradient), Candidate(point, goal.success(found.logits), found.loss)
 
     def each(values: Array) -> Array:
-        return values.reshape(values.shape + (1,) * (x.ndim - 1))
+        return base.per_example(values, x)
 
     begin = threat.random_start(key, x) if random_start else x
     gradient, first = look(begin)

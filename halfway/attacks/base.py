@@ -148,6 +148,16 @@ def scale_by_epsilon(threat: Threat) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
+def per_example(values: Array, like: Array) -> Array:
+    """Returns numbers `[B]` with trailing axes of 1, so that they broadcast against `[B, ...]`."""
+    return values.reshape(values.shape + (1,) * (like.ndim - 1))
+
+
+def finite(gradient: Array) -> Array:
+    """Returns a gradient whose components that are not finite are 0: they take no step."""
+    return jnp.where(jnp.isfinite(gradient), gradient, 0)
+
+
 class Candidate(NamedTuple):
     """A point `[B, ...]` and, at this very point, success `[B]` and attack loss `[B]`."""
 
@@ -168,9 +178,9 @@ def better_of(challenger: Candidate, incumbent: Candidate) -> Candidate:
     """
     higher = (challenger.loss > incumbent.loss) | jnp.isnan(incumbent.loss)
     won = jnp.where(challenger.success == incumbent.success, higher, challenger.success)
-    shape = won.shape + (1,) * (challenger.point.ndim - 1)
+    chosen = per_example(won, challenger.point)
     return Candidate(
-        point=jnp.where(won.reshape(shape), challenger.point, incumbent.point),
+        point=jnp.where(chosen, challenger.point, incumbent.point),
         success=jnp.where(won, challenger.success, incumbent.success),
         loss=jnp.where(won, challenger.loss, incumbent.loss),
     )
@@ -224,8 +234,7 @@ def iterate(
         found = estimator.estimate(own, memory, point)
         if kept is not None:
             kept = better_of(Candidate(point, goal.success(found.logits), found.loss), kept)
-        gradient = jnp.where(jnp.isfinite(found.gradient), found.gradient, 0)
-        updates, state = update_rule.update(gradient, state, point)
+        updates, state = update_rule.update(finite(found.gradient), state, point)
         point = threat.project(jnp.asarray(optax.apply_updates(point, updates)), x)
         return (point, found.state, state, kept), None
 

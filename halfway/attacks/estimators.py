@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from halfway.attacks import base
 from halfway.attacks.base import Estimate, Estimator, Objective
 from halfway.types import Array, Key
 
@@ -69,7 +70,7 @@ def look_ahead(inner: Estimator, *, step: Array | float, decay: Array | float) -
     def estimate(key: Key | None, state: Any, x: Array) -> Estimate:
         memory, momentum = state
         found = inner.estimate(key, memory, x + step * decay * momentum)
-        momentum = decay * momentum + normalized(_finite(found.gradient))
+        momentum = decay * momentum + normalized(base.finite(found.gradient))
         unknown = jnp.full_like(found.loss, jnp.nan), jnp.full_like(found.logits, jnp.nan)
         return Estimate(found.gradient, *unknown, (found.state, momentum))
 
@@ -175,7 +176,7 @@ def smoothed(inner: Estimator, *, size: int = 15, deviation: float = 3.0) -> Est
 
     def estimate(key: Key | None, state: Any, x: Array) -> Estimate:
         found = inner.estimate(key, state, x)
-        return found._replace(gradient=smooth(smooth(_finite(found.gradient), 1), 2))
+        return found._replace(gradient=smooth(smooth(base.finite(found.gradient), 1), 2))
 
     return Estimator(inner.init, estimate, inner.num_queries)
 
@@ -200,13 +201,13 @@ def variance_tuned(inner: Estimator, *, number: int, radius: Array | float) -> E
         assert key is not None, "neighbours are random: the walk needs a key"
         memory, variance = state
         found = inner.estimate(_part(key, 0), memory, x)
-        own = _finite(found.gradient)
+        own = base.finite(found.gradient)
 
         def add(index: Array, total: Array) -> Array:
             key_move, key_inner = jax.random.split(jax.random.fold_in(key, index))
             move = jax.random.uniform(key_move, x.shape, x.dtype, -1.0, 1.0)
             near = inner.estimate(key_inner, found.state, x + radius * move)
-            return total + _finite(near.gradient)
+            return total + base.finite(near.gradient)
 
         total = lax.fori_loop(1, number + 1, add, jnp.zeros_like(x))
         tuned = own + variance
@@ -217,7 +218,3 @@ def variance_tuned(inner: Estimator, *, number: int, radius: Array | float) -> E
 
 def _part(key: Key | None, index: Array | int) -> Key | None:
     return None if key is None else jax.random.fold_in(key, index)
-
-
-def _finite(gradient: Array) -> Array:
-    return jnp.where(jnp.isfinite(gradient), gradient, 0)

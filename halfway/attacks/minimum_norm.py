@@ -62,7 +62,7 @@ def _keep(kept: _Nearest, point: Array, x: Array, loss: Array, success: Array, n
     away = distance(point, x, norm)
     nearer = success & (away < kept.distance)
     return _Nearest(
-        jnp.where(_each(nearer, x), point, kept.point),
+        jnp.where(base.per_example(nearer, x), point, kept.point),
         jnp.where(nearer, away, kept.distance),
         jnp.where(nearer, loss, kept.loss),
     )
@@ -137,15 +137,17 @@ def deepfool(
         reach = ratios[rows, nearest]
         # A little more than nothing, so that a point on the boundary crosses it.
         reach = jnp.where(jnp.isfinite(reach), reach + 1e-6, 0)
-        move = _each(reach, x) * ball.steepest(normals[nearest, rows])
-        total = jnp.where(_each(done, x), total, total + move)
+        move = base.per_example(reach, x) * ball.steepest(normals[nearest, rows])
+        total = jnp.where(base.per_example(done, x), total, total + move)
         return total, done | outside(total)[1], taken + ~done
 
     begun = goal.success(logits_fn(x))
     zero = jnp.zeros(labels.shape, jnp.int32)
     total, _, taken = jax.lax.fori_loop(0, num_steps, step, (jnp.zeros_like(x), begun, zero))
     point, crossed = outside(total)
-    kept = _Nearest(jnp.where(_each(crossed & ~begun, x), point, x), distance(point, x, norm), zero)
+    kept = _Nearest(
+        jnp.where(base.per_example(crossed & ~begun, x), point, x), distance(point, x, norm), zero
+    )
     return _finish(goal, kept, x, taken * (num_classes + 1) + 2)
 
 
@@ -193,10 +195,12 @@ def ddn(
         success = goal.success(found.logits)
         kept = _keep(kept, x + move, x, found.loss, success, "l2")
         radius = jnp.where(success, radius * (1 - gamma), radius * (1 + gamma))
-        move = move + _cosine(index, num_steps, 1.0, 0.01) * ball.steepest(_finite(found.gradient))
+        move = move + _cosine(index, num_steps, 1.0, 0.01) * ball.steepest(
+            base.finite(found.gradient)
+        )
         length = distance(x + move, x)
         scale = jnp.where(length > 0, radius / jnp.where(length > 0, length, 1), 0)
-        return _clip(x + _each(scale, x) * move, bounds) - x, radius, kept
+        return _clip(x + base.per_example(scale, x) * move, bounds) - x, radius, kept
 
     radius = jnp.full(labels.shape, first_norm, x.dtype)
     carry = (jnp.zeros_like(x), radius, _nothing(x))
@@ -251,7 +255,7 @@ def fmn(
     def step(index: Array, carry: tuple[Array, Array, _Nearest]) -> tuple[Array, Array, _Nearest]:
         point, epsilon, kept = carry
         found = estimator.estimate(None, (), point)
-        gradient, success = _finite(found.gradient), goal.success(found.logits)
+        gradient, success = base.finite(found.gradient), goal.success(found.logits)
         before = jnp.isinf(kept.distance)
         kept = _keep(kept, point, x, found.loss, success, norm)
         shrink = _cosine(index, num_steps, gamma, 1e-4)
@@ -322,7 +326,7 @@ def minimum_budget(
         found = run(key, x, labels, threat=threat_fn(middle))
         won = found.success
         kept = AttackResult(
-            jnp.where(_each(won, x), found.adversarial, kept.adversarial),
+            jnp.where(base.per_example(won, x), found.adversarial, kept.adversarial),
             won | kept.success,
             jnp.where(won, found.loss, kept.loss),
             kept.queries + found.queries,
@@ -342,14 +346,6 @@ def _nothing(x: Array) -> _Nearest:
 
 def _cosine(index: Array, number: int, first: float, last: float) -> Array:
     return last + (first - last) * 0.5 * (1 + jnp.cos(jnp.pi * index / number))
-
-
-def _each(values: Array, x: Array) -> Array:
-    return values.reshape(values.shape + (1,) * (x.ndim - 1))
-
-
-def _finite(gradient: Array) -> Array:
-    return jnp.where(jnp.isfinite(gradient), gradient, 0)
 
 
 def _clip(x: Array, bounds: Bounds) -> Array:

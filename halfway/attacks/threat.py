@@ -221,10 +221,6 @@ def _flat(values: Array) -> Array:
     return values.reshape(values.shape[0], -1)
 
 
-def _per_example(values: Array, like: Array) -> Array:
-    return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
-
-
 def _moved(adversarial: Array, x: Array, bounds: Bounds) -> tuple[Array, Array, Array]:
     """Returns the sign, the length and the room within bounds of each feature's move, `[B, n]`."""
     lower, upper = (jnp.asarray(bound, x.dtype) for bound in bounds)
