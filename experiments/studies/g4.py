@@ -109,7 +109,7 @@ class G4:
         ]
         if reader.has(key, "calibration_error"):
             calibration = float(reader.cube(key, "calibration_error", ()))
-            # A theorem: it bounds |disagreement − error| of the same votes. No evidence, no interval.
+            # A theorem: it bounds |disagreement − error| of the same votes, and is no evidence.
             headlines.append(
                 Headline("class-aggregated calibration error of all models' vote on the pool",
                          calibration, math.nan, math.nan)
