@@ -39,7 +39,7 @@ def by_gradient_descent(condition: Condition) -> Condition:
     )
 
 
-def _gap(program: Condition, params: Params, samples: Mapping[str, Sample], images: Array) -> Array:
+def gap(program: Condition, params: Params, samples: Mapping[str, Sample], images: Array) -> Array:
     """Returns L_B − L_A in cross-entropy."""
     own, other = (
         training.landscape_losses(program.apply_fn, params, images, samples[name])["cross_entropy"]
@@ -57,7 +57,7 @@ def _widening(
         program.apply_fn, params, images, samples["own"], samples["other"]
     )
     return {
-        "gap": _gap(program, params, samples, images),
+        "gap": gap(program, params, samples, images),
         "widening": products["own_own"] - products["own_other"],
     }
 
@@ -75,7 +75,7 @@ def _identity_program(members, images, *, program: Condition):
         descents = {
             name: meeting.path_identity(landscape(name), walk).descents for name in ("own", "other")
         }
-        gaps = jax.lax.map(lambda params: _gap(program, params, samples, images), walk)
+        gaps = jax.lax.map(lambda params: gap(program, params, samples, images), walk)
         return gaps, descents["own"] - descents["other"]
 
     return placement.spread(lambda member: jax.vmap(model)(*member))(members)
@@ -100,20 +100,11 @@ def _gap_path(key: Key, population: Sequence[Population], pool: Split, config: C
     number = min(ADAM_PAIRS, own.condition.num_pairs)
     last = min(ADAM_STEPS, own.condition.probe_steps[-1])
     walks = populations.retrace(own.condition, pool, steps=tuple(range(last + 1)), num_pairs=number)
-    members = (walks, _samples(own, number))
+    samples = dict(zip(("own", "other"), own.samples(), strict=True))
+    members = (walks, jax.tree.map(lambda leaf: leaf[:number], samples))
     found = _identity_program(members, images, program=pairs.program_of(own.condition))
     parts.append(_rows(own.condition, *(np.asarray(v, np.float64) for v in found)))
     return Measured(tables.concat(parts))
-
-
-def _samples(population: Population, number: int) -> dict[str, Sample]:
-    """Returns what each model of the first pairs trained on, and the other half `[P, 2, N]`."""
-    a, b, _ = population.halves
-    both = jax.tree.map(lambda x, y: jnp.stack([x, y], 1)[:number], a, b)
-    return {
-        "own": both._replace(labels=population.trained_labels[:number]),
-        "other": jax.tree.map(lambda leaf: leaf[:, ::-1], both),
-    }
 
 
 def _rows(condition: Condition, gaps: np.ndarray, widening: np.ndarray) -> Any:

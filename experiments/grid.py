@@ -53,6 +53,7 @@ FACTORS = (
     Factor("batch_size", (0.25, 1.0)),
 )
 """Noise rate, depth and weight decay as they are; the others times what the config has."""
+_LEVELS = {factor.name: factor.levels for factor in FACTORS}
 _FIXED_WHERE_SMALL = ("depth", "weight_decay")
 
 
@@ -83,7 +84,6 @@ def cells(config: Config) -> list[Cell]:
     base = condition(config, config.architectures[0])
     small = base.num_pairs < evidence.MIN_PAIRS
     full = widths[0][0]
-    sizes = [round(level * base.num_examples) for level in FACTORS[1].levels]
     found = []
     choices = [(0,) if small and f.name in _FIXED_WHERE_SMALL else (0, 1) for f in FACTORS]
     for levels in itertools.product(*choices):
@@ -94,8 +94,8 @@ def cells(config: Config) -> list[Cell]:
             model={"kind": "mlp", "widths": (full // 2,) * int(at["depth"])},
             num_pairs=min(SMALL_PAIRS if small else NUM_PAIRS, base.num_pairs),
             noise_rate=at["noise_rate"],
-            num_examples=sizes[levels[1]],
-            capacity=max(sizes),
+            num_examples=round(at["num_examples"] * base.num_examples),
+            capacity=round(max(_LEVELS["num_examples"]) * base.num_examples),
             width=max(1, round(at["width"] * full)),
             learning_rate=at["learning_rate"] * base.learning_rate,
             weight_decay=at["weight_decay"],
@@ -108,8 +108,6 @@ def cells(config: Config) -> list[Cell]:
     return found
 
 
-PREDICTOR = "n_half"
-"""tr Cov(g)/‖E g‖² of the own half's gradients at step `EARLY`: a ratio of sums over models."""
 RIVALS = {
     "parameter_norm": "parameter norm",
     "distance": "distance from initialization",
@@ -125,7 +123,6 @@ RIVALS = {
     "flatness": "PAC-Bayes flatness",
 }
 """Measures of a trained model, or of its early training, that are said to predict its gap."""
-_AT_THE_END = [name for name in RIVALS if name != "early_loss"]
 _RADIUS = 0.05
 """Of the ball of `worst_case`, as a share of ‖θ‖."""
 
@@ -194,9 +191,7 @@ def _complexity(
     condition = one.condition
     seen = populations.observe(condition, pool, _early, steps=(0, EARLY))
     start = jax.tree.map(lambda leaf: leaf[:, :, 0], seen.pop("params"))
-    own = Sample(
-        *(jnp.stack([getattr(half, name) for half in one.halves[:2]], 1) for name in Sample._fields)
-    )._replace(labels=one.trained_labels)
+    own, _ = one.samples()
     keys = jax.random.split(key, (condition.num_pairs, 2))
     images = jnp.asarray(pool.images, jnp.float32)
     members = (keys, one.params, start, own)

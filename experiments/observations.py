@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments import landscape_measure, tables
 from experiments.conditions import Config
+from experiments.gap_paths import gap
 from experiments.landscape_measure import Sizes
 from experiments.study import Measured, Measurement
 from halfway import agreement, classes, halves, placement, populations, ranks, signals, training
@@ -267,16 +268,11 @@ def _memorizing(
     scale = signals.noise_scale(
         program.apply_fn, params, images[holdout.indices], holdout.labels, holdout.mask
     )
-    losses = {
-        name: training.landscape_losses(program.apply_fn, params, images, samples[name])
-        for name in ("own", "other")
-    }
-    gap = losses["other"]["cross_entropy"] - losses["own"]["cross_entropy"]
     return {
         "own_own": products["own_own"],
         "own_other": products["own_other"],
         "trace_cov": scale.noise,
-        "gap": gap,
+        "gap": gap(program, params, samples, images),
     }
 
 

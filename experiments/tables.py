@@ -83,21 +83,26 @@ class Reader:
             name: table[name].to_numpy(np.float64, na_value=np.nan)
             for name in ("pair", "step", "budget")
         }
-        self._codes, self._labels = {}, {}
-        for name in COLUMNS[:-1]:
-            column = self._numeric.get(name, table[name])
-            codes, labels = pd.factorize(column, sort=True)
-            self._codes[name] = codes
-            self._labels[name] = {str(label): code for code, label in enumerate(labels)}
+        self._text = {name: table[name] for name in COLUMNS[:-1] if name not in self._numeric}
+        self._factors: dict[str, tuple[np.ndarray, dict[str, int]]] = {}
         # Rows of one condition and quantity, found once.
-        num_quantities = max(1, len(self._labels["quantity"]))
-        group = self._codes["condition"] * num_quantities + self._codes["quantity"]
+        (conditions, _), (quantities, names) = map(self._factor, ("condition", "quantity"))
+        num_quantities = max(1, len(names))
+        group = conditions * num_quantities + quantities
         order = np.argsort(group, kind="stable")
         starts = np.flatnonzero(np.diff(group[order], prepend=-1))
         self._groups = {
             divmod(int(group[order[start]]), num_quantities): rows
             for start, rows in zip(starts, np.split(order, starts)[1:], strict=True)
         }
+
+    def _factor(self, name: str) -> tuple[np.ndarray, dict[str, int]]:
+        """Returns a column as codes, -1 for null, and the code of each label, when it is needed."""
+        if name not in self._factors:
+            column = self._numeric.get(name, self._text.get(name))
+            codes, labels = pd.factorize(column, sort=True)
+            self._factors[name] = codes, {str(label): code for code, label in enumerate(labels)}
+        return self._factors[name]
 
     def cube(
         self, condition: str, quantity: str, by: Sequence[str] = ("pair",), **columns: Any
@@ -138,7 +143,8 @@ class Reader:
             if name in self._numeric:
                 kept &= self._numeric[name][rows] == value
             else:
-                kept &= self._codes[name][rows] == self._labels[name].get(str(value), -2)
+                codes, labels = self._factor(name)
+                kept &= codes[rows] == labels.get(str(value), -2)
         rows, owner = rows[kept], owner[kept]
         present = np.bincount(owner, minlength=len(parts)) > 0
         if not present.all():
@@ -148,8 +154,9 @@ class Reader:
             )
         places, shape = [owner], [len(parts)]
         for name in by:
-            codes = self._codes[name][rows]
-            present = np.zeros(len(self._labels[name]) + 1, bool)  # null, code -1, comes last
+            codes, labels = self._factor(name)
+            codes = codes[rows]
+            present = np.zeros(len(labels) + 1, bool)  # null, code -1, comes last
             present[codes] = True
             places.append((np.cumsum(present) - 1)[codes])
             shape.append(int(present.sum()))
@@ -172,7 +179,7 @@ class Reader:
 
     def _at(self, condition: str, quantity: str) -> tuple[int, int]:
         names = ("condition", condition), ("quantity", quantity)
-        return tuple(self._labels[column].get(value, -1) for column, value in names)  # pyright: ignore
+        return tuple(self._factor(column)[1].get(value, -1) for column, value in names)  # pyright: ignore
 
     def finite(self, condition: str) -> np.ndarray:
         """Returns `[P]` whether both models of a pair stayed finite in training."""

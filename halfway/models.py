@@ -225,9 +225,9 @@ def narrow(params: Params, width: int | Array) -> Params:
     Raises:
       ValueError: if the parameters are not those of an MLP with a hidden layer.
     """
-    names = sorted(params, key=lambda name: int(name.rsplit("_", 1)[-1]) if "_" in name else -1)
-    if len(names) < 2 or names != [f"Dense_{i}" for i in range(len(names))]:
-        raise ValueError(f"only an MLP with a hidden layer is narrowed, got layers {names}")
+    names = [f"Dense_{i}" for i in range(len(params))]
+    if len(names) < 2 or set(names) != set(params):
+        raise ValueError(f"only an MLP with a hidden layer is narrowed, got layers {list(params)}")
     narrowed = {}
     for index, name in enumerate(names):
         kernel, bias = params[name]["kernel"], params[name]["bias"]

@@ -465,15 +465,12 @@ def _walk(
     )
     num_examples = settings["num_examples"]
     capacity = program.capacity or 0
-    # In a row of that capacity the batch comes first.
     batch: dict[str, Any] = {"batch_size": program.batch_size}
+    in_batch = None
     if program.batch_capacity:
+        # In a row of that capacity the batch comes first.
         batch = {"batch_size": settings["batch_size"], "batch_capacity": program.batch_capacity}
-    in_batch = (
-        jnp.arange(program.batch_capacity) < settings["batch_size"]
-        if program.batch_capacity
-        else None
-    )
+        in_batch = jnp.arange(program.batch_capacity) < settings["batch_size"]
     if program.on_holdout:
         num_examples = capacity = program.num_holdout
     trunk = _trunk(key, drawn, num_examples, program) if program.trunk_steps else None

@@ -58,6 +58,15 @@ class Population:
         """`(params, x) -> logits` of the condition's model."""
         return self.condition.apply_fn
 
+    def samples(self) -> tuple[Sample, Sample]:
+        """Returns what each model trained on, with those labels, and the other half as labelled.
+
+        Leaves are `[P, 2, N]`.
+        """
+        both = jax.tree.map(lambda a, b: jnp.stack([a, b], 1), self.halves.a, self.halves.b)
+        other = jax.tree.map(lambda leaf: leaf[:, ::-1], both)
+        return both._replace(labels=self.trained_labels), other
+
     def walks(self, loss: str = "error") -> tuple[Array, Array]:
         """Returns the own and the other landscape along training, `[P, 1 + T]` each, for D1.
 

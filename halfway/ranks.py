@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+_BLOCK = 512
+"""Vectors that `kendall` takes at once: what is compared stays in the cache."""
+
 
 class RankCorrelation(NamedTuple):
     """Spearman's rank correlation within strata.
@@ -136,10 +139,6 @@ def kendall(x: ArrayLike, y: ArrayLike, strata: ArrayLike | None = None) -> np.n
     with np.errstate(invalid="ignore"):
         tau = counts[0] / np.sqrt(counts[1] * counts[2].astype(float))
     return tau.reshape(np.broadcast_shapes(np.shape(x)[:-1], np.shape(y)[:-1]))
-
-
-_BLOCK = 512
-"""Vectors at once: what is compared stays in the cache."""
 
 
 def _compare(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks import timing
+from experiments.benchmarks import peers, timing
 from experiments.benchmarks.timing import Row
 from halfway import attacks, models, placement
 from halfway.types import Array, LogitsFn, Params
@@ -19,8 +19,7 @@ CHUNK = 32
 _CNN = {"kind": "cnn", "features": (16, 32), "stride": 1, "pool": 2, "widths": ()}
 _MLP = {"kind": "mlp", "widths": (256, 256)}
 _SMALL_MLP = {"kind": "mlp", "widths": (128, 128)}
-# Multiplications and additions of one image forward; a gradient costs three times that, less what
-# is not needed for weights.
+# Multiply-adds of one image forward; the gradient to the input costs as many again.
 _CNN_MACS = 28 * 28 * 9 * 16 + 14 * 14 * 9 * 16 * 32 + 7 * 7 * 32 * 10
 
 
@@ -63,7 +62,7 @@ def _compare(
     attack = _many(logits_of) if num_models > 1 else _one(logits_of)
     run = jax.jit(attack).lower(params, x, labels).compile()
     peer = _peer(config, params, np.asarray(x), np.asarray(labels), num_models)
-    # Forward and backward to the input: twice forward; two operations each.
+    # Forward and back to the input, two operations a multiply-add.
     operations = 2 * 2 * macs * NUM_STEPS * num_images * num_models
     if isinstance(peer, str):
         (ours,) = timing.median(lambda: run(params, x, labels))
@@ -72,11 +71,11 @@ def _compare(
             note=f"{num_models} x {num_images} images", skipped=peer,
         )  # fmt: skip
     name, theirs = peer
-    ours, peers = timing.median(lambda: run(params, x, labels), theirs)
+    ours, peer_seconds = timing.median(lambda: run(params, x, labels), theirs)
     found, other = np.asarray(run(params, x, labels)), theirs()
     same = float((np.abs(found - other) < 1e-4).mean())
     return Row(
-        work, ours, name, peers, ours / peers, target, operations / ours / ceiling,
+        work, ours, name, peer_seconds, ours / peer_seconds, target, operations / ours / ceiling,
         timing.memory(run), note=f"{num_models} x {num_images} images; {same:.1%} of pixels equal",
     )  # fmt: skip
 
@@ -136,7 +135,7 @@ def _peer(
     runs = []
     for index in range(num_models):
         member = jax.tree.map(lambda leaf: np.array(leaf[index]), params)  # noqa: B023
-        network = _network(torch, config, member, x.shape[1]).eval()
+        network = _network(torch, config, member).eval()
         runs.append(
             torchattacks.PGD(network, eps=EPSILON, alpha=STEP, steps=NUM_STEPS, random_start=False)
         )
@@ -148,7 +147,7 @@ def _peer(
     return f"torchattacks {importlib.metadata.version('torchattacks')}", call
 
 
-def _network(torch: Any, config: dict[str, Any], params: Params, side: int) -> Any:
+def _network(torch: Any, config: dict[str, Any], params: Params) -> Any:
     """Returns the network in PyTorch with our weights."""
     nn = torch.nn
 
@@ -162,29 +161,20 @@ def _network(torch: Any, config: dict[str, Any], params: Params, side: int) -> A
         def forward(self, x: Any) -> Any:
             return x.permute(0, 2, 3, 1)
 
-    def dense(layer: Any) -> Any:
-        found = nn.Linear(*layer["kernel"].shape)
-        found.weight.data = torch.from_numpy(layer["kernel"].T.copy())
-        found.bias.data = torch.from_numpy(layer["bias"].copy())
-        return found
-
-    def convolution(layer: Any) -> Any:
-        height, width, depth, features = layer["kernel"].shape
-        found = nn.Conv2d(depth, features, (height, width), padding="same")
-        found.weight.data = torch.from_numpy(layer["kernel"].transpose(3, 2, 0, 1).copy())
-        found.bias.data = torch.from_numpy(layer["bias"].copy())
-        return found
-
     layers: list[Any] = [Scale()]
     if config["kind"] == "cnn":
         for index in range(len(config["features"])):
-            layers += [convolution(params[f"Conv_{index}"]), nn.ReLU(), nn.AvgPool2d(2)]
-        layers += [Channels(), nn.Flatten(), dense(params["Dense_0"])]
+            layers += [
+                peers.convolution(torch, params[f"Conv_{index}"]),
+                nn.ReLU(),
+                nn.AvgPool2d(2),
+            ]
+        layers += [Channels(), nn.Flatten(), peers.dense(torch, params["Dense_0"])]
         return nn.Sequential(*layers)
     layers.append(nn.Flatten())
     number = len(config["widths"])
     for index in range(number + 1):
-        layers.append(dense(params[f"Dense_{index}"]))
+        layers.append(peers.dense(torch, params[f"Dense_{index}"]))
         if index < number:
             layers.append(nn.ReLU())
     return nn.Sequential(*layers)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.benchmarks import timing
+from experiments.benchmarks import peers, timing
 from experiments.benchmarks.timing import Row
 from experiments.errors import LOG
 from halfway import losses, models, placement, training
@@ -141,10 +141,8 @@ def _peer(params: Params, images: Any, labels: Any) -> tuple[str, Any] | None:
         LOG.warning("PyHessian is not installed: pip install -e '.[peers]'")
         return None
     inputs = torch.from_numpy(np.array(2 * images - 1).reshape(NUM_IMAGES, -1))
-    layers = [torch.nn.Linear(SIDE * SIDE, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10)]
-    for index, name in ((0, "Dense_0"), (2, "Dense_1")):
-        layers[index].weight.data = torch.from_numpy(np.array(params[name]["kernel"]).T.copy())
-        layers[index].bias.data = torch.from_numpy(np.array(params[name]["bias"]))
+    first, second = (peers.dense(torch, params[name]) for name in ("Dense_0", "Dense_1"))
+    layers = [first, torch.nn.ReLU(), second]
     data = (inputs, torch.from_numpy(np.array(labels)).long())
     criterion = torch.nn.CrossEntropyLoss()
     hessian = pyhessian.hessian(torch.nn.Sequential(*layers), criterion, data=data, cuda=False)

@@ -65,10 +65,11 @@ def read(reader: Reader, config: Config) -> Grid:
         reader.stack(keys, ["error"], ("pair", "surrogate"), subset=s, step=grid.MAX_STEPS)[0]
         for s in ("other", "own")
     ]
-    signal, noise, reached = found[:3]
+    signal, noise = found[:2]
+    reached = found[2] > 0.99  # both models
     whole = np.isfinite(found).all(0) & finite
     # NaN before any arithmetic: what diverged may hold anything.
-    used = np.where(whole & (reached > 0.99), 1.0, np.nan)
+    used = np.where(whole & reached, 1.0, np.nan)
     errors = [np.where(np.isnan(used)[..., None], np.nan, values) for values in errors]
     sizes = np.array([[c.condition.num_examples] for c in cells])
     ones = np.ones_like(signal)
@@ -77,7 +78,7 @@ def read(reader: Reader, config: Config) -> Grid:
         denominators=used * np.array([signal, *[ones] * len(RIVALS), signal * sizes]),
         gap=(errors[0] - errors[1]).mean(-1),
         finite=whole,
-        reached=reached > 0.99,
+        reached=reached,
         levels=np.array([c.levels for c in cells]),
     )
 

@@ -84,8 +84,8 @@ def apgd(
 
     Steps begin at 2 ε, along s of the threat model's norm with a momentum of .75 after the first.
     At checkpoints, for each example, the step is halved and the walk goes back to its best point,
-    with the gradient stored there, where fewer than three quarters of the steps since the last one
-    gained, or where neither the step nor the best loss has changed since then (not asked at the
+    with the gradient stored there, where three quarters of the steps since the last one gained or
+    fewer, or where neither the step nor the best loss has changed since then (not asked at the
     first one). `losses.dlr`, and `losses.targeted_dlr(labels)` with targets, are its other losses.
 
     Args:
@@ -103,22 +103,17 @@ def apgd(
     Raises:
       ValueError: for counts below 1, and for several restarts without a random start.
     """
-    chex.assert_type([x, labels], [float, int])
-    chex.assert_equal_shape_prefix([x, labels], 1)
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    base.check(x, labels, num_steps, least=1)
     if num_restarts < 1 or (num_restarts > 1 and not random_start):
         raise ValueError(
             f"num_restarts must be at least 1, and 1 without random_start, got {num_restarts}"
         )
     goal = base.objective(logits_fn, labels, loss_fn, targets)
 
-    def again(kept: Candidate, key: Key) -> tuple[Candidate, None]:
-        found = _walk(goal, key, x, threat, num_steps, random_start)
-        return base.better_of(found, kept), None
+    def walk(key: Key) -> Candidate:
+        return _walk(goal, key, x, threat, num_steps, random_start)
 
-    keys = jax.random.split(key, num_restarts)
-    found, _ = jax.lax.scan(again, base.no_candidate(goal, x), keys)
+    found = base.best_walk(walk, jax.random.split(key, num_restarts), goal, x)
     queries = jnp.full(labels.shape, num_restarts * (num_steps + 1), jnp.int32)
     return AttackResult(found.point, found.success, found.loss, queries)
 
@@ -148,8 +143,6 @@ def _walk(
     )  # fmt: skip
 
     def move(state: _State, weight: Array) -> _State:
-        # A gradient is only needed where the walk goes on: the last step costs one too, for the
-        # loss at its end comes with it.
         along = each(state.step) * radius * threat.steepest(state.gradient)
         ahead = threat.project(state.point + along, x)
         mixed = state.point + weight * (ahead - state.point)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from halfway import losses
-from halfway.attacks.threat import Threat
+from halfway.attacks.threat import Threat, per_example
 from halfway.types import Array, Key, LogitsFn, LossFn
 
 
@@ -148,11 +148,6 @@ def scale_by_epsilon(threat: Threat) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
-def per_example(values: Array, like: Array) -> Array:
-    """Returns numbers `[B]` with trailing axes of 1, so that they broadcast against `[B, ...]`."""
-    return values.reshape(values.shape + (1,) * (like.ndim - 1))
-
-
 def finite(gradient: Array) -> Array:
     """Returns a gradient whose components that are not finite are 0: they take no step."""
     return jnp.where(jnp.isfinite(gradient), gradient, 0)
@@ -196,6 +191,41 @@ def no_candidate(goal: Objective, x: Array) -> Candidate:
     loss, _ = jax.eval_shape(goal.value, x)
     chex.assert_shape(loss, x.shape[:1])
     return Candidate(x, jnp.zeros(loss.shape, bool), jnp.full(loss.shape, jnp.nan, loss.dtype))
+
+
+def best_walk(walk: Callable[[Key], Candidate], keys: Key, goal: Objective, x: Array) -> Candidate:
+    """Returns the best end of walks taken one after the other, for each example its own.
+
+    Args:
+      walk: a key to where it ends.
+      keys: `[R]`, of each walk.
+      goal: of the walks.
+      x: `[B, ...]`, clean inputs.
+    """
+
+    def again(kept: Candidate, key: Key) -> tuple[Candidate, None]:
+        return better_of(walk(key), kept), None
+
+    return jax.lax.scan(again, no_candidate(goal, x), keys)[0]
+
+
+def check(x: Array, labels: Array, num_steps: int, *, least: int) -> None:
+    """Checks what every attack takes.
+
+    Args:
+      x: `[B, ...]` floats.
+      labels: `[B]` integers.
+      num_steps: of the attack.
+      least: number of steps that it can do with.
+
+    Raises:
+      ValueError: for fewer steps.
+    """
+    chex.assert_type([x, labels], [float, int])
+    chex.assert_rank(labels, 1)
+    chex.assert_equal_shape_prefix([x, labels], 1)
+    if num_steps < least:
+        raise ValueError(f"num_steps must be at least {least}, got {num_steps}")
 
 
 def iterate(

@@ -71,8 +71,7 @@ def look_ahead(inner: Estimator, *, step: Array | float, decay: Array | float) -
         memory, momentum = state
         found = inner.estimate(key, memory, x + step * decay * momentum)
         momentum = decay * momentum + normalized(base.finite(found.gradient))
-        unknown = jnp.full_like(found.loss, jnp.nan), jnp.full_like(found.logits, jnp.nan)
-        return Estimate(found.gradient, *unknown, (found.state, momentum))
+        return _elsewhere(found)._replace(state=(found.state, momentum))
 
     return Estimator(init, estimate, inner.num_queries)
 
@@ -108,10 +107,8 @@ def diverse_inputs(goal: Objective, *, probability: float, smallest: float) -> E
         def value(x: Array) -> tuple[Array, Array]:
             return goal.value(jax.vmap(change)(jax.random.split(key, x.shape[0]), x))
 
-        loss, pullback, logits = jax.vjp(value, x, has_aux=True)
-        (gradient,) = pullback(jnp.ones_like(loss))
-        unknown = jnp.full_like(loss, jnp.nan), jnp.full_like(logits, jnp.nan)
-        return Estimate(gradient, *unknown, state)
+        changed = base.exact_gradient(goal._replace(value=value))
+        return _elsewhere(changed.estimate(None, state, x))
 
     return Estimator(lambda x: (), estimate, 1)
 
@@ -214,6 +211,12 @@ def variance_tuned(inner: Estimator, *, number: int, radius: Array | float) -> E
         return found._replace(gradient=tuned, state=(found.state, total / number - own))
 
     return Estimator(init, estimate, (number + 1) * inner.num_queries)
+
+
+def _elsewhere(found: Estimate) -> Estimate:
+    """Returns an estimate without the loss and logits, which are those of another point."""
+    loss, logits = (jnp.full_like(values, jnp.nan) for values in (found.loss, found.logits))
+    return found._replace(loss=loss, logits=logits)
 
 
 def _part(key: Key | None, index: Array | int) -> Key | None:

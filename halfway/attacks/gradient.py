@@ -10,7 +10,7 @@ import optax
 
 from halfway import losses
 from halfway.attacks import base, estimators
-from halfway.attacks.base import AttackResult, Objective
+from halfway.attacks.base import AttackResult
 from halfway.attacks.threat import Threat
 from halfway.types import Array, Key, LogitsFn, LossFn, is_traced
 
@@ -84,11 +84,7 @@ def pgd(
     if num_restarts == 1:
         found = walk(key)
     else:
-        found, _ = jax.lax.scan(
-            lambda kept, key: (base.better_of(walk(key), kept), None),
-            base.no_candidate(goal, x),
-            jax.random.split(key, num_restarts),
-        )
+        found = base.best_walk(walk, jax.random.split(key, num_restarts), goal, x)
     queries = jnp.full(labels.shape, num_restarts * (num_steps + 1), jnp.int32)
     return AttackResult(found.point, found.success, found.loss, queries)
 
@@ -147,8 +143,7 @@ def bim(
 
     Args, errors: as of `pgd`; `num_steps` at least 1.
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    base.check(x, labels, num_steps, least=1)
     return pgd(
         logits_fn, key, x, labels, threat=threat, targets=targets, loss_fn=loss_fn,
         num_steps=num_steps, relative_step=1.0 / num_steps, best=False,
@@ -213,12 +208,18 @@ def mi_fgsm(
     _check(x, labels, num_steps, relative_step, 1, False)
     _check_options(diversity, smallest, num_scales, num_neighbours)
     goal = base.objective(logits_fn, labels, loss_fn, targets)
-    step = relative_step * threat.radius(x)
-    estimator = _estimator(
-        goal, threat.radius(x), diversity, smallest, num_scales, kernel_size, deviation,
-        num_neighbours, neighbourhood,
-    )  # fmt: skip
+    estimator = base.exact_gradient(goal)
+    if diversity > 0:
+        estimator = estimators.diverse_inputs(goal, probability=diversity, smallest=smallest)
+    if num_scales > 1:
+        estimator = estimators.scaled_copies(estimator, number=num_scales)
+    if num_neighbours > 0:
+        radius = neighbourhood * threat.radius(x)
+        estimator = estimators.variance_tuned(estimator, number=num_neighbours, radius=radius)
+    if kernel_size > 1:
+        estimator = estimators.smoothed(estimator, size=kernel_size, deviation=deviation)
     if lookahead:
+        step = relative_step * threat.radius(x)
         estimator = estimators.look_ahead(estimator, step=step, decay=decay)
     update_rule = optax.chain(
         estimators.accumulate(decay),
@@ -231,32 +232,6 @@ def mi_fgsm(
     )
     queries = jnp.full(labels.shape, num_steps * estimator.num_queries + 1, jnp.int32)
     return AttackResult(found.point, found.success, found.loss, queries)
-
-
-def _estimator(
-    goal: Objective,
-    radius: Array,
-    diversity: float,
-    smallest: float,
-    num_scales: int,
-    kernel_size: int,
-    deviation: float,
-    num_neighbours: int,
-    neighbourhood: float,
-) -> base.Estimator:
-    """Returns the chain of estimators that options ask for."""
-    found = base.exact_gradient(goal)
-    if diversity > 0:
-        found = estimators.diverse_inputs(goal, probability=diversity, smallest=smallest)
-    if num_scales > 1:
-        found = estimators.scaled_copies(found, number=num_scales)
-    if num_neighbours > 0:
-        found = estimators.variance_tuned(
-            found, number=num_neighbours, radius=neighbourhood * radius
-        )
-    if kernel_size > 1:
-        found = estimators.smoothed(found, size=kernel_size, deviation=deviation)
-    return found
 
 
 def ni_fgsm(
@@ -333,11 +308,8 @@ def _check(
     num_restarts: int,
     random_start: bool,
 ) -> None:
-    chex.assert_type([x, labels], [float, int])
-    chex.assert_rank([labels, relative_step], [1, 0])
-    chex.assert_equal_shape_prefix([x, labels], 1)
-    if num_steps < 0:
-        raise ValueError(f"num_steps must be at least 0, got {num_steps}")
+    base.check(x, labels, num_steps, least=0)
+    chex.assert_rank(relative_step, 0)
     if num_restarts < 1:
         raise ValueError(f"num_restarts must be at least 1, got {num_restarts}")
     if num_restarts > 1 and not random_start:

@@ -8,7 +8,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -43,36 +42,40 @@ def distance(adversarial: Array, x: Array, norm: str = "l2") -> Array:
       [4.0, 5.0, 7.0]
     """
     _check_norm(norm, tuple(_MAKE))
-    flat = jnp.abs((adversarial - x).reshape(x.shape[0], -1))
-    if norm == "linf":
-        return flat.max(1)
-    return flat.sum(1) if norm == "l1" else jnp.linalg.norm(flat, axis=1)
+    return _MAKE[norm](0.0).norm.length(adversarial - x)
 
 
 class _Nearest(NamedTuple):
-    """The nearest success of each example so far: point `[B, ...]`, distance and loss `[B]`."""
+    """The nearest success of each example so far: point `[B, ...]` and distance `[B]`."""
 
     point: Array
     distance: Array
-    loss: Array
 
 
-def _keep(kept: _Nearest, point: Array, x: Array, loss: Array, success: Array, norm: str):
+def _keep(kept: _Nearest, point: Array, x: Array, success: Array, norm: str) -> _Nearest:
     """Returns the nearer of what is kept and a point, where the point is a success."""
     away = distance(point, x, norm)
     nearer = success & (away < kept.distance)
     return _Nearest(
         jnp.where(base.per_example(nearer, x), point, kept.point),
         jnp.where(nearer, away, kept.distance),
-        jnp.where(nearer, loss, kept.loss),
     )
 
 
-def _finish(goal: Objective, kept: _Nearest, x: Array, num_queries: Array | int) -> AttackResult:
+def _result(goal: Objective, point: Array, num_queries: Array | int) -> AttackResult:
     """Returns the result; success is looked at again on the point that is returned."""
-    loss, logits = goal.value(kept.point)
+    loss, logits = goal.value(point)
     queries = jnp.broadcast_to(jnp.asarray(num_queries, jnp.int32), loss.shape)
-    return AttackResult(kept.point, goal.success(logits), loss, queries)
+    return AttackResult(point, goal.success(logits), loss, queries)
+
+
+def _end(
+    goal: Objective, kept: _Nearest, point: Array, x: Array, norm: str, num_steps: int
+) -> AttackResult:
+    """Returns the result of a walk that ends at a point which was not looked at yet."""
+    _, logits = goal.value(point)
+    kept = _keep(kept, point, x, goal.success(logits), norm)
+    return _result(goal, kept.point, num_steps + 2)
 
 
 def deepfool(
@@ -115,12 +118,12 @@ def deepfool(
     rows = jnp.arange(x.shape[0])
 
     def outside(total: Array) -> tuple[Array, Array]:
-        point = _clip(x + (1 + overshoot) * total, bounds)
+        point = threat.clip_to_box(x + (1 + overshoot) * total, bounds)
         return point, goal.success(logits_fn(point))
 
     def step(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         total, done, taken = carry
-        logits, pullback = jax.vjp(logits_fn, _clip(x + total, bounds))
+        logits, pullback = jax.vjp(logits_fn, threat.clip_to_box(x + total, bounds))
         one_hot = jnp.eye(num_classes, dtype=logits.dtype)
 
         def slope(direction: Array) -> Array:
@@ -145,10 +148,8 @@ def deepfool(
     zero = jnp.zeros(labels.shape, jnp.int32)
     total, _, taken = jax.lax.fori_loop(0, num_steps, step, (jnp.zeros_like(x), begun, zero))
     point, crossed = outside(total)
-    kept = _Nearest(
-        jnp.where(base.per_example(crossed & ~begun, x), point, x), distance(point, x, norm), zero
-    )
-    return _finish(goal, kept, x, taken * (num_classes + 1) + 2)
+    point = jnp.where(base.per_example(crossed, x), point, x)
+    return _result(goal, point, taken * (num_classes + 1) + 2)
 
 
 def ddn(
@@ -193,21 +194,19 @@ def ddn(
         move, radius, kept = carry
         found = estimator.estimate(None, (), x + move)
         success = goal.success(found.logits)
-        kept = _keep(kept, x + move, x, found.loss, success, "l2")
+        kept = _keep(kept, x + move, x, success, "l2")
         radius = jnp.where(success, radius * (1 - gamma), radius * (1 + gamma))
         move = move + _cosine(index, num_steps, 1.0, 0.01) * ball.steepest(
             base.finite(found.gradient)
         )
         length = distance(x + move, x)
         scale = jnp.where(length > 0, radius / jnp.where(length > 0, length, 1), 0)
-        return _clip(x + base.per_example(scale, x) * move, bounds) - x, radius, kept
+        return threat.clip_to_box(x + base.per_example(scale, x) * move, bounds) - x, radius, kept
 
     radius = jnp.full(labels.shape, first_norm, x.dtype)
     carry = (jnp.zeros_like(x), radius, _nothing(x))
     move, _, kept = jax.lax.fori_loop(0, num_steps, step, carry)
-    loss, logits = goal.value(x + move)
-    kept = _keep(kept, x + move, x, loss, goal.success(logits), "l2")
-    return _finish(goal, kept, x, num_steps + 2)
+    return _end(goal, kept, x + move, x, "l2", num_steps)
 
 
 def fmn(
@@ -257,7 +256,7 @@ def fmn(
         found = estimator.estimate(None, (), point)
         gradient, success = base.finite(found.gradient), goal.success(found.logits)
         before = jnp.isinf(kept.distance)
-        kept = _keep(kept, point, x, found.loss, success, norm)
+        kept = _keep(kept, point, x, success, norm)
         shrink = _cosine(index, num_steps, gamma, 1e-4)
         dual = ball.dual_norm(gradient)
         # A little beyond what a linear model needs, which would end on the boundary.
@@ -272,9 +271,7 @@ def fmn(
 
     carry = (x, jnp.full(labels.shape, jnp.inf, x.dtype), _nothing(x))
     point, _, kept = jax.lax.fori_loop(0, num_steps, step, carry)
-    loss, logits = goal.value(point)
-    kept = _keep(kept, point, x, loss, goal.success(logits), norm)
-    return _finish(goal, kept, x, num_steps + 2)
+    return _end(goal, kept, point, x, norm, num_steps)
 
 
 def minimum_budget(
@@ -340,16 +337,11 @@ def minimum_budget(
 
 
 def _nothing(x: Array) -> _Nearest:
-    far = jnp.full(x.shape[:1], jnp.inf, x.dtype)
-    return _Nearest(x, far, jnp.full(x.shape[:1], jnp.nan, x.dtype))
+    return _Nearest(x, jnp.full(x.shape[:1], jnp.inf, x.dtype))
 
 
 def _cosine(index: Array, number: int, first: float, last: float) -> Array:
     return last + (first - last) * 0.5 * (1 + jnp.cos(jnp.pi * index / number))
-
-
-def _clip(x: Array, bounds: Bounds) -> Array:
-    return jnp.clip(x, *(jnp.asarray(bound, x.dtype) for bound in bounds))
 
 
 def _check_norm(norm: str, known: tuple[str, ...]) -> None:
@@ -358,8 +350,5 @@ def _check_norm(norm: str, known: tuple[str, ...]) -> None:
 
 
 def _check(x: Array, labels: Array, norm: str, known: tuple[str, ...], num_steps: int) -> None:
-    chex.assert_type([x, labels], [float, int])
-    chex.assert_equal_shape_prefix([x, labels], 1)
+    base.check(x, labels, num_steps, least=1)
     _check_norm(norm, known)
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, got {num_steps}")

@@ -33,6 +33,7 @@ class Norm(NamedTuple):
       random_start: `(key, x, radius, bounds) -> [B, ...]`.
       steepest: `(gradient) -> [B, ...]`, s(h) = argmax_{‖s‖_p ≤ 1} ⟨h, s⟩.
       dual: `(gradient) -> [B]`, ‖h‖_q with 1/p + 1/q = 1.
+      length: `(move) -> [B]`, ‖·‖_p itself.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Norm(NamedTuple):
     random_start: Callable[[Key, Array, Array, Bounds], Array]
     steepest: Callable[[Array], Array]
     dual: Callable[[Array], Array]
+    length: Callable[[Array], Array]
 
 
 @flax.struct.dataclass
@@ -109,7 +111,7 @@ class Threat:
         if epsilon.ndim == 0:
             return epsilon
         chex.assert_shape(epsilon, x.shape[:1])
-        return epsilon.reshape((-1,) + (1,) * (x.ndim - 1))
+        return per_example(epsilon, x)
 
 
 def linf(epsilon: Any, bounds: Bounds = (0.0, 1.0)) -> Threat:
@@ -198,14 +200,20 @@ def _make(epsilon: Any, bounds: Bounds, norm: Norm) -> Threat:
     )
 
 
-def _clip_to_box(x: Array, bounds: Bounds) -> Array:
+def per_example(values: Array, like: Array) -> Array:
+    """Returns numbers `[B]` with trailing axes of 1, so that they broadcast against `[B, ...]`."""
+    return values.reshape(values.shape + (1,) * (like.ndim - 1))
+
+
+def clip_to_box(x: Array, bounds: Bounds) -> Array:
+    """Returns x with every feature moved to the nearest value within the bounds."""
     lower, upper = (jnp.asarray(bound, x.dtype) for bound in bounds)
     return jnp.clip(x, lower, upper)
 
 
 def _linf_project(adversarial: Array, x: Array, radius: Array, bounds: Bounds) -> Array:
     # Ball and box are both products of intervals, and x lies in both: clipping twice is exact.
-    return _clip_to_box(jnp.clip(adversarial, x - radius, x + radius), bounds)
+    return clip_to_box(jnp.clip(adversarial, x - radius, x + radius), bounds)
 
 
 def _linf_random_start(key: Key, x: Array, radius: Array, bounds: Bounds) -> Array:
@@ -213,12 +221,20 @@ def _linf_random_start(key: Key, x: Array, radius: Array, bounds: Bounds) -> Arr
     return _linf_project(x + radius * noise, x, radius, bounds)
 
 
-def _linf_dual(gradient: Array) -> Array:
-    return jnp.sum(jnp.abs(gradient), axis=tuple(range(1, gradient.ndim)))
-
-
 def _flat(values: Array) -> Array:
     return values.reshape(values.shape[0], -1)
+
+
+def _sum(values: Array) -> Array:
+    return jnp.sum(jnp.abs(values), axis=tuple(range(1, values.ndim)))
+
+
+def _euclidean(values: Array) -> Array:
+    return jnp.linalg.norm(_flat(values), axis=1)
+
+
+def _largest(values: Array) -> Array:
+    return jnp.abs(_flat(values)).max(1)
 
 
 def _moved(adversarial: Array, x: Array, bounds: Bounds) -> tuple[Array, Array, Array]:
@@ -235,7 +251,7 @@ def _finish(sign: Array, length: Array, norm: Array, radius: Array, x: Array, bo
     safe = jnp.asarray(1 - 2e-6, x.dtype)
     scale = jnp.where(norm > radius * safe, radius * safe / jnp.where(norm > 0, norm, 1), 1)
     move = (sign * length * scale).reshape(x.shape)
-    return _clip_to_box(x + move, bounds)
+    return clip_to_box(x + move, bounds)
 
 
 def _l2_project(adversarial: Array, x: Array, radius: Array, bounds: Bounds) -> Array:
@@ -280,10 +296,6 @@ def _unit(flat: Array) -> Array:
 
 def _l2_steepest(gradient: Array) -> Array:
     return _unit(_flat(gradient)).reshape(gradient.shape)
-
-
-def _l2_dual(gradient: Array) -> Array:
-    return jnp.linalg.norm(_flat(gradient), axis=1)
 
 
 def _l1_project(adversarial: Array, x: Array, radius: Array, bounds: Bounds) -> Array:
@@ -334,17 +346,14 @@ def _l1_steepest(gradient: Array, *, fraction: float) -> Array:
     return share.reshape(gradient.shape)
 
 
-def _l1_dual(gradient: Array) -> Array:
-    return jnp.abs(_flat(gradient)).max(1)
-
-
-_NEWTON_STEPS, _BRACKET_STEPS = 8, 24
-LINF = Norm("linf", _linf_project, _linf_random_start, jnp.sign, _linf_dual)
-L2 = Norm("l2", _l2_project, _l2_random_start, _l2_steepest, _l2_dual)
+_NEWTON_STEPS, _BRACKET_STEPS = 8, 32
+"""Enough for float32 to have no better answer."""
+LINF = Norm("linf", _linf_project, _linf_random_start, jnp.sign, _sum, _largest)
+L2 = Norm("l2", _l2_project, _l2_random_start, _l2_steepest, _euclidean, _euclidean)
 
 
 @functools.lru_cache(maxsize=64)
 def _l1_norm(fraction: float) -> Norm:
     """Returns one and the same norm for one fraction, so that nothing compiles twice."""
     steepest = functools.partial(_l1_steepest, fraction=fraction)
-    return Norm("l1", _l1_project, _l1_random_start, steepest, _l1_dual)
+    return Norm("l1", _l1_project, _l1_random_start, steepest, _largest, _sum)
