@@ -107,35 +107,38 @@ def reference(gradient_fn, x, epsilon, num_steps):
     return best_loss
 
 
-def test_walks_are_those_of_the_pseudo_code(problem):
+@pytest.mark.parametrize(("num_steps", "epsilon"), [(1, 0.05), (5, 0.05), (20, 0.3), (40, 0.05)])
+def test_walks_are_those_of_the_pseudo_code(problem, num_steps, epsilon):
     params, x, labels = problem
     found = attacks.apgd(
-        functools.partial(network, params), KEY, x, labels, threat=attacks.linf(0.05),
-        num_steps=40, random_start=False,
+        functools.partial(network, params), KEY, x, labels, threat=attacks.linf(epsilon),
+        num_steps=num_steps, random_start=False,
     )  # fmt: skip
-    largest = _largest_losses(params, x, labels)
+    largest = _largest_losses(params, x, labels, num_steps, epsilon)
+    both = jax.jit(
+        jax.value_and_grad(
+            lambda z, label: losses.cross_entropy(network(params, z[None]), label[None])[0]
+        )
+    )
     expected = []
-    for row in range(10):
+    for row in range(40):
 
-        def value(z, row=row):
-            return losses.cross_entropy(network(params, z[None]), labels[row : row + 1])[0]
-
-        both = jax.jit(jax.value_and_grad(value))
-
-        def gradient_fn(z, both=both):
-            loss, gradient = both(jnp.asarray(z, jnp.float32))
+        def gradient_fn(z, row=row):
+            loss, gradient = both(jnp.asarray(z, jnp.float32), labels[row])
             return float(loss), np.asarray(gradient, float)
 
-        expected.append(reference(gradient_fn, np.asarray(x[row], float), 0.05, 40))
-    np.testing.assert_allclose(largest[:10], expected, rtol=2e-3)
+        expected.append(reference(gradient_fn, np.asarray(x[row], float), epsilon, num_steps))
+    np.testing.assert_allclose(largest, expected, rtol=2e-3)
+    # To a few millionths for all but walks on which rounding turns a sign.
+    assert np.mean(np.isclose(largest, expected, rtol=3e-5)) > 0.9
     assert (found.loss <= largest + 1e-5).all()  # a success of less loss is kept before
 
 
-def _largest_losses(params, x, labels):
+def _largest_losses(params, x, labels, num_steps, epsilon):
     """The largest loss of each walk, where success counts for nothing."""
     goal = base.objective(functools.partial(network, params), labels, losses.cross_entropy)
     blind = goal._replace(success=lambda logits: jnp.zeros(logits.shape[0], bool))
-    return np.asarray(module._walk(blind, KEY, x, attacks.linf(0.05), 40, False).loss)
+    return np.asarray(module._walk(blind, KEY, x, attacks.linf(epsilon), num_steps, False).loss)
 
 
 def test_targeted_losses_reach_their_targets(problem):

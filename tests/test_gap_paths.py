@@ -63,6 +63,7 @@ def test_steps_of_gradient_descent_add_up_to_first_order(measured):
     a, b, _ = descent.halves
     x, labels = pool.images, descent.trained_labels[0, 0]
 
+    @jax.jit
     def gradient(params, rows, labels):
         def loss(params):
             return losses.cross_entropy(descent.apply_fn(params, x[rows]), labels).mean()

@@ -110,14 +110,14 @@ def test_measures_are_those_of_each_model_on_its_own_half(measured, pair, side):
     for name, value in expected.items():
         assert _value(table, name, pair, side) == pytest.approx(float(value), rel=1e-3), name
     flat, unravel = jax.flatten_util.ravel_pytree(params)
-    values = np.linalg.eigvalsh(jax.hessian(lambda v: loss_fn(unravel(v)))(flat))
+    values = np.linalg.eigvalsh(jax.jit(jax.hessian(lambda v: loss_fn(unravel(v))))(flat))
     top = values[np.argmax(np.abs(values))]
     # Twenty steps of power iteration, from below.
     assert 0.8 * top < _value(table, "sharpness", pair, side) < 1.001 * top
     assert _value(table, "worst_case", pair, side) > 0
     sigma = _value(table, "flatness", pair, side)
     draws = sigma * np.random.default_rng(0).normal(size=(400, flat.size))
-    risen = jax.vmap(lambda u: loss_fn(unravel(flat + u)))(jnp.asarray(draws, jnp.float32))
+    risen = jax.jit(jax.vmap(lambda u: loss_fn(unravel(flat + u))))(jnp.asarray(draws, jnp.float32))
     assert float(risen.mean() - loss_fn(params)) == pytest.approx(0.1, rel=0.5)
 
 

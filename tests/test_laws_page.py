@@ -42,6 +42,12 @@ def test_the_first_law_after_100_steps_on_independent_data(model):
     one = dataclasses.replace(condition(digits.get_config(), "mlp"), model=model)
     n_half, found = laws.first_law(jax.random.key(0), one, (8, 8, 1), num_steps=100, num_thetas=160)
     assert n_half > 20
+    # It is training that was measured: with no step, the same draws give another n_half.
+    early = [
+        laws.first_law(jax.random.key(0), one, (8, 8, 1), num_steps=steps, num_thetas=2)[0]
+        for steps in (0, 1)
+    ]
+    assert early[0] != early[1]
     assert [checked.size for checked in found] == [5, 20, 80, 320]
     for checked in found:
         assert checked.p_value < 0.05, checked

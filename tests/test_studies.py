@@ -249,6 +249,26 @@ def test_all_diverged_is_still_an_answer(name):
     assert not _mentions_nan(STUDIES[name].explain(verdict), verdict.reason)
 
 
+def test_a_pair_that_did_not_come_to_the_loss_is_left_out_and_said():
+    records = _planted("G3")
+    whole = STUDIES["G3"].decide(records)
+    key = records.conditions.index[5]
+    table = records.table.copy()
+    rows = (table["condition"] == key) & (table["pair"] == 2)
+    table.loc[rows & (table["quantity"] == "reached") & (table["surrogate"] == "A"), "value"] = 0.0
+    outcome = STUDIES["G3"].decide(dataclasses.replace(records, table=table))
+    assert outcome.warnings == (
+        "1 of 1024 pairs, of 1 of 128 conditions, had a model that did not come to a training loss "
+        "of 0.05 in 4000 steps; these pairs are left out.",
+    )
+    assert not whole.warnings and outcome.parts != whole.parts
+    # It is no divergence, and what it measured no longer matters.
+    assert outcome.parts[0].num_excluded == 0
+    names = ["reached", "finite"]
+    table.loc[rows & ~table["quantity"].isin(names), "value"] = 1e3
+    assert STUDIES["G3"].decide(dataclasses.replace(records, table=table)) == outcome
+
+
 # Figures and words
 
 

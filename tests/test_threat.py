@@ -189,3 +189,16 @@ def test_another_budget_compiles_nothing_and_budgets_map(name):
     np.testing.assert_allclose(mapped, np.stack(each), atol=1e-6)
     per_example = MAKE[name](jnp.array(budgets)).project(far, x)
     np.testing.assert_allclose(per_example, np.stack(each)[range(3), range(3)], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_projection_is_the_nearest_point_of_a_whole_image_too(name):
+    rng = np.random.default_rng(6)
+    x = np.where(rng.uniform(size=(4, 784)) < 0.6, rng.integers(0, 2, (4, 784)), 0.3)
+    moves = rng.normal(size=x.shape) * np.array([[0.01], [1.0], [1.0], [5.0]])
+    x, far = np.float32(x), np.float32(x + moves)
+    for epsilon in (0.05, 3.0, 20.0):
+        result = np.asarray(project(MAKE[name](epsilon), far, x), np.float64)
+        for row in range(4):
+            expected = brute_force(name, far[row].astype(float), x[row].astype(float), epsilon)
+            np.testing.assert_allclose(result[row], expected, atol=5e-6)
