@@ -224,6 +224,7 @@ def memorization(
     if ax is None:
         ax = new_figure(4.2 * len(estimates), 3.4).subplots(1, len(estimates), sharey=True)
     axes_list = list(np.atleast_1d(np.asarray(ax, object)))
+    named = []
     for index, (axes, size) in enumerate(zip(axes_list, estimates, strict=True)):
         axes.set_xscale("log", base=2)
         axes.axhline(0, color=INK, lw=0.8)
@@ -243,6 +244,9 @@ def memorization(
         if index == 0:
             axes.set_ylabel(wrapped("κ, share of the gradient's noise used up", 28))
         axes.margins(y=0.1)
+        named.append(ends)
+    # At last, when the axes that share a scale have all that is drawn on them.
+    for axes, ends in zip(axes_list, named, strict=True):
         label_ends(axes, float(x[-1]), ends, 0.08)
     return np.asarray(axes_list)
 

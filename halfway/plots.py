@@ -149,7 +149,7 @@ def _forest_row(ax: Axes, row: ForestRow) -> None:
         ax, row.estimate, row.low, row.high, 0.66 if row.control else 0.5, color, marker, 8
     )
     ax.spines["left"].set_visible(False)
-    ax.locator_params(axis="x", nbins=6)
+    ax.locator_params(axis="x", nbins=4)  # as many as stay apart, however small the numbers
     ax.set_title(wrapped(f"{row.name}: {row.label}", 62), loc="left", fontsize=9.5, pad=5)
     aside = {"transform": ax.transAxes, "fontsize": 9, "va": "center", "clip_on": False}
     ax.text(1.05, 0.84, row.verdict, color=color, **aside)

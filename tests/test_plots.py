@@ -367,6 +367,16 @@ def test_rank_contest_sorts_by_size_and_marks_what_is_on_trial():
         plots.rank_contest(tau, low, high, names=["a"])
 
 
+def test_lines_of_memorization_are_named_at_their_ends_on_a_shared_scale():
+    low = {1: [np.array([0.0, 0.5])], 2: [np.array([0.0, 5.0])]}
+    axes = plots.memorization([1, 8], low, low, low, rates=[0])
+    axes[0].figure.canvas.draw()
+    for ax, end in zip(axes, (0.5, 5.0), strict=True):
+        least, most = ax.get_ylim()
+        (name,) = ax.texts
+        assert name.xy[1] == pytest.approx((end - least) / (most - least), abs=0.01)
+
+
 def test_gap_path_draws_the_measured_gap_and_the_sum_of_its_steps():
     gap = np.array([[0.0, 1.0, 3.0], [0.0, 2.0, 3.0], [np.nan] * 3])
     axes = plots.gap_path({"a": ([0, 5, 10], gap, gap + 1), "b": ([0, 1, 2], gap, gap)})

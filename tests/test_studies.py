@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from experiments import contest, family, measurements, plants, studies
+from experiments import contest, family, measurements, plants, studies, wording
 from experiments.study import Measurement, Request
 
 STUDIES = studies.available()
@@ -247,6 +247,15 @@ def test_all_diverged_is_still_an_answer(name):
     assert np.isfinite(verdict.effect)
     json.dumps(verdict.to_json(), allow_nan=False)
     assert not _mentions_nan(STUDIES[name].explain(verdict), verdict.reason)
+
+
+def test_g8_says_what_was_measured_on_fresh_data_once():
+    verdict = _conclude("G8", _planted("G8"))
+    fresh, *cells = map(wording.format_headline, verdict.headlines)
+    words = STUDIES["G8"].explain(verdict)
+    # What the paragraph quotes to the letter is not listed below it again.
+    assert words.count(fresh) == 1
+    assert not any(cell in words for cell in cells) and len(cells) == 6
 
 
 def test_a_pair_that_did_not_come_to_the_loss_is_left_out_and_said():

@@ -164,7 +164,7 @@ class G8:
         opening = (
             "A gradient on data that the model has not seen is signal plus noise; training on the "
             "same data again uses the noise up, and that is memory: κ says how much of it is gone. "
-            f"{fresh[0].upper()}{fresh[1:]}; below, κ in every cell."
+            f"Measured: {fresh}; below, κ in every cell."
         )
         ending = {
             "supported": (
