@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
@@ -61,7 +62,7 @@ def test_steps_of_gradient_descent_add_up_to_first_order(measured):
     # What a step adds is η times ‖g_A‖² − ⟨g_A, g_B⟩, with A as it was trained on.
     walk = populations.retrace(descent.condition, pool, steps=range(10), num_pairs=1)
     a, b, _ = descent.halves
-    x, labels = pool.images, descent.trained_labels[0, 0]
+    x, labels = jnp.asarray(pool.images), descent.trained_labels[0, 0]
 
     @jax.jit
     def gradient(params, rows, labels):
