@@ -17,7 +17,8 @@ from halfway.attacks.gradient import (
     ti_fgsm,
     vmi_fgsm,
 )
-from halfway.attacks.minimum_norm import ddn, deepfool, distance, fmn, minimum_budget
+from halfway.attacks.minimum_norm import ddn, deepfool, fmn
+from halfway.attacks.nearest import distance, minimum_budget
 from halfway.attacks.threat import Threat, l1, l2, linf
 
 __all__ = [

@@ -1,81 +1,14 @@
-"""Attacks that look for the nearest adversarial point, and a search over budgets by bisection.
-
-They have no budget: `norm` says how far is measured, `bounds` what an input may be. The result is
-the nearest success that was seen, or x itself where there was none; `distance` measures it.
-"""
-
-import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+"""Attacks that look for the nearest adversarial point by gradients: DeepFool, DDN, FMN."""
 
 import jax
 import jax.numpy as jnp
 
 from halfway import losses
-from halfway.attacks import base, threat
-from halfway.attacks.base import AttackResult, Objective
-from halfway.attacks.threat import Bounds, Threat
+from halfway.attacks import base, nearest, threat
+from halfway.attacks.base import AttackResult
+from halfway.attacks.nearest import MAKE, Nearest, distance
+from halfway.attacks.threat import Bounds
 from halfway.types import Array, Key, LogitsFn
-
-_MAKE: dict[str, Callable[..., Threat]] = {
-    "linf": threat.linf,
-    "l2": threat.l2,
-    "l1": threat.l1,
-}
-
-
-def distance(adversarial: Array, x: Array, norm: str = "l2") -> Array:
-    """Returns ‖x' − x‖ of each example `[B]`.
-
-    Args:
-      adversarial: `[B, ...]`.
-      x: `[B, ...]`.
-      norm: "linf", "l2" or "l1".
-
-    Raises:
-      ValueError: for another norm.
-
-    Examples:
-      >>> x = jnp.zeros((1, 2))
-      >>> moved = jnp.array([[3.0, -4.0]])
-      >>> [float(attacks.distance(moved, x, norm)[0]) for norm in ("linf", "l2", "l1")]
-      [4.0, 5.0, 7.0]
-    """
-    _check_norm(norm, tuple(_MAKE))
-    return _MAKE[norm](0.0).norm.length(adversarial - x)
-
-
-class _Nearest(NamedTuple):
-    """The nearest success of each example so far: point `[B, ...]` and distance `[B]`."""
-
-    point: Array
-    distance: Array
-
-
-def _keep(kept: _Nearest, point: Array, x: Array, success: Array, norm: str) -> _Nearest:
-    """Returns the nearer of what is kept and a point, where the point is a success."""
-    away = distance(point, x, norm)
-    nearer = success & (away < kept.distance)
-    return _Nearest(
-        jnp.where(base.per_example(nearer, x), point, kept.point),
-        jnp.where(nearer, away, kept.distance),
-    )
-
-
-def _result(goal: Objective, point: Array, num_queries: Array | int) -> AttackResult:
-    """Returns the result; success is looked at again on the point that is returned."""
-    loss, logits = goal.value(point)
-    queries = jnp.broadcast_to(jnp.asarray(num_queries, jnp.int32), loss.shape)
-    return AttackResult(point, goal.success(logits), loss, queries)
-
-
-def _end(
-    goal: Objective, kept: _Nearest, point: Array, x: Array, norm: str, num_steps: int
-) -> AttackResult:
-    """Returns the result of a walk that ends at a point which was not looked at yet."""
-    _, logits = goal.value(point)
-    kept = _keep(kept, point, x, goal.success(logits), norm)
-    return _result(goal, kept.point, num_steps + 2)
 
 
 def deepfool(
@@ -111,8 +44,8 @@ def deepfool(
     Source: arXiv 1511.04599.
     """
     del key
-    _check(x, labels, norm, ("l2", "linf"), num_steps)
-    ball = _MAKE[norm](0.0, bounds)
+    nearest.check(x, labels, norm, ("l2", "linf"), num_steps)
+    ball = MAKE[norm](0.0, bounds)
     goal = base.objective(logits_fn, labels, losses.margin)
     num_classes = jax.eval_shape(logits_fn, x).shape[1]
     rows = jnp.arange(x.shape[0])
@@ -136,11 +69,11 @@ def deepfool(
         flat = lengths <= 0
         ratios = jnp.where(flat, jnp.inf, jnp.abs(ahead) / jnp.where(flat, 1, lengths))
         ratios = ratios.at[rows, labels].set(jnp.inf)
-        nearest = jnp.argmin(ratios, 1)
-        reach = ratios[rows, nearest]
+        chosen = jnp.argmin(ratios, 1)
+        reach = ratios[rows, chosen]
         # A little more than nothing, so that a point on the boundary crosses it.
         reach = jnp.where(jnp.isfinite(reach), reach + 1e-6, 0)
-        move = base.per_example(reach, x) * ball.steepest(normals[nearest, rows])
+        move = base.per_example(reach, x) * ball.steepest(normals[chosen, rows])
         total = jnp.where(base.per_example(done, x), total, total + move)
         return total, done | outside(total)[1], taken + ~done
 
@@ -149,7 +82,7 @@ def deepfool(
     total, _, taken = jax.lax.fori_loop(0, num_steps, step, (jnp.zeros_like(x), begun, zero))
     point, crossed = outside(total)
     point = jnp.where(base.per_example(crossed, x), point, x)
-    return _result(goal, point, taken * (num_classes + 1) + 2)
+    return nearest.result(goal, point, taken * (num_classes + 1) + 2)
 
 
 def ddn(
@@ -186,17 +119,17 @@ def ddn(
     Source: arXiv 1811.09600.
     """
     del key
-    _check(x, labels, "l2", ("l2",), num_steps)
+    nearest.check(x, labels, "l2", ("l2",), num_steps)
     goal = base.objective(logits_fn, labels, losses.cross_entropy, targets)
     estimator, ball = base.exact_gradient(goal), threat.l2(0.0, bounds)
 
-    def step(index: Array, carry: tuple[Array, Array, _Nearest]) -> tuple[Array, Array, _Nearest]:
+    def step(index: Array, carry: tuple[Array, Array, Nearest]) -> tuple[Array, Array, Nearest]:
         move, radius, kept = carry
         found = estimator.estimate(None, (), x + move)
         success = goal.success(found.logits)
-        kept = _keep(kept, x + move, x, success, "l2")
+        kept = nearest.keep(kept, x + move, x, success, "l2")
         radius = jnp.where(success, radius * (1 - gamma), radius * (1 + gamma))
-        move = move + _cosine(index, num_steps, 1.0, 0.01) * ball.steepest(
+        move = move + nearest.cosine(index, num_steps, 1.0, 0.01) * ball.steepest(
             base.finite(found.gradient)
         )
         length = distance(x + move, x)
@@ -204,9 +137,9 @@ def ddn(
         return threat.clip_to_box(x + base.per_example(scale, x) * move, bounds) - x, radius, kept
 
     radius = jnp.full(labels.shape, first_norm, x.dtype)
-    carry = (jnp.zeros_like(x), radius, _nothing(x))
+    carry = (jnp.zeros_like(x), radius, nearest.nothing(x))
     move, _, kept = jax.lax.fori_loop(0, num_steps, step, carry)
-    return _end(goal, kept, x + move, x, "l2", num_steps)
+    return nearest.end(goal, kept, x + move, x, "l2", num_steps)
 
 
 def fmn(
@@ -247,17 +180,17 @@ def fmn(
     Source: arXiv 2102.12827.
     """
     del key
-    _check(x, labels, norm, tuple(_MAKE), num_steps)
+    nearest.check(x, labels, norm, tuple(MAKE), num_steps)
     goal = base.objective(logits_fn, labels, losses.margin, targets)
-    estimator, ball, unit = base.exact_gradient(goal), _MAKE[norm](0.0, bounds), threat.l2(0.0)
+    estimator, ball, unit = base.exact_gradient(goal), MAKE[norm](0.0, bounds), threat.l2(0.0)
 
-    def step(index: Array, carry: tuple[Array, Array, _Nearest]) -> tuple[Array, Array, _Nearest]:
+    def step(index: Array, carry: tuple[Array, Array, Nearest]) -> tuple[Array, Array, Nearest]:
         point, epsilon, kept = carry
         found = estimator.estimate(None, (), point)
         gradient, success = base.finite(found.gradient), goal.success(found.logits)
         before = jnp.isinf(kept.distance)
-        kept = _keep(kept, point, x, success, norm)
-        shrink = _cosine(index, num_steps, gamma, 1e-4)
+        kept = nearest.keep(kept, point, x, success, norm)
+        shrink = nearest.cosine(index, num_steps, gamma, 1e-4)
         dual = ball.dual_norm(gradient)
         # A little beyond what a linear model needs, which would end on the boundary.
         reach = (1 + shrink) * jnp.abs(found.loss) / jnp.where(dual > 0, dual, 1)
@@ -265,90 +198,10 @@ def fmn(
         outward = jnp.where(before, linear, epsilon * (1 + shrink))
         inward = jnp.minimum(epsilon, kept.distance) * (1 - shrink)
         epsilon = jnp.where(success, inward, outward)
-        length = _cosine(index, num_steps, max_step, 0.01 * max_step)
+        length = nearest.cosine(index, num_steps, max_step, 0.01 * max_step)
         moved = point + length * unit.steepest(gradient)
-        return _MAKE[norm](epsilon, bounds).project(moved, x), epsilon, kept
+        return MAKE[norm](epsilon, bounds).project(moved, x), epsilon, kept
 
-    carry = (x, jnp.full(labels.shape, jnp.inf, x.dtype), _nothing(x))
+    carry = (x, jnp.full(labels.shape, jnp.inf, x.dtype), nearest.nothing(x))
     point, _, kept = jax.lax.fori_loop(0, num_steps, step, carry)
-    return _end(goal, kept, point, x, norm, num_steps)
-
-
-def minimum_budget(
-    attack: Callable[..., AttackResult],
-    logits_fn: LogitsFn,
-    key: Key,
-    x: Array,
-    labels: Array,
-    *,
-    threat_fn: Callable[[Array], Threat],
-    largest: float,
-    num_halvings: int = 10,
-    **options: Any,
-) -> AttackResult:
-    """Returns the success of the smallest budget that bisection finds, for each example its own.
-
-    The attack is run at `largest` and then `num_halvings` times at budgets per example, and the
-    result leaves largest/2^num_halvings of doubt, as far as success is monotone in the budget.
-
-    Args:
-      attack: any with a `threat`, such as `attacks.pgd`.
-      logits_fn: `[B, ...]` to logits `[B, C]`.
-      key: consumed; split for the runs.
-      x: `[B, ...]`.
-      labels: `[B]`.
-      threat_fn: budgets `[B]` to a threat model, such as `attacks.linf`.
-      largest: budget that is tried first.
-      num_halvings: static.
-      **options: of the attack.
-
-    Examples:
-      >>> def logits_fn(x):
-      ...     return (x - 0.5) @ jnp.array([[1.0, -1.0], [1.0, -1.0]])
-      >>> x, labels = jnp.array([[0.625, 0.5]]), jnp.array([0])
-      >>> found = attacks.minimum_budget(
-      ...     attacks.fgsm, logits_fn, jax.random.key(0), x, labels,
-      ...     threat_fn=attacks.linf, largest=0.5)
-      >>> print(f"{attacks.distance(found.adversarial, x, 'linf')[0]:.3f}")  # 1/16 is the boundary
-      0.063
-    """
-    keys = jax.random.split(key, num_halvings + 1)
-    run = functools.partial(attack, logits_fn, **options)
-    whole = jnp.full(labels.shape, largest, x.dtype)
-    first = run(keys[0], x, labels, threat=threat_fn(whole))
-
-    def halve(carry: tuple[Array, Array, AttackResult], key: Key) -> tuple[Any, None]:
-        low, high, kept = carry
-        middle = 0.5 * (low + high)
-        found = run(key, x, labels, threat=threat_fn(middle))
-        won = found.success
-        kept = AttackResult(
-            jnp.where(base.per_example(won, x), found.adversarial, kept.adversarial),
-            won | kept.success,
-            jnp.where(won, found.loss, kept.loss),
-            kept.queries + found.queries,
-        )
-        return (jnp.where(won, low, middle), jnp.where(won, middle, high), kept), None
-
-    # Where the largest budget does not do, it is all that is tried again.
-    carry = (jnp.where(first.success, 0, whole), whole, first)
-    (_, _, kept), _ = jax.lax.scan(halve, carry, keys[1:])
-    return kept
-
-
-def _nothing(x: Array) -> _Nearest:
-    return _Nearest(x, jnp.full(x.shape[:1], jnp.inf, x.dtype))
-
-
-def _cosine(index: Array, number: int, first: float, last: float) -> Array:
-    return last + (first - last) * 0.5 * (1 + jnp.cos(jnp.pi * index / number))
-
-
-def _check_norm(norm: str, known: tuple[str, ...]) -> None:
-    if norm not in known:
-        raise ValueError(f"norm must be one of {', '.join(known)}, got {norm!r}")
-
-
-def _check(x: Array, labels: Array, norm: str, known: tuple[str, ...], num_steps: int) -> None:
-    base.check(x, labels, num_steps, least=1)
-    _check_norm(norm, known)
+    return nearest.end(goal, kept, point, x, norm, num_steps)

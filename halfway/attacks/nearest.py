@@ -1,0 +1,166 @@
+"""What attacks that look for the nearest adversarial point share, and bisection over budgets.
+
+They have no budget: `norm` says how far is measured, `bounds` what an input may be. The result is
+the nearest success that was seen, or x itself where there was none; `distance` measures it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from halfway.attacks import base, threat
+from halfway.attacks.base import AttackResult, Objective
+from halfway.attacks.threat import Threat
+from halfway.types import Array, Key, LogitsFn
+
+MAKE: dict[str, Callable[..., Threat]] = {
+    "linf": threat.linf,
+    "l2": threat.l2,
+    "l1": threat.l1,
+}
+"""Threat models by the name of their norm."""
+
+
+def distance(adversarial: Array, x: Array, norm: str = "l2") -> Array:
+    """Returns ‖x' − x‖ of each example `[B]`.
+
+    Args:
+      adversarial: `[B, ...]`.
+      x: `[B, ...]`.
+      norm: "linf", "l2" or "l1".
+
+    Raises:
+      ValueError: for another norm.
+
+    Examples:
+      >>> x = jnp.zeros((1, 2))
+      >>> moved = jnp.array([[3.0, -4.0]])
+      >>> [float(attacks.distance(moved, x, norm)[0]) for norm in ("linf", "l2", "l1")]
+      [4.0, 5.0, 7.0]
+    """
+    check_norm(norm, tuple(MAKE))
+    return MAKE[norm](0.0).norm.length(adversarial - x)
+
+
+class Nearest(NamedTuple):
+    """The nearest success of each example so far: point `[B, ...]` and distance `[B]`."""
+
+    point: Array
+    distance: Array
+
+
+def keep(kept: Nearest, point: Array, x: Array, success: Array, norm: str) -> Nearest:
+    """Returns the nearer of what is kept and a point, where the point is a success."""
+    away = distance(point, x, norm)
+    nearer = success & (away < kept.distance)
+    return Nearest(
+        jnp.where(base.per_example(nearer, x), point, kept.point),
+        jnp.where(nearer, away, kept.distance),
+    )
+
+
+def result(goal: Objective, point: Array, num_queries: Array | int) -> AttackResult:
+    """Returns the result; success is looked at again on the point that is returned."""
+    loss, logits = goal.value(point)
+    queries = jnp.broadcast_to(jnp.asarray(num_queries, jnp.int32), loss.shape)
+    return AttackResult(point, goal.success(logits), loss, queries)
+
+
+def end(
+    goal: Objective, kept: Nearest, point: Array, x: Array, norm: str, num_steps: int
+) -> AttackResult:
+    """Returns the result of a walk that ends at a point which was not looked at yet."""
+    _, logits = goal.value(point)
+    kept = keep(kept, point, x, goal.success(logits), norm)
+    return result(goal, kept.point, num_steps + 2)
+
+
+def minimum_budget(
+    attack: Callable[..., AttackResult],
+    logits_fn: LogitsFn,
+    key: Key,
+    x: Array,
+    labels: Array,
+    *,
+    threat_fn: Callable[[Array], Threat],
+    largest: float,
+    num_halvings: int = 10,
+    **options: Any,
+) -> AttackResult:
+    """Returns the success of the smallest budget that bisection finds, for each example its own.
+
+    The attack is run at `largest` and then `num_halvings` times at budgets per example, and the
+    result leaves largest/2^num_halvings of doubt, as far as success is monotone in the budget.
+
+    Args:
+      attack: any with a `threat`, such as `attacks.pgd`.
+      logits_fn: `[B, ...]` to logits `[B, C]`.
+      key: consumed; split for the runs.
+      x: `[B, ...]`.
+      labels: `[B]`.
+      threat_fn: budgets `[B]` to a threat model, such as `attacks.linf`.
+      largest: budget that is tried first.
+      num_halvings: static.
+      **options: of the attack.
+
+    Examples:
+      >>> def logits_fn(x):
+      ...     return (x - 0.5) @ jnp.array([[1.0, -1.0], [1.0, -1.0]])
+      >>> x, labels = jnp.array([[0.625, 0.5]]), jnp.array([0])
+      >>> found = attacks.minimum_budget(
+      ...     attacks.fgsm, logits_fn, jax.random.key(0), x, labels,
+      ...     threat_fn=attacks.linf, largest=0.5)
+      >>> print(f"{attacks.distance(found.adversarial, x, 'linf')[0]:.3f}")  # 1/16 is the boundary
+      0.063
+    """
+    keys = jax.random.split(key, num_halvings + 1)
+    run = functools.partial(attack, logits_fn, **options)
+    whole = jnp.full(labels.shape, largest, x.dtype)
+    first = run(keys[0], x, labels, threat=threat_fn(whole))
+
+    def halve(carry: tuple[Array, Array, AttackResult], key: Key) -> tuple[Any, None]:
+        low, high, kept = carry
+        middle = 0.5 * (low + high)
+        found = run(key, x, labels, threat=threat_fn(middle))
+        won = found.success
+        kept = AttackResult(
+            jnp.where(base.per_example(won, x), found.adversarial, kept.adversarial),
+            won | kept.success,
+            jnp.where(won, found.loss, kept.loss),
+            kept.queries + found.queries,
+        )
+        return (jnp.where(won, low, middle), jnp.where(won, middle, high), kept), None
+
+    # Where the largest budget does not do, it is all that is tried again.
+    carry = (jnp.where(first.success, 0, whole), whole, first)
+    (_, _, kept), _ = jax.lax.scan(halve, carry, keys[1:])
+    return kept
+
+
+def nothing(x: Array) -> Nearest:
+    """Returns that no success was seen yet."""
+    return Nearest(x, jnp.full(x.shape[:1], jnp.inf, x.dtype))
+
+
+def cosine(index: Array, number: int, first: float, last: float) -> Array:
+    """Returns a number that falls from first to last along half a cosine."""
+    return last + (first - last) * 0.5 * (1 + jnp.cos(jnp.pi * index / number))
+
+
+def check_norm(norm: str, known: tuple[str, ...]) -> None:
+    """Checks the name of a norm.
+
+    Raises:
+      ValueError: where it is not known.
+    """
+    if norm not in known:
+        raise ValueError(f"norm must be one of {', '.join(known)}, got {norm!r}")
+
+
+def check(x: Array, labels: Array, norm: str, known: tuple[str, ...], num_steps: int) -> None:
+    """Checks what attacks that look for the nearest point take; errors of `base.check` too."""
+    base.check(x, labels, num_steps, least=1)
+    check_norm(norm, known)
