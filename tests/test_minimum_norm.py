@@ -18,7 +18,12 @@ ATTACKS = {
     "fmn linf": functools.partial(attacks.fmn, norm="linf"),
     "fmn l2": functools.partial(attacks.fmn, norm="l2"),
     "fmn l1": functools.partial(attacks.fmn, norm="l1"),
+    "fab linf": functools.partial(attacks.fab, norm="linf"),
+    "fab l2": functools.partial(attacks.fab, norm="l2"),
+    "fab l1": functools.partial(attacks.fab, norm="l1"),
+    "carlini_wagner l2": attacks.carlini_wagner,
 }
+QUICK = {"carlini_wagner l2": {"num_searches": 3}}
 WIDE = (-5.0, 5.0)
 each_attack = pytest.mark.parametrize("name", ATTACKS)
 
@@ -125,7 +130,7 @@ def test_as_near_as_a_bounded_attack_by_bisection(name, problem):
 @each_attack
 def test_a_batch_cut_or_permuted_and_models_mapped(name, problem):
     params, x, labels = problem
-    attack = functools.partial(ATTACKS[name], num_steps=15)
+    attack = functools.partial(ATTACKS[name], num_steps=15, **QUICK.get(name, {}))
     whole = attack(functools.partial(network, params), KEY, x, labels)
     order = np.random.default_rng(0).permutation(24)[:9]
     part = attack(functools.partial(network, params), KEY, x[order], labels[order])
@@ -166,8 +171,10 @@ def test_bisection_without_any_success_says_so(linear):
 def test_targets_are_reached(linear):
     logits_fn, x, labels, _ = linear
     targets = (labels + 1) % 4
-    for attack in (attacks.ddn, attacks.fmn):
-        found = attack(logits_fn, KEY, x, labels, targets=targets, num_steps=200, bounds=WIDE)
+    for name in ("ddn l2", "fmn l2", "fab linf", "fab l2", "fab l1", "carlini_wagner l2"):
+        found = jax.jit(functools.partial(ATTACKS[name], logits_fn, num_steps=200, bounds=WIDE))(
+            KEY, x, labels, targets=targets
+        )
         assert found.success.mean() > 0.9
         seen = jnp.argmax(logits_fn(found.adversarial), -1)
         np.testing.assert_array_equal(found.success, seen == targets)
@@ -181,5 +188,11 @@ def test_bad_options_are_refused(linear):
         attacks.fmn(logits_fn, KEY, x, labels, norm="l0")
     with pytest.raises(ValueError, match="norm must be one of linf, l2, l1, got 'l3'"):
         attacks.distance(x, x, "l3")
+    with pytest.raises(ValueError, match="num_restarts must be at least 1, got 0"):
+        attacks.fab(logits_fn, KEY, x, labels, num_restarts=0)
+    with pytest.raises(ValueError, match="num_searches must be at least 1, got 0"):
+        attacks.carlini_wagner(logits_fn, KEY, x, labels, num_searches=0)
+    with pytest.raises(ValueError, match="carlini_wagner needs finite bounds, got"):
+        attacks.carlini_wagner(logits_fn, KEY, x, labels, bounds=(-np.inf, 1.0))
     with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
         attacks.ddn(logits_fn, KEY, x, labels, num_steps=0)

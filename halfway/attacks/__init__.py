@@ -6,6 +6,7 @@ and budgets.
 
 from halfway.attacks.auto_pgd import apgd
 from halfway.attacks.base import AttackResult
+from halfway.attacks.fast_boundary import fab
 from halfway.attacks.gradient import (
     bim,
     di_fgsm,
@@ -19,6 +20,7 @@ from halfway.attacks.gradient import (
 )
 from halfway.attacks.minimum_norm import ddn, deepfool, fmn
 from halfway.attacks.nearest import distance, minimum_budget
+from halfway.attacks.penalty import carlini_wagner
 from halfway.attacks.threat import Threat, l1, l2, linf
 
 __all__ = [
@@ -26,10 +28,12 @@ __all__ = [
     "Threat",
     "apgd",
     "bim",
+    "carlini_wagner",
     "ddn",
     "deepfool",
     "di_fgsm",
     "distance",
+    "fab",
     "fgsm",
     "fmn",
     "l1",

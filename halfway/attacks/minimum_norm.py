@@ -48,7 +48,7 @@ def deepfool(
     ball = MAKE[norm](0.0, bounds)
     goal = base.objective(logits_fn, labels, losses.margin)
     num_classes = jax.eval_shape(logits_fn, x).shape[1]
-    rows = jnp.arange(x.shape[0])
+    linearize = nearest.nearest_class(logits_fn, labels, norm)
 
     def outside(total: Array) -> tuple[Array, Array]:
         point = threat.clip_to_box(x + (1 + overshoot) * total, bounds)
@@ -56,24 +56,12 @@ def deepfool(
 
     def step(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         total, done, taken = carry
-        logits, pullback = jax.vjp(logits_fn, threat.clip_to_box(x + total, bounds))
-        one_hot = jnp.eye(num_classes, dtype=logits.dtype)
-
-        def slope(direction: Array) -> Array:
-            return pullback(jnp.broadcast_to(direction[None], logits.shape))[0]
-
-        slopes = jax.lax.map(slope, one_hot)
-        ahead = logits - logits[rows, labels][:, None]
-        normals = slopes - slopes[labels, rows][None]
-        lengths = jax.vmap(ball.dual_norm)(normals).T  # [B, C]
-        flat = lengths <= 0
-        ratios = jnp.where(flat, jnp.inf, jnp.abs(ahead) / jnp.where(flat, 1, lengths))
-        ratios = ratios.at[rows, labels].set(jnp.inf)
-        chosen = jnp.argmin(ratios, 1)
-        reach = ratios[rows, chosen]
+        ahead, normal = linearize(threat.clip_to_box(x + total, bounds))
+        length = ball.dual_norm(normal)
+        reach = jnp.abs(ahead) / jnp.where(length > 0, length, 1)
         # A little more than nothing, so that a point on the boundary crosses it.
-        reach = jnp.where(jnp.isfinite(reach), reach + 1e-6, 0)
-        move = base.per_example(reach, x) * ball.steepest(normals[chosen, rows])
+        reach = jnp.where(length > 0, reach + 1e-6, 0)
+        move = base.per_example(reach, x) * ball.steepest(normal)
         total = jnp.where(base.per_example(done, x), total, total + move)
         return total, done | outside(total)[1], taken + ~done
 

@@ -22,6 +22,8 @@ MAKE: dict[str, Callable[..., Threat]] = {
     "l1": threat.l1,
 }
 """Threat models by the name of their norm."""
+Linearize = Callable[[Array], tuple[Array, Array]]
+"""Points `[B, ...]` to how far a class is ahead of the label, `[B]`, and its gradient."""
 
 
 def distance(adversarial: Array, x: Array, norm: str = "l2") -> Array:
@@ -76,6 +78,51 @@ def end(
     _, logits = goal.value(point)
     kept = keep(kept, point, x, goal.success(logits), norm)
     return result(goal, kept.point, num_steps + 2)
+
+
+def boundaries(
+    logits_fn: LogitsFn, x: Array, labels: Array, norm: str
+) -> tuple[Array, Array, Array]:
+    """Returns f_k − f_y `[B, C]`, its gradients `[C, B, ...]` and their dual norms `[B, C]`.
+
+    Args:
+      logits_fn: of the model.
+      x: `[B, ...]`.
+      labels: `[B]`, y; its own row is 0.
+      norm: "linf", "l2" or "l1".
+    """
+    logits, pullback = jax.vjp(logits_fn, x)
+    rows = jnp.arange(labels.shape[0])
+
+    def slope(direction: Array) -> Array:
+        return pullback(jnp.broadcast_to(direction[None], logits.shape))[0]
+
+    slopes = jax.lax.map(slope, jnp.eye(logits.shape[1], dtype=logits.dtype))
+    normals = base.finite(slopes - slopes[labels, rows][None])
+    lengths = jax.vmap(MAKE[norm](0.0).dual_norm)(normals).T
+    return logits - logits[rows, labels][:, None], normals, lengths
+
+
+def nearest_class(logits_fn: LogitsFn, labels: Array, norm: str) -> Linearize:
+    """Returns f_k − f_y and its gradient at a point, for the class k of the nearest boundary.
+
+    Nearest is the least |f_k − f_y|/‖∇(f_k − f_y)‖_q, with q dual to the norm.
+
+    Args:
+      logits_fn: of the model.
+      labels: `[B]`, y.
+      norm: "linf", "l2" or "l1".
+    """
+    rows = jnp.arange(labels.shape[0])
+
+    def linearize(x: Array) -> tuple[Array, Array]:
+        ahead, normals, lengths = boundaries(logits_fn, x, labels, norm)
+        flat = lengths <= 0
+        ratios = jnp.where(flat, jnp.inf, jnp.abs(ahead) / jnp.where(flat, 1, lengths))
+        chosen = jnp.argmin(ratios.at[rows, labels].set(jnp.inf), 1)
+        return ahead[rows, chosen], normals[chosen, rows]
+
+    return linearize
 
 
 def minimum_budget(

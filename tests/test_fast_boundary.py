@@ -1,0 +1,171 @@
+"""FAB and Carlini–Wagner: projections onto planes against solvers, restarts, features at bounds."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+from halfway import attacks
+from halfway.attacks import fast_boundary
+
+KEY = jax.random.key(0)
+ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
+
+
+def least_norm(norm, weights, amount, low, high):
+    """The least norm of a move within bounds along which a linear function gains the amount."""
+    n = len(weights)
+    if norm == "l2":
+        found = scipy.optimize.minimize(
+            lambda z: z @ z, np.zeros(n), jac=lambda z: 2 * z,
+            bounds=list(zip(low, high, strict=True)),
+            constraints={"type": "eq", "fun": lambda z: z @ weights - amount}, method="SLSQP",
+            options={"ftol": 1e-14, "maxiter": 1000},
+        )  # fmt: skip
+        return np.sqrt(found.fun) if found.success else np.nan
+    if norm == "l1":
+        limits = [(0, h) for h in high] + [(0, -v) for v in low]
+        found = scipy.optimize.linprog(
+            np.ones(2 * n), A_eq=np.r_[weights, -weights][None], b_eq=[amount], bounds=limits
+        )
+    else:
+        column, eye = np.ones((n, 1)), np.eye(n)
+        found = scipy.optimize.linprog(
+            np.r_[np.zeros(n), 1], A_ub=np.block([[eye, -column], [-eye, -column]]),
+            b_ub=np.zeros(2 * n), A_eq=np.r_[weights, 0][None], b_eq=[amount],
+            bounds=[*zip(low, high, strict=True), (0, None)],
+        )  # fmt: skip
+    return found.fun if found.status == 0 else np.nan
+
+
+@pytest.mark.parametrize("norm", ORDER)
+def test_moves_to_a_plane_are_the_least(norm):
+    rng = np.random.default_rng(0)
+    x, weights = rng.uniform(size=(8, 12)), rng.normal(size=(8, 12))
+    x[0] = np.round(x[0])  # all features at a bound
+    x[1] = np.round(2 * x[1]) / 2
+    weights[2, 3:6], weights[3, :9] = 1.5, 0.0  # ties, and features that do not matter
+    solved = 0
+    for amount in (0.0, 0.3, 2.0, -1.0, -30.0):
+        moves = np.asarray(
+            fast_boundary.to_plane(
+                jnp.float32(x), jnp.float32(weights), jnp.full(8, amount), norm, (0.0, 1.0)
+            ),
+            float,
+        )
+        assert ((x + moves >= -1e-6) & (x + moves <= 1 + 1e-6)).all()
+        for row in range(8):
+            up = weights[row] * amount > 0
+            most = np.abs(weights[row] * np.where(up, 1 - x[row], x[row])).sum()
+            gain = moves[row] @ weights[row]
+            # The plane is reached, or else the corner that comes nearest.
+            assert gain == pytest.approx(np.sign(amount) * min(abs(amount), most), abs=1e-5)
+            expected = least_norm(norm, weights[row], amount, -x[row], 1 - x[row])
+            if most > abs(amount) and np.isfinite(expected):
+                solved += 1
+                assert np.linalg.norm(moves[row], ORDER[norm]) <= expected + 1e-4
+    assert solved > 20
+
+
+def test_without_bounds_moves_are_those_of_the_dual_norm():
+    weights = jnp.array([[3.0, -4.0, 0.0]])
+    wide = (-jnp.inf, jnp.inf)
+    for norm, expected in {
+        "linf": [1, -1, 0],
+        "l2": [21 / 25, -28 / 25, 0],
+        "l1": [0, -1.75, 0],
+    }.items():
+        move = fast_boundary.to_plane(jnp.zeros((1, 3)), weights, jnp.array([7.0]), norm, wide)
+        np.testing.assert_allclose(move[0], expected, rtol=1e-5)
+        nothing = fast_boundary.to_plane(jnp.zeros((1, 3)), 0 * weights, jnp.ones(1), norm, wide)
+        np.testing.assert_array_equal(nothing, 0)
+
+
+@pytest.fixture(scope="module")
+def curved():
+    k1, k2, k3 = jax.random.split(jax.random.key(1), 3)
+    w1, w2 = 2 * jax.random.normal(k1, (12, 16)), jax.random.normal(k2, (16, 5))
+    logits_fn = lambda x: jnp.tanh(x @ w1) @ w2  # noqa: E731
+    x = jax.random.uniform(k3, (40, 12))
+    return logits_fn, x, jnp.argmax(logits_fn(x), -1)
+
+
+def test_restarts_are_never_worse_and_find_nearer_points(curved):
+    logits_fn, x, labels = curved
+    attack = functools.partial(attacks.fab, logits_fn, KEY, x, labels, norm="l2", num_steps=20)
+    away = [
+        np.asarray(
+            attacks.distance(jax.jit(functools.partial(attack, num_restarts=n))().adversarial, x)
+        )
+        for n in (1, 4)
+    ]
+    # Up to the last secant steps, which look along other segments.
+    assert (away[1] <= away[0] * 1.001).all()
+    assert (away[1] < away[0] * 0.95).sum() >= 3
+
+
+def test_the_last_steps_end_at_the_boundary(curved):
+    logits_fn, x, labels = curved
+    found = attacks.fab(logits_fn, KEY, x, labels, norm="l2", num_steps=30)
+    move = found.adversarial - x
+    inside = jnp.argmax(logits_fn(x + 0.98 * move), -1) == labels
+    assert found.success.all() and inside.mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("attack", "options", "jacobians"),
+    [
+        (attacks.fab, {"num_restarts": 2}, 2 * 4),
+        (attacks.fab, {"targets": 1}, 0),
+        (attacks.carlini_wagner, {"num_searches": 2}, 1),
+        (attacks.carlini_wagner, {"num_searches": 2, "targets": 1}, 0),
+    ],
+)
+def test_queries_count_every_evaluation(attack, options, jacobians, curved):
+    logits_fn, x, labels = curved
+    if "targets" in options:
+        options = options | {"targets": (labels + 1) % 5}
+    calls = []
+
+    def counted(x):
+        jax.debug.callback(lambda: calls.append(1))
+        return logits_fn(x)
+
+    found = attack(counted, KEY, x, labels, num_steps=4, **options)
+    jax.effects_barrier()
+    # The gradients of all five logits count as five, though the model is evaluated once for them.
+    assert int(found.queries[0]) == len(calls) + 4 * jacobians
+
+
+def test_features_at_the_bounds_can_leave_them():
+    """Only moves away from a bound help, and the nearest success is known."""
+    weights = jnp.array([[-3.0, 3.0], [4.0, -4.0]])
+    corner, bias = jnp.array([[1.0, 0.0]]), jnp.array([[2.0, -2.0]])
+    logits_fn = lambda x: (x - corner) @ weights + bias  # noqa: E731
+    x, labels = jnp.array([[1.0, 0.0]]), jnp.array([0])
+    # Within the box every move away from the corner adds to f_0 − f_1 = 4 + 6 a + 8 b.
+    assert not attacks.carlini_wagner(logits_fn, KEY, x, labels, num_steps=50).success.any()
+    flipped = lambda x: (x - corner) @ -weights + bias  # noqa: E731
+    found = attacks.carlini_wagner(flipped, KEY, x, labels)
+    assert found.success.all()
+    # 4 − 6 a − 8 b = 0 is nearest at distance 4/10.
+    np.testing.assert_allclose(found.adversarial, [[1 - 0.24, 0.32]], atol=0.01)
+    assert float(attacks.distance(found.adversarial, x)[0]) == pytest.approx(0.4, rel=0.01)
+
+
+def test_confidence_is_the_margin_of_the_result(curved):
+    logits_fn, x, labels = curved
+    for shift in (0.0, -100.0):  # all logits negative
+
+        def shifted(x, shift=shift):
+            return logits_fn(x) + shift
+
+        found = jax.jit(functools.partial(attacks.carlini_wagner, shifted, confidence=0.5))(
+            KEY, x, labels
+        )
+        assert found.success.mean() > 0.9
+        assert (np.asarray(found.loss)[np.asarray(found.success)] >= 0.5 - 1e-4).all()
+        assert np.median(found.loss) < 0.6
