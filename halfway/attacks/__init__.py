@@ -21,6 +21,7 @@ from halfway.attacks.gradient import (
 from halfway.attacks.minimum_norm import ddn, deepfool, fmn
 from halfway.attacks.nearest import distance, minimum_budget
 from halfway.attacks.penalty import carlini_wagner
+from halfway.attacks.random_search import square
 from halfway.attacks.threat import Threat, l1, l2, linf
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "ni_fgsm",
     "pgd",
     "si_fgsm",
+    "square",
     "ti_fgsm",
     "vmi_fgsm",
 ]

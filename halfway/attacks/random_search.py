@@ -1,0 +1,262 @@
+"""Square Attack: random search by windows of an image, which needs losses and no gradients."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from halfway import losses
+from halfway.attacks import base, threat
+from halfway.attacks.base import AttackResult
+from halfway.attacks.threat import Bounds, Threat
+from halfway.types import Array, Key, LogitsFn, LossFn
+
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""Queries, of 10,000, after which windows have half the area."""
+
+
+class _Search(NamedTuple):
+    """What is kept of each example: point `[B, ...]`, and `[B]` loss, success and queries."""
+
+    point: Array
+    loss: Array
+    success: Array
+    queries: Array
+
+
+def square(
+    logits_fn: LogitsFn,
+    key: Key,
+    x: Array,
+    labels: Array,
+    *,
+    threat: Threat,
+    targets: Array | None = None,
+    loss_fn: LossFn = losses.margin,
+    num_queries: int = 5000,
+    first_share: float = 0.8,
+) -> AttackResult:
+    """Returns the result of Square Attack (Andriushchenko et al., 2020), a random search.
+
+    It begins with stripes (l∞) or a grid of bumps (l2). Each query then changes one window of the
+    image, whose area shrinks with the number of queries, and what results is kept where the loss
+    grows or the attack succeeds. An example rests once it has; the search ends when all do.
+
+    Args:
+      logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
+      key: consumed; every example draws by its place in the batch.
+      x: `[B, ...]` clean inputs within the bounds: images `[B, H, W, D]`, or anything that can be
+        seen as such; windows of `[B, n]` are pieces of a line.
+      labels: `[B]` integers.
+      threat: from `attacks.linf` or `attacks.l2`.
+      targets: `[B]` integers that the attack steers to, or None.
+      loss_fn: logits and labels to a loss per example.
+      num_queries: at most, the clean input and the start included; at least 2, static.
+      first_share: of the area of an image that windows have at first, in (0, 1]; static.
+
+    Raises:
+      ValueError: for l1, fewer than two queries and a share outside (0, 1].
+
+    Source: arXiv 1912.00049.
+    """
+    base.check(x, labels, 1, least=1)
+    if threat.norm.name not in ("linf", "l2"):
+        raise ValueError(f"square needs a threat of linf or l2, got {threat.norm.name}")
+    if num_queries < 2:
+        raise ValueError(f"num_queries must be at least 2, got {num_queries}")
+    if not 0 < first_share <= 1:
+        raise ValueError(f"first_share must lie in (0, 1], got {first_share}")
+    goal = base.objective(logits_fn, labels, loss_fn, targets)
+    height, width, *rest = (*x.shape[1:], 1, 1)
+    shape = (height, width, int(np.prod(rest)))
+    least = 1 if threat.norm.name == "linf" else 3
+    sizes = jnp.array(window_sizes(height, width, num_queries, first_share, least))
+    begin, propose = (_stripes, _window) if threat.norm.name == "linf" else (_grid, _bump)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(x.shape[0]))
+    radius = jnp.broadcast_to(threat.radius(x).reshape(-1), labels.shape)
+
+    def images(values: Array) -> Array:
+        return values.reshape(-1, *shape)
+
+    def look(point: Array) -> tuple[Array, Array]:
+        loss, logits = goal.value(point)
+        return loss, goal.success(logits)
+
+    loss, success = look(x)
+    found = _Search(x, loss, success, jnp.ones(labels.shape, jnp.int32))
+
+    def consider(found: _Search, moves: Array, always: bool = False) -> _Search:
+        point = threat.project(x + moves.reshape(x.shape), x)
+        loss, success = look(point)
+        better = always | (loss > found.loss) | success | jnp.isnan(found.loss)
+        kept = better & ~found.success
+        return _Search(
+            jnp.where(base.per_example(kept, x), point, found.point),
+            jnp.where(kept, loss, found.loss),
+            jnp.where(kept, success, found.success),
+            found.queries + ~found.success,
+        )
+
+    first = jax.vmap(lambda k, r: begin(jax.random.fold_in(k, 0), shape, r))(keys, radius)
+    found = consider(found, first, always=True)
+
+    def searching(carry: tuple[Array, _Search]) -> Array:
+        index, found = carry
+        return (index < num_queries - 1) & ~found.success.all()
+
+    def query(carry: tuple[Array, _Search]) -> tuple[Array, _Search]:
+        index, found = carry
+        size = sizes[index - 1]
+
+        def move(key: Key, point: Array, x: Array, radius: Array) -> Array:
+            return propose(jax.random.fold_in(key, index), point, x, radius, size, threat.bounds)
+
+        moves = jax.vmap(move)(keys, images(found.point), images(x), radius)
+        return index + 1, consider(found, moves)
+
+    _, found = jax.lax.while_loop(searching, query, (jnp.array(1), found))
+    return AttackResult(found.point, found.success, found.loss, found.queries)
+
+
+def window_sizes(
+    height: int, width: int, num_queries: int, first_share: float, least: int
+) -> list[tuple[int, int]]:
+    """Returns height and width of the window of each query after the start.
+
+    Windows are square, or as nearly as the image lets them be: a share of the area that is halved
+    at `HALVINGS`, scaled to the number of queries.
+
+    Args:
+      height, width: of the image.
+      num_queries: of the whole search; the list is two shorter.
+      first_share: of the area.
+      least: side of the smallest window; where it is above 1, sides are odd.
+    """
+    sizes = []
+    for index in range(num_queries - 2):
+        place = index * 10_000 // num_queries
+        area = first_share * height * width / 2 ** sum(place > after for after in HALVINGS)
+        side = max(round(area**0.5), least)
+        rows, columns = min(side, height), min(side, width)
+        rows = max(rows, min(round(area / columns), height)) if columns < side else rows
+        columns = max(columns, min(round(area / rows), width)) if rows < side else columns
+        if least > 1:
+            rows, columns = (min(n + 1 - n % 2, of) for n, of in ((rows, height), (columns, width)))
+        sizes.append((rows, columns))
+    return sizes or [(1, 1)]
+
+
+def _stripes(key: Key, shape: tuple[int, ...], radius: Array) -> Array:
+    sign = jax.random.rademacher(key, (1, *shape[1:]), radius.dtype)
+    return radius * jnp.broadcast_to(sign, shape)
+
+
+def _place(key: Key, shape: tuple[int, ...], size: Array) -> tuple[Array, Array]:
+    """Returns row `[H]` and column `[W]` of each pixel within a random window; negative before it.
+
+    Every place where the window lies inside is as likely, the last row and column included.
+    """
+    keys = jax.random.split(key)
+    row, column = (jax.random.randint(keys[i], (), 0, shape[i] - size[i] + 1) for i in (0, 1))
+    return jnp.arange(shape[0]) - row, jnp.arange(shape[1]) - column
+
+
+def _inside(rows: Array, columns: Array, size: Array) -> Array:
+    """Returns whether each pixel lies within the window, `[H, W, 1]`."""
+    vertical, horizontal = (rows >= 0) & (rows < size[0]), (columns >= 0) & (columns < size[1])
+    return (vertical[:, None] & horizontal[None])[..., None]
+
+
+def _window(key: Key, point: Array, x: Array, radius: Array, size: Array, bounds: Bounds) -> Array:
+    """Returns moves of which those of one window are ±ε, a sign for each channel."""
+    del bounds
+    key_place, key_sign = jax.random.split(key)
+    inside = _inside(*_place(key_place, point.shape, size), size)
+    sign = jax.random.rademacher(key_sign, (1, 1, point.shape[2]), point.dtype)
+    return jnp.where(inside, radius * sign, point - x)
+
+
+def _grid(key: Key, shape: tuple[int, ...], radius: Array) -> Array:
+    """Returns bumps of random signs on a grid of five by five, of norm ε together."""
+    height, width, depth = shape
+    sides = [max(length // 5, 1) for length in (height, width)]
+    counts = [length // side for length, side in zip((height, width), sides, strict=True)]
+    starts = [
+        (n - side * c) // 2 for n, side, c in zip((height, width), sides, counts, strict=True)
+    ]
+    key_turn, key_sign = jax.random.split(key)
+    turned = jax.random.bernoulli(key_turn, shape=tuple(counts))
+    sign = jax.random.rademacher(key_sign, (*counts, depth), radius.dtype)
+    size = jnp.array(sides)
+    # One tile of each kind, and where each pixel lies among them.
+    tiles = jnp.stack(
+        [bump(jnp.arange(sides[0]), jnp.arange(sides[1]), size, turn) for turn in (False, True)]
+    )
+    whole = (
+        jnp.where(turned[..., None, None], tiles[1], tiles[0])[..., None] * sign[:, :, None, None]
+    )
+    whole = whole.swapaxes(1, 2).reshape(counts[0] * sides[0], counts[1] * sides[1], depth)
+    moves = jnp.zeros(shape, radius.dtype)
+    moves = jax.lax.dynamic_update_slice(moves, whole, (starts[0], starts[1], 0))
+    return radius * moves / _norm(moves)
+
+
+def _bump(key: Key, point: Array, x: Array, radius: Array, size: Array, bounds: Bounds) -> Array:
+    """Returns moves where one window takes a bump and the norm that another one gives up."""
+    key_to, key_from, key_turn, key_sign = jax.random.split(key, 4)
+    moves = point - x
+    to = _place(key_to, point.shape, size)
+    taker = _inside(*to, size)
+    giver = _inside(*_place(key_from, point.shape, size), size)
+    shape = bump(*to, size, jax.random.bernoulli(key_turn))[..., None]
+    sign = jax.random.rademacher(key_sign, (1, 1, point.shape[2]), point.dtype)
+    own = jnp.where(taker, moves, 0)
+    new = jnp.where(taker, shape * sign + own / _norm(own, channels=True), 0)
+    both = jnp.where(taker | giver, moves, 0)
+    # Each channel keeps the norm of its two windows, and all share what the budget has left.
+    spare = jnp.maximum(radius**2 - (moves**2).sum(), 0) / point.shape[2]
+    size_of_new = jnp.sqrt((both**2).sum((0, 1), keepdims=True) + spare)
+    new = new / _norm(new, channels=True) * size_of_new
+    moves = jnp.where(taker, new, jnp.where(giver, 0, moves))
+    moves = radius * moves / _norm(moves)
+    return threat.clip_to_box(x + moves, bounds) - x
+
+
+def bump(rows: Array, columns: Array, size: Array, turned: Array | bool) -> Array:
+    """Returns two concentric pyramids of opposite signs side by side, `[H, W]`, each of norm 1.
+
+    A pixel at distance d from the middle of its half has Σ_{k ≥ d} 1/(k + 1)², up to the larger of
+    the half's half sides.
+
+    Args:
+      rows, columns: `[H]` and `[W]`, of each pixel within the window; 0 outside of it.
+      size: height and width of the window.
+      turned: whether halves lie beside rather than above each other.
+
+    Source: Andriushchenko et al., arXiv 1912.00049, section 3.4.
+    """
+    inside = _inside(rows, columns, size)[..., 0]
+    down = jnp.broadcast_to(rows[:, None], inside.shape)
+    across = jnp.broadcast_to(columns[None], inside.shape)
+    along, beside = jnp.where(turned, across, down), jnp.where(turned, down, across)
+    length, breadth = jnp.where(turned, size[1], size[0]), jnp.where(turned, size[0], size[1])
+    half = length // 2
+    steps = np.arange(1, max(inside.shape) + 2, dtype=np.float32)
+    tails = jnp.asarray(np.concatenate([[0], np.cumsum(1 / steps**2)]), jnp.float32)
+
+    def pyramid(start: Array | int, stop: Array) -> Array:
+        middle = start + (stop - start) // 2
+        apart = jnp.maximum(jnp.abs(along - middle), jnp.abs(beside - breadth // 2))
+        top = jnp.maximum((stop - start) // 2, breadth // 2)
+        value = jnp.maximum(tails[top + 1] - tails[jnp.clip(apart, 0, len(steps))], 0)
+        value = jnp.where(inside & (along >= start) & (along < stop), value, 0)
+        return value / _norm(value)
+
+    return pyramid(0, half) - pyramid(half, length)
+
+
+def _norm(values: Array, channels: bool = False) -> Array:
+    axes = (0, 1) if channels else None
+    norm = jnp.sqrt((values**2).sum(axes, keepdims=channels))
+    return jnp.where(norm > 0, norm, 1)
