@@ -22,12 +22,15 @@ from halfway.attacks.minimum_norm import ddn, deepfool, fmn
 from halfway.attacks.nearest import distance, minimum_budget
 from halfway.attacks.penalty import carlini_wagner
 from halfway.attacks.random_search import square
+from halfway.attacks.suite import Outcome, auto_attack, outcome
 from halfway.attacks.threat import Threat, l1, l2, linf
 
 __all__ = [
     "AttackResult",
+    "Outcome",
     "Threat",
     "apgd",
+    "auto_attack",
     "bim",
     "carlini_wagner",
     "ddn",
@@ -43,6 +46,7 @@ __all__ = [
     "mi_fgsm",
     "minimum_budget",
     "ni_fgsm",
+    "outcome",
     "pgd",
     "si_fgsm",
     "square",

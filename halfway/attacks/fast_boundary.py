@@ -66,6 +66,40 @@ def fab(
     num_classes = jax.eval_shape(logits_fn, x).shape[1]
     # One forward evaluation, with its gradients, to linearize; one to look where the step ends.
     each = num_classes + 1 if targets is None else 2
+    kept, queries = search(
+        goal, linearize, x, norm, bounds, num_steps=num_steps, queries_of_step=each,
+        restarts=jax.random.split(key, num_restarts)[1:], overshoot=overshoot, backward=backward,
+        bias=bias,
+    )  # fmt: skip
+    return nearest.result(goal, kept.point, queries + 1)
+
+
+def search(
+    goal: Objective,
+    linearize: Linearize,
+    x: Array,
+    norm: str,
+    bounds: Bounds,
+    *,
+    num_steps: int,
+    queries_of_step: int,
+    restarts: Key | None = None,
+    overshoot: float = 1.05,
+    backward: float = 0.9,
+    bias: float = 0.1,
+) -> tuple[Nearest, int]:
+    """Returns the nearest success of all walks and of the secant steps after them, and queries.
+
+    Args:
+      goal: says what a success is.
+      linearize: at each point, the boundary to go to.
+      x: `[B, ...]`, clean inputs.
+      norm, bounds: of the inputs.
+      num_steps: of each walk.
+      queries_of_step: that are counted.
+      restarts: `[R]` keys of the walks after the first; None: there is but that.
+      overshoot, backward, bias: as of `fab`.
+    """
     options = {"num_steps": num_steps, "overshoot": overshoot, "backward": backward, "bias": bias}
     kept, end = walk(goal, linearize, x, x, nearest.nothing(x), norm, bounds, **options)
 
@@ -76,11 +110,29 @@ def fab(
         start = MAKE[norm](reach, bounds).random_start(key, x)
         return walk(goal, linearize, x, start, kept, norm, bounds, **options), None
 
-    keys = jax.random.split(key, num_restarts)[1:]
-    (kept, _), _ = jax.lax.scan(again, (kept, end), keys)
-    kept = _between(goal, x, kept, norm)
-    queries = num_restarts * (num_steps * each + 1) + _SECANTS + 3
-    return nearest.result(goal, kept.point, queries)
+    number = 1
+    if restarts is not None:
+        (kept, _), _ = jax.lax.scan(again, (kept, end), restarts)
+        number += restarts.shape[0]
+    queries = number * (num_steps * queries_of_step + 1) + _SECANTS + 2
+    return _between(goal, x, kept, norm), queries
+
+
+def class_ahead(logits_fn: LogitsFn, labels: Array, targets: Array) -> Linearize:
+    """Returns f_t − f_y and its gradient at a point, for one class t of each example.
+
+    Args:
+      logits_fn: of the model.
+      labels: `[B]`, y.
+      targets: `[B]`, t.
+    """
+
+    def ahead(x: Array) -> Array:
+        logits = logits_fn(x)
+        one_hot = jax.nn.one_hot(jnp.stack([targets, labels]), logits.shape[1])
+        return ((one_hot[0] - one_hot[1]) * logits).sum(1)
+
+    return first_order(ahead)
 
 
 def first_order(ahead: Callable[[Array], Array]) -> Linearize:
