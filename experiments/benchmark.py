@@ -1,6 +1,6 @@
 """Times what is done side by side with what people use today, in the same run on the same threads.
 
-python -m experiments.benchmark --suite=attacks [--out=FILE.json]
+python -m experiments.benchmark --suite=attacks [--data_dir=DIR] [--out=FILE.json]
 """
 
 import dataclasses
@@ -18,8 +18,9 @@ def main(options: cli.Options) -> None:
         raise UserError(f"--suite must be one of {', '.join(suites)}, got {options.suite!r}")
     environment.use_cores()
     environment.use_cache(options.compilation_cache)
-    rows: list[Row] = suites[options.suite].rows()
-    print(as_text(rows))
+    suite = suites[options.suite]
+    rows = suite.rows(options.data_dir)
+    print(getattr(suite, "as_text", as_text)(rows))
     if options.out:
         try:
             files.write_json(Path(options.out), [dataclasses.asdict(row) for row in rows])
@@ -52,4 +53,4 @@ def _number(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    cli.launch(main, takes=("suite", "out", "compilation_cache"))
+    cli.launch(main, takes=("suite", "data_dir", "out", "compilation_cache"))

@@ -159,6 +159,23 @@ def test_success_counts_before_loss():
     np.testing.assert_allclose(result.loss, [-9.48], rtol=1e-5)
 
 
+@pytest.mark.parametrize("best", [True, False])
+def test_an_example_that_stops_early_rests_at_its_first_success(best):
+    """Walk .50, .52, ..., .60; the first example is misclassified from .53, the second nowhere."""
+
+    def logits_fn(x):
+        return jnp.stack([jnp.array([0.53, 9.0]), x], axis=-1)
+
+    attack = functools.partial(
+        attacks.pgd, logits_fn, KEY, jnp.full(2, 0.5), jnp.array([0, 0]),
+        threat=attacks.linf(0.1), relative_step=0.2, num_steps=5, best=best,
+    )  # fmt: skip
+    found = attack(early_stop=True)
+    np.testing.assert_allclose(found.adversarial, [0.54, 0.6], rtol=1e-6)
+    assert found.success.tolist() == [True, False]
+    np.testing.assert_allclose(attack().adversarial, [0.6, 0.6], rtol=1e-6)  # off by default
+
+
 # Degenerate cases
 
 

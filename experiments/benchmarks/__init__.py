@@ -1,4 +1,4 @@
-"""Benchmarks: one file a suite, each with `rows(timing) -> list of Row`; the folder is listed."""
+"""Benchmarks: one file a suite, each with `rows(data_dir) -> list of Row`; the folder is listed."""
 
 import importlib
 import pkgutil

@@ -1,5 +1,6 @@
 """Attacks: PGD on one network and on many at once, beside torchattacks on the same weights."""
 
+import functools
 import importlib.metadata
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks import peers, timing
+from experiments.benchmarks import auto_attack, mnist, peers, timing
 from experiments.benchmarks.timing import Row
 from halfway import attacks, models, placement
 from halfway.types import Array, LogitsFn, Params
@@ -16,23 +17,28 @@ from halfway.types import Array, LogitsFn, Params
 EPSILON, STEP, NUM_STEPS = 0.1, 0.01, 20
 CHUNK = 32
 """Images of a convolutional network at once, whose patches stay in the cache."""
-_CNN = {"kind": "cnn", "features": (16, 32), "stride": 1, "pool": 2, "widths": ()}
 _MLP = {"kind": "mlp", "widths": (256, 256)}
 _SMALL_MLP = {"kind": "mlp", "widths": (128, 128)}
 # Multiply-adds of one image forward; the gradient to the input costs as many again.
 _CNN_MACS = 28 * 28 * 9 * 16 + 14 * 14 * 9 * 16 * 32 + 7 * 7 * 32 * 10
 
 
-def rows() -> list[Row]:
-    """Returns the rows of the suite: medians of five runs in turns, compiled before."""
+def rows(data_dir: str | None = None) -> list[Row]:
+    """Returns the rows of the suite: medians of five runs in turns, compiled before.
+
+    Args:
+      data_dir: where MNIST is prepared.
+    """
     ceiling = timing.ceiling()
     mlp_macs = 784 * 256 + 256 * 256 + 256 * 10
     small_macs = 64 * 128 + 128 * 128 + 128 * 10
     return [
-        _compare("pgd20_cnn", _CNN, 1, 256, 28, 0.5, _CNN_MACS, ceiling),
-        _compare("pgd20_cnn_x16", _CNN, 16, 256, 28, 0.5, _CNN_MACS, ceiling),
+        _compare("pgd20_cnn", mnist.CNN, 1, 256, 28, 0.5, _CNN_MACS, ceiling),
+        _compare("pgd20_cnn", mnist.CNN, 1, 256, 28, 0.5, _CNN_MACS, ceiling, peer_of=_foolbox),
+        _compare("pgd20_cnn_x16", mnist.CNN, 16, 256, 28, 0.5, _CNN_MACS, ceiling),
         _compare("pgd20_mlp_x16", _MLP, 16, 256, 28, 0.75, mlp_macs, ceiling),
         _compare("pgd20_small_mlp_x64", _SMALL_MLP, 64, 64, 8, 0.35, small_macs, ceiling),
+        auto_attack.row(data_dir),
     ]
 
 
@@ -45,8 +51,9 @@ def _compare(
     target: float,
     macs: int,
     ceiling: float,
+    peer_of: Callable[..., Any] | None = None,
 ) -> Row:
-    """Returns PGD on all models at once against one torchattacks run after another."""
+    """Returns PGD on all models at once against one run of a peer after another."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.uniform(size=(num_images, side, side, 1)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, 10, num_images), jnp.int32)
@@ -56,12 +63,10 @@ def _compare(
         keys
     )
 
-    def logits_of(params: Params) -> LogitsFn:
-        return lambda x: jnp.asarray(module.apply({"params": params}, x))
-
+    logits_of = functools.partial(mnist.logits_of, config)
     attack = _many(logits_of) if num_models > 1 else _one(logits_of)
     run = jax.jit(attack).lower(params, x, labels).compile()
-    peer = _peer(config, params, np.asarray(x), np.asarray(labels), num_models)
+    peer = (peer_of or _peer)(config, params, np.asarray(x), np.asarray(labels), num_models)
     # Forward and back to the input, two operations a multiply-add.
     operations = 2 * 2 * macs * NUM_STEPS * num_images * num_models
     if isinstance(peer, str):
@@ -121,6 +126,26 @@ def _many(logits_of: Callable[[Params], LogitsFn]) -> Callable[..., Array]:
     return attack
 
 
+def _foolbox(
+    config: dict[str, Any], params: Params, x: np.ndarray, labels: np.ndarray, num_models: int
+) -> tuple[str, Callable[[], np.ndarray]] | str:
+    """Returns foolbox in JAX on the same weights, the model jitted; else why there is none."""
+    assert num_models == 1
+    try:
+        import foolbox  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        return f"{error.name} is not installed: pip install -e '.[peers]'"
+    first = jax.tree.map(lambda leaf: leaf[0], params)
+    model = foolbox.models.JAXModel(jax.jit(mnist.logits_of(config, first)), bounds=(0, 1))
+    attack = foolbox.attacks.LinfPGD(abs_stepsize=STEP, steps=NUM_STEPS, random_start=False)
+    images, targets = jnp.asarray(x), jnp.asarray(labels)
+
+    def call() -> np.ndarray:
+        return np.asarray(attack.run(model, images, targets, epsilon=EPSILON))[None]
+
+    return f"foolbox {importlib.metadata.version('foolbox')}, JAX", call
+
+
 def _peer(
     config: dict[str, Any], params: Params, x: np.ndarray, labels: np.ndarray, num_models: int
 ) -> tuple[str, Callable[[], np.ndarray]] | str:
@@ -130,51 +155,16 @@ def _peer(
         import torchattacks  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         return f"{error.name} is not installed: pip install -e '.[peers]'"
-    images = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
-    targets = torch.from_numpy(labels.copy()).long()
+    images, targets = peers.to_torch(torch, x, labels)
     runs = []
     for index in range(num_models):
         member = jax.tree.map(lambda leaf: np.array(leaf[index]), params)  # noqa: B023
-        network = _network(torch, config, member).eval()
+        network = peers.network(torch, config, member).eval()
         runs.append(
             torchattacks.PGD(network, eps=EPSILON, alpha=STEP, steps=NUM_STEPS, random_start=False)
         )
 
     def call() -> np.ndarray:
-        found = [run(images, targets).detach().numpy().transpose(0, 2, 3, 1) for run in runs]
-        return np.stack(found)
+        return np.stack([peers.from_torch(run(images, targets)) for run in runs])
 
     return f"torchattacks {importlib.metadata.version('torchattacks')}", call
-
-
-def _network(torch: Any, config: dict[str, Any], params: Params) -> Any:
-    """Returns the network in PyTorch with our weights."""
-    nn = torch.nn
-
-    class Scale(nn.Module):
-        def forward(self, x: Any) -> Any:
-            return 2 * x - 1
-
-    class Channels(nn.Module):
-        """Features last, as our dense layer takes them."""
-
-        def forward(self, x: Any) -> Any:
-            return x.permute(0, 2, 3, 1)
-
-    layers: list[Any] = [Scale()]
-    if config["kind"] == "cnn":
-        for index in range(len(config["features"])):
-            layers += [
-                peers.convolution(torch, params[f"Conv_{index}"]),
-                nn.ReLU(),
-                nn.AvgPool2d(2),
-            ]
-        layers += [Channels(), nn.Flatten(), peers.dense(torch, params["Dense_0"])]
-        return nn.Sequential(*layers)
-    layers.append(nn.Flatten())
-    number = len(config["widths"])
-    for index in range(number + 1):
-        layers.append(peers.dense(torch, params[f"Dense_{index}"]))
-        if index < number:
-            layers.append(nn.ReLU())
-    return nn.Sequential(*layers)

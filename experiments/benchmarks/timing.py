@@ -51,26 +51,37 @@ def least(*calls: Callable[[], Any], repeats: int = 3) -> list[float]:
     return [min(seconds) for seconds in _in_turns(calls, repeats)]
 
 
-def median(*calls: Callable[[], Any], repeats: int = 5) -> list[float]:
+def median(*calls: Callable[[], Any], repeats: int = 5, warm: bool = True) -> list[float]:
     """Returns the median time of each call, taken as `least` takes them.
+
+    Two of each do where one takes over a minute.
 
     Args:
       *calls: without arguments; arrays they return are waited for.
       repeats: of each.
+      warm: whether each is called once before.
     """
-    return [statistics.median(seconds) for seconds in _in_turns(calls, repeats)]
+    return [statistics.median(seconds) for seconds in _in_turns(calls, repeats, warm)]
 
 
-def _in_turns(calls: tuple[Callable[[], Any], ...], repeats: int) -> list[list[float]]:
-    for call in calls:
+def _in_turns(
+    calls: tuple[Callable[[], Any], ...], repeats: int, warm: bool = True
+) -> list[list[float]]:
+    for call in calls if warm else ():
         jax.block_until_ready(call())
     seconds: list[list[float]] = [[] for _ in calls]
-    for _ in range(repeats):
+    for done in range(repeats):
+        if done >= 2 and max(max(each) for each in seconds) > _LONG:
+            break
         for index, call in enumerate(calls):
             started = time.perf_counter()
             jax.block_until_ready(call())
             seconds[index].append(time.perf_counter() - started)
     return seconds
+
+
+_LONG = 60.0
+"""Seconds of a run, beyond which two of them are enough."""
 
 
 def ceiling(size: int = 2048) -> float:

@@ -6,6 +6,8 @@ and budgets.
 
 from halfway.attacks.auto_pgd import apgd
 from halfway.attacks.base import AttackResult
+from halfway.attacks.diagnostics import Diagnosis, diagnose, in_words
+from halfway.attacks.ensembles import Ensemble, collect_weights, ensemble, leave_one_out
 from halfway.attacks.fast_boundary import fab
 from halfway.attacks.gradient import (
     bim,
@@ -24,24 +26,34 @@ from halfway.attacks.penalty import carlini_wagner
 from halfway.attacks.random_search import square
 from halfway.attacks.suite import Outcome, auto_attack, outcome
 from halfway.attacks.threat import Threat, l1, l2, linf
+from halfway.attacks.universal_perturbation import UniversalResult, universal
+from halfway.attacks.variance_reduction import svre
 
 __all__ = [
     "AttackResult",
+    "Diagnosis",
+    "Ensemble",
     "Outcome",
     "Threat",
+    "UniversalResult",
     "apgd",
     "auto_attack",
     "bim",
     "carlini_wagner",
+    "collect_weights",
     "ddn",
     "deepfool",
     "di_fgsm",
+    "diagnose",
     "distance",
+    "ensemble",
     "fab",
     "fgsm",
     "fmn",
+    "in_words",
     "l1",
     "l2",
+    "leave_one_out",
     "linf",
     "mi_fgsm",
     "minimum_budget",
@@ -50,6 +62,8 @@ __all__ = [
     "pgd",
     "si_fgsm",
     "square",
+    "svre",
     "ti_fgsm",
+    "universal",
     "vmi_fgsm",
 ]

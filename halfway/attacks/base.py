@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from halfway import losses
 from halfway.attacks.threat import Threat, per_example
-from halfway.types import Array, Key, LogitsFn, LossFn
+from halfway.types import Array, Key, LogitsFn, LossFn, is_traced
 
 
 class Estimate(NamedTuple):
@@ -24,7 +25,7 @@ class Estimate(NamedTuple):
     Attributes:
       gradient: `[B, ...]`, an estimate of the gradient of the attack loss.
       loss: `[B]` attack loss at this very point; NaN where the estimator does not look there.
-      logits: `[B, C]` at this very point; NaN likewise.
+      logits: `[B, C]` at this very point, `[B, M, C]` of M models; NaN likewise.
       state: what the estimator carries to its next call.
     """
 
@@ -70,8 +71,9 @@ class Objective(NamedTuple):
     """What an attack wants of a model.
 
     Attributes:
-      value: inputs `[B, ...]` to attack loss `[B]` and logits `[B, C]`; costs one query.
-      success: logits `[B, C]` to whether the attack has reached its aim, `[B]` bool.
+      value: inputs `[B, ...]` to attack loss `[B]` and logits `[B, C]`, of M models `[B, M, C]`;
+        costs one query.
+      success: these logits to whether the attack has reached its aim, `[B]` bool.
     """
 
     value: Callable[[Array], tuple[Array, Array]]
@@ -83,12 +85,14 @@ def objective(
 ) -> Objective:
     """Returns the objective: away from the labels, or towards the targets where given.
 
-    The attack loss is loss_fn(logits, labels), or −loss_fn(logits, targets).
+    The attack loss is loss_fn(logits, labels), or −loss_fn(logits, targets). Of M models at once
+    (`attacks.ensemble`) the logits are `[B, M, C]`: then success is that of all of them, and a loss
+    `[B, M]` stands for its least after that sign, that of the model hardest to fool.
 
     Args:
-      logits_fn: the model; it must not couple examples.
+      logits_fn: the model, `[B, ...]` to `[B, C]` or `[B, M, C]`; it must not couple examples.
       labels: `[B]` integers.
-      loss_fn: logits and labels to a loss per example.
+      loss_fn: these logits and labels to a loss per example.
       targets: `[B]` integers, or None.
     """
     if targets is not None:
@@ -97,11 +101,15 @@ def objective(
 
     def value(x: Array) -> tuple[Array, Array]:
         logits = logits_fn(x)
-        return sign * loss_fn(logits, aim), logits
+        loss = sign * loss_fn(logits, aim)
+        return loss.min(1) if (logits.ndim, loss.ndim) == (3, 2) else loss, logits
 
     def success(logits: Array) -> Array:
         # NaN, the error of NaN logits, equals neither.
-        return losses.error(logits, aim) == (1 if targets is None else 0)
+        wanted = 1 if targets is None else 0
+        if logits.ndim == 3:
+            return (jax.vmap(losses.error, (1, None), 1)(logits, aim) == wanted).all(1)
+        return losses.error(logits, aim) == wanted
 
     return Objective(value, success)
 
@@ -224,8 +232,28 @@ def check(x: Array, labels: Array, num_steps: int, *, least: int) -> None:
     chex.assert_type([x, labels], [float, int])
     chex.assert_rank(labels, 1)
     chex.assert_equal_shape_prefix([x, labels], 1)
-    if num_steps < least:
-        raise ValueError(f"num_steps must be at least {least}, got {num_steps}")
+    check_count("num_steps", num_steps, least=least)
+
+
+def check_count(name: str, value: int, *, least: int = 1) -> None:
+    """Checks a static count.
+
+    Raises:
+      ValueError: where it is smaller than it may be.
+    """
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_length(name: str, value: Any) -> None:
+    """Checks the length of a step or a rate, a scalar; traced ones are not looked at.
+
+    Raises:
+      ValueError: where it is negative or not finite.
+    """
+    chex.assert_rank(value, 0)
+    if not is_traced(value) and not (np.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be finite and at least 0, got {value}")
 
 
 def iterate(
@@ -239,6 +267,7 @@ def iterate(
     num_steps: int,
     key: Key | None = None,
     best: bool = True,
+    early_stop: bool = False,
 ) -> Candidate:
     """Returns the best point of a projected walk (the start included), or its last.
 
@@ -256,16 +285,21 @@ def iterate(
       num_steps: static.
       key: consumed; needed where the estimator draws.
       best: whether to keep the best iterate rather than the last.
+      early_stop: whether an example rests where it first succeeds; the estimator has to look at the
+        point itself. Shapes are static, so the others cost as much as before.
     """
 
     def step(carry: tuple[Array, Any, Any, Candidate | None], index: Array) -> tuple[Any, None]:
         point, memory, state, kept = carry
         own = None if key is None else jax.random.fold_in(key, index)
-        found = estimator.estimate(own, memory, point)
+        found, before = estimator.estimate(own, memory, point), point
         if kept is not None:
             kept = better_of(Candidate(point, goal.success(found.logits), found.loss), kept)
         updates, state = update_rule.update(finite(found.gradient), state, point)
         point = threat.project(jnp.asarray(optax.apply_updates(point, updates)), x)
+        if early_stop:
+            rests = per_example(goal.success(found.logits), point)
+            point = jnp.where(rests, before, point)
         return (point, found.state, state, kept), None
 
     kept = no_candidate(goal, start) if best else None

@@ -55,8 +55,7 @@ def fab(
     Source: arXiv 1907.02044.
     """
     nearest.check(x, labels, norm, tuple(MAKE), num_steps)
-    if num_restarts < 1:
-        raise ValueError(f"num_restarts must be at least 1, got {num_restarts}")
+    base.check_count("num_restarts", num_restarts)
     goal = base.objective(logits_fn, labels, losses.margin, targets)
     linearize = (
         nearest.nearest_class(logits_fn, labels, norm)

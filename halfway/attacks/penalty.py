@@ -60,8 +60,7 @@ def carlini_wagner(
     """
     del key
     base.check(x, labels, num_steps, least=1)
-    if num_searches < 1:
-        raise ValueError(f"num_searches must be at least 1, got {num_searches}")
+    base.check_count("num_searches", num_searches)
     if not is_traced(bounds[0]) and not is_traced(bounds[1]) and not np.all(np.isfinite(bounds)):
         raise ValueError(f"carlini_wagner needs finite bounds, got {bounds}")
     goal = base.objective(logits_fn, labels, losses.margin, targets)

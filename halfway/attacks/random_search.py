@@ -63,8 +63,7 @@ def square(
     base.check(x, labels, 1, least=1)
     if threat.norm.name not in ("linf", "l2"):
         raise ValueError(f"square needs a threat of linf or l2, got {threat.norm.name}")
-    if num_queries < 2:
-        raise ValueError(f"num_queries must be at least 2, got {num_queries}")
+    base.check_count("num_queries", num_queries, least=2)
     if not 0 < first_share <= 1:
         raise ValueError(f"first_share must lie in (0, 1], got {first_share}")
     goal = base.objective(logits_fn, labels, loss_fn, targets)

@@ -131,8 +131,7 @@ def check(
         if name not in STAGES:
             raise ValueError(f"stages must be of {', '.join(STAGES)}, got {name!r}")
     for name, count in (("num_targets", num_targets), ("chunk_size", chunk_size)):
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+        base.check_count(name, count)
 
 
 def clean(logits_fn: LogitsFn, x: Array, labels: Array, *, chunk_size: int) -> AttackResult:

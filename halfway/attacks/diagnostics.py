@@ -1,0 +1,173 @@
+"""Signs that a model only looks robust, or an attack only looks strong: measured, then in words."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from halfway import losses
+from halfway.attacks import base
+from halfway.attacks.base import AttackResult
+from halfway.attacks.random_search import square
+from halfway.attacks.threat import Threat
+from halfway.types import Array, Key, LogitsFn
+
+LEVELS = 255
+"""Steps of an image of 8 bits between its bounds."""
+ZERO_GRADIENT, BLACK_BOX_ONLY, FALL, LOST, COUPLING = 0.05, 0.02, 0.01, 0.05, 1e-3
+"""Shares, and for the last one a relative size, above which `in_words` warns."""
+
+
+class Diagnosis(NamedTuple):
+    """What `diagnose` measures; shares are of the inputs that are classified rightly.
+
+    Attributes:
+      num_inputs: classified rightly, a scalar.
+      zero_gradient: share at which the gradient of the cross-entropy is 0, or not finite.
+      budgets: `[E]`, ε of each success rate, the largest where there is one per example.
+      success_rates: `[E]`, share that the attack fools.
+      black_box_only: share that Square fools and the attack does not, at ε; NaN in l1.
+      lost_by_rounding: share of the successes at ε that rounding to 8 bits undoes; NaN where there
+        are none or a bound is infinite.
+      coupling: largest difference of a logit between an input alone and the same in its batch, over
+        the standard deviation of the logits.
+    """
+
+    num_inputs: Array
+    zero_gradient: Array
+    budgets: Array
+    success_rates: Array
+    black_box_only: Array
+    lost_by_rounding: Array
+    coupling: Array
+
+
+def diagnose(
+    attack: Callable[..., AttackResult],
+    logits_fn: LogitsFn,
+    key: Key,
+    x: Array,
+    labels: Array,
+    *,
+    threat: Threat,
+    scales: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0),
+    num_queries: int = 500,
+) -> Diagnosis:
+    """Returns measurements of an attack on a model that tell masked gradients from robustness.
+
+    The attack runs at several multiples of the budget, Square once. Pure: jit it; `in_words` says
+    what is suspicious about what comes back.
+
+    Args:
+      attack: with a `threat`, such as `attacks.pgd`, untargeted.
+      logits_fn: `[B, ...]` to logits `[B, C]`.
+      key: consumed; split among the attacks.
+      x: `[B, ...]` clean inputs within the bounds.
+      labels: `[B]` integers.
+      threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
+      scales: increasing multiples of ε, 1 among them; static.
+      num_queries: of Square, static.
+
+    Raises:
+      ValueError: for scales that do not increase from above 0, or lack 1.
+
+    Source: Athalye et al., arXiv 1802.00420, and Carlini et al., arXiv 1902.06705, for the signs.
+
+    Examples:
+      >>> def logits_fn(x):  # a quantized model: no gradient anywhere
+      ...     return jnp.stack([jnp.round(4 * x[:, 0]), jnp.full(x.shape[0], 1.5)], axis=-1)
+      >>> x, labels = jnp.linspace(0.5, 1.0, 8)[:, None], jnp.zeros(8, int)
+      >>> found = attacks.diagnose(
+      ...     attacks.pgd, logits_fn, jax.random.key(0), x, labels, threat=attacks.linf(0.3))
+      >>> for line in attacks.in_words(found):
+      ...     print(line.split(":")[0])
+      the loss has no gradient at 100.0% of the inputs
+      Square fools 37.5% of the inputs that the attack leaves
+    """
+    if any(a >= b for a, b in zip((0.0, *scales), scales, strict=False)) or 1.0 not in scales:
+        raise ValueError(f"scales must increase from above 0 and have 1 among them, got {scales}")
+    key_attack, key_square = jax.random.split(key)
+    logits = logits_fn(x)
+    right = losses.error(logits, labels) == 0
+
+    def share(chosen: Array) -> Array:
+        return losses.masked_mean(chosen.astype(x.dtype), right)
+
+    goal = base.objective(logits_fn, labels, losses.cross_entropy)
+    gradient = base.finite(base.exact_gradient(goal).estimate(None, (), x).gradient)
+    flat = (gradient == 0).reshape(x.shape[0], -1).all(1)
+
+    def at(scale: Array) -> AttackResult:
+        scaled = threat.replace(epsilon=scale * threat.epsilon)  # pyright: ignore
+        return attack(logits_fn, key_attack, x, labels, threat=scaled)
+
+    # One program for all budgets, with the same draws.
+    results = jax.lax.map(at, jnp.asarray(scales, x.dtype))
+    rates = jax.vmap(share)(results.success)
+    own = jax.tree.map(lambda leaf: leaf[scales.index(1.0)], results)
+    only = jnp.asarray(jnp.nan, x.dtype)
+    if threat.norm.name != "l1":
+        other = square(
+            logits_fn, key_square, x, labels, threat=threat, num_queries=num_queries
+        ).success  # fmt: skip
+        only = share(other & ~own.success)
+    lower, upper = (jnp.asarray(bound, x.dtype) for bound in threat.bounds)
+    rounded = lower + jnp.round((own.adversarial - lower) / (upper - lower) * LEVELS) / LEVELS * (
+        upper - lower
+    )
+    undone = losses.error(logits_fn(rounded), labels) == 0
+    lost = losses.masked_mean(undone.astype(x.dtype), right & own.success)
+    alone = jax.lax.map(lambda image: logits_fn(image[None])[0], x)
+    spread = jnp.std(logits)
+    return Diagnosis(
+        num_inputs=right.sum(),
+        zero_gradient=share(flat),
+        budgets=jnp.asarray(scales, x.dtype) * jnp.max(threat.epsilon),
+        success_rates=rates,
+        black_box_only=only,
+        lost_by_rounding=jnp.where(jnp.isfinite(upper - lower), lost, jnp.nan),
+        coupling=jnp.abs(alone - logits).max() / jnp.where(spread > 0, spread, 1),
+    )
+
+
+def in_words(found: Diagnosis) -> tuple[str, ...]:
+    """Returns what is suspicious about a diagnosis, a line each; nothing where nothing is.
+
+    Args:
+      found: concrete, of one model.
+    """
+    said: list[str] = []
+    if int(found.num_inputs) == 0:
+        return ("no input is classified rightly: there is nothing to attack",)
+    if found.zero_gradient > ZERO_GRADIENT:
+        said.append(
+            f"the loss has no gradient at {float(found.zero_gradient):.1%} of the inputs: a walk "
+            "cannot begin there; try losses.margin or losses.dlr, a random start, or square"
+        )
+    if found.black_box_only > BLACK_BOX_ONLY:
+        said.append(
+            f"Square fools {float(found.black_box_only):.1%} of the inputs that the attack leaves: "
+            "gradients mislead it; what it leaves is not robust"
+        )
+    rates, budgets = np.asarray(found.success_rates, float), np.asarray(found.budgets, float)
+    worst = int(np.argmin(np.diff(rates))) if len(rates) > 1 else 0
+    if len(rates) > 1 and rates[worst] - rates[worst + 1] > FALL:
+        said.append(
+            f"success falls from {rates[worst]:.1%} to {rates[worst + 1]:.1%} as the budget grows "
+            f"from {budgets[worst]:.3g} to {budgets[worst + 1]:.3g}: the attack is not at its "
+            "optimum; give it more steps, smaller steps or restarts"
+        )
+    if found.lost_by_rounding > LOST:
+        said.append(
+            f"rounding to 8 bits undoes {float(found.lost_by_rounding):.1%} of the successes: they "
+            "do not survive being stored as images"
+        )
+    if found.coupling > COUPLING:
+        said.append(
+            f"logits of an input change by {float(found.coupling):.2g} standard deviations with "
+            "its batch: the model couples examples, so results depend on which are attacked "
+            "together; evaluate it with fixed statistics"
+        )
+    return tuple(said)

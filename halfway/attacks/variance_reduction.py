@@ -1,0 +1,140 @@
+"""SVRE: gradients of an ensemble by one model at a time, with their variance reduced."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from halfway import losses
+from halfway.attacks import base, estimators
+from halfway.attacks.base import AttackResult, Estimate, Estimator, Objective
+from halfway.attacks.ensembles import ensemble, num_models_of
+from halfway.attacks.threat import Threat
+from halfway.types import ApplyFn, Array, Key, LossFn, Params
+
+
+def variance_reduced(
+    goal_fn: Callable[[Params], Objective],
+    params: Params,
+    x: Array,
+    *,
+    threat: Threat,
+    num_inner: int,
+    step: Array | float,
+    decay: Array | float,
+) -> Estimator:
+    """Returns the momentum that a walk of its own gathers, one model at a time (SVRE).
+
+    From z = x_t and G = 0, `num_inner` times: a model k is drawn, the same for all examples;
+    G ← decay · G + ∇J_k(z) − (∇J_k(x_t) − mean_m ∇J_m(x_t)); z ← project(z + step · s(G)). Over k,
+    what is added has the mean gradient at z as its mean.
+
+    The loss is the mean over models, the logits `[B, M, C]` are those of each. ∇J_k(x_t) is kept,
+    not taken again; a query is one of a single model.
+
+    Args:
+      goal_fn: one model's parameters to what is ascended.
+      params: leaves `[M, ...]`.
+      x: `[B, ...]`, clean inputs.
+      threat: its steepest step and projection are used.
+      num_inner: static.
+      step: a scalar or one per example with trailing axes of 1.
+      decay: of the momentum.
+
+    Source: Xiong et al., arXiv 2111.10752.
+    """
+    num_models = num_models_of(params)
+
+    def look(member: Params, point: Array) -> Estimate:
+        found = base.exact_gradient(goal_fn(member)).estimate(None, (), point)
+        return found._replace(gradient=base.finite(found.gradient))
+
+    def estimate(key: Key | None, state: Any, point: Array) -> Estimate:
+        assert key is not None, "models are drawn at random: the walk needs a key"
+        found = lax.map(lambda member: look(member, point), params)
+        mean = found.gradient.mean(0)
+
+        def move(carry: tuple[Array, Array], key: Key) -> tuple[Any, None]:
+            moved, momentum = carry
+            index = jax.random.randint(key, (), 0, num_models)
+            own = look(jax.tree.map(lambda leaf: leaf[index], params), moved).gradient
+            momentum = decay * momentum + own - (found.gradient[index] - mean)
+            moved = threat.project(moved + step * threat.steepest(momentum), x)
+            return (moved, momentum), None
+
+        start = (point, jnp.zeros_like(point))
+        (_, momentum), _ = lax.scan(move, start, jax.random.split(key, num_inner))
+        return Estimate(momentum, found.loss.mean(0), jnp.moveaxis(found.logits, 0, 1), state)
+
+    return Estimator(lambda x: (), estimate, num_models + num_inner)
+
+
+def svre(
+    apply_fn: ApplyFn,
+    key: Key,
+    x: Array,
+    labels: Array,
+    *,
+    params: Params,
+    threat: Threat,
+    targets: Array | None = None,
+    loss_fn: LossFn = losses.cross_entropy,
+    num_steps: int = 10,
+    relative_step: Any = 0.1,
+    decay: Any = 1.0,
+    num_inner: int | None = None,
+    inner_decay: Any = 1.0,
+    inner_step: Any = 0.1,
+) -> AttackResult:
+    """Returns the last point of `mi_fgsm` along `variance_reduced` gradients of M models (SVRE).
+
+    The objective is that of the "loss" `ensemble`: success is to fool every model, the loss is the
+    mean. Models are evaluated one after another. Queries count single models:
+    num_steps · (M + num_inner) + M.
+
+    Args:
+      apply_fn: one model's parameters and inputs to logits `[B, C]`; it must not couple examples.
+      key: consumed; models are drawn.
+      x, labels, threat, targets, loss_fn, num_steps, relative_step, decay: as of `mi_fgsm`.
+      params: leaves `[M, ...]`.
+      num_inner: steps of each inner walk, at least 1, static; None: 4 M.
+      inner_decay: μ of the momentum of an inner walk.
+      inner_step: length of its steps as a fraction of ε.
+
+    Raises:
+      ValueError: for counts or steps outside these ranges; for leaves as of `ensemble`.
+
+    Source: Xiong et al., arXiv 2111.10752.
+    """
+    base.check(x, labels, num_steps, least=0)
+    num_models = num_models_of(params)
+    num_inner = 4 * num_models if num_inner is None else num_inner
+    base.check_count("num_inner", num_inner)
+    base.check_length("relative_step", relative_step)
+    base.check_length("inner_step", inner_step)
+    logits_fn, joint_fn = ensemble(apply_fn, params, "loss", loss_fn, vectorized=False)
+    goal = base.objective(logits_fn, labels, joint_fn, targets)
+
+    def goal_fn(member: Params) -> Objective:
+        return base.objective(functools.partial(apply_fn, member), labels, loss_fn, targets)
+
+    estimator = variance_reduced(
+        goal_fn, params, x, threat=threat, num_inner=num_inner,
+        step=inner_step * threat.radius(x), decay=inner_decay,
+    )  # fmt: skip
+    update_rule = optax.chain(
+        estimators.accumulate(decay),
+        base.steepest(threat),
+        base.scale_by_epsilon(threat),
+        optax.scale(relative_step),
+    )
+    found = base.iterate(
+        goal, estimator, update_rule, x, x, threat=threat, num_steps=num_steps, key=key, best=False
+    )
+    num_queries = num_steps * estimator.num_queries + num_models
+    queries = jnp.full(labels.shape, num_queries, jnp.int32)
+    return AttackResult(found.point, found.success, found.loss, queries)
