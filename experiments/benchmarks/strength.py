@@ -87,7 +87,7 @@ def rows(data_dir: str | None = None) -> list[Comparison]:
     model = foolbox.models.PyTorchModel(network, bounds=(0, 1))
     for (name, norm), (options, make) in _nearest(foolbox).items():
         images, labels = peers.to_torch(torch, problem.images, problem.labels)
-        other = make.run(model, images, labels, epsilons=None)[0]
+        other = make.run(model, images, labels)
         found.append(_distance(problem, name, norm, options, peers.from_torch(other)))
     return found
 

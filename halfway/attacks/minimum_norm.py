@@ -50,13 +50,17 @@ def deepfool(
     num_classes = jax.eval_shape(logits_fn, x).shape[1]
     linearize = nearest.nearest_class(logits_fn, labels, norm)
 
+    def place(total: Array) -> Array:
+        return threat.clip_to_box(x + (1 + overshoot) * total, bounds)
+
     def outside(total: Array) -> tuple[Array, Array]:
-        point = threat.clip_to_box(x + (1 + overshoot) * total, bounds)
+        point = place(total)
         return point, goal.success(logits_fn(point))
 
     def step(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         total, done, taken = carry
-        ahead, normal = linearize(threat.clip_to_box(x + total, bounds))
+        # As the authors do: where the walk is seen to be, overshoot included.
+        ahead, normal = linearize(place(total))
         length = ball.dual_norm(normal)
         reach = jnp.abs(ahead) / jnp.where(length > 0, length, 1)
         # A little more than nothing, so that a point on the boundary crosses it.
