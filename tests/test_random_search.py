@@ -249,7 +249,7 @@ def test_a_batch_cut_models_mapped_and_budgets_of_each(name, problem):
 
 def test_inputs_that_are_no_images(problem):
     params, x, labels = problem
-    for name, shape in (("linf", (72,)), ("l2", (72,)), ("l2", (9, 8)), ("linf", (3, 4, 3, 2))):
+    for name, shape in (("l2", (72,)), ("linf", (3, 4, 3, 2))):
         found = attacks.square(
                 functools.partial(network, params), KEY, x.reshape(-1, *shape), labels,
                 threat=getattr(attacks, name)(0.3), num_queries=30,

@@ -17,7 +17,7 @@ from halfway.attacks import suite
 from halfway.attacks.base import AttackResult
 from halfway.types import Array
 
-NUM_STEPS, NUM_QUERIES, CHUNK = 100, 5000, 32
+NUM_STEPS, NUM_QUERIES, CHUNK = 100, 5000, 16
 SURVIVORS = (0.1, 0.3)
 """Between which the share lies that Auto-PGD with cross-entropy leaves."""
 _OPTIONS = {

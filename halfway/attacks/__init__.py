@@ -6,6 +6,7 @@ and budgets.
 
 from halfway.attacks.auto_pgd import apgd
 from halfway.attacks.base import AttackResult
+from halfway.attacks.decision_based import boundary, hop_skip_jump
 from halfway.attacks.diagnostics import Diagnosis, diagnose, in_words
 from halfway.attacks.ensembles import Ensemble, collect_weights, ensemble, leave_one_out
 from halfway.attacks.fast_boundary import fab
@@ -39,6 +40,7 @@ __all__ = [
     "apgd",
     "auto_attack",
     "bim",
+    "boundary",
     "carlini_wagner",
     "collect_weights",
     "ddn",
@@ -50,6 +52,7 @@ __all__ = [
     "fab",
     "fgsm",
     "fmn",
+    "hop_skip_jump",
     "in_words",
     "l1",
     "l2",
