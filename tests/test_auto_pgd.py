@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_network
+from small_network import network
 
 from halfway import attacks, losses
 from halfway.attacks import auto_pgd as module
@@ -14,17 +16,9 @@ from halfway.attacks import base
 KEY = jax.random.key(0)
 
 
-def network(params, x):
-    w1, w2 = params
-    return jnp.tanh(x.reshape(x.shape[0], -1) @ w1) @ w2
-
-
 @pytest.fixture(scope="module")
 def problem():
-    k1, k2, k3 = jax.random.split(jax.random.key(1), 3)
-    params = 2 * jax.random.normal(k1, (12, 16)), jax.random.normal(k2, (16, 5))
-    x = jax.random.uniform(k3, (40, 12))
-    return params, x, jnp.argmax(network(params, x), -1)
+    return small_network.problem(40, 12)
 
 
 def test_checkpoints_are_those_of_the_reference():

@@ -10,10 +10,11 @@ import pytest
 
 from experiments import benchmark, benchmarks, cli
 from experiments.benchmarks import attacks as attacks_suite
-from experiments.benchmarks import landscapes, timing
+from experiments.benchmarks import auto_attack, landscapes, mnist, strength, timing
 from experiments.benchmarks.timing import Row
 from experiments.errors import UserError
 from halfway import attacks, models
+from halfway.attacks import suite
 
 FIELDS = {
     "work", "ours_seconds", "peer", "peer_seconds", "ratio", "target", "ceiling_share",
@@ -48,7 +49,7 @@ def small(monkeypatch):
         Row("top", 0.5, "Peer 1.0", 2.0, 0.25, 0.5, note="equal to 1e-4"),
     ]
     monkeypatch.setattr(
-        benchmarks, "available", lambda: {"small": type("S", (), {"rows": lambda: rows})}
+        benchmarks, "available", lambda: {"small": type("S", (), {"rows": lambda data_dir: rows})}
     )
     return rows
 
@@ -77,7 +78,9 @@ def test_a_suite_that_does_not_exist_and_a_file_that_cannot_be(small, tmp_path):
 
 
 def test_suites_are_found():
-    assert benchmarks.available() == {"attacks": attacks_suite, "landscapes": landscapes}
+    assert benchmarks.available() == {
+        "attacks": attacks_suite, "landscapes": landscapes, "strength": strength,
+    }  # fmt: skip
 
 
 def test_the_landscape_suite_on_a_few_images(monkeypatch):
@@ -132,3 +135,92 @@ def test_the_median_counts(monkeypatch):
     clock = iter([0.0, 5.0, 10.0, 12.0, 20.0, 29.0])
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     assert timing.median(lambda: None, repeats=3) == [5.0]
+
+
+def test_two_runs_do_where_one_takes_over_a_minute(monkeypatch):
+    clock = iter([0.0, 61.0, 70.0, 140.0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    calls = []
+    assert timing.median(lambda: calls.append(1), warm=False) == [65.5]
+    assert len(calls) == 2
+
+
+def test_a_suite_without_mnist_says_how_to_prepare_it(tmp_path):
+    row = auto_attack.row(str(tmp_path))
+    assert row.ours_seconds is None and row.target == 0.7
+    assert "data set 'mnist' is not in the data folder" in row.skipped
+    (row,) = strength.rows(str(tmp_path))
+    assert "experiments.prepare_data --dataset=mnist" in row.skipped
+    assert "skipped: data set" in strength.as_text([row])
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A network with random weights in the place of the trained one, on few images."""
+    module = models.build(mnist.CNN, num_classes=10)
+    x = jax.random.uniform(jax.random.key(0), (12, 8, 8, 1))
+    params = module.init(jax.random.key(1), x[:1])["params"]
+    labels = jnp.argmax(module.apply({"params": params}, x), -1).at[3].add(1) % 10
+    return mnist.Problem(mnist.CNN, params, x, labels, 1.0)
+
+
+def test_stages_timed_one_by_one_are_the_attack(tiny):
+    names = ("apgd_ce", "square")
+    staged = auto_attack.Staged(tiny, "linf", num_steps=3, num_queries=10, names=names)
+    found = staged(0.02)
+    assert staged.memory > 0 and [len(s) for s in staged.seconds.values()] == [1, 1]
+    assert staged.survivors[0] == 11 and staged.survivors[-1] == (~found.success).sum()
+    assert staged.survivors == sorted(staged.survivors, reverse=True)
+    assert found.adversarial.shape == tiny.images.shape
+    # The halves of the images lie on two devices, each with a key of its own.
+    key = jax.random.key(0)
+    for shard in range(2):
+        part = slice(6 * shard, 6 * shard + 6)
+        expected = suite.clean(tiny.logits_fn, tiny.images[part], tiny.labels[part], chunk_size=16)
+        for index, name in enumerate(names):
+            own = jax.random.split(jax.random.fold_in(key, index), 2)[shard]
+            expected = suite.stage(
+                name, tiny.logits_fn, own, tiny.images[part], tiny.labels[part], expected,
+                threat=attacks.linf(0.02), num_steps=3, num_targets=9, num_queries=10,
+                chunk_size=16,
+            )  # fmt: skip
+        np.testing.assert_array_equal(found.success[part], expected.success)
+        np.testing.assert_allclose(found.adversarial[part], expected.adversarial, atol=1e-5)
+    assert "12 images" in auto_attack._note(tiny, 0.02, staged)
+
+
+def test_the_budget_leaves_a_share_between_its_bounds():
+    class Fake:
+        survivors = ()
+
+        def __call__(self, epsilon, number):
+            assert number == 1
+            self.survivors = [100, round(100 * max(0.0, 1 - epsilon / 0.15))]
+
+    fake = Fake()
+    epsilon = auto_attack.budget(fake, 100)
+    assert 10 <= fake.survivors[-1] <= 30 and 0.1 < epsilon < 0.14
+
+
+def test_strength_compares_points_within_the_budget(tiny):
+    peer = jnp.clip(tiny.images + 0.1, 0, 1)
+    row = strength._accuracy(tiny, "pgd", "linf", 0.1, lambda *_: tiny.images, np.asarray(peer))
+    right = np.asarray(jnp.argmax(tiny.logits_fn(peer), -1) == tiny.labels).mean()
+    assert row.ours == pytest.approx(100 * 11 / 12) and row.theirs == pytest.approx(100 * right)
+    assert row.weaker == pytest.approx(row.ours - row.theirs) and row.at_most == 0.3
+    assert "farthest 0.0000 and 0.1000" in row.note
+    assert "pgd linf" in strength.as_text([row])
+
+
+def test_strength_compares_medians_of_what_both_fool(tiny, monkeypatch):
+    monkeypatch.setattr(strength, "CHUNK", 6)
+    own = attacks.deepfool(tiny.logits_fn, jax.random.key(0), tiny.images, tiny.labels)
+    away = np.asarray(attacks.distance(own.adversarial, tiny.images))
+    twice = tiny.images + 2 * (own.adversarial - tiny.images)
+    both = np.asarray(jnp.argmax(tiny.logits_fn(twice), -1) != tiny.labels) & own.success
+    both = np.asarray(both).copy()
+    both[3] = False  # misclassified from the start
+    row = strength._distance(tiny, "deepfool", "l2", {"num_steps": 50}, np.asarray(twice))
+    assert row.ours == pytest.approx(np.median(away[both]), rel=1e-4)
+    assert row.weaker == pytest.approx(0.5, rel=1e-4) and row.at_most == 1.01
+    assert f"{both.sum()} of 11 fooled by both" in row.note

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
+import small_network
 
 from halfway import attacks
 from halfway.attacks import fast_boundary
@@ -86,11 +87,8 @@ def test_without_bounds_moves_are_those_of_the_dual_norm():
 
 @pytest.fixture(scope="module")
 def curved():
-    k1, k2, k3 = jax.random.split(jax.random.key(1), 3)
-    w1, w2 = 2 * jax.random.normal(k1, (12, 16)), jax.random.normal(k2, (16, 5))
-    logits_fn = lambda x: jnp.tanh(x @ w1) @ w2  # noqa: E731
-    x = jax.random.uniform(k3, (40, 12))
-    return logits_fn, x, jnp.argmax(logits_fn(x), -1)
+    params, x, labels = small_network.problem(40, 12)
+    return functools.partial(small_network.network, params), x, labels
 
 
 def test_restarts_are_never_worse_and_find_nearer_points(curved):

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_network
+from small_network import network
 
 from halfway import attacks, losses
 
@@ -54,16 +56,10 @@ def linear():
     )
 
 
-def network(params, x):
-    w1, w2 = params
-    return jnp.tanh(x.reshape(x.shape[0], -1) @ w1) @ w2
-
-
 @pytest.fixture(scope="module")
 def problem():
-    k1, k2, k3 = jax.random.split(jax.random.key(1), 3)
-    params = 2 * jax.random.normal(k1, (12, 16)), jax.random.normal(k2, (16, 5))
-    x = jax.random.uniform(k3, (24, 3, 4)).at[0].set(0.0).at[1].set(1.0)
+    params, x, _ = small_network.problem(24, 3, 4)
+    x = x.at[0].set(0.0).at[1].set(1.0)
     return params, x, jnp.argmax(network(params, x), -1).at[5].add(1) % 5
 
 

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+import small_network
+from small_network import network
 
 from halfway import attacks, losses
 from halfway.attacks import random_search as module
@@ -15,17 +17,9 @@ KEY = jax.random.key(0)
 WIDE = (-jnp.inf, jnp.inf)
 
 
-def network(params, x):
-    w1, w2 = params
-    return jnp.tanh(x.reshape(x.shape[0], -1) @ w1) @ w2
-
-
 @pytest.fixture(scope="module")
 def problem():
-    k1, k2, k3 = jax.random.split(jax.random.key(1), 3)
-    params = 2 * jax.random.normal(k1, (72, 16)), jax.random.normal(k2, (16, 5))
-    x = jax.random.uniform(k3, (20, 6, 6, 2))
-    return params, x, jnp.argmax(network(params, x), -1).at[3].add(1) % 5
+    return small_network.problem(20, 6, 6, 2, wrong=3)
 
 
 def test_windows_shrink_as_in_the_paper():

@@ -20,9 +20,6 @@ from halfway.types import Array
 NUM_STEPS, NUM_QUERIES, CHUNK = 100, 5000, 16
 SURVIVORS = (0.1, 0.3)
 """Between which the share lies that Auto-PGD with cross-entropy leaves."""
-_OPTIONS = {
-    "num_steps": NUM_STEPS, "num_targets": 9, "num_queries": NUM_QUERIES, "chunk_size": CHUNK,
-}  # fmt: skip
 
 
 class Staged:
@@ -34,14 +31,24 @@ class Staged:
       survivors: after the clean inputs and after each stage, of the last call.
     """
 
-    def __init__(self, problem: mnist.Problem, norm: str, num_steps: int = NUM_STEPS) -> None:
+    def __init__(
+        self,
+        problem: mnist.Problem,
+        norm: str,
+        num_steps: int = NUM_STEPS,
+        num_queries: int = NUM_QUERIES,
+        names: tuple[str, ...] = suite.STAGES,
+    ) -> None:
         size = len(problem.labels)
         shards = max(n for n in range(1, jax.device_count() + 1) if size % n == 0)
         split = lambda a: a.reshape(shards, -1, *a.shape[1:])  # noqa: E731
         self._key = jax.random.key(0)
         self._x, self._labels = split(problem.images), split(problem.labels)
         logits_fn, make = problem.logits_fn, getattr(attacks, norm)
-        options = _OPTIONS | {"num_steps": num_steps}
+        options = {
+            "num_steps": num_steps, "num_targets": 9, "num_queries": num_queries,
+            "chunk_size": CHUNK,
+        }  # fmt: skip
 
         def run(name: str, key, x, labels, found, epsilon):
             def part(member, epsilon):
@@ -64,18 +71,18 @@ class Staged:
             name: jax.jit(functools.partial(run, name))
             .lower(self._key, self._x, self._labels, shapes, epsilon)
             .compile()
-            for name in suite.STAGES
+            for name in names
         }
         found = [timing.memory(program) for program in self._stages.values()]
         self.memory = None if None in found else max(m for m in found if m is not None)
-        self.seconds: dict[str, list[float]] = {name: [] for name in suite.STAGES}
+        self.seconds: dict[str, list[float]] = {name: [] for name in names}
         self.survivors: list[int] = []
 
-    def __call__(self, epsilon: float, names: tuple[str, ...] = suite.STAGES) -> AttackResult:
-        """Returns the result of all stages, `[N]` each; what they took is added to `seconds`."""
+    def __call__(self, epsilon: float, number: int | None = None) -> AttackResult:
+        """Returns the result of all stages, or of the first few, `[N, ...]`, and notes their time."""
         found = self._clean(self._x, self._labels)
         self.survivors = [int((~found.success).sum())]
-        for index, name in enumerate(names):
+        for index, name in enumerate([*self._stages][:number]):
             started = time.perf_counter()
             key = jax.random.fold_in(self._key, index)
             args = (key, self._x, self._labels, found, jnp.asarray(epsilon, jnp.float32))
@@ -95,7 +102,7 @@ def row(data_dir: str | None) -> Row:
     epsilon = budget(ours, len(problem.labels))
     for seconds in ours.seconds.values():
         seconds.clear()
-    call, theirs = functools.partial(ours, epsilon), peer(problem, "linf", epsilon, NUM_STEPS)
+    call, theirs = functools.partial(ours, epsilon), peer(problem, "linf", epsilon)
     if isinstance(theirs, str):
         (seconds,) = timing.median(call)
         return Row(
@@ -118,7 +125,7 @@ def budget(ours: Staged, size: int) -> float:
     low, high = 0.0, 0.4
     for _ in range(12):
         epsilon = 0.5 * (low + high)
-        ours(epsilon, suite.STAGES[:1])
+        ours(epsilon, 1)
         share = ours.survivors[-1] / size
         if SURVIVORS[0] <= share <= SURVIVORS[1]:
             return epsilon
@@ -127,9 +134,16 @@ def budget(ours: Staged, size: int) -> float:
 
 
 def peer(
-    problem: mnist.Problem, norm: str, epsilon: float, num_steps: int
+    problem: mnist.Problem,
+    norm: str,
+    epsilon: float,
+    num_steps: int = NUM_STEPS,
+    num_queries: int = NUM_QUERIES,
 ) -> tuple[str, Callable[[Array, Array], np.ndarray], Callable[[], str]] | str:
-    """Returns torchattacks' AutoAttack with as many steps, and what to ask it; else why not."""
+    """Returns torchattacks' AutoAttack with as many steps and queries; else why there is none.
+
+    With its name come a run, and what to ask for times by stage after one.
+    """
     try:
         import torch  # pyright: ignore[reportMissingImports]
         import torchattacks  # pyright: ignore[reportMissingImports]
@@ -141,6 +155,7 @@ def peer(
     record: list[tuple[float, int]] = []
     for stage in stages[:3]:
         stage.steps = num_steps  # 10 by default, where the paper has 100
+    stages[3].n_queries = num_queries
     for stage in stages:
         stage.forward = _timed(stage.forward, record)
 
