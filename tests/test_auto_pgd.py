@@ -179,3 +179,80 @@ def test_bad_options_are_refused(problem, options, message):
         attacks.apgd(
             functools.partial(network, params), KEY, x, labels, threat=attacks.linf(0.1), **options
         )
+
+
+def test_steps_of_l1_go_along_the_largest_components():
+    gradient = jnp.array([[3.0, -5.0, 1.0, 4.0], [2.0, 2.0, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    found = module.largest_components(gradient, jnp.array([2.9, 1.0, 3.0]))
+    np.testing.assert_allclose(
+        found, [[0, -0.5, 0, 0.5], [1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 0, 0]], rtol=1e-6
+    )
+    all_of_them = module.largest_components(gradient, jnp.array([99.0, 99.0, 99.0]))
+    np.testing.assert_allclose(jnp.abs(all_of_them).sum(1), [1, 1, 0], rtol=1e-6)
+
+
+def reference_l1(gradient_fn, x, project, epsilon, num_steps):
+    """One example of l1 Auto-PGD as the paper has it, from x, in float64; its largest loss."""
+    size, period = len(x), max(int(0.04 * num_steps), 1)
+    point, step, number, last = x.copy(), epsilon, 0.2 * size, size
+    loss, gradient = gradient_fn(point)
+    best, best_loss, best_gradient = point.copy(), loss, gradient
+    for k in range(num_steps):
+        least = np.sort(np.abs(gradient))[::-1][max(int(number), 1) - 1]
+        chosen = np.where(np.abs(gradient) >= least, np.sign(gradient), 0)
+        point = project(point + step * chosen / np.abs(chosen).sum())
+        loss, gradient = gradient_fn(point)
+        if loss > best_loss:
+            best, best_loss, best_gradient = point.copy(), loss, gradient
+        if (k + 1) % period == 0:
+            moved = (best != x).sum()
+            if moved < 0.95 * last:
+                step, point, gradient = epsilon, best.copy(), best_gradient
+            else:
+                step = max(step / 1.5, epsilon / 10)
+            number, last = moved / 1.5, moved
+    return best_loss
+
+
+@pytest.mark.parametrize("num_steps", [5, 60])
+def test_walks_of_l1_are_those_of_the_paper(problem, num_steps):
+    params, x, labels = problem
+    threat = attacks.l1(0.4)
+    goal = base.objective(functools.partial(network, params), labels, losses.cross_entropy)
+    blind = goal._replace(success=lambda logits: jnp.zeros(logits.shape[0], bool))
+    ours = np.asarray(
+        jax.jit(lambda x: module._sparse_walk(blind, KEY, x, threat, num_steps, False).loss)(x)
+    )
+    both = jax.jit(
+        jax.value_and_grad(
+            lambda z, label: losses.cross_entropy(network(params, z[None]), label[None])[0]
+        )
+    )
+    project = jax.jit(lambda z, centre: threat.project(z[None], centre[None])[0])
+    expected = []
+    for row in range(12):
+
+        def gradient_fn(z, row=row):
+            loss, gradient = both(jnp.asarray(z, jnp.float32), labels[row])
+            return float(loss), np.asarray(gradient, float)
+
+        def onto(z, row=row):
+            return np.asarray(project(jnp.asarray(z, jnp.float32), x[row]))
+
+        expected.append(reference_l1(gradient_fn, np.asarray(x[row]), onto, 0.4, num_steps))
+    np.testing.assert_allclose(ours[:12], expected, rtol=2e-2)
+    assert np.mean(np.isclose(ours[:12], expected, rtol=1e-4)) > 0.8
+
+
+def test_it_is_stronger_than_pgd_in_l1(problem):
+    params, x, labels = problem
+    logits_fn = functools.partial(network, params)
+    ours = attacks.apgd(logits_fn, KEY, x, labels, threat=attacks.l1(0.25), num_steps=50)
+    for fraction in (0.0, 0.2):
+        threat = attacks.l1(0.25, fraction=fraction)
+        plain = attacks.pgd(logits_fn, KEY, x, labels, threat=threat, num_steps=50)
+        assert ours.success.mean() >= plain.success.mean()
+        # Among those that neither fools, where losses can be compared.
+        left = ~np.asarray(ours.success | plain.success)
+        assert np.asarray(ours.loss)[left].mean() >= np.asarray(plain.loss)[left].mean() - 1e-4
+    assert 0.1 < ours.success.mean() < 0.95

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from halfway import data
+from halfway import attacks, data
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,3 +34,12 @@ def test_files_that_the_readme_names_exist():
     assert len(named) > 8
     missing = [name for name in named if not (ROOT / name).exists()]
     assert not missing
+
+
+def test_every_attack_is_in_the_table():
+    public = {name for name in attacks.__all__ if name.islower()}
+    helpers = {"linf", "l2", "l1", "distance", "outcome", "diagnose", "in_words", "ensemble",
+               "leave_one_out", "collect_weights"}  # fmt: skip
+    rows = set(re.findall(r"^\| `(\w+)` \| (?:all|l)", README, flags=re.M))
+    assert rows == public - helpers
+    assert all(f"attacks.{name}" in README for name in helpers)

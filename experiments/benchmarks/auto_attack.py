@@ -79,7 +79,7 @@ class Staged:
         self.survivors: list[int] = []
 
     def __call__(self, epsilon: float, number: int | None = None) -> AttackResult:
-        """Returns the result of all stages, or of the first few, `[N, ...]`, and notes their time."""
+        """Returns the result of all stages, or of the first few, and keeps what they took."""
         found = self._clean(self._x, self._labels)
         self.survivors = [int((~found.success).sum())]
         for index, name in enumerate([*self._stages][:number]):

@@ -14,6 +14,9 @@ from halfway.types import Array, Key, LogitsFn, LossFn
 
 MOMENTUM, PROGRESS, FIRST_STEP = 0.75, 0.75, 2.0
 """Weight of a step against the last one; share of steps that must gain; first step over ε."""
+FIRST_SHARE, PERIOD, SHRINK, LEAST_STEP, FEWER = 0.2, 0.04, 1.5, 0.1, 0.95
+"""In l1: share of features at first, of steps between looks; by how much both shrink; the least
+step over ε; what the number of features must fall to."""
 
 
 class _State(NamedTuple):
@@ -88,6 +91,11 @@ def apgd(
     fewer, or where neither the step nor the best loss has changed since then (not asked at the
     first one). `losses.dlr`, and `losses.targeted_dlr(labels)` with targets, are its other losses.
 
+    In l1 there is no momentum: a step of length ε is shared by the largest components of the
+    gradient, at first a fifth of them. After every .04 num_steps these are 1/1.5 of the features
+    that differ at the best point so far; the step is ε again, from that point, where they have
+    become fewer by a twentieth, and else 1/1.5 as long, down to ε/10.
+
     Args:
       logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
       key: consumed; its value matters with a random start.
@@ -102,6 +110,8 @@ def apgd(
 
     Raises:
       ValueError: for counts below 1, and for several restarts without a random start.
+
+    Source: arXiv 2003.01690; for l1, Croce and Hein, arXiv 2103.01208.
     """
     base.check(x, labels, num_steps, least=1)
     if num_restarts < 1 or (num_restarts > 1 and not random_start):
@@ -110,8 +120,10 @@ def apgd(
         )
     goal = base.objective(logits_fn, labels, loss_fn, targets)
 
+    walk_of = _sparse_walk if threat.norm.name == "l1" else _walk
+
     def walk(key: Key) -> Candidate:
-        return _walk(goal, key, x, threat, num_steps, random_start)
+        return walk_of(goal, key, x, threat, num_steps, random_start)
 
     found = base.best_walk(walk, jax.random.split(key, num_restarts), goal, x)
     queries = jnp.full(labels.shape, num_restarts * (num_steps + 1), jnp.int32)
@@ -187,3 +199,91 @@ def _walk(
 
     state, _ = jax.lax.scan(step, state, (weight, gap))
     return state.kept
+
+
+class _SparseState(NamedTuple):
+    """A walk in l1 between two steps; as `_State`, and `[B]` each:
+
+    Attributes:
+      number: features that a step moves.
+      last: features that differed at the best point when this was last looked at.
+    """
+
+    point: Array
+    gradient: Array
+    kept: Candidate
+    best: Array
+    best_gradient: Array
+    best_loss: Array
+    step: Array
+    number: Array
+    last: Array
+
+
+def _sparse_walk(
+    goal: base.Objective, key: Key, x: Array, threat: Threat, num_steps: int, random_start: bool
+) -> Candidate:
+    """Returns the best point of one walk in l1."""
+    estimator, radius = base.exact_gradient(goal), threat.radius(x)
+    size = x[0].size
+    period = max(int(PERIOD * num_steps), 1)
+
+    def look(point: Array) -> tuple[Array, Candidate]:
+        found = estimator.estimate(None, (), point)
+        return base.finite(found.gradient), Candidate(point, goal.success(found.logits), found.loss)
+
+    def each(values: Array) -> Array:
+        return base.per_example(values, x)
+
+    begin = threat.random_start(key, x) if random_start else x
+    gradient, first = look(begin)
+    chex.assert_shape(first.loss, x.shape[:1])
+    ones = jnp.ones_like(first.loss)
+    state = _SparseState(
+        begin, gradient, first, begin, gradient, first.loss, ones, FIRST_SHARE * size * ones,
+        size * ones,
+    )  # fmt: skip
+
+    def adapt(state: _SparseState) -> _SparseState:
+        moved = (state.best != x).reshape(x.shape[0], -1).sum(1).astype(x.dtype)
+        fewer = moved < FEWER * state.last
+        return state._replace(
+            step=jnp.where(fewer, 1, jnp.maximum(state.step / SHRINK, LEAST_STEP)),
+            point=jnp.where(each(fewer), state.best, state.point),
+            gradient=jnp.where(each(fewer), state.best_gradient, state.gradient),
+            number=moved / SHRINK,
+            last=moved,
+        )
+
+    def step(state: _SparseState, index: Array) -> tuple[_SparseState, None]:
+        along = largest_components(state.gradient, state.number)
+        point = threat.project(state.point + each(state.step) * radius * along, x)
+        gradient, found = look(point)
+        better = found.loss > state.best_loss
+        state = state._replace(
+            point=point,
+            gradient=gradient,
+            kept=base.better_of(found, state.kept),
+            best=jnp.where(each(better), point, state.best),
+            best_gradient=jnp.where(each(better), gradient, state.best_gradient),
+            best_loss=jnp.where(better, found.loss, state.best_loss),
+        )
+        return jax.lax.cond((index + 1) % period == 0, adapt, lambda s: s, state), None
+
+    state, _ = jax.lax.scan(step, state, jnp.arange(num_steps))
+    return state.kept
+
+
+def largest_components(gradient: Array, number: Array) -> Array:
+    """Returns steps `[B, ...]` of l1 norm 1, shared equally by the largest components.
+
+    Args:
+      gradient: `[B, ...]`.
+      number: `[B]` of components, rounded down, at least 1; more where they are tied.
+    """
+    flat = jnp.abs(gradient).reshape(gradient.shape[0], -1)
+    place = jnp.clip(number.astype(jnp.int32), 1, flat.shape[1]) - 1
+    least = jnp.take_along_axis(-jnp.sort(-flat, axis=1), place[:, None], 1)
+    chosen = (flat >= least) & (flat > 0)
+    share = chosen / jnp.maximum(chosen.sum(1, keepdims=True), 1)
+    return jnp.sign(gradient) * share.reshape(gradient.shape).astype(gradient.dtype)

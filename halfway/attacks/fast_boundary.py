@@ -226,16 +226,22 @@ def _shared(size: Array, room: Array, total: Array, norm: str) -> Array:
     """Returns min(s, room) for l∞ or min(s · size, room) for l2, with Σ size · that = total."""
     weight = jnp.ones_like(size) if norm == "linf" else size
 
-    def rise(_: int, scale: Array) -> Array:
+    def rise(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        index, scale, _ = carry
         free = scale * weight < room
         taken = jnp.where(free, 0, size * room).sum(1, keepdims=True)
         rest = jnp.where(free, size * weight, 0).sum(1, keepdims=True)
         needed = jnp.maximum(total - taken, 0)
         # Where nothing is left free the corner is all there is.
         root = jnp.where(rest > 0, needed / jnp.where(rest > 0, rest, 1), jnp.inf)
-        return jnp.where(needed > 0, jnp.maximum(root, scale), scale)
+        higher = jnp.where(needed > 0, jnp.maximum(root, scale), scale)
+        return index + 1, higher, higher > scale
 
-    scale = jax.lax.fori_loop(0, _NEWTON_STEPS, rise, jnp.zeros_like(total))
+    def rises(carry: tuple[Array, Array, Array]) -> Array:
+        return (carry[0] < _NEWTON_STEPS) & carry[2].any()
+
+    begin = (jnp.int32(0), jnp.zeros_like(total), jnp.ones_like(total, bool))
+    _, scale, _ = jax.lax.while_loop(rises, rise, begin)
     return jnp.where(size > 0, jnp.minimum(scale * weight, room), 0)
 
 
@@ -283,4 +289,4 @@ def _between(goal: Objective, x: Array, kept: Nearest, norm: str) -> Nearest:
     return jax.lax.fori_loop(0, _SECANTS, step, carry)[0]
 
 
-_NEWTON_STEPS, _BISECTIONS, _SECANTS = 12, 32, 3
+_NEWTON_STEPS, _BISECTIONS, _SECANTS = 50, 32, 3
