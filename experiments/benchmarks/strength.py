@@ -131,12 +131,13 @@ def _torchattacks(module: Any, network: Any, name: str, norm: str, epsilon: floa
     if name == "apgd":
         return module.APGD(network, norm=peers.TORCH_NORM[norm], eps=epsilon, steps=steps, seed=0)
     make = module.PGD if norm == "linf" else module.PGDL2
-    return make(network, eps=epsilon, alpha=0.1 * epsilon, steps=steps, random_start=True)
+    # From the clean input: draws of the start alone move what is left by half a point.
+    return make(network, eps=epsilon, alpha=0.1 * epsilon, steps=steps, random_start=False)
 
 
 def _bounded(problem: mnist.Problem, name: str, norm: str, epsilon: float) -> Array:
     """Returns what our attack makes of all images."""
-    options = {"random_start": True} | ({"relative_step": 0.1} if name == "pgd" else {})
+    options = {"relative_step": 0.1} if name == "pgd" else {}
     attack = functools.partial(
         getattr(attacks, name), problem.logits_fn, num_steps=NUM_STEPS[name], **options
     )
