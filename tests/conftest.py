@@ -27,3 +27,19 @@ def digits():
     from halfway import data
 
     return data.load("digits", Path(CACHE) / "data")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def keep_programs(request):
+    """Programs of attacks run once: to store them takes time, and jaxlib has crashed doing it."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    attacks = {
+        "attacks", "attacks_transfer", "auto_pgd", "benchmark", "decision_based", "diagnostics",
+        "ensembles", "fast_boundary", "minimum_norm", "random_search", "suite", "threat",
+        "universal_perturbation",
+    }  # fmt: skip
+    before = getattr(jax.config, name)
+    if request.module.__name__.removeprefix("test_") in attacks:
+        jax.config.update(name, 1e9)
+    yield
+    jax.config.update(name, before)
