@@ -254,7 +254,9 @@ def test_only_decisions_matter(name, problem):
     assert not np.array_equal(plain.loss, decided.loss)
 
 
-@pytest.mark.parametrize("name", ["boundary l2", "hop_skip_jump l2"])
+@pytest.mark.parametrize(
+    "name", ["hop_skip_jump l2", pytest.param("boundary l2", marks=pytest.mark.slow)]
+)
 def test_a_batch_cut_short_and_models_mapped(name, problem):
     params, x, labels = problem
     attack = on_network(name)

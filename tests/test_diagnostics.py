@@ -134,6 +134,7 @@ def test_bad_scales_are_refused(scales):
         diagnose(healthy, scales=scales)
 
 
+@pytest.mark.slow
 def test_models_can_be_mapped():
     stacked = jnp.stack([W1, 2 * W1])
 

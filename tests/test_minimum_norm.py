@@ -123,7 +123,13 @@ def test_as_near_as_a_bounded_attack_by_bisection(name, problem):
     assert ours < 1.15 * theirs
 
 
-@each_attack
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("fab l2", "fab l1", "fmn l1") else ())
+        for name in ATTACKS
+    ],
+)
 def test_a_batch_cut_or_permuted_and_models_mapped(name, problem):
     params, x, labels = problem
     attack = functools.partial(ATTACKS[name], num_steps=15, **QUICK.get(name, {}))

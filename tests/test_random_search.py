@@ -219,7 +219,7 @@ def test_targets_are_reached(problem):
     assert found.success.mean() > 0.7
 
 
-@pytest.mark.parametrize("name", ["linf", "l2"])
+@pytest.mark.parametrize("name", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
 def test_a_batch_cut_models_mapped_and_budgets_of_each(name, problem):
     params, x, labels = problem
     threat = getattr(attacks, name)(jnp.linspace(0.01, 0.2, 20))

@@ -130,7 +130,9 @@ def test_chunks_company_and_models_at_once_do_not_matter(problem):
     np.testing.assert_allclose(mapped.adversarial[0], whole.adversarial, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["linf", "l2", "l1"])
+@pytest.mark.parametrize(
+    "name", ["linf", *(pytest.param(n, marks=pytest.mark.slow) for n in ("l2", "l1"))]
+)
 def test_results_are_feasible_and_what_is_fooled_rests(name, problem):
     params, x, labels = problem
     epsilon = {"linf": 0.03, "l2": 0.08, "l1": 0.3}[name]

@@ -220,6 +220,7 @@ def test_the_order_of_a_whole_batch_does_not_matter_and_its_examples_do():
     assert np.abs(part.perturbation - whole.perturbation).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_mapped_over_budgets_equals_a_loop():
     attack = functools.partial(run, num_epochs=3, batch_size=4, targets=TARGETS)
     budgets = jnp.array([0.0, 0.05, 0.1])
