@@ -30,7 +30,7 @@ def digits():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def keep_programs(request):
+def store_no_programs_of_attacks(request):
     """Programs of attacks run once: to store them takes time, and jaxlib has crashed doing it."""
     name = "jax_persistent_cache_min_compile_time_secs"
     attacks = {

@@ -1,5 +1,6 @@
 """Auto-PGD, a walk that halves its step where it stops gaining (Croce and Hein, 2020)."""
 
+import functools
 from typing import NamedTuple
 
 import chex
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from halfway import losses
 from halfway.attacks import base
 from halfway.attacks.base import AttackResult, Candidate
-from halfway.attacks.threat import Threat
+from halfway.attacks.threat import Threat, shared_step
 from halfway.types import Array, Key, LogitsFn, LossFn
 
 MOMENTUM, PROGRESS, FIRST_STEP = 0.75, 0.75, 2.0
@@ -130,21 +131,19 @@ def apgd(
     return AttackResult(found.point, found.success, found.loss, queries)
 
 
+def _look(goal: base.Objective, point: Array) -> tuple[Array, Candidate]:
+    """Returns the gradient at a point `[B, ...]`, and what the point is worth."""
+    found = base.exact_gradient(goal).estimate(None, (), point)
+    return base.finite(found.gradient), Candidate(point, goal.success(found.logits), found.loss)
+
+
 def _walk(
     goal: base.Objective, key: Key, x: Array, threat: Threat, num_steps: int, random_start: bool
 ) -> Candidate:
     """Returns the best point of one walk."""
-    estimator, radius = base.exact_gradient(goal), threat.radius(x)
-
-    def look(point: Array) -> tuple[Array, Candidate]:
-        found = estimator.estimate(None, (), point)
-        return base.finite(found.gradient), Candidate(point, goal.success(found.logits), found.loss)
-
-    def each(values: Array) -> Array:
-        return base.per_example(values, x)
-
+    radius, each = threat.radius(x), functools.partial(base.per_example, like=x)
     begin = threat.random_start(key, x) if random_start else x
-    gradient, first = look(begin)
+    gradient, first = _look(goal, begin)
     chex.assert_shape(first.loss, x.shape[:1])
     ones = jnp.ones_like(first.loss)
     state = _State(
@@ -160,7 +159,7 @@ def _walk(
         mixed = state.point + weight * (ahead - state.point)
         mixed = mixed + (1 - weight) * (state.point - state.before)
         point = threat.project(mixed, x)
-        gradient, found = look(point)
+        gradient, found = _look(goal, point)
         better = found.loss > state.best_loss
         return state._replace(
             point=point,
@@ -224,19 +223,11 @@ def _sparse_walk(
     goal: base.Objective, key: Key, x: Array, threat: Threat, num_steps: int, random_start: bool
 ) -> Candidate:
     """Returns the best point of one walk in l1."""
-    estimator, radius = base.exact_gradient(goal), threat.radius(x)
+    radius, each = threat.radius(x), functools.partial(base.per_example, like=x)
     size = x[0].size
     period = max(int(PERIOD * num_steps), 1)
-
-    def look(point: Array) -> tuple[Array, Candidate]:
-        found = estimator.estimate(None, (), point)
-        return base.finite(found.gradient), Candidate(point, goal.success(found.logits), found.loss)
-
-    def each(values: Array) -> Array:
-        return base.per_example(values, x)
-
     begin = threat.random_start(key, x) if random_start else x
-    gradient, first = look(begin)
+    gradient, first = _look(goal, begin)
     chex.assert_shape(first.loss, x.shape[:1])
     ones = jnp.ones_like(first.loss)
     state = _SparseState(
@@ -258,7 +249,7 @@ def _sparse_walk(
     def step(state: _SparseState, index: Array) -> tuple[_SparseState, None]:
         along = largest_components(state.gradient, state.number)
         point = threat.project(state.point + each(state.step) * radius * along, x)
-        gradient, found = look(point)
+        gradient, found = _look(goal, point)
         better = found.loss > state.best_loss
         state = state._replace(
             point=point,
@@ -284,6 +275,4 @@ def largest_components(gradient: Array, number: Array) -> Array:
     flat = jnp.abs(gradient).reshape(gradient.shape[0], -1)
     place = jnp.clip(number.astype(jnp.int32), 1, flat.shape[1]) - 1
     least = jnp.take_along_axis(-jnp.sort(-flat, axis=1), place[:, None], 1)
-    chosen = (flat >= least) & (flat > 0)
-    share = chosen / jnp.maximum(chosen.sum(1, keepdims=True), 1)
-    return jnp.sign(gradient) * share.reshape(gradient.shape).astype(gradient.dtype)
+    return shared_step(gradient, least)

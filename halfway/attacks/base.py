@@ -161,6 +161,26 @@ def finite(gradient: Array) -> Array:
     return jnp.where(jnp.isfinite(gradient), gradient, 0)
 
 
+def steps(threat: Threat, relative_step: Any) -> optax.GradientTransformation:
+    """Returns the update rule relative_step · ε · s(h), the steps of projected ascent.
+
+    Args:
+      threat: of the norm and the budget.
+      relative_step: length as a fraction of ε, a scalar.
+    """
+    return optax.chain(steepest(threat), scale_by_epsilon(threat), optax.scale(relative_step))
+
+
+def example_keys(key: Key, number: int) -> Key:
+    """Returns a key for each place in a batch, which does not depend on the size of the batch.
+
+    Args:
+      key: consumed.
+      number: B.
+    """
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(number))
+
+
 class Candidate(NamedTuple):
     """A point `[B, ...]` and, at this very point, success `[B]` and attack loss `[B]`."""
 

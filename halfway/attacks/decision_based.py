@@ -223,13 +223,12 @@ def _begin(
     """
     if start is not None:
         chex.assert_trees_all_equal_shapes_and_dtypes(x, start)
-    if number < 1:
-        raise ValueError(f"num_start_draws must be at least 1, got {number}")
+    base.check_count("num_start_draws", number)
     known = [np.asarray(bound) for bound in bounds if not is_traced(bound)]
     if start is None and not np.isfinite(known).all():
         raise ValueError(f"bounds must be finite to draw a start, got {bounds}: pass start")
     # Folded in before it is split: keys do not depend on the size of the batch.
-    own = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(x.shape[0]))
+    own = base.example_keys(key, x.shape[0])
     keys_start, keys_walk = jax.vmap(jax.random.split, out_axes=1)(own)
     lower, upper = (jnp.asarray(bound, x.dtype) for bound in bounds)
 

@@ -72,9 +72,7 @@ def pgd(
     _check(x, labels, num_steps, relative_step, num_restarts, random_start)
     goal = base.objective(logits_fn, labels, loss_fn, targets)
     estimator = base.exact_gradient(goal)
-    update_rule = optax.chain(
-        base.steepest(threat), base.scale_by_epsilon(threat), optax.scale(relative_step)
-    )
+    update_rule = base.steps(threat, relative_step)
 
     def walk(key: Key) -> base.Candidate:
         start = threat.random_start(key, x) if random_start else x
@@ -223,12 +221,7 @@ def mi_fgsm(
     if lookahead:
         step = relative_step * threat.radius(x)
         estimator = estimators.look_ahead(estimator, step=step, decay=decay)
-    update_rule = optax.chain(
-        estimators.accumulate(decay),
-        base.steepest(threat),
-        base.scale_by_epsilon(threat),
-        optax.scale(relative_step),
-    )
+    update_rule = optax.chain(estimators.accumulate(decay), base.steps(threat, relative_step))
     found = base.iterate(
         goal, estimator, update_rule, x, x, threat=threat, num_steps=num_steps, key=key, best=best
     )

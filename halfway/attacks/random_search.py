@@ -72,7 +72,7 @@ def square(
     least = 1 if threat.norm.name == "linf" else 3
     sizes = jnp.array(window_sizes(height, width, num_queries, first_share, least))
     begin, propose = (_stripes, _window) if threat.norm.name == "linf" else (_grid, _bump)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(x.shape[0]))
+    keys = base.example_keys(key, x.shape[0])
     radius = jnp.broadcast_to(threat.radius(x).reshape(-1), labels.shape)
 
     def images(values: Array) -> Array:

@@ -144,14 +144,11 @@ def clean(logits_fn: LogitsFn, x: Array, labels: Array, *, chunk_size: int) -> A
       chunk_size: inputs at once.
     """
 
-    def look(one: tuple[Array, Array]) -> tuple[Array, Array]:
+    def look(one: tuple[Array, Array]) -> AttackResult:
         image, label = one
-        goal = base.objective(logits_fn, label[None], losses.margin)
-        loss, logits = goal.value(image[None])
-        return loss[0], goal.success(logits)[0]
+        return _alone(logits_fn, image[None], label[None], 1)
 
-    loss, success = jax.lax.map(look, (x, labels), batch_size=chunk_size)
-    return AttackResult(x, success, loss, jnp.ones(labels.shape, jnp.int32))
+    return jax.lax.map(look, (x, labels), batch_size=chunk_size)
 
 
 def stage(
@@ -253,16 +250,13 @@ def _on_survivors(
     # Those that are left come first, then the others; beyond the end a place that is dropped.
     places = jnp.concatenate([jnp.argsort(~left), jnp.full(-size % chunk_size, size)])
     number = left.sum()
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(size))
+    keys = base.example_keys(key, size)
     budgets = jnp.broadcast_to(threat.epsilon, (size,))
 
     def one(key: Key, image: Array, label: Array, budget: Array, target: Array) -> AttackResult:
         own = threat.replace(epsilon=budget)  # pyright: ignore[reportAttributeAccessIssue]
         point, queries = single(key, image[None], label[None], own, target[None])
-        result = nearest.result(
-            base.objective(logits_fn, label[None], losses.margin), point, queries + 1
-        )
-        return jax.tree.map(lambda leaf: leaf[0], result)
+        return _alone(logits_fn, point, label[None], queries + 1)
 
     def attack(carry: tuple[Array, AttackResult]) -> tuple[Array, AttackResult]:
         begin, found = carry
@@ -282,3 +276,9 @@ def _on_survivors(
 
     begin = jnp.zeros((), number.dtype)
     return jax.lax.while_loop(lambda carry: carry[0] < number, attack, (begin, found))[1]
+
+
+def _alone(logits_fn: LogitsFn, point: Array, label: Array, queries: Array | int) -> AttackResult:
+    """Returns what a point `[1, ...]` is worth, without the leading axis."""
+    result = nearest.result(base.objective(logits_fn, label, losses.margin), point, queries)
+    return jax.tree.map(lambda leaf: leaf[0], result)

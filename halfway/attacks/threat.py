@@ -337,10 +337,20 @@ def _l1_random_start(key: Key, x: Array, radius: Array, bounds: Bounds) -> Array
 
 
 def _l1_steepest(gradient: Array, *, fraction: float) -> Array:
+    size = jnp.abs(_flat(gradient))
+    number = max(1, round(fraction * size.shape[1]))
+    return shared_step(gradient, jax.lax.top_k(size, number)[0][:, -1:])
+
+
+def shared_step(gradient: Array, least: Array) -> Array:
+    """Returns a step of l1 norm 1, shared equally by the components that are large enough.
+
+    Args:
+      gradient: h, `[B, ...]`.
+      least: `[B, 1]`, the smallest |h_i| that takes part; 0 never does.
+    """
     flat = _flat(gradient)
     size = jnp.abs(flat)
-    number = max(1, round(fraction * flat.shape[1]))
-    least = jax.lax.top_k(size, number)[0][:, -1:]
     chosen = (size >= least) & (size > 0)
     share = jnp.sign(flat) * chosen / jnp.maximum(chosen.sum(1, keepdims=True), 1)
     return share.reshape(gradient.shape)

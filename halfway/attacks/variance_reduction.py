@@ -126,12 +126,7 @@ def svre(
         goal_fn, params, x, threat=threat, num_inner=num_inner,
         step=inner_step * threat.radius(x), decay=inner_decay,
     )  # fmt: skip
-    update_rule = optax.chain(
-        estimators.accumulate(decay),
-        base.steepest(threat),
-        base.scale_by_epsilon(threat),
-        optax.scale(relative_step),
-    )
+    update_rule = optax.chain(estimators.accumulate(decay), base.steps(threat, relative_step))
     found = base.iterate(
         goal, estimator, update_rule, x, x, threat=threat, num_steps=num_steps, key=key, best=False
     )
