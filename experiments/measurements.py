@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from experiments import tables
 from experiments.conditions import Config
+from experiments.meetings import attack_of, settings_of
 from experiments.study import Measured, Measurement
 from halfway import attacks, losses, pairs, placement, training, transfer
 from halfway.data import Split
@@ -59,19 +60,12 @@ def budgets_of(condition: Condition, config: Config) -> tuple[float, ...]:
 def _transfer_program(
     members, images, labels, epsilon, *, program: Condition, settings: tuple, mesh: Mesh
 ):
-    num_steps, relative_step = settings
     apply_fn = program.apply_fn
 
     def pair(member, images, labels, epsilon):
         key, params, permuted, rows = member
         targets = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), params, permuted)
-        attack = functools.partial(
-            attacks.pgd,
-            threat=attacks.linf(epsilon),
-            loss_fn=losses.margin,
-            num_steps=num_steps,
-            relative_step=relative_step,
-        )
+        attack = attack_of(settings, epsilon)
         matrix = transfer.transfer_matrix(
             apply_fn, params, apply_fn, targets, key, images[rows], labels[rows], attack=attack
         )
@@ -105,7 +99,7 @@ def _transfer(key: Key, population: Sequence[Population], pool: Split, config: C
             labels,
             jnp.float32(budget),
             program=pairs.program_of(condition),
-            settings=(config.attack.num_steps, config.attack.relative_step),
+            settings=settings_of(config),
             mesh=placement.make_mesh(),
         )
         named = {"condition": condition.key, "budget": budget}

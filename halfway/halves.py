@@ -46,6 +46,7 @@ def split(
     overlap: float | Array = 0.0,
     noise_rate: float | Array = 0.0,
     stratified: bool = False,
+    holdout_key: Key | None = None,
 ) -> Halves:
     """Returns A, B and S drawn from a pool.
 
@@ -64,6 +65,8 @@ def split(
         example of A, B and S, also where A and B overlap; may be traced.
       stratified: whether each sample has the pool's class shares (to within one or two examples a
         class) instead of an i.i.d. draw.
+      holdout_key: decides which examples are S, where it is given: splits of one such key and of
+        different keys hold out the same examples, and draw their halves from the others. Consumed.
 
     Raises:
       ValueError: if n, overlap or noise_rate is concrete and out of range, or if capacity or
@@ -88,11 +91,18 @@ def split(
     shared = jnp.round(jnp.asarray(overlap) * num_examples).astype(jnp.int32)
 
     key_order, key_a, key_b, key_s = jax.random.split(key, 4)
-    order = (
-        _stratified_order(key_order, labels, num_classes)
-        if stratified
-        else jax.random.permutation(key_order, pool)
-    )
+
+    def shuffle(key, labels):
+        if stratified:
+            return _stratified_order(key, labels, num_classes)
+        return jax.random.permutation(key, labels.shape[0])
+
+    if holdout_key is None:
+        order = shuffle(key_order, labels)
+    else:
+        common = shuffle(holdout_key, labels)
+        rest, held = common[: pool - num_holdout], common[pool - num_holdout :]
+        order = jnp.concatenate([rest[shuffle(key_order, labels[rest])], held])
 
     def sample(key, start, length, count):
         rows = jnp.arange(length)

@@ -44,6 +44,9 @@ class Condition:
       shared_order: whether B sees the positions of its half in A's order of batches; with overlap 1
         that is the same data in the same order.
       on_holdout: whether both models train on S, and so on neither half.
+      common_holdout: whether S is the same for all pairs, and for all conditions of one seed, pool
+        and `num_holdout`: models of different pairs can then be compared on examples that none of
+        them has seen. Halves are drawn from what is left.
       trunk_steps: steps that both models take together first, on batches of both halves, as one
         model from a shared start; then each walks on by itself.
       optimizer: "adam" or "sgd".
@@ -92,6 +95,7 @@ class Condition:
     batch_capacity: int = 0
     width: int = 0
     stop_loss: float = 0.0
+    common_holdout: bool = False
 
     def __post_init__(self):
         model = sorted(dict(self.model).items())
@@ -178,7 +182,15 @@ def digest(plain: Any) -> str:
 
 
 _SHARED = ("shared_start", "shared_order")
-_LATER = (*_SHARED, "on_holdout", "trunk_steps", "batch_capacity", "width", "stop_loss")
+_LATER = (
+    *_SHARED,
+    "on_holdout",
+    "trunk_steps",
+    "batch_capacity",
+    "width",
+    "stop_loss",
+    "common_holdout",
+)
 DATA_FIELDS: dict[str, Any] = {
     "noise_rate": 0.0,
     "overlap": 0.0,
@@ -188,6 +200,7 @@ DATA_FIELDS: dict[str, Any] = {
     "permuted": False,
     "shared_start": False,
     "shared_order": False,
+    "common_holdout": False,
     "seed": 0,
     "dataset": "",
     "subset": "",
@@ -227,7 +240,10 @@ def settings_of(condition: Condition) -> dict[str, Array]:
     floats = {name: jnp.float32(getattr(condition, name)) for name in names}
     flags = {n: jnp.bool_(getattr(condition, n)) for n in ("permuted", *_SHARED)}
     integers = ("num_examples", "batch_size", "width")
-    return floats | flags | {n: jnp.int32(getattr(condition, n)) for n in integers}
+    found = floats | flags | {n: jnp.int32(getattr(condition, n)) for n in integers}
+    if condition.common_holdout:
+        found[HOLDOUT_KEY] = jax.random.fold_in(jax.random.key(condition.seed), _HOLDOUT)
+    return found
 
 
 def split_arguments(condition: Condition) -> dict[str, Any]:
@@ -269,6 +285,7 @@ def draw(key: Key, labels: Array, settings: Mapping[str, Array], *, program: Con
     arguments: dict[str, Any] = split_arguments(program) | {
         name: settings[name] for name in ("num_examples", "overlap", "noise_rate")
     }
+    arguments["holdout_key"] = settings.get(HOLDOUT_KEY)
     parts = halves.split(key_split, labels, **arguments)
     own = _stack(parts)
     permuted = jax.vmap(halves.permute_labels)(jax.random.split(key_permute), own)
@@ -504,6 +521,8 @@ def _walk(
 
 _TRUNK, _PROBE = 4, 5
 """Folded into a pair's key, beyond the keys that it is split into."""
+HOLDOUT_KEY, _HOLDOUT = "holdout_key", 2**31
+"""The setting that is there only where S is common; folded into the seed's key, beyond all pairs."""
 
 
 def _trunk(

@@ -196,6 +196,7 @@ def _begin(
     # architecture, and apart from the loop they are not compiled into each place of their use.
     shape = dataclasses.replace(program, **pairs.MODEL_FIELDS)
     drawn = _draw_program(keys, labels, settings, program=shape, mesh=mesh)
+    settings.pop(pairs.HOLDOUT_KEY, None)  # of the draw alone: training has one program
     params = _init_program(keys, images[:1], settings, program=program, mesh=mesh)
     return (keys, params, drawn), settings, program, mesh
 

@@ -296,6 +296,34 @@ def test_rates_outside_their_range_are_refused(name, value):
         halves.split(KEY, jnp.asarray(LABELS), num_examples=20, **OPTIONS, **{name: value})
 
 
+@pytest.mark.parametrize("stratified", [False, True])
+def test_one_holdout_for_many_halves(stratified):
+    options = OPTIONS | {"stratified": stratified, "num_examples": 20}
+
+    def draw(holdout_key, key):
+        return halves.split(key, jnp.asarray(LABELS), holdout_key=holdout_key, **options)
+
+    drawn = jax.jit(jax.vmap(draw, (None, 0)))(jax.random.key(1), KEYS[:400])
+    held = np.asarray(drawn.s.indices)
+    np.testing.assert_array_equal(held, np.broadcast_to(held[0], held.shape))
+    other = draw(jax.random.key(2), KEYS[0]).s.indices
+    assert set(held[0].tolist()) != set(np.asarray(other).tolist())
+    rest = np.setdiff1d(np.arange(POOL), held[0])
+    for part in (drawn.a, drawn.b):
+        rows = np.asarray(part.indices)
+        # Of what is left, every example as often as any other.
+        counts = np.bincount(rows.ravel(), minlength=POOL)
+        assert counts[held[0]].sum() == 0
+        share = rows.shape[0] * rows.shape[1] / len(rest)
+        assert np.abs(counts[rest] - share).max() < 5 * np.sqrt(share)
+    a, b = (np.sort(part.indices, 1) for part in (drawn.a, drawn.b))
+    assert not (a[:, :, None] == b[:, None, :]).any()
+    assert len({tuple(row) for row in a}) == len(a)
+    if stratified:
+        classes = np.bincount(LABELS[held[0]], minlength=NUM_CLASSES)
+        assert np.abs(classes - 16 * np.bincount(LABELS) / POOL).max() <= 2
+
+
 # The control
 
 

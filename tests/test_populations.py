@@ -93,7 +93,7 @@ OTHER_FIELDS = {
 
 def test_every_field_changes_the_key():
     later = {"shared_start": True, "shared_order": True, "on_holdout": True}
-    later |= {"batch_capacity": 32, "width": 7, "stop_loss": 0.1}
+    later |= {"batch_capacity": 32, "width": 7, "stop_loss": 0.1, "common_holdout": True}
     others = OTHER_FIELDS | later
     known = {field.name for field in dataclasses.fields(MLP)}
     assert others.keys() | {"trunk_steps"} == known
@@ -213,6 +213,24 @@ def test_halves_have_their_sizes_and_do_not_meet(train):
         assert (len(a), len(b), len(s), len(a & b)) == (25, 25, HOLDOUT, 5)
         assert not s & (a | b)
     assert len({tuple(row) for row in np.asarray(population.halves.a.indices)}) == PAIRS
+
+
+def test_pairs_and_conditions_can_have_one_holdout(train, pool, caplog):
+    train(MLP)  # whatever its S, training is one program
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        population = train(change(MLP, common_holdout=True))
+        noisy = train(change(MLP, common_holdout=True, noise_rate=0.4, num_examples=25))
+    assert not [m for m in caplog.messages if "ompil" in m and "_fit_program" in m]
+    for one in (population, noisy):
+        held = np.asarray(one.halves.s.indices)
+        np.testing.assert_array_equal(held, np.asarray(population.halves.s.indices[:1]) + 0 * held)
+    for p in range(PAIRS):
+        a, b, s = (set(valid_rows(leaf_at(x, p))) for x in population.halves)
+        assert not s & (a | b) and not a & b
+        assert set(valid_rows(leaf_at(noisy.halves.a, p))) < a
+    assert len({tuple(row) for row in np.asarray(population.halves.a.indices)}) == PAIRS
+    other = populations.train(change(MLP, common_holdout=True, seed=8), pool)
+    assert set(valid_rows(leaf_at(other.halves.s, 0))) != s
 
 
 def test_noise_and_control_share_halves_and_initializations(train):

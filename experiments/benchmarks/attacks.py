@@ -131,10 +131,10 @@ def _foolbox(
 ) -> tuple[str, Callable[[], np.ndarray]] | str:
     """Returns foolbox in JAX on the same weights, the model jitted; else why there is none."""
     assert num_models == 1
-    try:
-        import foolbox  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        return f"{error.name} is not installed: pip install -e '.[peers]'"
+    found = peers.load("foolbox")
+    if isinstance(found, str):
+        return found
+    (foolbox,) = found
     first = jax.tree.map(lambda leaf: leaf[0], params)
     model = foolbox.models.JAXModel(jax.jit(mnist.logits_of(config, first)), bounds=(0, 1))
     attack = foolbox.attacks.LinfPGD(abs_stepsize=STEP, steps=NUM_STEPS, random_start=False)
@@ -150,11 +150,10 @@ def _peer(
     config: dict[str, Any], params: Params, x: np.ndarray, labels: np.ndarray, num_models: int
 ) -> tuple[str, Callable[[], np.ndarray]] | str:
     """Returns torchattacks on the same weights, one model after another; else why there is none."""
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-        import torchattacks  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        return f"{error.name} is not installed: pip install -e '.[peers]'"
+    found = peers.load("torch", "torchattacks")
+    if isinstance(found, str):
+        return found
+    torch, torchattacks = found
     images, targets = peers.to_torch(torch, x, labels)
     runs = []
     for index in range(num_models):

@@ -144,11 +144,10 @@ def peer(
 
     With its name come a run, and what to ask for times by stage after one.
     """
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-        import torchattacks  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        return f"{error.name} is not installed: pip install -e '.[peers]'"
+    found = peers.load("torch", "torchattacks")
+    if isinstance(found, str):
+        return found
+    torch, torchattacks = found
     network = peers.network(torch, problem.config, problem.params).eval()
     attack = torchattacks.AutoAttack(network, norm=peers.TORCH_NORM[norm], eps=epsilon, seed=0)
     stages = attack._autoattack.attacks

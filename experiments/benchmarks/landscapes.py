@@ -135,12 +135,11 @@ def _eigenvalues(images: Any, labels: Any) -> list[Row]:
 
 def _peer(params: Params, images: Any, labels: Any) -> tuple[str, Any] | None:
     """Returns PyHessian on the same network, weights and data; None where it is not installed."""
-    try:
-        import pyhessian  # pyright: ignore[reportMissingImports]
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        LOG.warning("PyHessian is not installed: pip install -e '.[peers]'")
+    found = peers.load("pyhessian", "torch")
+    if isinstance(found, str):
+        LOG.warning("%s", found)
         return None
+    pyhessian, torch = found
     inputs = torch.from_numpy(np.array(2 * images - 1).reshape(NUM_IMAGES, -1))
     first, second = (peers.dense(torch, params[name]) for name in ("Dense_0", "Dense_1"))
     layers = [first, torch.nn.ReLU(), second]

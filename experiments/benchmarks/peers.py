@@ -1,5 +1,6 @@
 """Our weights in networks of PyTorch, for peers that take those."""
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,14 @@ from halfway.types import Array, Params
 
 TORCH_NORM = {"linf": "Linf", "l2": "L2"}
 """How torchattacks calls norms."""
+
+
+def load(*names: str) -> tuple[Any, ...] | str:
+    """Returns the modules of peers, or one line that says which is not installed."""
+    try:
+        return tuple(importlib.import_module(name) for name in names)
+    except ImportError as error:
+        return f"{error.name} is not installed: pip install -e '.[peers]'"
 
 
 def to_torch(torch: Any, x: Any, labels: Any) -> tuple[Any, Any]:

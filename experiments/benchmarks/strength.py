@@ -65,13 +65,10 @@ def rows(data_dir: str | None = None) -> list[Comparison]:
     problem = mnist.problem(data_dir)
     if isinstance(problem, str):
         return [Comparison("all", skipped=problem)]
-    try:
-        import foolbox  # pyright: ignore[reportMissingImports]
-        import torch  # pyright: ignore[reportMissingImports]
-        import torchattacks  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        why = f"{error.name} is not installed: pip install -e '.[peers]'"
-        return [Comparison("all", skipped=why)]
+    found = peers.load("foolbox", "torch", "torchattacks")
+    if isinstance(found, str):
+        return [Comparison("all", skipped=found)]
+    foolbox, torch, torchattacks = found
     network = peers.network(torch, problem.config, problem.params).eval()
     model = foolbox.models.PyTorchModel(network, bounds=(0, 1))
     images, labels = peers.to_torch(torch, problem.images, problem.labels)
