@@ -522,7 +522,7 @@ def _walk(
 _TRUNK, _PROBE = 4, 5
 """Folded into a pair's key, beyond the keys that it is split into."""
 HOLDOUT_KEY, _HOLDOUT = "holdout_key", 2**31
-"""The setting that is there only where S is common; folded into the seed's key, beyond all pairs."""
+"""The setting that is there where S is common; folded into the seed's key, beyond all pairs."""
 
 
 def _trunk(

@@ -47,18 +47,18 @@ def _reader(table):
     return tables.Reader(Records(table, tables.conditions_table([]), CONFIG))
 
 
+def pick(tree, *index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
 def test_what_is_measured_is_the_library_on_one_pair(trained, pool):
     reader = _reader(MEETING.measure(jax.random.key(3), [trained], pool, CONFIG).table)
     key = trained.condition.key
     for p in range(NUM_PAIRS):
         rows = np.asarray(trained.halves.s.indices[p])
         x, labels = jnp.asarray(pool.images[rows]), jnp.asarray(pool.labels[rows])
-        models = [
-            functools.partial(
-                trained.apply_fn, jax.tree.map(lambda leaf: leaf[p, k], trained.params)
-            )  # noqa: B023
-            for k in range(2)
-        ]
+        params = [pick(trained.params, p, k) for k in range(2)]
+        models = [functools.partial(trained.apply_fn, one) for one in params]
         for k, surrogate in enumerate("AB"):
             attack = attack_of(settings_of(CONFIG), EPSILON)
             moved = attack(models[k], jax.random.key(0), x, labels).adversarial
