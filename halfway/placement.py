@@ -11,8 +11,12 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 MEMBER = "member"
 
 
+CPU_LEVEL: int | None = 1
+"""XLA's optimization level of `jit` on a CPU; None: that of the process."""
+
+
 def jit(fn: Callable[..., Any], *, static_argnames: Sequence[str]) -> Callable[..., Any]:
-    """Returns `fn` jitted for populations: on a CPU at XLA's optimization level 1.
+    """Returns `fn` jitted for populations: on a CPU at XLA's optimization level `CPU_LEVEL`.
 
     Their time goes into matrix products that XLA does not generate itself. Level 1 halves the time
     to compile and runs as fast (measured: training and attacks within 5 %); level 0 runs twice as
@@ -22,13 +26,15 @@ def jit(fn: Callable[..., Any], *, static_argnames: Sequence[str]) -> Callable[.
       fn: to be compiled.
       static_argnames: arguments that are part of the program.
     """
-    level = {"xla_backend_optimization_level": 1}
-    on_cpu = jax.jit(fn, static_argnames=static_argnames, compiler_options=level)
-    elsewhere = jax.jit(fn, static_argnames=static_argnames)
+
+    @functools.cache
+    def at(level: int | None) -> Callable[..., Any]:
+        options = None if level is None else {"xla_backend_optimization_level": level}
+        return jax.jit(fn, static_argnames=static_argnames, compiler_options=options)
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return (on_cpu if jax.default_backend() == "cpu" else elsewhere)(*args, **kwargs)
+        return at(CPU_LEVEL if jax.default_backend() == "cpu" else None)(*args, **kwargs)
 
     return call
 

@@ -16,6 +16,9 @@ CACHE = os.environ.setdefault("HALFWAY_TEST_CACHE", tempfile.mkdtemp(prefix="hal
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from halfway import placement  # noqa: E402
+
+placement.CPU_LEVEL = None  # that of XLA_FLAGS above
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(Path(CACHE) / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

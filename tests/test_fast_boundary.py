@@ -9,8 +9,8 @@ import pytest
 import scipy.optimize
 import small_network
 
-from halfway import attacks
-from halfway.attacks import fast_boundary
+from halfway import attacks, losses
+from halfway.attacks import base, fast_boundary, nearest
 
 KEY = jax.random.key(0)
 ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
@@ -167,3 +167,68 @@ def test_confidence_is_the_margin_of_the_result(curved):
         assert found.success.mean() > 0.9
         assert (np.asarray(found.loss)[np.asarray(found.success)] >= 0.5 - 1e-4).all()
         assert np.median(found.loss) < 0.6
+
+
+def disc(x):
+    """Two classes in the plane, the second beyond the unit circle: f_1 − f_0 = ‖x‖² − 1."""
+    return jnp.stack([jnp.zeros(x.shape[0]), (x**2).sum(1) - 1], 1)
+
+
+def test_a_walk_against_its_formulas():
+    """Steps of FAB in l2 far from any bound, written out in float64 (arXiv 1907.02044)."""
+    overshoot, backward, bias = 1.05, 0.8, 0.2
+    x, start = np.array([0.3, 0.1]), np.array([0.2, 0.7])
+    point, nearest_one, distance, shares, backs = start, None, np.inf, [], 0
+    for _ in range(6):
+        normal, ahead = 2 * point, point @ point - 1
+        here = -ahead * normal / (normal @ normal)
+        there = -(ahead + normal @ (x - point)) * normal / (normal @ normal)
+        lengths = np.linalg.norm(here), np.linalg.norm(there)
+        shares.append(min(lengths[0] / sum(lengths), bias))
+        a = shares[-1]
+        point = (1 - a) * (point + overshoot * here) + a * (x + overshoot * there)
+        if point @ point > 1:
+            backs += 1
+            if np.linalg.norm(point - x) < distance:
+                nearest_one, distance = point, np.linalg.norm(point - x)
+            point = (1 - backward) * x + backward * point
+    assert backs >= 2 and bias in shares and min(shares) < bias  # both cases of each are met
+    inputs = jnp.asarray(x[None], jnp.float32)
+    goal = base.objective(disc, jnp.array([0]), losses.margin, None)
+    kept, end = fast_boundary.walk(
+        goal, nearest.nearest_class(disc, jnp.array([0]), "l2"), inputs,
+        jnp.asarray(start[None], jnp.float32), nearest.nothing(inputs), "l2", (-50.0, 50.0),
+        num_steps=6, overshoot=overshoot, backward=backward, bias=bias,
+    )  # fmt: skip
+    np.testing.assert_allclose(end[0], point, atol=1e-5)
+    np.testing.assert_allclose(kept.point[0], nearest_one, atol=1e-5)
+    np.testing.assert_allclose(kept.distance[0], distance, rtol=1e-5)
+
+
+def test_a_restart_begins_within_half_of_what_was_found(monkeypatch):
+    """A walk that stays where it begins and says it found something at distance 2."""
+
+    def stay(goal, linearize, x, start, kept, *rest, **options):
+        return kept._replace(point=start, distance=jnp.full(x.shape[0], 2.0)), start
+
+    monkeypatch.setattr(fast_boundary, "walk", stay)
+    x, labels = jnp.full((64, 3), 5.0), jnp.zeros(64, jnp.int32)
+    never = lambda x: jnp.tile(jnp.array([[1.0, 0.0]]), (x.shape[0], 1))  # noqa: E731
+    goal = base.objective(never, labels, losses.margin, None)
+    keys = jax.random.split(KEY, 1)
+    kept, _ = fast_boundary.search(
+        goal, None, x, "l2", (0.0, 10.0), num_steps=1, queries_of_step=1, restarts=keys
+    )
+    away = np.linalg.norm(kept.point - x, axis=1)
+    assert away.max() <= 1 and away.max() > 0.8  # uniform in the ball of radius 1
+
+
+def test_carlini_wagner_goes_to_the_nearest_class_not_the_runner_up():
+    """The second logit is .1 behind and flat, the third .2 behind and steep."""
+    slopes, behind = jnp.array([[0.0, 0.1, 0.0], [0.0, 0.0, 1.0]]), jnp.array([[0.0, -0.1, -0.2]])
+    x, labels = jnp.full((1, 2), 3.0), jnp.array([0])
+    found = attacks.carlini_wagner(
+        lambda z: (z - x) @ slopes + behind, KEY, x, labels, bounds=(0.0, 6.0)
+    )
+    assert found.success.all()
+    assert float(attacks.distance(found.adversarial, x)[0]) == pytest.approx(0.2, rel=0.01)
