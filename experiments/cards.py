@@ -82,6 +82,7 @@ def _card(verdict: Verdict, explanation: str, drawings: Sequence[Drawing], comma
 
 
 _KINDS = {"test": "test", "equivalence": "equivalence (two tests)", "gate": "gate (precondition)"}
+_TWO_SIDED = "test (two-sided)"
 
 
 def _parts(verdict: Verdict) -> str:
@@ -110,7 +111,7 @@ def _part(part: PartResult) -> list[str]:
     return [
         part.name,
         part.statistic,
-        _KINDS[part.kind],
+        _TWO_SIDED if part.direction == "different" else _KINDS[part.kind],
         wording.format_estimate(part.estimate, part.low, part.high),
         wording.format_rule(part),
         wording.format_p(part.p_value),

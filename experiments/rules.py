@@ -1,11 +1,11 @@
 """Pieces that decision rules share."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.study import Headline, PartResult
+from experiments.study import Direction, Headline, PartResult
 from halfway import statistics
 from halfway.statistics import Decision, Estimate
 
@@ -14,7 +14,7 @@ def part(
     decision: Decision,
     name: str,
     statistic: str,
-    direction: Literal["greater", "less", "within"],
+    direction: Direction,
     *threshold: float,
     control: str = "",
 ) -> PartResult:

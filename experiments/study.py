@@ -29,6 +29,7 @@ COLUMNS = (
 )
 Word = Literal["supported", "refuted", "inconclusive"]
 Evidence = Literal["exploratory", "confirmatory", "none"]
+Direction = Literal["greater", "less", "within", "different"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +92,13 @@ class PartResult:
 
     Attributes:
       name: short and unique within the study, e.g. "mlp" or "mlp, noise".
-      kind: "test" (one-sided), "equivalence" (two one-sided tests) or "gate" (a precondition).
+      kind: "test" (one-sided, or two-sided where the direction is "different"), "equivalence" (two
+        one-sided tests) or "gate" (a precondition).
       statistic: what was computed, in words with its symbol.
       estimate: always finite where there was anything to estimate, else nan.
       low: lower end of the 95 % interval; -inf where unbounded.
       high: upper end; inf where unbounded.
-      direction: the side of the threshold the claim is on.
+      direction: the side of the threshold the claim is on; "different": either.
       threshold: one number, or the two margins of an equivalence.
       p_value: raw; None for a gate.
       p_reverse: raw p of the reverse claim; None for a gate.
@@ -111,7 +113,7 @@ class PartResult:
     estimate: float
     low: float
     high: float
-    direction: Literal["greater", "less", "within"]
+    direction: Direction
     threshold: tuple[float, ...]
     p_value: float | None
     p_reverse: float | None
@@ -121,10 +123,15 @@ class PartResult:
 
     @property
     def clearance(self) -> float:
-        """How far the estimate lies on the claim's side of the threshold; negative beyond it."""
+        """How far the estimate lies on the claim's side of the threshold; negative beyond it.
+
+        Both sides of the threshold are the claim's where it is "different".
+        """
         if self.direction == "within":
             low, high = self.threshold
             return min(self.estimate - low, high - self.estimate)
+        if self.direction == "different":
+            return abs(self.estimate - self.threshold[0])
         sign = 1 if self.direction == "greater" else -1
         return sign * (self.estimate - self.threshold[0])
 

@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
+from halfway.plot_boundaries import boundaries, boundary_distances, crossings
 from halfway.plot_grids import images, transfer_matrix
 from halfway.plot_landscapes import (
     barriers,
@@ -47,6 +48,7 @@ from halfway.plot_style import (
     symbols,
     wrapped,
 )
+from halfway.plot_subspaces import numbers_of_directions, parts, rates_by_number
 from halfway.plot_transfer import binned_rates, budget_curve, calibration, scatter_transfer_gap
 
 __all__ = [
@@ -54,10 +56,13 @@ __all__ = [
     "agreement",
     "barriers",
     "binned_rates",
+    "boundaries",
+    "boundary_distances",
     "budget_curve",
     "calibration",
     "contour",
     "contour_levels",
+    "crossings",
     "decision_section",
     "dose_response",
     "forest",
@@ -67,8 +72,11 @@ __all__ = [
     "meeting_matrix",
     "memorization",
     "new_figure",
+    "numbers_of_directions",
     "pair_comparison",
+    "parts",
     "rank_contest",
+    "rates_by_number",
     "scatter_transfer_gap",
     "slices",
     "spectrum",
@@ -87,7 +95,8 @@ class ForestRow(NamedTuple):
       name: the hypothesis, e.g. "G1"; `label`: its effect in words with the symbol.
       estimate, low, high: the effect and its interval; an infinite end becomes an arrow.
       threshold: one number, or the two margins of an equivalence.
-      direction: the side of the threshold that the claim is on: "greater", "less", "within".
+      direction: the side of the threshold that the claim is on: "greater", "less", "within",
+        "different" (either side).
       verdict: "supported", "refuted" or "inconclusive".
       value: effect and interval as text, written at the right.
       control: the control and its interval on the same axis, or None; `control_label`: its name.
@@ -138,7 +147,11 @@ def _forest_row(ax: Axes, row: ForestRow) -> None:
     pad = 0.09 * (most - least) or 0.1 * abs(most) or 1.0
     ax.set(xlim=(least - pad, most + pad), ylim=(0, 1), yticks=[])
     left, right = ax.get_xlim()
-    edges = {"greater": (row.threshold[0], right), "less": (left, row.threshold[0])}
+    edges = {
+        "greater": (row.threshold[0], right),
+        "less": (left, row.threshold[0]),
+        "different": (left, right),
+    }
     ax.axvspan(*edges.get(row.direction, row.threshold[:2]), color=GRID, alpha=0.55, lw=0)
     for threshold in row.threshold:
         ax.axvline(threshold, color=INK, lw=1, ls=(0, (4, 3)))

@@ -16,6 +16,8 @@ What holds for every function here that takes one number a pair:
   instead would let the size of a test at level .05 grow to .10.
 - Zero spread up to rounding: the interval is a point, and p is 0 strictly on the alternative's
   side of the threshold, else 1; the reverse likewise.
+- Two-sided, "different from the threshold", p_value is twice the smaller one-sided p, and p_reverse
+  that of the equivalence (TOST) within `margin` of the threshold, which then has to be named.
 - No warnings; user mistakes raise ValueError.
 """
 
@@ -28,7 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
-Alternative = Literal["greater", "less"]
+Alternative = Literal["greater", "less", "two-sided"]
 
 _LARGEST = 1e150
 # Relative spread and distance below which two numbers differ by rounding alone.
@@ -60,8 +62,10 @@ class Decision(NamedTuple):
       estimate: the point estimate; always finite.
       low: lower end of the interval; -inf where unbounded.
       high: upper end of the interval; inf where unbounded.
-      p_value: of the claim: on the alternative's side of the threshold, or within the margins.
-      p_reverse: of the reverse: on the other side, or outside the margins.
+      p_value: of the claim: on the alternative's side of the threshold, different from it, or
+        within the margins.
+      p_reverse: of the reverse: on the other side, equal to it within a margin, or outside the
+        margins.
       num_pairs: valid pairs used; the smaller number where two populations are compared unpaired.
       num_excluded: pairs left out because a value was not finite; the larger number likewise.
     """
@@ -177,14 +181,16 @@ def mean_test(
     threshold: float = 0.0,
     *,
     alternative: Alternative,
+    margin: float | None = None,
     confidence: float = 0.95,
 ) -> Decision:
-    """Returns the mean with its t interval and the one-sided one-sample t-test against threshold.
+    """Returns the mean with its t interval and the one-sample t-test against threshold.
 
     Args:
       values: `[P]`.
       threshold: boundary of the null, in the units of values.
-      alternative: the side of the threshold that the claim is on.
+      alternative: the side of the threshold that the claim is on, or "two-sided".
+      margin: of the reverse of a two-sided claim, which alone takes one; above 0.
       confidence: in (0, 1), of the interval.
 
     Examples:
@@ -193,7 +199,9 @@ def mean_test(
       '1.00 [0.71, 1.29], p = 0.0008'
     """
     ones = np.ones(_column(values).shape)
-    return ratio_test(values, ones, threshold, alternative=alternative, confidence=confidence)
+    return ratio_test(
+        values, ones, threshold, alternative=alternative, margin=margin, confidence=confidence
+    )
 
 
 def ratio_test(
@@ -202,9 +210,10 @@ def ratio_test(
     threshold: float,
     *,
     alternative: Alternative,
+    margin: float | None = None,
     confidence: float = 0.95,
 ) -> Decision:
-    """Returns the ratio of sums with Fieller's interval and its one-sided test against threshold.
+    """Returns the ratio of sums with Fieller's interval and its test against threshold.
 
     The test is the one-sample t-test on `num_p − threshold · den_p`. It agrees with the interval.
 
@@ -212,11 +221,12 @@ def ratio_test(
       numerators: `[P]`.
       denominators: `[P]`, of positive expectation.
       threshold: boundary of the null.
-      alternative: the side of the threshold that the claim is on.
+      alternative: the side of the threshold that the claim is on, or "two-sided".
+      margin: as of `mean_test`.
       confidence: in (0, 1), of the interval.
     """
-    _check_alternative(alternative)
-    estimate, [p_values] = _ratio_tests(numerators, denominators, [threshold], confidence)
+    thresholds = _thresholds(threshold, alternative, margin)
+    estimate, p_values = _ratio_tests(numerators, denominators, thresholds, confidence)
     return _decision(estimate, *_order(alternative, p_values))
 
 
@@ -229,9 +239,10 @@ def ratio_difference(
     threshold: float = 0.0,
     alternative: Alternative,
     paired: bool,
+    margin: float | None = None,
     confidence: float = 0.95,
 ) -> Decision:
-    """Returns the difference of two ratios of sums, its interval and its one-sided t-test.
+    """Returns the difference of two ratios of sums, its interval and its t-test.
 
     Test and interval treat the linearized values `M̂₁ − M̂₂ + z_p¹ − z_p²` as a sample (paired: one
     sample; else two, by Welch). First order in the errors of the denominators: meant for
@@ -243,9 +254,10 @@ def ratio_difference(
       numerators_2: `[P]`, of the second condition; of another length only if not paired.
       denominators_2: like numerators_2.
       threshold: boundary of the null for M₁ − M₂.
-      alternative: the side of the threshold that the claim is on.
+      alternative: the side of the threshold that the claim is on, or "two-sided".
       paired: whether entry p of both conditions shares seeds and data. If so, a pair that leaves
         one condition leaves both.
+      margin: as of `mean_test`.
       confidence: in (0, 1), of the interval.
 
     Source: framework.md, Definition 1; Welch (1947).
@@ -256,8 +268,7 @@ def ratio_difference(
       >>> round(test.estimate, 3), test.p_value < 0.01
       (0.573, True)
     """
-    _check_alternative(alternative)
-    _check_threshold(threshold)
+    thresholds = _thresholds(threshold, alternative, margin)
     level = _quantile_level(confidence)
     if paired:
         (num_1, den_1, num_2, den_2), num_excluded = _valid(
@@ -284,12 +295,14 @@ def ratio_difference(
             df = 1 / (share**2 / (z_1.size - 1) + (1 - share) ** 2 / (z_2.size - 1))
         se = np.sqrt(variance)
         # The largest of the terms whose rounding is left in z.
-        terms = (ratio_1 * relative_1, z_1, ratio_2 * relative_2, z_2, [threshold])
+        terms = (ratio_1 * relative_1, z_1, ratio_2 * relative_2, z_2, thresholds)
         rounding = _ROUNDING * max(np.abs(term).max() for term in terms)
         half_width = special.stdtrit(df, level) * se
     if not (np.isfinite(half_width) and np.isfinite(rounding)):
         return _decision(undecided, 1.0, 1.0)
-    p_values = _t_p_values(point - threshold, float(se), float(df), float(rounding))
+    p_values = [
+        _t_p_values(point - value, float(se), float(df), float(rounding)) for value in thresholds
+    ]
     estimate = undecided._replace(low=float(point - half_width), high=float(point + half_width))
     return _decision(estimate, *_order(alternative, p_values))
 
@@ -530,9 +543,27 @@ def _t_p_values(distance: float, se: float, df: float, rounding: float) -> tuple
     return float(special.stdtr(df, -t)), float(special.stdtr(df, t))
 
 
-def _order(alternative: Alternative, p_values: tuple[float, float]) -> tuple[float, float]:
-    """Returns (greater, less) as (claim, reverse)."""
-    greater, less = p_values
+def _thresholds(threshold: float, alternative: Alternative, margin: float | None) -> list[float]:
+    """Returns what is tested against: the threshold and, two-sided, both ends of its margin."""
+    _check_alternative(alternative)
+    _check_threshold(threshold)
+    if alternative != "two-sided":
+        if margin is not None:
+            raise ValueError(f"margin is of a two-sided alternative, got {margin}")
+        return [threshold]
+    if margin is None or not 0 < margin < _LARGEST:
+        raise ValueError(f"margin of a two-sided alternative must be above 0, got {margin}")
+    return [threshold, threshold - margin, threshold + margin]
+
+
+def _order(
+    alternative: Alternative, p_values: Sequence[tuple[float, float]]
+) -> tuple[float, float]:
+    """Returns the (greater, less) of `_thresholds` as (claim, reverse)."""
+    greater, less = p_values[0]
+    if alternative == "two-sided":
+        (above_low, _), (_, below_high) = p_values[1:]
+        return min(1.0, 2 * min(greater, less)), max(above_low, below_high)
     return (greater, less) if alternative == "greater" else (less, greater)
 
 
@@ -577,8 +608,10 @@ def _quantile_level(confidence: float) -> float:
 
 
 def _check_alternative(alternative: str) -> None:
-    if alternative not in ("greater", "less"):
-        raise ValueError(f"alternative must be 'greater' or 'less', got {alternative!r}")
+    if alternative not in ("greater", "less", "two-sided"):
+        raise ValueError(
+            f"alternative must be 'greater', 'less' or 'two-sided', got {alternative!r}"
+        )
 
 
 def _check_threshold(threshold: float) -> None:
