@@ -347,7 +347,9 @@ def fit(
 Probe = Callable[[Condition, Key, Params, Mapping[str, Sample], Array], Any]
 """`(program, key, params, samples, images) -> pytree`, of one model: `program` has its `apply_fn`,
 `key` is the same at every step, `samples` are "own" (with the labels trained on), "other" and
-"holdout", `images` those of the pool."""
+"holdout", `images` those of the pool. The other model of the pair is on the axis `MODEL`."""
+MODEL = "model"
+"""The name of the axis of the two models of a pair, for collectives in a probe."""
 
 
 def observe(
@@ -390,7 +392,7 @@ def observe(
 
     orders, trained, other = _sides(key, drawn, settings)
     probe_keys = jax.random.split(jax.random.fold_in(key, _PROBE))
-    return jax.vmap(model)(orders, probe_keys, params, trained, other)
+    return jax.vmap(model, axis_name=MODEL)(orders, probe_keys, params, trained, other)
 
 
 def train_pair(

@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from halfway.plot_boundaries import boundaries, boundary_distances, crossings
+from halfway.plot_directions import half_ways
 from halfway.plot_grids import images, transfer_matrix
 from halfway.plot_landscapes import (
     barriers,
@@ -67,6 +68,7 @@ __all__ = [
     "dose_response",
     "forest",
     "gap_path",
+    "half_ways",
     "images",
     "law",
     "meeting_matrix",
