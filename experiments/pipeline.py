@@ -81,9 +81,11 @@ def _conditions(requests: Sequence[Request]) -> list[Condition]:
 
 
 def label(one: Condition) -> str:
-    """Returns a condition in three words, for progress and messages."""
-    rate = "permuted" if one.permuted else f"ρ={one.noise_rate:g}"
-    return f"{one.architecture} {rate}"
+    """Returns a condition in a few words, for progress and messages."""
+    words = [one.architecture, "permuted" if one.permuted else f"ρ={one.noise_rate:g}"]
+    words += [f"ω={one.overlap:g}"] if one.overlap else []
+    words += ["one start"] if one.shared_start else []
+    return " ".join(words)
 
 
 def conclude(run: Run) -> list[Verdict]:
