@@ -38,8 +38,20 @@ FLAGS = {
     "condition": "Key (conditions.parquet) of a stored population of the run, to draw it instead.",
     "params": "One to three .npz files of parameters, an array for each tensor (Dense_0/kernel).",
     "loss": "pkg.module:fn, a function from those parameters to a scalar.",
-    "suite": "Which benchmarks: landscapes.",
+    "suite": "Which benchmarks: attacks, landscapes, strength or transfer.",
     "out": "FILE.json for the rows of a benchmark.",
+    "surrogates": "pkg.module:fn, a function without arguments that returns the models to attack: "
+    "a dict of names to functions from images [B, H, W, D] to logits [B, C], or to (apply_fn, "
+    "stacked parameters).",
+    "targets": "The same, for the models that are looked at; the surrogates by default.",
+    "data": "A data set by name, whose test split is used, or FILE.npz with images [N, ...] in "
+    "[0, 1] and labels [N]; digits by default.",
+    "attacks": "Names from halfway.attacks, e.g. pgd,mi_fgsm; pgd by default.",
+    "epsilon": "Budgets, e.g. 0.05,0.1; 0.1 by default.",
+    "norm": "Of the budget: linf (default), l2 or l1.",
+    "num_steps": "Of the attacks that take steps; each one's own by default.",
+    "num_examples": "The first so many images are attacked; 1000 by default.",
+    "out_dir": "FOLDER for the page, its figures, tables and outcomes; runs/transfer by default.",
     "dry_run": "true: say what would be run, and run nothing.",
 }
 """Every flag of ours with its help; all are text but `_SWITCHES`."""
@@ -77,6 +89,15 @@ class Options(NamedTuple):
     loss: str | None = None
     suite: str | None = None
     out: str | None = None
+    surrogates: str | None = None
+    targets: str | None = None
+    data: str | None = None
+    attacks: str | None = None
+    epsilon: str | None = None
+    norm: str | None = None
+    num_steps: str | None = None
+    num_examples: str | None = None
+    out_dir: str | None = None
     config_given: bool = False
     arguments: tuple[str, ...] = ()
 
@@ -233,7 +254,7 @@ def prepare(
         chosen = [] if needs else choose(config, options.only)
         environment.use_cores()
         environment.use_cache(options.compilation_cache)
-        dataset = _load(config.dataset, environment.data_dir(options.data_dir))
+        dataset = load_data(config.dataset, environment.data_dir(options.data_dir))
         if dataset.num_classes != config.num_classes:
             raise ValueError(
                 f"config.num_classes is {config.num_classes}, but {config.dataset} has "
@@ -276,7 +297,16 @@ def choose(config: Config, only: str | None) -> list[Study]:
     return [study for name, study in known.items() if name in names]
 
 
-def _load(name: str, folder: str) -> data.Dataset:
+def load_data(name: str, folder: str) -> data.Dataset:
+    """Returns a data set, and says so where that takes long.
+
+    Args:
+      name: as of `data.load`.
+      folder: data folder.
+
+    Raises:
+      DataError: as `data.load`.
+    """
     patience = threading.Timer(2.0, LOG.info, ("reading data set %s", name))
     patience.start()
     try:

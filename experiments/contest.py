@@ -4,6 +4,7 @@ Measure and outcome are means over disjoint sets of pairs, so that the luck of a
 them alone. Conditions are compared within strata; conditions and pairs are both resampled.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +15,22 @@ from halfway import ranks
 NUM_SPLITS = 20
 """Disjoint splits of the pairs that the point estimate is the mean over."""
 NUM_RESAMPLES = 10_000
+NUM_PERMUTATIONS = 10_000
+"""Of conditions within strata."""
 _SEED = 3
 _BLOCK = 1000
+
+
+class Apart(NamedTuple):
+    """Measures and outcome of C conditions, R times, each time from disjoint sets of pairs.
+
+    Attributes:
+      measures: `[M, R, C]`, infinite where their denominators do not sum to more than 0.
+      outcome: `[R, C]`. Both are NaN where no pair counts.
+    """
+
+    measures: np.ndarray
+    outcome: np.ndarray
 
 
 class Contest(NamedTuple):
@@ -58,20 +73,60 @@ def contest(
 ) -> Contest:
     """Returns how well each of M measures ranks C conditions by their outcome.
 
+    The standard error is that of a single split, which is somewhat larger than that of the mean
+    over splits: on the careful side.
+
+    Args:
+      numerators, denominators, outcome, strata: see `halved`.
+      levels: `[C, F]` of each factor; of granulated τ, where two conditions are compared if they
+        differ in that factor alone.
+      num_rivals: measures after the first that it is compared with; what follows is described.
+      sign: the predicted sign of the first measure's τ.
+
+    Raises:
+      ValueError: if there are fewer than two pairs.
+    """
+    splits, resamples = halved(numerators, denominators, outcome, strata)
+    tau = ranks.kendall(*splits, strata)
+    point = _lead(tau[: 1 + num_rivals], sign)
+    drawn = np.concatenate([ranks.kendall(*one, np.sort(strata)) for one in resamples], -1)
+    leads = _lead(drawn[: 1 + num_rivals], sign)
+    lead, error = _mean(point), float(np.nanstd(leads, ddof=1)) if _some(leads) else np.nan
+    known = np.isfinite(lead) and error > 0
+    average = mean(tau)
+    low, high = interval(average, drawn)
+    return Contest(
+        tau=average,
+        low=low,
+        high=high,
+        granulated=_granulated(*splits, strata, levels),
+        pooled=mean(ranks.kendall(*splits)),
+        best=1 + int(np.argmax(np.nan_to_num(np.abs(average[1 : 1 + num_rivals])))),
+        lead=lead if np.isfinite(lead) else 0.0,
+        standard_error=error if known else np.inf,
+        p_value=float(stats.norm.sf(lead / error)) if known else 1.0,
+        p_reverse=float(stats.norm.cdf(lead / error)) if known else 1.0,
+    )
+
+
+def halved(
+    numerators: np.ndarray, denominators: np.ndarray, outcome: np.ndarray, strata: np.ndarray
+) -> tuple[Apart, Iterator[Apart]]:
+    """Returns measures and outcome in `NUM_SPLITS` disjoint splits of the pairs, and in resamples.
+
     A measure of a condition is the ratio of sums over pairs of `numerators` and `denominators`
     (1 for a plain mean), and infinite where the latter do not sum to more than 0. Pairs are the
-    same draw in every condition and are resampled together. The standard error is that of a single
-    split, which is somewhat larger than that of the mean over splits: on the careful side.
+    same draw in every condition and are resampled together, each side of a split within itself.
 
     Args:
       numerators: `[M, C, P]`; NaN where a pair does not count.
       denominators: `[M, C, P]`, or broadcast to it.
       outcome: `[C, P]`.
-      strata: `[C]`; only conditions of one stratum are compared.
-      levels: `[C, F]` of each factor; of granulated τ, where two conditions are compared if they
-        differ in that factor alone.
-      num_rivals: measures after the first that it is compared with; what follows is described.
-      sign: the predicted sign of the first measure's τ.
+      strata: `[C]`; conditions are resampled within each.
+
+    Returns:
+      Splits, conditions in their order; and blocks of `NUM_RESAMPLES` resamples of a split drawn
+      anew each, whose conditions come in the order of `np.sort(strata)`.
 
     Raises:
       ValueError: if there are fewer than two pairs.
@@ -89,50 +144,107 @@ def contest(
     orders = np.array([rng.permutation(num_pairs) for _ in range(NUM_SPLITS)])
     sides = orders[:, :half], orders[:, half:]
 
-    def means(of: np.ndarray, told: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns measures `[M, R, C]` of pairs weighted `[R, P]`, and outcomes `[R, C]`."""
+    def means(of: np.ndarray, told: np.ndarray) -> Apart:
+        """Returns what pairs weighted `[R, P]` give, `of` for measures and `told` for outcomes."""
         with np.errstate(divide="ignore", invalid="ignore"):
             above, below = (np.moveaxis(v @ of.T, -1, 1) for v in (tops, bottoms))
             known = (counts @ of.T).T > 0
             measures = np.where(below > 0, above / below, np.inf)
             values = (outcomes @ told.T).T / (counts @ told.T).T
-        return np.where(known, measures, np.nan), values
+        return Apart(np.where(known, measures, np.nan), values)
 
-    splits = means(*(_weights(side, num_pairs) for side in sides))
-    tau = ranks.kendall(*splits, strata)
-    point = _lead(tau[: 1 + num_rivals], sign)
-    drawn = np.empty((tau.shape[0], NUM_RESAMPLES))
-    for start in range(0, NUM_RESAMPLES, _BLOCK):
-        size = min(_BLOCK, NUM_RESAMPLES - start)
-        which = rng.integers(NUM_SPLITS, size=size)
-        weights = (
-            _weights(side[which[:, None], rng.integers(side.shape[1], size=(size, side.shape[1]))],
-                     num_pairs)
-            for side in sides
-        )  # fmt: skip
-        measures, values = means(*weights)
-        # A condition that is drawn twice is tied with itself, and so not compared.
-        rows = _resampled(strata, size, rng)
-        measures = np.take_along_axis(measures, rows[None], -1)
-        values = np.take_along_axis(values, rows, -1)
-        drawn[:, start : start + size] = ranks.kendall(measures, values, np.sort(strata))
-    leads = _lead(drawn[: 1 + num_rivals], sign)
-    lead, error = _mean(point), float(np.nanstd(leads, ddof=1)) if _some(leads) else np.nan
-    known = np.isfinite(lead) and error > 0
-    average = mean(tau)
-    half_width = 1.96 * np.nanstd(np.where(np.isfinite(drawn), drawn, 0), axis=-1, ddof=1)
-    return Contest(
-        tau=average,
-        low=np.maximum(average - half_width, -1.0),
-        high=np.minimum(average + half_width, 1.0),
-        granulated=_granulated(*splits, strata, levels),
-        pooled=mean(ranks.kendall(*splits)),
-        best=1 + int(np.argmax(np.nan_to_num(np.abs(average[1 : 1 + num_rivals])))),
-        lead=lead if np.isfinite(lead) else 0.0,
-        standard_error=error if known else np.inf,
-        p_value=float(stats.norm.sf(lead / error)) if known else 1.0,
-        p_reverse=float(stats.norm.cdf(lead / error)) if known else 1.0,
-    )
+    def resamples() -> Iterator[Apart]:
+        for start in range(0, NUM_RESAMPLES, _BLOCK):
+            size = min(_BLOCK, NUM_RESAMPLES - start)
+            which = rng.integers(NUM_SPLITS, size=size)
+            drawn = (
+                side[which[:, None], rng.integers(side.shape[1], size=(size, side.shape[1]))]
+                for side in sides
+            )
+            measures, values = means(*(_weights(chosen, num_pairs) for chosen in drawn))
+            # A condition that is drawn twice is tied with itself, and so not compared.
+            rows = _resampled(strata, size, rng)
+            yield Apart(
+                np.take_along_axis(measures, rows[None], -1), np.take_along_axis(values, rows, -1)
+            )
+
+    return means(*(_weights(side, num_pairs) for side in sides)), resamples()
+
+
+def permuted(measure: np.ndarray, outcome: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Returns `[NUM_PERMUTATIONS]` mean τ_b over splits, conditions permuted within strata.
+
+    A permutation gives a condition the outcome of another one, the same in every split. Where every
+    condition has both values signs of differences of ranks are compared, of a byte each; else it is
+    `ranks.kendall` of permuted outcomes, at eight times the time.
+
+    Args:
+      measure: `[S, C]`, in each split.
+      outcome: `[S, C]`.
+      strata: `[C]`.
+    """
+    rng = np.random.default_rng(_SEED)
+    found = np.empty(NUM_PERMUTATIONS)
+    whole = not (np.isnan(measure).any() or np.isnan(outcome).any())
+    groups = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
+    if whole:
+        untied = _untied(measure, outcome, groups)
+        first, second = (_ranked(values, groups) for values in (measure, outcome))
+    for start in range(0, NUM_PERMUTATIONS, _PERMUTED):
+        size = min(_PERMUTED, NUM_PERMUTATIONS - start)
+        orders = [rng.permuted(np.tile(rows, (size, 1)), axis=1) for rows in groups]
+        if whole:
+            parts = zip(groups, orders, strict=True)
+            signs = sum(_agreement(first[:, g], second[:, o]) for g, o in parts)
+            with np.errstate(invalid="ignore"):
+                tau = signs / untied[:, None]
+        else:
+            rows = np.empty((size, len(strata)), int)
+            rows[:, np.concatenate(groups)] = np.concatenate(orders, 1)
+            tau = ranks.kendall(measure[:, None], outcome[:, rows], strata)
+        found[start : start + size] = mean(tau.T)
+    return found
+
+
+_PERMUTED = 256
+"""Permutations at once: what is compared stays in the cache."""
+
+
+def _untied(measure: np.ndarray, outcome: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
+    """Returns `[S]` what τ_b divides by, which no permutation within a group changes."""
+    number = np.zeros((2, len(measure)))
+    for rows in groups:
+        for which, values in enumerate((measure[:, rows], outcome[:, rows])):
+            for shift in range(1, len(rows)):
+                number[which] += (values[:, shift:] != values[:, :-shift]).sum(-1)
+    return np.sqrt(number[0] * number[1])
+
+
+def _ranked(values: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
+    """Returns `[S, C]` ranks within each group, ties equal, as small as integers are."""
+    largest = max(len(rows) for rows in groups)
+    found = np.empty(values.shape, np.int8 if largest <= np.iinfo(np.int8).max else np.int32)
+    for rows in groups:
+        found[:, rows] = stats.rankdata(values[:, rows], "dense", axis=-1)
+    return found
+
+
+def _agreement(measure: np.ndarray, outcome: np.ndarray) -> np.ndarray:
+    """Returns `[S, R]` concordant minus discordant pairs of ranks `[S, N]` and `[S, R, N]`."""
+    first = measure.T[:, :, None]
+    second = np.ascontiguousarray(np.moveaxis(outcome, -1, 0))
+
+    def signs(ranked: np.ndarray, shift: int) -> np.ndarray:
+        later, former = ranked[shift:], ranked[:-shift]
+        return (later > former).view(np.int8) - (later < former).view(np.int8)
+
+    total = np.zeros(second.shape[1:], np.int64)
+    for shift in range(1, len(first)):
+        both = signs(second, shift)
+        np.multiply(both, signs(first, shift), out=both)
+        # A sum of as many signs as there are entries fits where their ranks do.
+        total += np.add.reduce(both, 0, dtype=second.dtype)
+    return total
 
 
 def _weights(chosen: np.ndarray, num_pairs: int) -> np.ndarray:
@@ -173,6 +285,12 @@ def mean(tau: np.ndarray) -> np.ndarray:
     valid = np.isfinite(tau)
     number = valid.sum(-1)
     return np.where(number > 0, np.where(valid, tau, 0).sum(-1) / np.maximum(number, 1), np.nan)
+
+
+def interval(average: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `[M]` lower and upper ends: 1.96 standard deviations of `[M, R]` to either side."""
+    half_width = 1.96 * np.nanstd(np.where(np.isfinite(drawn), drawn, 0), axis=-1, ddof=1)
+    return np.maximum(average - half_width, -1.0), np.minimum(average + half_width, 1.0)
 
 
 def _mean(values: np.ndarray) -> float:

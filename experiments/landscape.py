@@ -10,10 +10,8 @@ run's populations (noise rates, controls) to `landscape_<its key>/`.
 """
 
 import dataclasses
-import importlib
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from experiments import (
     files,
     landscape_measure,
     landscape_report,
+    own_code,
     page,
     pipeline,
     report,
@@ -133,7 +132,7 @@ def _own(options: cli.Options, names: str, loss: str) -> None:
     shapes = [jax.tree.map(jnp.shape, member) for member in members]
     if any(shape != shapes[0] for shape in shapes):
         raise UserError("the files of --params hold tensors of different names or shapes")
-    loss_fn = load_function(loss)
+    loss_fn = own_code.load_function("loss", loss)
     try:
         value = jax.eval_shape(loss_fn, members[0])
     except Exception as error:  # somebody else's code
@@ -196,25 +195,6 @@ def load_params(path: Path) -> Params:
     if not tree:
         raise UserError(f"--params={path} holds no arrays")
     return tree
-
-
-def load_function(name: str) -> Callable[[Params], Any]:
-    """Returns the function that `pkg.module:fn` names; the current folder is looked in too.
-
-    Raises:
-      UserError: if there is none.
-    """
-    module, colon, function = name.partition(":")
-    if not colon or not function:
-        raise UserError(f"--loss={name} names no function: write pkg.module:fn")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"--loss={name} cannot be imported: {error}") from error
-    finally:
-        sys.path.pop(0)
-    return found
 
 
 if __name__ == "__main__":

@@ -252,7 +252,10 @@ def budget_curve(
             ax.fill_between(budgets, *band, color=color, alpha=0.2, lw=0)
         ends.append((last_finite(values), name, color))
     most = max(float(np.nanmax(np.asarray(values, float))) for values in rates.values())
-    ax.set(ylim=(min(0.0, ax.get_ylim()[0]) if not low else -0.03 * most, 1.1 * most))
+    # Bands are shown whole where they do not dwarf the lines.
+    above = [value for values in (high or {}).values() for value in np.ravel(values)]
+    top = min(max([most, *(value for value in above if np.isfinite(value))]), 1.6 * most)
+    ax.set(ylim=(min(0.0, ax.get_ylim()[0]) if not low else -0.03 * most, max(1.1 * most, top)))
     ax.set(xlabel=wrapped(xlabel, 42), ylabel=wrapped(ylabel, 34), xticks=budgets)
     label_ends(ax, float(budgets[-1]), ends, 0.08)
     return ax

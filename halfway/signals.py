@@ -37,7 +37,8 @@ class EnsembleNoise(NamedTuple):
     Attributes:
       signal: `[B]` or `[C]`, ‖E h‖², unbiased over draws of the models.
       noise: the same, tr Cov(h).
-      k_half: of all examples together, a scalar, or of each class, `[C]`: Σ noise / Σ signal.
+      k_half: Σ noise / Σ signal of all examples together, a scalar, of each class, `[C]`, or of
+        each example, `[B]`.
     """
 
     signal: Array
@@ -221,6 +222,25 @@ def by_class(found: EnsembleNoise, labels: Array, *, num_classes: int) -> Ensemb
         jax.ops.segment_sum(values, labels, num_classes) for values in (found.signal, found.noise)
     )
     return EnsembleNoise(signal, noise, noise / signal)
+
+
+def by_example(found: EnsembleNoise) -> EnsembleNoise:
+    """Returns the same with a k_half of each example `[B]`: infinite where no signal was found.
+
+    A ratio of two noisy numbers, biased: for ranks and pictures. The law holds for sums.
+
+    Args:
+      found: `[B]`, of each example.
+
+    Examples:
+      >>> shared, opposed = jnp.array([[2.0, 1.0], [2.0, -1.0]]), jnp.array([[1.0], [-1.0]])
+      >>> h = jnp.stack([shared, jnp.tile(opposed, 2)], 1)  # of two models at two examples
+      >>> found = signals.ensemble_noise(h)
+      >>> print(signals.by_example(found).k_half)
+      [0.6666667       inf]
+    """
+    signal = jnp.where(found.signal > 0, found.signal, 0)
+    return found._replace(k_half=found.noise / signal)
 
 
 class _Part(NamedTuple):

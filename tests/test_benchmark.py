@@ -11,6 +11,7 @@ import pytest
 from experiments import benchmark, benchmarks, cli
 from experiments.benchmarks import attacks as attacks_suite
 from experiments.benchmarks import auto_attack, landscapes, mnist, strength, timing
+from experiments.benchmarks import transfer as transfer_suite
 from experiments.benchmarks.timing import Row
 from experiments.errors import UserError
 from halfway import attacks, models
@@ -80,7 +81,18 @@ def test_a_suite_that_does_not_exist_and_a_file_that_cannot_be(small, tmp_path):
 def test_suites_are_found():
     assert benchmarks.available() == {
         "attacks": attacks_suite, "landscapes": landscapes, "strength": strength,
+        "transfer": transfer_suite,
     }  # fmt: skip
+
+
+def test_the_transfer_suite_on_a_few_models(monkeypatch):
+    for name, value in (("NUM_MODELS", 3), ("NUM_IMAGES", 10), ("SIDE", 4), ("WIDTH", 5)):
+        monkeypatch.setattr(transfer_suite, name, value)
+    monkeypatch.setattr(timing, "ceiling", lambda: 1e11)
+    (row,) = transfer_suite.rows()
+    assert row.work == "transfer_3x3_mlp_cold" and row.target == 1.0 and row.ceiling_share > 0
+    assert row.ratio == pytest.approx(row.ours_seconds / 120)
+    assert row.peak_memory_bytes > 1e7 and "10 images" in row.note
 
 
 def test_the_landscape_suite_on_a_few_images(monkeypatch):

@@ -155,3 +155,64 @@ def test_standard_error_against_many_draws():
     spread = np.std([one.lead for one in found], ddof=1)
     # On the careful side, but no more than half again.
     assert 0.8 * spread < np.mean([one.standard_error for one in found]) < 1.6 * spread
+
+
+def _conditions(rng, splits=3, correlation=-0.5):
+    measure = rng.normal(size=(splits, CONDITIONS))
+    rest = np.sqrt(1 - correlation**2) * rng.normal(size=measure.shape)
+    return measure, correlation * measure + rest
+
+
+def test_permutations_give_the_tau_of_permuted_conditions(monkeypatch):
+    monkeypatch.setattr(contest, "NUM_PERMUTATIONS", 50)
+    measure, outcome = _conditions(np.random.default_rng(10))
+    # Ties, and a measure that is infinite, in whatever is ranked.
+    measure[:, :3], outcome[0] = np.inf, np.round(outcome[0])
+    fast = contest.permuted(measure, outcome, STRATA)
+    # One more condition, alone in its stratum and without an outcome, takes the general way.
+    more = np.c_[measure, np.zeros(3)], np.c_[outcome, np.full(3, np.nan)], np.r_[STRATA, 2]
+    np.testing.assert_allclose(contest.permuted(*more), fast, atol=1e-12)
+    assert len(np.unique(fast)) > 40
+
+
+def test_permutations_stay_within_strata(monkeypatch):
+    monkeypatch.setattr(contest, "NUM_PERMUTATIONS", 200)
+    measure, outcome = _conditions(np.random.default_rng(11))
+    shift = 100.0 * STRATA
+    null = contest.permuted(measure, outcome, STRATA)
+    np.testing.assert_array_equal(contest.permuted(measure + shift, outcome + shift, STRATA), null)
+    assert abs(null.mean()) < 3 * null.std() / np.sqrt(200)
+    # Of two strata of one condition each nothing can be permuted, and nothing is compared.
+    alone = contest.permuted(measure[:, :2], outcome[:, :2], np.array([0, 1]))
+    assert np.isnan(alone).all()
+
+
+def test_a_permutation_is_the_same_in_every_split(monkeypatch):
+    monkeypatch.setattr(contest, "NUM_PERMUTATIONS", 100)
+    measure, outcome = _conditions(np.random.default_rng(12), splits=1)
+    one = contest.permuted(measure, outcome, STRATA)
+    same = contest.permuted(measure.repeat(4, 0), outcome.repeat(4, 0), STRATA)
+    np.testing.assert_allclose(same, one, atol=1e-12)
+
+
+def test_more_than_a_byte_of_conditions(monkeypatch):
+    monkeypatch.setattr(contest, "NUM_PERMUTATIONS", 4)
+    rng = np.random.default_rng(13)
+    values = rng.normal(size=(1, 300))
+    whole = contest.permuted(values, values, np.zeros(300, int))
+    holed = np.c_[values, 0.0], np.c_[values, np.nan], np.r_[np.zeros(300, int), 1]
+    np.testing.assert_allclose(whole, contest.permuted(*holed), atol=1e-12)
+    assert np.abs(whole).max() < 0.2
+
+
+def test_splits_take_measure_and_outcome_from_disjoint_pairs():
+    pairs = np.broadcast_to(np.eye(PAIRS)[:, None], (PAIRS, CONDITIONS, PAIRS))
+    outcome = np.broadcast_to(2.0 ** np.arange(PAIRS), (CONDITIONS, PAIRS))
+    splits, resamples = contest.halved(pairs, np.ones(pairs.shape), outcome, STRATA)
+    assert splits.measures.shape == (PAIRS, contest.NUM_SPLITS, CONDITIONS)
+    used = splits.measures[:, :, 0].T > 0
+    told = (splits.outcome[:, 0] * (PAIRS - PAIRS // 2)).astype(int)
+    for mask, bits in zip(used, told, strict=True):
+        assert bits == 2**PAIRS - 1 - sum(1 << p for p in np.flatnonzero(mask))
+    blocks = list(resamples)
+    assert sum(len(block.outcome) for block in blocks) == contest.NUM_RESAMPLES

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from launcher import FOLDERS, Job
 
-from experiments import cli, conditions, files, landscape, landscape_measure, landscape_report
+from experiments import (
+    cli,
+    conditions,
+    files,
+    landscape,
+    landscape_measure,
+    landscape_report,
+    own_code,
+)
 from experiments.errors import UserError
 from experiments.landscape_measure import Sizes
 from experiments.runs import Run
@@ -265,7 +273,7 @@ def test_parameters_that_are_none(tmp_path, content, message):
 )  # fmt: skip
 def test_losses_that_are_none(name, message):
     with pytest.raises(UserError, match=message):
-        landscape.load_function(name)
+        own_code.load_function("loss", name)
 
 
 def test_the_page_is_whole_and_needs_nothing_else(folder):

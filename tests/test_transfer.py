@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from halfway import attacks, losses, transfer
+from halfway.transfer import controls
 
 SHAPE = (4, 4, 1)
 SIZE = 16
@@ -310,7 +311,7 @@ def test_matrix_shapes(crossed):
         "clean": (3, 24), "attack": (2, 3, 24), "noise": (2, 3, 24), "other_example": (2, 3, 24),
     }  # fmt: skip
     assert {name: e.correct.shape for name, e in matrix.surrogate.items()} == {
-        "clean": (2, 24), "attack": (2, 24),
+        "clean": (2, 24), "attack": (2, 24), "noise": (2, 24), "other_example": (2, 24),
     }  # fmt: skip
     assert {name: m.shape for name, m in matrix.matched.items()} == {
         "noise": (2, 24), "other_example": (2, 24),
@@ -410,14 +411,21 @@ def _by_hand():
     )
     zeros = jnp.zeros((2, 3, 4))
     target_loss = zeros.at[0, 0].set(jnp.array([1.0, 2.0, 3.0, 4.0]))
+
+    def seen(loss, correct, wrong=1):
+        # Labels are 0; what is wrong is taken for a class that may differ from point to point.
+        return transfer.Evaluation(loss, correct, jnp.where(correct, 0, wrong).astype(jnp.int16))
+
+    own_loss = jnp.array([[4.0, 1.0, 10.0, 5.0]] * 2)
     surrogate = {
-        "clean": transfer.Evaluation(jnp.zeros((2, 4)), own),
-        "attack": transfer.Evaluation(jnp.array([[4.0, 1.0, 10.0, 5.0]] * 2), ~own),
+        "clean": seen(jnp.zeros((2, 4)), own),
+        "attack": seen(own_loss, jnp.array([[0, 0, 0, 1], [0, 0, 0, 0]], bool)),
+        "noise": seen(own_loss, own),
     }
     target = {
-        "clean": transfer.Evaluation(jnp.zeros((3, 4)), clean),
-        "attack": transfer.Evaluation(target_loss, attacked),
-        "noise": transfer.Evaluation(zeros, jnp.broadcast_to(clean, (2, 3, 4))),
+        "clean": seen(jnp.zeros((3, 4)), clean, 2),
+        "attack": seen(target_loss, attacked, jnp.array([1, 2, 1, 1])),
+        "noise": seen(zeros, jnp.broadcast_to(clean, (2, 3, 4)), 2),
     }
     return transfer.TransferMatrix(surrogate, target, {}, jnp.ones((2, 4)))
 
@@ -440,6 +448,27 @@ def test_success_counted_by_hand(denominator, points, num_fooled, num_examples):
     sums = transfer.summarize(matrix, points)
     assert sums[f"num_fooled.{denominator}"].tolist() == num_fooled
     assert sums[f"num_examples.{denominator}"].tolist() == num_examples
+
+
+@pytest.mark.parametrize(
+    ("denominator", "points", "same", "different"),
+    [
+        ("all", "attack", [[2, 0, 2], [0, 3, 2]], [[1, 2, 2], [0, 1, 0]]),
+        ("target_correct", "attack", [[1, 0, 0], [0, 2, 0]], [[1, 1, 0], [0, 0, 0]]),
+        ("all", "clean", [[0, 0, 0], [0, 0, 0]], [[1, 2, 4], [1, 2, 4]]),
+    ],
+)
+def test_mistakes_counted_by_hand(denominator, points, same, different):
+    # Targets take the second example for class 2, all else for 1; the surrogates say 1 throughout.
+    found = transfer.mistakes(_by_hand(), denominator, points)
+    assert found.same.tolist() == same
+    assert found.different.tolist() == different
+    rate = transfer.success(_by_hand(), denominator, points)
+    np.testing.assert_array_equal(sum(found), rate.num_examples)
+
+
+def test_clean_error_of_each_target():
+    np.testing.assert_allclose(transfer.clean_error(_by_hand()), [0.25, 0.5, 1.0])
 
 
 def test_coefficient_is_a_ratio_of_sums():
@@ -564,6 +593,13 @@ def test_evaluate_by_hand():
     out = transfer.evaluate(lambda x: logits, jnp.zeros((2, 1)), jnp.array([0, 2]))
     np.testing.assert_allclose(out.loss, [-1.0, 2.0])
     assert out.correct.tolist() == [True, False]
+    assert out.predicted.tolist() == [0, 0] and out.predicted.dtype == jnp.int16
+
+
+def test_a_logit_that_is_nan_is_no_prediction():
+    logits = jnp.array([[jnp.nan, 1.0], [2.0, 1.0]])
+    out = transfer.evaluate(lambda x: logits, jnp.zeros((2, 1)), jnp.array([0, 0]))
+    assert out.predicted.tolist() == [-1, 0] and out.correct.tolist() == [False, True]
 
 
 # Choosing pixels
@@ -571,10 +607,10 @@ def test_evaluate_by_hand():
 
 def test_selection_is_that_of_a_stable_sort():
     key_draws, key_count = jax.random.split(jax.random.key(0))
-    for levels in (3, 50, transfer._LEVELS):  # with many ties, some, and almost none
+    for levels in (3, 50, controls._LEVELS):  # with many ties, some, and almost none
         draws = jax.random.randint(key_draws, (200, 40), 0, levels + 1)
         count = jax.random.randint(key_count, (200, 1), 0, 44)  # beyond all 40, too
-        first, following = transfer._select(draws, count)
+        first, following = controls._select(draws, count)
         rank = np.argsort(np.argsort(draws, -1, kind="stable"), -1)
         np.testing.assert_array_equal(first, rank < np.asarray(count))
         np.testing.assert_array_equal(following, rank == np.asarray(count))

@@ -61,25 +61,43 @@ def read(reader: Reader, config: Config) -> Grid:
     keys = [c.condition.key for c in cells]
     found = reader.stack(keys, quantities, ("pair", "surrogate"), subset="own").mean(-1)
     finite = reader.stack(keys, ["finite"])[0] > 0.5
-    errors = [
-        reader.stack(keys, ["error"], ("pair", "surrogate"), subset=s, step=grid.MAX_STEPS)[0]
-        for s in ("other", "own")
-    ]
     signal, noise = found[:2]
     reached = found[2] > 0.99  # both models
     whole = np.isfinite(found).all(0) & finite
     # NaN before any arithmetic: what diverged may hold anything.
     used = np.where(whole & reached, 1.0, np.nan)
-    errors = [np.where(np.isnan(used)[..., None], np.nan, values) for values in errors]
     sizes = np.array([[c.condition.num_examples] for c in cells])
     ones = np.ones_like(signal)
     return Grid(
         numerators=used * np.array([noise, *found[3:], noise]),
         denominators=used * np.array([signal, *[ones] * len(RIVALS), signal * sizes]),
-        gap=(errors[0] - errors[1]).mean(-1),
+        gap=gaps(reader, keys, used),
         finite=whole,
         reached=reached,
         levels=np.array([c.levels for c in cells]),
+    )
+
+
+def gaps(reader: Reader, keys: Sequence[str], used: np.ndarray) -> np.ndarray:
+    """Returns `[C, P]` the symmetric gap in error at the end; NaN where `used [C, P]` is."""
+    errors = [
+        reader.stack(keys, ["error"], ("pair", "surrogate"), subset=s, step=grid.MAX_STEPS)[0]
+        for s in ("other", "own")
+    ]
+    errors = [np.where(np.isnan(used)[..., None], np.nan, values) for values in errors]
+    return (errors[0] - errors[1]).mean(-1)
+
+
+def unreached(finite: np.ndarray, reached: np.ndarray) -> tuple[str, ...]:
+    """Returns a warning, if any finite pair `[C, P]` did not come to the loss that all stop at."""
+    short = finite & ~reached
+    if not short.any():
+        return ()
+    rows = int(short.any(1).sum())
+    return (
+        f"{int(short.sum())} of {short.size} pairs, of {rows} of {len(short)} conditions, had a "
+        f"model that did not come to a training loss of {grid.STOP_LOSS:g} in {grid.MAX_STEPS} "
+        "steps; these pairs are left out.",
     )
 
 
@@ -143,16 +161,8 @@ class G3:
                      _estimate(own, own.best)),
             Headline(f"τ_K with the gap of {BESIDE}", *_estimate(own, len(NAMES))),
         ]  # fmt: skip
-        short = found.finite & ~found.reached
-        warnings = []
-        if short.any():
-            rows = int(short.any(1).sum())
-            warnings.append(
-                f"{int(short.sum())} of {short.size} pairs, of {rows} of {len(short)} "
-                f"conditions, had a model that did not come to a training loss of "
-                f"{grid.STOP_LOSS:g} in {grid.MAX_STEPS} steps; these pairs are left out."
-            )
-        return Outcome((part,), (PART,), tuple(headlines), tuple(warnings))
+        warnings = unreached(found.finite, found.reached)
+        return Outcome((part,), (PART,), tuple(headlines), warnings)
 
     def draw(self, records: Records, verdict: Verdict) -> Sequence[Figure]:
         """Returns τ_K of every measure with its interval, and a table of all of them."""
