@@ -20,7 +20,9 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from halfway.plot_boundaries import boundaries, boundary_distances, crossings
+from halfway.plot_crossed import interval_matrix
 from halfway.plot_directions import half_ways
+from halfway.plot_ensembles import named_rates, surrogate_curves
 from halfway.plot_grids import images, transfer_matrix
 from halfway.plot_landscapes import (
     barriers,
@@ -34,7 +36,9 @@ from halfway.plot_landscapes import (
 )
 from halfway.plot_laws import law, transfer_against_risk
 from halfway.plot_learning import agreement, dose_response, gap_path, memorization, walks
+from halfway.plot_mistakes import mistakes
 from halfway.plot_ranks import rank_contest
+from halfway.plot_strata import partial_correlations, scatter_strata
 from halfway.plot_style import (
     BLUE,
     GREY,
@@ -70,20 +74,26 @@ __all__ = [
     "gap_path",
     "half_ways",
     "images",
+    "interval_matrix",
     "law",
     "meeting_matrix",
     "memorization",
+    "mistakes",
+    "named_rates",
     "new_figure",
     "numbers_of_directions",
     "pair_comparison",
+    "partial_correlations",
     "parts",
     "rank_contest",
     "rates_by_number",
+    "scatter_strata",
     "scatter_transfer_gap",
     "slices",
     "spectrum",
     "style",
     "surface",
+    "surrogate_curves",
     "transfer_against_risk",
     "transfer_matrix",
     "walks",

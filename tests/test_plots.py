@@ -450,13 +450,40 @@ def test_every_figure_is_drawn_on_the_axes_given():
         "decision_section": lambda ax: plots.decision_section(
             values, values, np.outer(pair, pair), ax=ax
         ),
+        "crossings": lambda ax: plots.crossings(values, values, values, ax=ax),
+        "boundary_distances": lambda ax: plots.boundary_distances(
+            values[None], values[None], names=["a"], ax=ax
+        ),
+        "boundaries": lambda ax: plots.boundaries(
+            values, values, {"a": np.outer(pair, pair)}, ax=ax
+        ),
+        "interval_matrix": lambda ax: plots.interval_matrix(
+            np.ones((2, 2, 3)), names=["a", "b"], label="c", ax=ax
+        ),
+        "half_ways": lambda ax: plots.half_ways(
+            values, {"a": np.stack([values, values])}, {"a": [0.3, 0.4]}, ax=ax
+        ),
+        "named_rates": lambda ax: plots.named_rates({"a": [0.3, 0.2, 0.4]}, ax=ax),
+        "rates_by_number": lambda ax: plots.rates_by_number(
+            [[1, 2], [1, 2]], [[1, 1], [0, 1]], [[1, 0], [1, 0]], num_directions=3, ax=ax
+        ),
+        "numbers_of_directions": lambda ax: plots.numbers_of_directions(
+            {"a": np.ones((2, 4), int)}, num_directions=3, ax=ax
+        ),
+        "parts": lambda ax: plots.parts({"a": values}, {"a": values}, margin=0.05, ax=ax),
+        "mistakes": lambda ax: plots.mistakes([0.2, 0.3], [0.1, 0.1], names=["a", "b"], ax=ax),
+        "partial_correlations": lambda ax: plots.partial_correlations(
+            [0.5], [0.4], [0.6], [values - 0.5], names=["a"], expected=[1], ax=ax
+        ),
     }
     others = {
         "dose_response",
         "forest",
         "gap_path",
         "memorization",
+        "scatter_strata",
         "surface",
+        "surrogate_curves",
     }  # several axes, or three-dimensional ones
     helpers = {"ForestRow", "contour_levels", "new_figure", "style"}
     assert {*draws} | others == {*plots.__all__} - helpers

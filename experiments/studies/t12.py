@@ -22,7 +22,7 @@ from experiments.study import (
     Verdict,
 )
 from experiments.tables import Reader
-from halfway import plot_strata
+from halfway import plots
 
 SIGNS = {"size": 1, "alignment": 1, "variability": -1}
 WORDS = {
@@ -106,7 +106,7 @@ class T12:
     def draw(self, records: Records, verdict: Verdict) -> Sequence[Figure]:
         """Returns the three partial correlations with their nulls, and transfer by architecture."""
         found, _, own = _read(records)
-        axes = plot_strata.partial_correlations(
+        axes = plots.partial_correlations(
             own.estimate, own.low, own.high, own.null,
             names=[WORDS[name] for name in PREDICTORS],
             expected=[SIGNS[name] for name in PREDICTORS],

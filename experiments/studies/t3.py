@@ -16,7 +16,7 @@ from experiments.studies import g3
 from experiments.study import Figure, Headline, Outcome, PartResult, Records, Request, Verdict
 from experiments.tables import Reader
 from experiments.transfer_gap import Grid, correlate, read
-from halfway import plot_strata, plots, statistics
+from halfway import plots, statistics
 
 PART = "M_x and the gap"
 PLANTED = 1 / 3
@@ -104,7 +104,7 @@ class T3:
         cells = [every[index].condition for index in np.flatnonzero(some)]
         rates = np.array([one.noise_rate for one in cells])
         shown = dict(zip(_rates(), own.strata, strict=False))
-        axes = plot_strata.scatter_strata(
+        axes = plots.scatter_strata(
             gap, ratio[:, 0], rates, [f"n = {one.num_examples}" for one in cells],
             titles=[
                 f"ρ = {rate:g}: τ_K = {wording.format_estimate(*shown[rate])}"
