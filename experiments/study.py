@@ -12,6 +12,7 @@ from matplotlib.figure import Figure as MplFigure
 from experiments.conditions import Config
 from experiments.elements import Table
 from halfway.data import Split
+from halfway.pairs import digest
 from halfway.populations import Condition, Population
 from halfway.types import Key
 
@@ -74,6 +75,10 @@ class Measurement:
     measure: Callable[[Key, Sequence[Population], Split, Config], Measured]
 
 
+MANY = 8
+"""Conditions of a request whose keys are all written out in its name."""
+
+
 class Request(NamedTuple):
     """A measurement of a condition; further conditions are its controls or partners."""
 
@@ -82,8 +87,11 @@ class Request(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Names the stored measurement."""
-        return "-".join((self.measurement.name, *(c.key for c in self.conditions)))
+        """Names the stored measurement; of many conditions, the first and a digest of all."""
+        keys = [c.key for c in self.conditions]
+        if len(keys) > MANY:  # a file's name has an end
+            keys = [keys[0], digest(keys)[:12]]
+        return "-".join((self.measurement.name, *keys))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from experiments import contest, family, measurements, plants, studies, wording
+from experiments import contest, factor_ranks, family, measurements, plants, studies, wording
 from experiments.study import Measurement, Request
 
 STUDIES = studies.available()
@@ -19,7 +19,7 @@ WORDS = ("supported", "refuted", "inconclusive")
 SEED = 20_240_601
 NUM_DRAWS = 200
 
-POOLED = {"G3"}
+POOLED = {"G3", "T3", "T12"}
 """Studies whose parts count the pairs of all conditions together."""
 
 MODELS = {"T11": 16}
@@ -30,6 +30,10 @@ MODELS = {"T11": 16}
 def _few_resamples(monkeypatch):
     # A standard error to 5 %, where the study takes 10,000: six hundred decisions are made here.
     monkeypatch.setattr(contest, "NUM_RESAMPLES", 200)
+    monkeypatch.setattr(contest, "NUM_PERMUTATIONS", 499)
+    # Three tests, Holm over twenty: a reverse needs p < .0008.
+    monkeypatch.setattr(factor_ranks, "NUM_PERMUTATIONS", 1299)
+    monkeypatch.setattr(factor_ranks, "NUM_RESAMPLES", 50)
 
 
 each_study = pytest.mark.parametrize("name", STUDIES)
