@@ -1,5 +1,6 @@
 """What a run stands on: data folder, devices, compilation cache; versions, commit, data set."""
 
+import gc
 import importlib.metadata
 import os
 import shlex
@@ -34,6 +35,28 @@ def use_cores() -> None:
     affinity = getattr(os, "sched_getaffinity", None)  # not on every system
     cores = len(affinity(0)) if affinity else os.cpu_count()
     jax.config.update("jax_num_cpu_devices", cores or 1)
+
+
+MOST_MAPS = 30_000
+"""Memory maps beyond which compiled programs are forgotten: Linux gives 65,530 to a process, and
+XLA crashes without a word where it gets no more."""
+
+
+def forget_programs(most: int = MOST_MAPS) -> bool:
+    """Forgets what is compiled where it holds too many memory maps, and says whether it did.
+
+    Each program holds some for as long as it is known: a run of all hypotheses has hundreds of
+    them. What is still needed comes back from the compilation cache.
+
+    Args:
+      most: maps of this process that are let be.
+    """
+    maps = Path("/proc/self/maps")  # on Linux alone
+    if not maps.exists() or maps.read_bytes().count(b"\n") <= most:
+        return False
+    jax.clear_caches()
+    gc.collect()
+    return True
 
 
 def use_cache(given: str | None) -> None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from experiments import evidence, family, files, report, studies, summary, wording
+from experiments import environment, evidence, family, files, report, studies, summary, wording
 from experiments.errors import LOG, UserError
 from experiments.runs import Run
 from experiments.study import Request, Study, Verdict
@@ -58,6 +58,7 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
                 measured = request.measurement.measure(key, parts, pool, run.config)
                 run.save_measurement(request, measured)
             run.note(seconds=seconds)
+            environment.forget_programs()
     run.merge(requests)
     run.note(hypotheses=ids)
 
@@ -164,22 +165,22 @@ def run_info(
       warnings: a sentence each.
       num_conditions: that were trained.
     """
-    config, environment = run.config, run.notes()["environment"]
+    config, noted = run.config, run.notes()["environment"]
     return report.RunInfo(
-        command=environment.get("command", ""),
+        command=noted.get("command", ""),
         config=config.to_dict(),
         seed=config.seed,
-        versions=environment.get("versions", {}),
-        commit=environment.get("commit"),
-        devices=environment.get("devices", "unknown"),
+        versions=noted.get("versions", {}),
+        commit=noted.get("commit"),
+        devices=noted.get("devices", "unknown"),
         num_devices=run.num_devices,
         dataset=config.dataset,
-        data_version=environment.get("data_version", ""),
+        data_version=noted.get("data_version", ""),
         data_checksum=run.data_checksum,
         num_pairs=config.num_pairs,
         architectures=tuple(config.architectures),
         num_conditions=num_conditions,
-        started=environment.get("started", ""),
+        started=noted.get("started", ""),
         seconds=seconds,
         warnings=warnings,
         evidence=evidence.kind(config),

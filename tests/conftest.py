@@ -16,6 +16,7 @@ CACHE = os.environ.setdefault("HALFWAY_TEST_CACHE", tempfile.mkdtemp(prefix="hal
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from experiments import environment  # noqa: E402
 from halfway import placement  # noqa: E402
 
 placement.CPU_LEVEL = None  # that of XLA_FLAGS above
@@ -33,8 +34,15 @@ def digits():
 
 
 @pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """A worker compiles more than a process can hold."""
+    yield
+    environment.forget_programs(20_000)
+
+
+@pytest.fixture(scope="module", autouse=True)
 def store_no_programs_of_attacks(request):
-    """Programs of attacks run once: to store them takes time, and jaxlib has crashed doing it."""
+    """Programs of attacks run once: to store them takes time."""
     name = "jax_persistent_cache_min_compile_time_secs"
     attacks = {
         "attacks", "attacks_transfer", "auto_pgd", "benchmark", "decision_based", "diagnostics",

@@ -95,6 +95,7 @@ def test_the_transfer_suite_on_a_few_models(monkeypatch):
     assert row.peak_memory_bytes > 1e7 and "10 images" in row.note
 
 
+@pytest.mark.slow
 def test_the_landscape_suite_on_a_few_images(monkeypatch):
     monkeypatch.setattr(landscapes, "NUM_IMAGES", 20)
     monkeypatch.setattr(landscapes, "GRID", 3)
@@ -176,6 +177,7 @@ def tiny():
     return mnist.Problem(mnist.CNN, params, x, labels, 1.0)
 
 
+@pytest.mark.slow
 def test_stages_timed_one_by_one_are_the_attack(tiny):
     names = ("apgd_ce", "square")
     staged = auto_attack.Staged(tiny, "linf", num_steps=3, num_queries=10, names=names)

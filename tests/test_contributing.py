@@ -82,6 +82,7 @@ def _entry(path, after, text):
     path.write_text(content.replace(after, f"{after}, {text}"), encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_add_a_data_set(copy):
     (module,) = SECTIONS["Add a data set"]
     (copy / "halfway" / "data" / "clouds.py").write_text(module, encoding="utf-8")

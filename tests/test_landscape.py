@@ -285,6 +285,7 @@ def test_the_page_is_whole_and_needs_nothing_else(folder):
     assert "as trained, error on S" in out
 
 
+@pytest.mark.slow
 def test_any_population_of_a_run_is_drawn_on_the_labels_it_trained_on(folder, pool):
     run = Run.open(folder[0])
     control = populations.train(conditions.control(run.config, "mlp"), pool)

@@ -34,7 +34,12 @@ def test_the_figure_of_a_law_says_whether_it_holds(measured, words):
 
 @pytest.mark.parametrize(
     "model",
-    [{"kind": "mlp", "widths": (32, 32)}, {"kind": "cnn", "features": (8, 16), "widths": (32,)}],
+    [
+        {"kind": "mlp", "widths": (32, 32)},
+        pytest.param(
+            {"kind": "cnn", "features": (8, 16), "widths": (32,)}, marks=pytest.mark.slow
+        ),
+    ],
     ids=["mlp", "cnn"],
 )
 def test_the_first_law_after_100_steps_on_independent_data(model):

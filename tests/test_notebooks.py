@@ -109,6 +109,7 @@ def test_the_tour_runs_and_says_what_it_said(tmp_path):
         np.testing.assert_allclose(numbers[1], numbers[0], atol=0.1)
 
 
+@pytest.mark.slow
 def test_the_report_opens_another_run(tmp_path):
     run = tmp_path / "run"
     settings = (

@@ -199,6 +199,7 @@ def test_shards_that_do_not_exist(shard, tmp_path):
     assert f"--shard={shard} must be i/n" in result.complaint
 
 
+@pytest.mark.slow
 def test_two_settings_of_which_one_fails_then_both(tmp_path):
     # A file in the place of its folder makes a setting fail.
     root = tmp_path / "runs"
