@@ -36,9 +36,7 @@ def test_the_figure_of_a_law_says_whether_it_holds(measured, words):
     "model",
     [
         {"kind": "mlp", "widths": (32, 32)},
-        pytest.param(
-            {"kind": "cnn", "features": (8, 16), "widths": (32,)}, marks=pytest.mark.slow
-        ),
+        pytest.param({"kind": "cnn", "features": (8, 16), "widths": (32,)}, marks=pytest.mark.slow),
     ],
     ids=["mlp", "cnn"],
 )
