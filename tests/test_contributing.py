@@ -66,6 +66,7 @@ def test_add_an_attack(copy):
     assert "1 passed" in _run(copy, "pytest", "tests/test_adaptive.py", "-p", "no:cacheprovider")
 
 
+@pytest.mark.slow
 def test_add_a_model(copy):
     module, config = SECTIONS["Add a model"]
     models = copy / "halfway" / "models.py"

@@ -32,12 +32,10 @@ def test_the_figure_of_a_law_says_whether_it_holds(measured, words):
     assert len(laws._law_table("First law", "n", {"mlp": (20.0, checked)}).rows) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
-    [
-        {"kind": "mlp", "widths": (32, 32)},
-        pytest.param({"kind": "cnn", "features": (8, 16), "widths": (32,)}, marks=pytest.mark.slow),
-    ],
+    [{"kind": "mlp", "widths": (32, 32)}, {"kind": "cnn", "features": (8, 16), "widths": (32,)}],
     ids=["mlp", "cnn"],
 )
 def test_the_first_law_after_100_steps_on_independent_data(model):

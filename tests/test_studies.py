@@ -42,12 +42,14 @@ each_study = pytest.mark.parametrize("name", STUDIES)
 
 def _with_draws(cases):
     """Cases with their number of draws: few and, nightly, all of them where grids are planted."""
+    found = []
     for case in cases:
         if case[0] in POOLED:
-            yield pytest.param(*case, FEW_DRAWS)
-            yield pytest.param(*case, NUM_DRAWS, marks=pytest.mark.slow)
+            found.append(pytest.param(*case, FEW_DRAWS))
+            found.append(pytest.param(*case, NUM_DRAWS, marks=pytest.mark.slow))
         else:
-            yield pytest.param(*case, NUM_DRAWS)
+            found.append(pytest.param(*case, NUM_DRAWS))
+    return found
 
 
 def _p_values(study, effect, boundary=None, num_draws=NUM_DRAWS):
