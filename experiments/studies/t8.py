@@ -19,7 +19,7 @@ PLANTED = 0.05
 RATE, NOISE = 0.2, 0.02
 """Planted rate along the other directions, and the standard deviation over pairs of the lead."""
 SIDES = ("along", "beside")
-FREE = "their difference without a box, where cosine and length are equal"
+FREE = "the difference without a box, where cosine and length are equal"
 
 
 def sums(reader: Reader, key: str, quantity: str, subset: str) -> np.ndarray:
@@ -178,7 +178,7 @@ class T8:
         if free:
             opening += (
                 " The box of allowed pixels cuts steps that fool A less than the others, which is "
-                f"a part of that difference. Without it, {free[0]}."
+                f"a part of that difference: {free[0]}."
             )
         ending = {
             "supported": (
