@@ -14,24 +14,27 @@ from experiments.study import Measured, Measurement
 from halfway import attacks, losses, pairs, placement, transfer
 from halfway.data import Split
 from halfway.populations import Condition, Population
-from halfway.types import Array, Key
+from halfway.types import Array, Key, LossFn
 
 SUBSET: transfer.Denominator = "both_correct"
 """Of the success rates that stand beside M_x."""
 
 
-def attack_of(settings: tuple[int, float], epsilon: float | Array) -> transfer.Attack:
-    """Returns the config's attack: PGD on the margin loss from the clean image, in l∞.
+def attack_of(
+    settings: tuple[int, float], epsilon: float | Array, loss_fn: LossFn = losses.margin
+) -> transfer.Attack:
+    """Returns the config's attack: PGD from the clean image, in l∞.
 
     Args:
       settings: see `settings_of`.
       epsilon: the budget.
+      loss_fn: attack loss; that of an ensemble is its own.
     """
     num_steps, relative_step = settings
     return functools.partial(
         attacks.pgd,
         threat=attacks.linf(epsilon),
-        loss_fn=losses.margin,
+        loss_fn=loss_fn,
         num_steps=num_steps,
         relative_step=relative_step,
     )

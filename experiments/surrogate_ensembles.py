@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from experiments import landscape_measure, tables
 from experiments.conditions import Config, condition
-from experiments.meetings import settings_of
+from experiments.meetings import attack_of, settings_of
 from experiments.study import Measured, Measurement
 from halfway import attacks, laws, losses, pairs, placement
 from halfway.attacks.ensembles import HOW
@@ -74,14 +74,11 @@ def _attack_program(
     PGD from the clean image on the margin loss, which has nothing random.
     """
     apply_fn = program.apply_fn
-    num_steps, relative_step = settings
 
     def block(members, targets, x, y, epsilon):
         logits_fn, loss_fn = attacks.ensemble(apply_fn, members, how, losses.margin)
-        points = attacks.pgd(
-            logits_fn, jax.random.key(0), x, y, threat=attacks.linf(epsilon), loss_fn=loss_fn,
-            num_steps=num_steps, relative_step=relative_step,
-        ).adversarial  # fmt: skip
+        attack = attack_of(settings, epsilon, loss_fn)
+        points = attack(logits_fn, jax.random.key(0), x, y).adversarial
         return jax.lax.map(lambda one: apply_fn(one, points).argmax(-1) != y, targets)
 
     return placement.spread(block, mesh=mesh)(surrogates, targets, images, labels, epsilon)

@@ -6,35 +6,9 @@ import numpy as np
 
 from experiments import contest, grid
 from experiments.conditions import Config
-from experiments.grid import FACTORS
-from experiments.studies.g3 import gaps
+from experiments.studies.g3 import Grid, gaps
 from experiments.tables import Reader
 from halfway import ranks
-
-
-class Grid(NamedTuple):
-    """What the records hold of G3's conditions: C of them, P pairs.
-
-    Attributes:
-      numerators, denominators: `[2, C, P]` of M_x, both directions summed, and of the surrogates'
-        input-gradient norm.
-      gap: `[C, P]` in error; NaN, like the others, where a pair does not count.
-      finite: `[C, P]` whether training and attack stayed finite.
-      reached: `[C, P]` whether both models came to the loss at which all stop.
-      levels: `[C, F]`, 0 or 1, of each factor.
-    """
-
-    numerators: np.ndarray
-    denominators: np.ndarray
-    gap: np.ndarray
-    finite: np.ndarray
-    reached: np.ndarray
-    levels: np.ndarray
-
-    @property
-    def strata(self) -> np.ndarray:
-        """`[C]`, conditions of equal ρ."""
-        return self.levels[:, [f.name for f in FACTORS].index("noise_rate")]
 
 
 class Correlations(NamedTuple):
@@ -59,7 +33,7 @@ class Correlations(NamedTuple):
 
 
 def read(reader: Reader, config: Config) -> Grid:
-    """Returns transfer and gaps of every condition of the grid."""
+    """Returns M_x, both directions summed, the surrogates' input-gradient norm, and the gaps."""
     cells = grid.cells(config)
     keys = [cell.condition.key for cell in cells]
     both = ("pair", "surrogate")

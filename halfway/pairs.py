@@ -240,10 +240,14 @@ def settings_of(condition: Condition) -> dict[str, Array]:
     floats = {name: jnp.float32(getattr(condition, name)) for name in names}
     flags = {n: jnp.bool_(getattr(condition, n)) for n in ("permuted", *_SHARED)}
     integers = ("num_examples", "batch_size", "width")
-    found = floats | flags | {n: jnp.int32(getattr(condition, n)) for n in integers}
-    if condition.common_holdout:
-        found[HOLDOUT_KEY] = jax.random.fold_in(jax.random.key(condition.seed), _HOLDOUT)
-    return found
+    return floats | flags | {n: jnp.int32(getattr(condition, n)) for n in integers}
+
+
+def holdout_key(condition: Condition) -> Key | None:
+    """Returns the key that decides S where it is common to all pairs, else None."""
+    if not condition.common_holdout:
+        return None
+    return jax.random.fold_in(jax.random.key(condition.seed), _HOLDOUT)
 
 
 def split_arguments(condition: Condition) -> dict[str, Any]:
@@ -272,21 +276,28 @@ def _share(keys: Key, shared: Array) -> Key:
     return keys[jnp.where(shared, jnp.zeros(2, int), jnp.arange(2))]
 
 
-def draw(key: Key, labels: Array, settings: Mapping[str, Array], *, program: Condition) -> Drawn:
+def draw(
+    key: Key,
+    labels: Array,
+    settings: Mapping[str, Array],
+    common: Key | None = None,
+    *,
+    program: Condition,
+) -> Drawn:
     """Returns the halves of one pair and the labels its models train on.
 
     Args:
       key: of the pair.
       labels: `[N]` of the pool, clean.
       settings: see `settings_of`.
+      common: see `holdout_key`.
       program: see `program_of`.
     """
     key_split, key_permute, *_ = _keys(key)
     arguments: dict[str, Any] = split_arguments(program) | {
         name: settings[name] for name in ("num_examples", "overlap", "noise_rate")
     }
-    arguments["holdout_key"] = settings.get(HOLDOUT_KEY)
-    parts = halves.split(key_split, labels, **arguments)
+    parts = halves.split(key_split, labels, holdout_key=common, **arguments)
     own = _stack(parts)
     permuted = jax.vmap(halves.permute_labels)(jax.random.split(key_permute), own)
     return Drawn(parts, jnp.where(settings["permuted"], permuted, own.labels))
@@ -523,8 +534,8 @@ def _walk(
 
 _TRUNK, _PROBE = 4, 5
 """Folded into a pair's key, beyond the keys that it is split into."""
-HOLDOUT_KEY, _HOLDOUT = "holdout_key", 2**31
-"""The setting that is there where S is common; folded into the seed's key, beyond all pairs."""
+_HOLDOUT = 2**31
+"""Folded into the seed's key, beyond the numbers of all pairs."""
 
 
 def _trunk(

@@ -195,8 +195,8 @@ def _begin(
     # Three programs, because random draws take long to compile: that of the halves serves every
     # architecture, and apart from the loop they are not compiled into each place of their use.
     shape = dataclasses.replace(program, **pairs.MODEL_FIELDS)
-    drawn = _draw_program(keys, labels, settings, program=shape, mesh=mesh)
-    settings.pop(pairs.HOLDOUT_KEY, None)  # of the draw alone: training has one program
+    common = pairs.holdout_key(condition)
+    drawn = _draw_program(keys, labels, settings, common, program=shape, mesh=mesh)
     params = _init_program(keys, images[:1], settings, program=program, mesh=mesh)
     return (keys, params, drawn), settings, program, mesh
 
@@ -225,9 +225,9 @@ def pair_keys(condition: Condition) -> Key:
 
 
 @functools.partial(placement.jit, static_argnames=("program", "mesh"))
-def _draw_program(keys, labels, settings, *, program: Condition, mesh: Mesh):
+def _draw_program(keys, labels, settings, common, *, program: Condition, mesh: Mesh):
     pair_fn = functools.partial(pairs.draw, program=program)
-    return placement.spread(pair_fn, mesh=mesh)(keys, labels, settings)
+    return placement.spread(pair_fn, mesh=mesh)(keys, labels, settings, common)
 
 
 @functools.partial(placement.jit, static_argnames=("program", "mesh"))

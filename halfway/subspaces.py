@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from halfway.transfer import controls
 from halfway.types import Array, Key
 
 
@@ -347,27 +348,10 @@ def rescaled(
       >>> print(found.points.round(3))  # what one pixel lacks the other makes up
       [[0.8 1. ]]
     """
-    low, high = bounds
     flat, along = x.reshape(x.shape[0], -1), direction.reshape(x.shape[0], -1)
     norm = jnp.linalg.norm(along, axis=-1, keepdims=True)
-    along = along / jnp.where(norm > 0, norm, 1.0)
-    wanted = length[:, None]
-
-    def reached(scale):
-        return jnp.linalg.norm(jnp.clip(flat + scale * along, low, high) - flat, axis=-1)
-
-    def halve(_, interval):
-        small, large = interval
-        middle = 0.5 * (small + large)
-        short = reached(middle)[:, None] < wanted
-        return jnp.where(short, middle, small), jnp.where(short, large, middle)
-
-    smallest = jnp.where(along == 0, jnp.inf, jnp.abs(along)).min(-1, keepdims=True)
-    largest = jnp.where(jnp.isfinite(smallest), (high - low) / smallest, 0.0)
-    interval = (jnp.zeros_like(norm), jnp.minimum(largest, 1e4))
-    _, scale = jax.lax.fori_loop(0, 40, halve, interval)
-    points = jnp.clip(flat + scale * along, low, high)
-    return Rescaled(points.reshape(x.shape), jnp.linalg.norm(points - flat, axis=-1))
+    found = controls.stretched(flat, along / jnp.where(norm > 0, norm, 1.0), length, bounds)
+    return Rescaled(found.reshape(x.shape), jnp.linalg.norm(found - flat, axis=-1))
 
 
 def _unit(vector: Array) -> Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+import tiny_run
 
 from configs import digits as digits_config
 from experiments import architectures, plants, tables
@@ -19,17 +19,7 @@ from halfway import crossed, losses, plot_crossed, plot_style, populations, tran
 KEY = jax.random.key(5)
 
 
-def _config(**fields):
-    config = ConfigDict(digits_config.get_config("tiny").to_dict())
-    config.num_pairs = 3
-    config.num_examples, config.num_holdout = 60, 40
-    config.models.mlp.widths = (12,)
-    config.training.probe_steps = (0, 5, 30)
-    config.attack.num_steps = 3
-    with config.ignore_type():
-        config.update(fields)
-    config.lock()
-    return config
+_config = functools.partial(tiny_run.config, training={"probe_steps": (0, 5, 30)})
 
 
 CONFIG = _config()

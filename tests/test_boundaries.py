@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+import tiny_run
 
-from configs import digits as digits_config
 from experiments import boundaries, conditions, tables
 from experiments.boundaries import BOUNDARIES, KINDS, NUM_SEGMENTS
 from experiments.studies import t9
@@ -19,18 +18,9 @@ from halfway import plot_boundaries, populations
 NUM_PAIRS = 2
 
 
-def _config():
-    config = ConfigDict(digits_config.get_config("tiny").to_dict())
-    config.num_pairs = NUM_PAIRS
-    config.num_examples, config.num_holdout = 120, 90
-    config.models.mlp.widths = (12,)
-    config.training.probe_steps = (0, 150)
-    config.attack.num_steps = 3
-    config.lock()
-    return config
-
-
-CONFIG = _config()
+CONFIG = tiny_run.config(
+    num_pairs=NUM_PAIRS, num_examples=120, num_holdout=90, training={"probe_steps": (0, 150)}
+)
 OWN = conditions.condition(CONFIG, "mlp")
 
 

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+import tiny_run
 
-from configs import digits as digits_config
 from experiments import early_directions, plants
 from experiments.conditions import condition
 from experiments.early_directions import EARLY_DIRECTIONS
@@ -23,18 +22,7 @@ NUM_EXAMPLES = 25  # of the 40 of S
 KEY = jax.random.key(4)
 
 
-def _config():
-    config: Any = ConfigDict(digits_config.get_config("tiny").to_dict())
-    config.num_pairs = NUM_PAIRS
-    config.num_examples, config.num_holdout = 60, 40
-    config.models.mlp.widths = (12,)
-    config.training.probe_steps = (0, 6)
-    config.attack.num_steps = 3
-    config.lock()
-    return config
-
-
-CONFIG = _config()
+CONFIG = tiny_run.config(num_pairs=NUM_PAIRS, training={"probe_steps": (0, 6)})
 ONE = condition(CONFIG, "mlp")
 
 

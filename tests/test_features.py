@@ -2,15 +2,13 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+import tiny_run
 
-from configs import digits as digits_config
 from experiments import family, features, tables
 from experiments.conditions import condition
 from experiments.features import FEATURES, INPUTS, TARGETS, seen_name
@@ -25,16 +23,8 @@ KEY = jax.random.key(6)
 
 
 def _config(**attack):
-    config: Any = ConfigDict(digits_config.get_config("tiny").to_dict())
-    config.num_pairs = NUM_PAIRS
-    config.num_examples, config.num_holdout = 60, 40
-    config.models.mlp.widths = (12,)
-    config.training.probe_steps = (0, NUM_STEPS)
-    config.training.learning_rate = 0.02
-    config.attack.num_steps = 3
-    config.attack.update(attack)
-    config.lock()
-    return config
+    training = {"probe_steps": (0, NUM_STEPS), "learning_rate": 0.02}
+    return tiny_run.config(num_pairs=NUM_PAIRS, training=training, attack=attack)
 
 
 CONFIG = _config()

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+import tiny_run
 
-from configs import digits as digits_config
 from experiments import conditions, measurements, pipeline, studies, tables
 from experiments.measurements import FIRST_ORDER, LEARNING, TRANSFER
 from experiments.runs import Identity, Run
@@ -19,17 +18,12 @@ from halfway import attacks, losses, populations, training, transfer
 NUM_PAIRS = 3  # on two devices: the padding must not show
 
 
-def _config(**fields):
-    config = ConfigDict(digits_config.get_config("tiny").to_dict())
-    config.num_pairs = NUM_PAIRS
-    config.num_examples, config.num_holdout = 60, 40
-    config.models.mlp.widths = (12,)
-    config.training.probe_steps = (0, 5, 30)
-    config.attack.num_steps = 3
-    config.attack.budgets = (0.05, 0.1)
-    config.update(fields)
-    config.lock()
-    return config
+_config = functools.partial(
+    tiny_run.config,
+    num_pairs=NUM_PAIRS,
+    training={"probe_steps": (0, 5, 30)},
+    attack={"budgets": (0.05, 0.1)},
+)
 
 
 CONFIG = _config()

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+import tiny_run
 
-from configs import digits as digits_config
 from experiments import conditions, tables
 from experiments.meetings import MEETING, SUBSET, attack_of, settings_of
 from experiments.study import Records
@@ -18,18 +17,7 @@ from halfway import losses, populations
 NUM_PAIRS = 3
 
 
-def _config():
-    config = ConfigDict(digits_config.get_config("tiny").to_dict())
-    config.num_pairs = NUM_PAIRS
-    config.num_examples, config.num_holdout = 60, 40
-    config.models.mlp.widths = (12,)
-    config.training.probe_steps = (0, 40)
-    config.attack.num_steps = 3
-    config.lock()
-    return config
-
-
-CONFIG = _config()
+CONFIG = tiny_run.config(num_pairs=NUM_PAIRS, training={"probe_steps": (0, 40)})
 EPSILON = CONFIG.attack.epsilon
 
 

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+import tiny_run
 
-from configs import digits as digits_config
 from experiments import adversarial_subspace, conditions, manifold_parts, tables
 from experiments.adversarial_subspace import EPSILON, MOST_DIRECTIONS, NUM_DIRECTIONS, SUBSPACE
 from experiments.manifold_parts import MANIFOLD_PARTS, NUM_COMPONENTS
@@ -19,18 +18,9 @@ NUM_PAIRS = 3  # on two devices: the padding must not show
 KEY = jax.random.key(12)
 
 
-def _config():
-    config = ConfigDict(digits_config.get_config("tiny").to_dict())
-    config.num_pairs = NUM_PAIRS
-    config.num_examples, config.num_holdout = 100, 120
-    config.models.mlp.widths = (12,)
-    config.training.probe_steps = (0, 150)
-    config.attack.num_steps = 3
-    config.lock()
-    return config
-
-
-CONFIG = _config()
+CONFIG = tiny_run.config(
+    num_pairs=NUM_PAIRS, num_examples=100, num_holdout=120, training={"probe_steps": (0, 150)}
+)
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+import tiny_run
 
-from configs import digits as digits_config
 from experiments import surrogate_ensembles as ensembles
 from experiments import tables
 from experiments.studies import t7
@@ -23,16 +22,7 @@ SOME = ("logits", "worst")
 KEY = jax.random.key(3)
 
 
-def _config(**fields):
-    config = ConfigDict(digits_config.get_config("tiny").to_dict())
-    config.num_pairs = NUM_PAIRS
-    config.num_examples, config.num_holdout = 60, 40
-    config.models.mlp.widths = (12,)
-    config.training.probe_steps = (0, 30)
-    config.attack.num_steps = 3
-    config.update(fields)
-    config.lock()
-    return config
+_config = functools.partial(tiny_run.config, num_pairs=NUM_PAIRS, training={"probe_steps": (0, 30)})
 
 
 CONFIG = _config()

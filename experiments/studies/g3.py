@@ -36,12 +36,12 @@ TITLES = {
 
 
 class Grid(NamedTuple):
-    """What the records hold of the grid: C conditions, P pairs, M measures, the first on trial.
+    """What the records hold of the grid: M measures of C conditions with P pairs, and their gaps.
 
     Attributes:
-      numerators, denominators: `[M + 1, C, P]` of the measures, the last one `BESIDE`.
+      numerators, denominators: `[M, C, P]` of the measures, see who reads them.
       gap: `[C, P]` in error; NaN, like the others, where a pair does not count.
-      finite: `[C, P]` whether training stayed finite.
+      finite: `[C, P]` whether all that is read of a pair stayed finite.
       reached: `[C, P]` whether both models came to the loss at which all stop.
       levels: `[C, F]`, 0 or 1, of each factor.
     """
@@ -53,9 +53,18 @@ class Grid(NamedTuple):
     reached: np.ndarray
     levels: np.ndarray
 
+    @property
+    def strata(self) -> np.ndarray:
+        """`[C]`, conditions of equal ρ."""
+        return self.levels[:, NOISE_RATE]
+
+
+NOISE_RATE = [factor.name for factor in FACTORS].index("noise_rate")
+"""The place of ρ among the factors."""
+
 
 def read(reader: Reader, config: Config) -> Grid:
-    """Returns the measures and gaps of every condition of the grid."""
+    """Returns measures and gaps of every condition: that on trial, its rivals, and `BESIDE`."""
     cells = grid.cells(config)
     quantities = ("early_signal", "early_noise", "reached", *RIVALS)
     keys = [c.condition.key for c in cells]
@@ -103,13 +112,12 @@ def unreached(finite: np.ndarray, reached: np.ndarray) -> tuple[str, ...]:
 
 def judge(found: Grid) -> Contest:
     """Returns how the first measure does against its rivals, within ρ."""
-    place = [f.name for f in FACTORS].index("noise_rate")
     return contest.contest(
         found.numerators,
         found.denominators,
         found.gap,
-        found.levels[:, place],
-        np.delete(found.levels, place, 1),
+        found.strata,
+        np.delete(found.levels, NOISE_RATE, 1),
         num_rivals=len(RIVALS),
     )
 

@@ -1,6 +1,6 @@
 """Controls of an attack: perturbations of equal norm that follow no gradient."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,6 @@ def other_example(
     Raises:
       ValueError: if there is only one example.
     """
-    low, high = bounds
     num_examples = x.shape[0]
     if num_examples < 2:
         raise ValueError(f"another example's perturbation needs two examples, got {num_examples}")
@@ -114,23 +113,40 @@ def other_example(
     delta = adversarial.reshape(flat.shape) - flat
     shift = jax.random.randint(key, (), 1, num_examples)
     direction = jnp.roll(delta, shift, 0)
-    norm = jnp.linalg.norm(delta, axis=-1, keepdims=True)
+    norm = jnp.linalg.norm(delta, axis=-1)
+    points = stretched(flat, direction, norm, bounds)
+    reached = jnp.linalg.norm(points - flat, axis=-1)
+    return Perturbed(points.reshape(x.shape), reached >= 0.99 * norm)
+
+
+def stretched(
+    x: Array, direction: Array, length: Array, bounds: tuple[Any, Any] = (0.0, 1.0)
+) -> Array:
+    """Returns points `[B, d]`, a multiple of a direction away, that are so far after clipping.
+
+    As far as the box, or 10⁴ times the direction, allow it.
+
+    Args:
+      x: `[B, d]` within bounds.
+      direction: `[B, d]`; no move where it is 0.
+      length: `[B]`, of the move in l2.
+      bounds: of the box.
+    """
+    low, high = bounds
 
     def move(scale):
-        return jnp.clip(flat + scale * direction, low, high)
+        return jnp.clip(x + scale * direction, low, high)
 
     def halve(_, interval):
         small, large = interval
         middle = 0.5 * (small + large)
-        short = jnp.linalg.norm(move(middle) - flat, axis=-1, keepdims=True) < norm
+        short = jnp.linalg.norm(move(middle) - x, axis=-1, keepdims=True) < length[:, None]
         return jnp.where(short, middle, small), jnp.where(short, large, middle)
 
     smallest = jnp.where(direction == 0, jnp.inf, jnp.abs(direction)).min(-1, keepdims=True)
     # At this scale every moving pixel has reached its bound.
     largest = jnp.where(jnp.isfinite(smallest), (high - low) / smallest, 0.0)
     # Scales beyond 1e4 only chase pixels that the attack hardly moved.
-    interval = (jnp.zeros_like(norm), jnp.minimum(largest, 1e4))
+    interval = (jnp.zeros_like(largest), jnp.minimum(largest, 1e4))
     _, scale = lax.fori_loop(0, 40, halve, interval)
-    points = move(scale)
-    reached = jnp.linalg.norm(points - flat, axis=-1, keepdims=True)
-    return Perturbed(points.reshape(x.shape), (reached >= 0.99 * norm)[:, 0])
+    return move(scale)
