@@ -1,11 +1,13 @@
 """Size, alignment, variability and transfer of a tiny grid against the library, model by model."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_run
 from ml_collections import ConfigDict
 
 from configs import digits as digits_config
@@ -62,20 +64,12 @@ def test_models_of_one_set_meet_and_never_those_of_one_pair():
 
 # Measured
 
-NUM_PAIRS = 4
+NUM_PAIRS, KEY = 4, jax.random.key(5)
 MODELS = {"linear": {"kind": "linear"}, "mlp": {"kind": "mlp", "widths": (12,)}}
 
 
-def _config():
-    config = ConfigDict(digits_config.get_config("tiny").to_dict())
-    config.num_examples, config.num_holdout = 60, 50
-    config.training.probe_steps = (0, 40)
-    config.attack.num_steps = 3
-    config.lock()
-    return config
-
-
-CONFIG = _config()
+TINY = {"num_holdout": 50, "training": {"probe_steps": (0, 40)}}
+CONFIG = tiny_run.config(**TINY)
 EPSILON = CONFIG.attack.epsilon
 
 
@@ -89,8 +83,7 @@ def measured(digits):
         for name, decay in (("linear", 0.0), ("linear", 5.0), ("mlp", 0.0))
     ]
     trained = [populations.train(one, pool) for one in conditions]
-    key = jax.random.key(5)
-    found = [FACTORS.measure(key, [one, *trained], pool, CONFIG) for one in trained]
+    found = [FACTORS.measure(KEY, [one, *trained], pool, CONFIG) for one in trained]
     return pool, trained, found
 
 
@@ -118,6 +111,28 @@ def test_what_a_surrogate_does_to_a_target(measured, s, p, t, q):
     first = transfer.first_order(surrogate, target, x, labels, threat=attacks.linf(EPSILON))
     expected = losses.masked_mean(first.tau, jnp.isfinite(first.tau))
     assert arrays["tau"][p, t, q] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_noise_is_counted_at_its_own_points(measured):
+    """At a budget at which noise fools too."""
+    pool, trained, _ = measured
+    loud = tiny_run.config(**TINY, attack={"epsilon": 0.3})
+    arrays = FACTORS.measure(KEY, [trained[2], *trained], pool, loud).arrays
+    rows = np.asarray(trained[2].halves.s.indices[0])
+    x, labels = jnp.asarray(pool.images[rows]), jnp.asarray(pool.labels[rows])
+    attack = attack_of(settings_of(loud), loud.attack.epsilon)
+    apart = 0
+    for p in range(NUM_PAIRS):
+        surrogate, keys = _pick(trained[2], p, 0), jax.random.split(jax.random.fold_in(KEY, p))
+        points = attack(surrogate, keys[0], x, labels).adversarial
+        noise = transfer.matched_noise(keys[1], x, points).points
+        for t, (q,) in itertools.product(range(3), factors.others(NUM_PAIRS)[p : p + 1]):
+            target = _pick(trained[t], q, 1)
+            both = (surrogate(x).argmax(-1) == labels) & (target(x).argmax(-1) == labels)
+            by_noise = int((both & (target(noise).argmax(-1) != labels)).sum())
+            assert abs(arrays["num_by_noise"][p, t, 0] - by_noise) <= 1
+            apart += abs(arrays["num_fooled"][p, t, 0] - by_noise)
+    assert apart > 2 * 3 * NUM_PAIRS  # other points would have been noticed
 
 
 def test_size_is_of_targets_and_margins_of_surrogates(measured):

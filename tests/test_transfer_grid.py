@@ -117,6 +117,18 @@ def test_controls_move_as_far_as_the_attack(grid):
     assert np.corrcoef((noise - clean).ravel(), (other - clean).ravel())[0, 1] > 0.5
 
 
+def test_every_surrogate_and_chunk_draws_its_own_noise():
+    x, labels = jnp.tile(X[:1], (8, 1, 1, 1)), jnp.tile(LABELS[:1], 8)
+    found = transfer.transfer_grid(
+        {"linear": (linear, jnp.stack([ALONE, ALONE]))}, {"alone": alone}, jax.random.key(0), x,
+        labels, attack_fns={"pgd": pgd}, budgets=[0.1], chunk_size=4,
+    )  # fmt: skip
+    cell = found.cells["pgd", 0.1]
+    # One image and one model throughout: the attack has one answer, noise another each time.
+    assert np.ptp(cell.target["attack"].loss) < 1e-4
+    assert len(set(cell.target["noise"].loss.ravel().round(5).tolist())) == 16
+
+
 def test_blocks_and_the_order_of_targets_do_not_matter(grid):
     fns = {"pgd": pgd, "fgsm": attacks.fgsm}
     again = run(
