@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh
 
 from experiments import tables
 from experiments.conditions import Config
@@ -29,10 +28,8 @@ BOUNDS = {"box": (0.0, 1.0), "free": (-np.inf, np.inf)}
 """Clipped to the box, which decides; and not, where cosine and length are equal exactly."""
 
 
-@functools.partial(placement.jit, static_argnames=("program", "num_directions", "mesh"))
-def _program(
-    members, images, labels, epsilon, *, program: Condition, num_directions: int, mesh: Mesh
-):
+@functools.partial(placement.jit, static_argnames=("program", "num_directions"))
+def _program(members, images, labels, epsilon, *, program: Condition, num_directions: int):
     apply_fn = program.apply_fn
 
     def pair(member, images, labels, epsilon):
@@ -50,7 +47,7 @@ def _program(
         return lax.map(direction, (params, swapped, frames))
 
     # One pair after another: points are as many as examples times features.
-    run = placement.spread(pair, mesh=mesh, vectorized=False)
+    run = placement.spread(pair, at_once=1)
     return run(members, images, labels, epsilon)
 
 
@@ -132,7 +129,6 @@ def _subspace(key: Key, population: Sequence[Population], pool: Split, config: C
         jnp.float32(EPSILON),
         program=pairs.program_of(condition),
         num_directions=number,
-        mesh=placement.make_mesh(),
     )
     found = {name: np.asarray(value) for name, value in found.items()}
     return summarize(found, one.finite, condition.key)

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from experiments import tables
 from experiments.conditions import Config, condition
@@ -60,10 +59,8 @@ def settings(config: Config) -> dict[str, Condition]:
     return found
 
 
-@functools.partial(placement.jit, static_argnames=("program", "settings", "mesh"))
-def _attack_program(
-    surrogates, images, labels, epsilon, *, program: Condition, settings: tuple, mesh: Mesh
-):
+@functools.partial(placement.jit, static_argnames=("program", "settings"))
+def _attack_program(surrogates, images, labels, epsilon, *, program: Condition, settings: tuple):
     """Attacked images `[K, B, ...]`, surrogates' increase of loss `[K]`, who is right `[K, B]`."""
 
     def one(params, x, y, epsilon):
@@ -73,29 +70,29 @@ def _attack_program(
         clean, attacked = (transfer.evaluate(logits_fn, z, y) for z in (x, points))
         return points, (attacked.loss - clean.loss).sum(), clean.correct, attacked.correct
 
-    return placement.spread(one, mesh=mesh)(surrogates, images, labels, epsilon)
+    return placement.spread(one)(surrogates, images, labels, epsilon)
 
 
-@functools.partial(placement.jit, static_argnames=("mesh",))
-def _noise_program(keys, images, points, *, mesh: Mesh):
+@placement.jit
+def _noise_program(keys, images, points):
     """Matched noise `[K, B, ...]`, of no architecture: one program."""
 
     def one(member, x):
         key, points = member
         return transfer.matched_noise(key, x, points).points
 
-    return placement.spread(one, mesh=mesh)((keys, points), images)
+    return placement.spread(one)((keys, points), images)
 
 
-@functools.partial(placement.jit, static_argnames=("program", "mesh"))
-def _target_program(targets, points, labels, *, program: Condition, mesh: Mesh):
+@functools.partial(placement.jit, static_argnames=("program",))
+def _target_program(targets, points, labels, *, program: Condition):
     """Margin loss and correctness of targets at sets of points, `[M, sets, B]`."""
 
     def one(params, points, y):
         logits_fn = functools.partial(program.apply_fn, params)
         return jax.lax.map(lambda z: transfer.evaluate(logits_fn, z, y), points)
 
-    return placement.spread(one, mesh=mesh)(targets, points, labels)
+    return placement.spread(one)(targets, points, labels)
 
 
 def _measure(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
@@ -109,14 +106,14 @@ def _measure(key: Key, population: Sequence[Population], pool: Split, config: Co
     own, by_name = population[0], {one.condition.architecture: one for one in population}
     images, labels = jnp.asarray(pool.images, jnp.float32), jnp.asarray(pool.labels, jnp.int32)
     rows = own.halves.s.indices[0][:NUM_EXAMPLES]
-    x, y, mesh = images[rows], labels[rows], placement.make_mesh()
+    x, y = images[rows], labels[rows]
     points, increase, right, survived = _attack_program(
         jax.tree.map(lambda leaf: leaf[:, 0], own.params), x, y,
         jnp.float32(config.attack.epsilon), program=pairs.program_of(own.condition),
-        settings=settings_of(config), mesh=mesh,
+        settings=settings_of(config),
     )  # fmt: skip
     number = own.condition.num_pairs
-    noise = _noise_program(jax.random.split(key, number), x, points, mesh=mesh)
+    noise = _noise_program(jax.random.split(key, number), x, points)
     sets = jnp.concatenate([x[None], points, noise])
     right = np.asarray(right)[:, None]
     found: dict[str, list[np.ndarray]] = {}
@@ -124,7 +121,7 @@ def _measure(key: Key, population: Sequence[Population], pool: Split, config: Co
         target = by_name[name]
         seen = _target_program(
             jax.tree.map(lambda leaf: leaf[:, 1], target.params), sets, y,
-            program=pairs.program_of(target.condition), mesh=mesh,
+            program=pairs.program_of(target.condition),
         )  # fmt: skip
         # From [M, sets, B] to [sets, M, B].
         loss, correct = (np.swapaxes(np.asarray(v), 0, 1) for v in (seen.loss, seen.correct))

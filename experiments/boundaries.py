@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from experiments import tables
 from experiments.conditions import Config
@@ -77,10 +76,8 @@ def draw_ends(key: Key, labels: Array, usable: Array, classes: Array, num_segmen
     return Ends(rows[:, 0], rows[:, 1], valid.all(1))
 
 
-@functools.partial(placement.jit, static_argnames=("program", "settings", "mesh"))
-def _program(
-    members, images, labels, classes, epsilon, *, program: Condition, settings: tuple, mesh: Mesh
-):
+@functools.partial(placement.jit, static_argnames=("program", "settings"))
+def _program(members, images, labels, classes, epsilon, *, program: Condition, settings: tuple):
     apply_fn = program.apply_fn
     num_features = int(np.prod(images.shape[1:]))
 
@@ -135,7 +132,7 @@ def _program(
         found["chosen"] = top > 0
         return found | _plane(each, key_plane, x, y, right)
 
-    return placement.spread(pair, mesh=mesh)(members, images, labels, classes, epsilon)
+    return placement.spread(pair)(members, images, labels, classes, epsilon)
 
 
 def _plane(each, key, x, y, right):
@@ -189,7 +186,6 @@ def _boundaries(
         jnp.float32(config.attack.epsilon),
         program=pairs.program_of(condition),
         settings=settings_of(config),
-        mesh=placement.make_mesh(),
     )
     found = jax.tree.map(np.asarray, found)
     valid = found["valid"]

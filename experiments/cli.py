@@ -3,10 +3,11 @@
 import difflib
 import io
 import logging
+import math
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +16,21 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from experiments import conditions, config_file, environment, pipeline, studies
+from experiments import (
+    checkpoints,
+    conditions,
+    config_file,
+    environment,
+    estimates,
+    pipeline,
+    processes,
+    studies,
+)
 from experiments.conditions import Condition, Config
 from experiments.errors import LOG, UserError
 from experiments.runs import Identity
 from experiments.study import Study
-from halfway import data, pairs, populations
+from halfway import data, pairs, placement, populations
 
 FLAGS = {
     "config": "FILE.py or FILE.py:VARIANT; fields are set by --config.FIELD=VALUE. A relative path "
@@ -53,10 +63,26 @@ FLAGS = {
     "num_examples": "The first so many images are attacked; 1000 by default.",
     "out_dir": "FOLDER for the page, its figures, tables and outcomes; runs/transfer by default.",
     "dry_run": "true: say what would be run, and run nothing.",
+    "mesh": "Devices that members and the examples of a batch are spread over, e.g. member:8 or "
+    "member:4,data:2; by default all devices, members first.",
+    "at_once": "Members of one device that run at once, at most; by default what is fastest.",
+    "distributed": "true: this is one of several processes, each started with the same command; "
+    "they find each other through the cluster (TPU pod, Slurm).",
+    "coordinator": "HOST:PORT of process 0, where no cluster says it.",
+    "num_processes": "How many there are, with --coordinator.",
+    "process_id": "Which one this is, from 0, with --coordinator.",
+    "checkpoint_every": "Seconds from one checkpoint of a training to the next; 60 by default.",
+    "tensorboard": "true: write event files for TensorBoard into WORKDIR/tensorboard.",
 }
 """Every flag of ours with its help; all are text but `_SWITCHES`."""
-_SWITCHES = ("dry_run",)
-RUN_FLAGS = ("config", "only", "workdir", "data_dir", "compilation_cache")
+_SWITCHES = ("dry_run", "distributed", "tensorboard")
+PLACE_FLAGS = ("mesh", "at_once", "distributed", "coordinator", "num_processes", "process_id")
+"""Those that say where a run computes."""
+RUN_FLAGS = (
+    *("config", "only", "workdir", "data_dir", "compilation_cache"),
+    *PLACE_FLAGS,
+    *("checkpoint_every",),
+)
 """Those of an entry point that runs a config."""
 
 
@@ -98,6 +124,14 @@ class Options(NamedTuple):
     num_steps: str | None = None
     num_examples: str | None = None
     out_dir: str | None = None
+    mesh: str | None = None
+    at_once: str | None = None
+    distributed: bool = False
+    coordinator: str | None = None
+    num_processes: str | None = None
+    process_id: str | None = None
+    checkpoint_every: str | None = None
+    tensorboard: bool = False
     config_given: bool = False
     arguments: tuple[str, ...] = ()
 
@@ -110,6 +144,8 @@ class Settings(NamedTuple):
     workdir: Path
     studies: list[Study]
     dataset: data.Dataset
+    layout: placement.Layout
+    checkpoint_every: float
 
 
 def launch(
@@ -148,6 +184,12 @@ def launch(
     app.run(lambda _: guard(main, parsed), flags_parser=parser)
 
 
+OUT_OF_MEMORY = (
+    "out of memory, with one member at a time: lower config.training.batch_size, "
+    "config.num_examples or config.num_holdout, or choose smaller config.models ({})"
+)
+
+
 def guard(main: Callable[[Options], None], options: Options) -> None:
     """Calls an entry point; what a user can do something about ends the process with one line.
 
@@ -162,15 +204,22 @@ def guard(main: Callable[[Options], None], options: Options) -> None:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+    except processes.Terminated:
+        if processes.is_first():
+            print("terminated: the same command goes on from here", file=sys.stderr)
+        sys.exit(processes.EXIT_TERMINATED)
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if processes.lost(error):
+            processes.leave()
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        _fail(UserError(f"out of memory: fewer pairs or smaller batches need less ({error})"))
+        _fail(UserError(OUT_OF_MEMORY.format(" ".join(str(error).split())[:200])))
 
 
 def _fail(error: UserError) -> None:
     line = " ".join(str(error).split())
     print(f"error: {line}", file=sys.stderr)
+    processes.abandon(2)
     sys.exit(2)
 
 
@@ -252,8 +301,8 @@ def prepare(
     try:
         conditions.validate(config)
         chosen = [] if needs else choose(config, options.only)
-        environment.use_cores()
-        environment.use_cache(options.compilation_cache)
+        every = _seconds("checkpoint_every", options.checkpoint_every, checkpoints.EVERY)
+        start(options)
         dataset = load_data(config.dataset, environment.data_dir(options.data_dir))
         if dataset.num_classes != config.num_classes:
             raise ValueError(
@@ -262,13 +311,92 @@ def prepare(
             )
         pool = dataset.pool(config.subset)
         wanted = {c for study in chosen for r in study.needs(config) for c in r.conditions}
-        for one in needs(config) if needs else wanted:
+        wanted = needs(config) if needs else wanted
+        for one in wanted:
             populations.validate(one, pool)
+        layout = place(options, wanted, pool)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(str(error)) from error
     digest = "-" + pairs.digest(options.overrides)[:6] if options.overrides else ""
     workdir = Path(options.workdir or f"runs/{options.name}{digest}")
-    return Settings(config, options.name, workdir, chosen, dataset)
+    return Settings(config, options.name, workdir, chosen, dataset, layout, every)
+
+
+def start(options: Options) -> None:
+    """Sets up devices, processes and the compilation cache, before anything is computed.
+
+    Args:
+      options: of the command line.
+
+    Raises:
+      UserError: if a flag asks for what cannot be done.
+    """
+    number = None
+    if options.mesh is not None:
+        try:
+            number = math.prod(placement.parse_mesh(options.mesh).values())
+        except ValueError as error:
+            raise UserError(f"--mesh: {error}") from error
+    if options.distributed:
+        # The devices of a mesh are those of all processes.
+        if number is not None and (options.num_processes or "").isdecimal():
+            number = max(1, number // max(1, int(options.num_processes or 1)))
+        environment.use_cores(number)
+        processes.start(options.coordinator, options.num_processes, options.process_id)
+        if not processes.is_first():
+            LOG.setLevel(logging.ERROR)
+    elif options.coordinator or options.num_processes or options.process_id:
+        raise UserError("--coordinator, --num_processes and --process_id need --distributed")
+    else:
+        environment.use_cores(number)
+    environment.use_cache(options.compilation_cache)
+    processes.listen()
+
+
+def place(
+    options: Options, wanted: Iterable[Condition] = (), pool: data.Split | None = None
+) -> placement.Layout:
+    """Returns where a run computes: the mesh that is asked for, else what suits its populations.
+
+    Args:
+      options: of the command line.
+      wanted: conditions of the populations.
+      pool: the examples that halves are drawn from.
+
+    Raises:
+      UserError: if there are not that many devices.
+    """
+    at_once = None
+    if options.at_once is not None:
+        if not options.at_once.isdecimal() or int(options.at_once) < 1:
+            raise UserError(f"--at_once must be a whole number from 1 on, got {options.at_once!r}")
+        at_once = int(options.at_once)
+    if options.mesh is not None:
+        sizes = placement.parse_mesh(options.mesh)
+        try:
+            mesh = placement.make_mesh(sizes[placement.MEMBER], sizes[placement.DATA])
+        except ValueError as error:
+            raise UserError(f"--mesh: {error}") from error
+    elif wanted and pool is not None:
+        shape = pool.images.shape[1:]
+        mesh = placement.choose(
+            min(one.num_pairs for one in wanted),
+            member_bytes=max(estimates.member_bytes(one, shape) for one in wanted),
+            device_bytes=environment.device_bytes(),
+        ).mesh
+    else:
+        mesh = placement.make_mesh()
+    return placement.Layout(mesh, at_once)
+
+
+def _seconds(flag: str, text: str | None, default: float) -> float:
+    try:
+        value = default if text is None else float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise UserError(f"--{flag} must be a number of seconds from 0 on, got {text!r}")
+    return value
 
 
 def choose(config: Config, only: str | None) -> list[Study]:
@@ -327,4 +455,4 @@ def identity(settings: Settings) -> Identity:
 
 def finish(run: Any) -> None:
     """Decides, writes the report and prints the map, the verdicts and where the report is."""
-    print(pipeline.ending(run, pipeline.conclude(run)))
+    processes.shared(lambda: print(pipeline.ending(run, pipeline.conclude(run)), flush=True))

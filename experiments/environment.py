@@ -15,7 +15,7 @@ import jax
 import halfway
 from experiments.config_file import ROOT
 from experiments.errors import UserError
-from halfway import data
+from halfway import data, placement
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas")
 
@@ -25,16 +25,24 @@ def data_dir(given: str | None) -> str:
     return given or data.default_root()  # empty is unset
 
 
-def use_cores() -> None:
+def use_cores(number: int | None = None) -> None:
     """Makes each core a device of JAX's on a CPU, unless XLA_FLAGS says how many there are.
 
     Members are spread over devices, which is faster than threads inside one member's operations.
+
+    Args:
+      number: of devices instead of one for each core.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return  # jax_num_cpu_devices would silently win
     affinity = getattr(os, "sched_getaffinity", None)  # not on every system
     cores = len(affinity(0)) if affinity else os.cpu_count()
-    jax.config.update("jax_num_cpu_devices", cores or 1)
+    jax.config.update("jax_num_cpu_devices", number or cores or 1)
+
+
+def device_bytes() -> int | None:
+    """Returns the memory of a device; None where it does not say, as on a CPU."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 MOST_MAPS = 30_000
@@ -103,6 +111,8 @@ def describe(dataset: data.Dataset) -> dict[str, Any]:
         "versions": versions,
         "commit": _commit(),
         "devices": f"{devices[0].device_kind} ({os.cpu_count()} cores)",
+        "layout": str(placement.current()),
+        "processes": jax.process_count(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "data_version": dataset.version,
         "data_size": f"{len(dataset.train.labels)} train, {len(dataset.test.labels)} test",

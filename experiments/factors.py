@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from experiments import evidence, tables
 from experiments.conditions import Config, condition
@@ -108,9 +107,9 @@ def _slopes(apply_fn: Any, params: Any, x: Array, labels: Array) -> tuple[Array,
     return loss, slope
 
 
-@functools.partial(placement.jit, static_argnames=("program", "settings", "mesh"))
+@functools.partial(placement.jit, static_argnames=("program", "settings"))
 def _attack_program(
-    members, x, labels, epsilon, *, program: Condition, settings: tuple[int, float], mesh: Mesh
+    members, x, labels, epsilon, *, program: Condition, settings: tuple[int, float]
 ):
     """Surrogates, one after the other: attack, matched noise, and what they say of x."""
     apply_fn = program.apply_fn
@@ -130,14 +129,12 @@ def _attack_program(
             "margin": -loss / jnp.abs(loss).mean(),
         }
 
-    spread = placement.spread(one, mesh=mesh, vectorized=False)
+    spread = placement.spread(one, at_once=1)
     return spread(members, x, labels, epsilon)
 
 
-@functools.partial(placement.jit, static_argnames=("program", "mesh"))
-def _target_program(
-    members, surrogates, rows, x, labels, epsilon, *, program: Condition, mesh: Mesh
-):
+@functools.partial(placement.jit, static_argnames=("program",))
+def _target_program(members, surrogates, rows, x, labels, epsilon, *, program: Condition):
     """Target conditions, one after the other: surrogates' points at the targets `rows [P, Q]`."""
     apply_fn = program.apply_fn
 
@@ -168,7 +165,7 @@ def _target_program(
 
         return jax.lax.map(meet, (surrogates, rows)), dual.mean(-1) / jnp.abs(loss).mean(-1)
 
-    spread = placement.spread(one, mesh=mesh, vectorized=False)
+    spread = placement.spread(one, at_once=1)
     return spread(members, surrogates, rows, x, labels, epsilon)
 
 
@@ -184,13 +181,13 @@ def _factors(key: Key, population: Sequence[Population], pool: Split, config: Co
     one = first.condition
     rows = first.halves.s.indices[0]
     x, labels = jnp.asarray(pool.images, jnp.float32)[rows], jnp.asarray(pool.labels)[rows]
-    epsilon, mesh = jnp.float32(config.attack.epsilon), placement.make_mesh()
+    epsilon = jnp.float32(config.attack.epsilon)
     keys = jax.vmap(lambda p: jax.random.split(jax.random.fold_in(key, p)))(
         jnp.arange(one.num_pairs)
     )
     surrogates = _attack_program(
         (keys, _side(first, 0)), x, labels, epsilon,
-        program=pairs.program_of(one), settings=settings_of(config), mesh=mesh,
+        program=pairs.program_of(one), settings=settings_of(config),
     )  # fmt: skip
     margin = np.asarray(surrogates.pop("margin"), np.float32)
     met, sizes = [], []
@@ -198,7 +195,7 @@ def _factors(key: Key, population: Sequence[Population], pool: Split, config: Co
         members = jax.tree.map(lambda *v: jnp.stack(v), *(_side(t, 1) for t in together))
         found, size = _target_program(
             members, surrogates, jnp.asarray(others(one.num_pairs)), x, labels, epsilon,
-            program=pairs.program_of(together[0].condition), mesh=mesh,
+            program=pairs.program_of(together[0].condition),
         )  # fmt: skip
         met.append({name: np.asarray(value) for name, value in found.items()})
         sizes.append(np.asarray(size))

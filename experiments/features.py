@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from experiments import tables
 from experiments.conditions import Config
@@ -26,19 +25,17 @@ NUM_EXAMPLES = 2048
 """Of a half that are perturbed and trained on, at most."""
 
 
-@functools.partial(placement.jit, static_argnames=("program", "mesh"))
-def _init_program(keys, images, *, program: Condition, mesh: Mesh):
+@functools.partial(placement.jit, static_argnames=("program",))
+def _init_program(keys, images, *, program: Condition):
     """Returns fresh models, leaves `[P, 2, ...]`; apart, since random draws compile slowly."""
 
     def pair(keys, images):
         return jax.lax.map(lambda key: program.module.init(key, images)["params"], keys)
 
-    return placement.spread(pair, mesh=mesh, vectorized=False)(keys, images)
+    return placement.spread(pair, at_once=1)(keys, images)
 
 
-@functools.partial(
-    placement.jit, static_argnames=("program", "attack_settings", "num_steps", "mesh")
-)
+@functools.partial(placement.jit, static_argnames=("program", "attack_settings", "num_steps"))
 def _program(
     members,
     images,
@@ -49,7 +46,6 @@ def _program(
     program: Condition,
     attack_settings: tuple[int, float],
     num_steps: int,
-    mesh: Mesh,
 ):
     """Returns what fresh models have learned, `[P, 2, targets, inputs]`, and counts of attacks."""
     apply_fn, num_classes = program.apply_fn, program.num_classes
@@ -111,7 +107,7 @@ def _program(
         return jax.vmap(direction, (0, 0, 0, 0, None))(*member)
 
     # Twelve models of a pair at once; perturbed images of all pairs would not fit the memory.
-    return placement.spread(pair, mesh=mesh, vectorized=False)(members)
+    return placement.spread(pair, at_once=1)(members)
 
 
 def _features(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
@@ -126,10 +122,10 @@ def _features(key: Key, population: Sequence[Population], pool: Split, config: C
     (one,) = population
     condition, epsilon = one.condition, float(config.attack.epsilon)
     images = jnp.asarray(pool.images, jnp.float32)
-    mesh, program = placement.make_mesh(), pairs.program_of(condition)
+    program = pairs.program_of(condition)
     per_pair = jax.vmap(lambda p: jax.random.split(jax.random.fold_in(key, p), (2, 2)))
     keys = per_pair(jnp.arange(condition.num_pairs))
-    starts = _init_program(keys[..., 0], images[:1], program=program, mesh=mesh)
+    starts = _init_program(keys[..., 0], images[:1], program=program)
     size = min(condition.num_examples, NUM_EXAMPLES)
     rows = jnp.stack([half.indices[:, :size] for half in (one.halves.a, one.halves.b)], 1)
     found = _program(
@@ -141,7 +137,6 @@ def _features(key: Key, population: Sequence[Population], pool: Split, config: C
         program=program,
         attack_settings=settings_of(config),
         num_steps=condition.probe_steps[-1],
-        mesh=mesh,
     )
     both = {"pair": range(condition.num_pairs), "surrogate": tables.HALVES}
     seen = [seen_name(targets, inputs) for targets in TARGETS for inputs in INPUTS]

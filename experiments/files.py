@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import tempfile
 import zipfile
 import zlib
@@ -13,9 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from halfway import storage
+
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged file raises: JSON, Parquet or NumPy archive."""
-_SUFFIX = ".partial"
+_SUFFIX = storage.PARTIAL
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -32,9 +35,12 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what `write_whole` left in a folder and below when it was killed."""
-    for path in folder.rglob(f".*{_SUFFIX}"):
-        path.unlink(missing_ok=True)
+    """Removes what was left in a folder and below when a process was killed while it wrote."""
+    for path in [*folder.rglob(f"*{_SUFFIX}")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

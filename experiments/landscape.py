@@ -29,12 +29,13 @@ from experiments import (
     own_code,
     page,
     pipeline,
+    processes,
     report,
 )
 from experiments.conditions import Condition
 from experiments.errors import LOG, UserError
 from experiments.runs import Run
-from halfway import populations
+from halfway import placement
 from halfway.types import Params
 
 SALT = 10
@@ -70,16 +71,26 @@ def main(options: cli.Options) -> None:
         raise UserError(str(error)) from error
     condition, subfolder = _choose(options, sizes)
     settings = cli.prepare(options, needs=lambda config: [condition])
+    with placement.use(settings.layout):
+        _page(settings, condition, settings.workdir / subfolder, sizes, started)
+
+
+def _page(
+    settings: cli.Settings,
+    condition: Condition,
+    folder: Path,
+    sizes: landscape_measure.Sizes,
+    started: float,
+) -> None:
     config, pool = settings.config, settings.dataset.pool(settings.config.subset)
-    run = Run.create(settings.workdir, cli.identity(settings), len(jax.devices()))
+    run = Run.create(settings.workdir, cli.identity(settings), settings.layout.mesh.size)
     with run.locked():
         if not run.notes()["environment"]:
             run.note(environment=environment.describe(settings.dataset))
         population = run.load_population(condition)
         if population is None:
             LOG.info("training %d pairs of %s", condition.num_pairs, condition.architecture)
-            population = populations.train(condition, pool)
-            run.save_population(population)
+            population = run.train(condition, pool)
         LOG.info("drawing landscapes")
         key = jax.random.fold_in(jax.random.key(config.seed), SALT)
         arrays = landscape_measure.measure(population, pool, key, sizes)
@@ -96,8 +107,9 @@ def main(options: cli.Options) -> None:
             f"each half, {arrays['slice_own'].shape[0]} of {condition.num_pairs} pairs, "
             f"{condition.probe_steps[-1]} steps of {condition.optimizer}."
         )
-        folder = settings.workdir / subfolder
-        _write(folder, arrays, "What the two parties see", lead, page.repeat(info))
+        processes.shared(
+            lambda: _write(folder, arrays, "What the two parties see", lead, page.repeat(info))
+        )
 
 
 def _choose(options: cli.Options, sizes: landscape_measure.Sizes) -> tuple[Condition, str]:

@@ -25,7 +25,7 @@ MARGIN = 0.35
 """How far a plane reaches beyond its points, as a share of their extent."""
 
 
-_compiled = functools.partial(placement.jit, static_argnames=())
+_compiled = functools.partial(placement.jit)
 
 
 class Sizes(NamedTuple):
@@ -246,7 +246,7 @@ def _segment_program(
         )  # fmt: skip
         return paths.interpolate(loss_fn, start, end, num_points)
 
-    return placement.spread(one, vectorized=False)(members, images, labels)
+    return placement.spread(one, at_once=1)(members, images, labels)
 
 
 def _side(tree: Params, side: int) -> Params:
@@ -281,7 +281,7 @@ def random_slices(population: Population, images: Array, key: Key, sizes: Sizes)
         )
 
     parts = (population.halves.a, population.halves.b)
-    run = _compiled(placement.spread(one, vectorized=False))
+    run = _compiled(placement.spread(one, at_once=1))
     curves = np.asarray(run((_side(population.params, 0), parts, keys), images))
 
     def two(half):
@@ -346,7 +346,7 @@ def spectra(population: Population, walks: Params, images: Array, key: Key, size
         landscape = _landscape(population, images, half, sizes)
         return spectrum_of(lambda p: landscape(p)["cross_entropy"], params, key, sizes)
 
-    run = _compiled(placement.spread(one, vectorized=False))
+    run = _compiled(placement.spread(one, at_once=1))
     result = {}
     start = jax.tree.map(lambda leaf: leaf[:, 0, 0], walks)
     for name, params in {"start": start, "end": _side(population.params, 0)}.items():
@@ -385,7 +385,7 @@ def class_matrix(
             population.apply_fn, params, images, *samples, chunk_size=sizes.chunk_size
         )
 
-    run = _compiled(placement.spread(one, vectorized=False))
+    run = _compiled(placement.spread(one, at_once=1))
     rows = [half.indices[:, :number] for half in (population.halves.a, population.halves.b)]
     start = jax.tree.map(lambda leaf: leaf[:, 0, 0], walks)
     return {"matrix": np.asarray(run((start, *rows), images, labels))}
@@ -423,7 +423,7 @@ def alignments(
             "alignment_walk": kernels.alignment(start, end_a),
         }
 
-    run = _compiled(placement.spread(one, vectorized=False))
+    run = _compiled(placement.spread(one, at_once=1))
     start = jax.tree.map(lambda leaf: leaf[:, 0, 0], walks)
     ends = _side(population.params, 0), _side(population.params, 1)
     rows = population.halves.s.indices[:, : sizes.num_class_examples]

@@ -23,6 +23,7 @@ from experiments import (
     environment,
     files,
     landscape_report,
+    processes,
     report,
     rules,
 )
@@ -126,7 +127,7 @@ def first_law(
         ]
         return scale.signal, scale.noise, terms
 
-    run = placement.jit(placement.spread(one, vectorized=False), static_argnames=())
+    run = placement.jit(placement.spread(one, at_once=1))
     signal, noise, terms = run(jax.random.split(key_runs, num_thetas), law)
     n_half = float(noise.mean() / signal.mean())
     found = [
@@ -157,7 +158,7 @@ def second_law(condition: Condition, pool: Split) -> tuple[float, list[Checked]]
         total = lambda x: losses.margin(condition.apply_fn(params, x), labels).sum()  # noqa: E731
         return jax.grad(total)(images)
 
-    run = placement.jit(placement.spread(gradient, vectorized=False), static_argnames=())
+    run = placement.jit(placement.spread(gradient, at_once=1))
     first = jax.tree.map(lambda leaf: leaf[:, 0], population.params)
     known, surrogates, targets = jnp.split(run(first, images, labels), 3)
     k_half = float(signals.ensemble_noise(known).k_half)
@@ -202,6 +203,11 @@ def main(options: cli.Options) -> None:
         options,
         needs=lambda config: [conditions.condition(config, n) for n in config.architectures],
     )
+    with placement.use(settings.layout):
+        _page(settings, Path(options.workdir or "runs/laws"), started)
+
+
+def _page(settings: cli.Settings, folder: Path, started: float) -> None:
     config, pool = settings.config, settings.dataset.pool(settings.config.subset)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), _SALT), 3)
     every = _models(config)
@@ -219,7 +225,6 @@ def main(options: cli.Options) -> None:
     second = {name: second_law(every[name], pool)}
     LOG.info("linear-Gaussian model")
     gaussian = linear_gaussian(keys[2])
-    folder = Path(options.workdir or "runs/laws")
     drawn = [
         _law_figure("first_law", "n", first[0], laws.first_law),
         _law_figure("first_law_trained", "n", first[TRAINED], laws.first_law),
@@ -235,13 +240,15 @@ def main(options: cli.Options) -> None:
     lead = (
         f"First law on a Gaussian mixture, second on {config.dataset}; {', '.join(every)}; "
         f"{time.monotonic() - started:.0f} s on "
-        f"{len(jax.devices())} devices. Estimated on one set of examples or models, measured on "
-        "another: on the same set agreement would be arithmetic."
+        f"{settings.layout.mesh.size} devices. Estimated on one set of examples or models, "
+        "measured on another: on the same set agreement would be arithmetic."
     )
-    _write(folder, lead, drawn, tables, environment.describe(settings.dataset)["command"])
-    for one in tables:
-        print(f"{one.title}\n{landscape_report.as_text(one)}\n")
-    print(folder / "laws.html")
+    command = environment.describe(settings.dataset)["command"]
+    processes.shared(lambda: _write(folder, lead, drawn, tables, command))
+    if processes.is_first():
+        for one in tables:
+            print(f"{one.title}\n{landscape_report.as_text(one)}\n")
+        print(folder / "laws.html")
 
 
 def _models(config: conditions.Config) -> dict[str, Condition]:

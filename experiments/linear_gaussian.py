@@ -48,7 +48,7 @@ def flow(logits_fn: LogitsFn, key: Key, x: Array, labels: Array) -> attacks.Atta
     return attacks.pgd(logits_fn, key, x, labels, threat=threat, loss_fn=losses.margin)
 
 
-@functools.partial(placement.jit, static_argnames=())
+@placement.jit
 def fit(keys: Key, num_examples: Array) -> tuple[Array, Array]:
     """Returns least squares on the halves of each pair `[R, 2, d]`, and w* `[R, d]`.
 
@@ -71,7 +71,7 @@ def fit(keys: Key, num_examples: Array) -> tuple[Array, Array]:
         return jax.lax.map(one, keys, batch_size=50)
 
 
-@functools.partial(placement.jit, static_argnames=())
+@placement.jit
 def attack(keys: Key, weights: Array) -> tuple[Array, Array]:
     """Returns `[R]` terms of a pair, both directions summed, from attacks and from gradients.
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from experiments import tables
 from experiments.conditions import Config
@@ -25,10 +24,8 @@ KINDS = ("attack", "noise")
 """What has an energy share: the perturbation, and noise matched to it in l∞ and l2."""
 
 
-@functools.partial(placement.jit, static_argnames=("program", "settings", "mesh"))
-def _program(
-    members, images, labels, epsilon, *, program: Condition, settings: tuple[int, float], mesh: Mesh
-):
+@functools.partial(placement.jit, static_argnames=("program", "settings"))
+def _program(members, images, labels, epsilon, *, program: Condition, settings: tuple[int, float]):
     apply_fn = program.apply_fn
 
     def pair(member, images, labels, epsilon):
@@ -64,7 +61,7 @@ def _program(
         return jax.vmap(direction)(jax.random.split(key), params, swapped, bases)
 
     # One pair after another: points are four times as many as examples, for two models.
-    run = placement.spread(pair, mesh=mesh, vectorized=False)
+    run = placement.spread(pair, at_once=1)
     return run(members, images, labels, epsilon)
 
 
@@ -142,7 +139,6 @@ def _manifold(key: Key, population: Sequence[Population], pool: Split, config: C
         jnp.float32(config.attack.epsilon),
         program=pairs.program_of(condition),
         settings=settings_of(config),
-        mesh=placement.make_mesh(),
     )
     sums = {name: np.asarray(value, np.float64) for name, value in found.items()}
     sums = {name: np.where(one.finite[:, None], value, np.nan) for name, value in sums.items()}

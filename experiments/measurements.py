@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from experiments import tables
 from experiments.conditions import Config
@@ -56,10 +55,8 @@ def budgets_of(condition: Condition, config: Config) -> tuple[float, ...]:
     return tuple(sorted({decides, *(float(e) for e in config.attack.budgets)}))
 
 
-@functools.partial(placement.jit, static_argnames=("program", "settings", "mesh"))
-def _transfer_program(
-    members, images, labels, epsilon, *, program: Condition, settings: tuple, mesh: Mesh
-):
+@functools.partial(placement.jit, static_argnames=("program", "settings"))
+def _transfer_program(members, images, labels, epsilon, *, program: Condition, settings: tuple):
     apply_fn = program.apply_fn
 
     def pair(member, images, labels, epsilon):
@@ -73,7 +70,7 @@ def _transfer_program(
         matched = {name: share.mean(-1) for name, share in matrix.matched.items()}
         return matrix, sums, matched
 
-    return placement.spread(pair, mesh=mesh)(members, images, labels, epsilon)
+    return placement.spread(pair)(members, images, labels, epsilon)
 
 
 def _transfer(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
@@ -100,7 +97,6 @@ def _transfer(key: Key, population: Sequence[Population], pool: Split, config: C
             jnp.float32(budget),
             program=pairs.program_of(condition),
             settings=settings_of(config),
-            mesh=placement.make_mesh(),
         )
         named = {"condition": condition.key, "budget": budget}
         counts, subsets = ("num_fooled", "num_examples"), transfer.DENOMINATORS
@@ -147,8 +143,8 @@ def _outcomes(matrix: transfer.TransferMatrix) -> dict[str, np.ndarray]:
 TRANSFER = Measurement("transfer", 2, _transfer)
 
 
-@functools.partial(placement.jit, static_argnames=("program", "mesh"))
-def _first_order_program(members, images, labels, epsilon, *, program: Condition, mesh: Mesh):
+@functools.partial(placement.jit, static_argnames=("program",))
+def _first_order_program(members, images, labels, epsilon, *, program: Condition):
     apply_fn = program.apply_fn
 
     def pair(member, images, labels, epsilon):
@@ -167,7 +163,7 @@ def _first_order_program(members, images, labels, epsilon, *, program: Condition
         swapped = jax.tree.map(lambda leaf: leaf[::-1], params)
         return jax.vmap(direction)(params, swapped)
 
-    return placement.spread(pair, mesh=mesh)(members, images, labels, epsilon)
+    return placement.spread(pair)(members, images, labels, epsilon)
 
 
 def _first_order(
@@ -183,7 +179,6 @@ def _first_order(
         jnp.asarray(pool.labels),
         jnp.float32(config.attack.epsilon_calibration),
         program=pairs.program_of(condition),
-        mesh=placement.make_mesh(),
     )
     arrays = {name: np.asarray(values) for name, values in out._asdict().items()}
     table = tables.rows(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from experiments import tables
 from experiments.conditions import Config
@@ -45,10 +44,8 @@ def settings_of(config: Config) -> tuple[int, float]:
     return config.attack.num_steps, config.attack.relative_step
 
 
-@functools.partial(placement.jit, static_argnames=("program", "settings", "mesh"))
-def _program(
-    members, images, labels, epsilon, *, program: Condition, settings: tuple[int, float], mesh: Mesh
-):
+@functools.partial(placement.jit, static_argnames=("program", "settings"))
+def _program(members, images, labels, epsilon, *, program: Condition, settings: tuple[int, float]):
     apply_fn = program.apply_fn
 
     def pair(member, images, labels, epsilon):
@@ -69,7 +66,7 @@ def _program(
             "gradient": jax.vmap(size)(params),
         }
 
-    return placement.spread(pair, mesh=mesh)(members, images, labels, epsilon)
+    return placement.spread(pair)(members, images, labels, epsilon)
 
 
 def _meeting(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
@@ -90,7 +87,6 @@ def _meeting(key: Key, population: Sequence[Population], pool: Split, config: Co
         jnp.float32(config.attack.epsilon),
         program=pairs.program_of(condition),
         settings=settings_of(config),
-        mesh=placement.make_mesh(),
     )
     both = {"pair": range(condition.num_pairs), "surrogate": tables.HALVES}
     cells = both | {"target": tables.HALVES}

@@ -34,7 +34,7 @@ def _predictions(population: Population, rows: Array, images: Array) -> np.ndarr
         logits = jax.vmap(apply_fn, (0, None))(params, images[rows])
         return jnp.argmax(logits, -1)
 
-    run = placement.jit(placement.spread(pair), static_argnames=())
+    run = placement.jit(placement.spread(pair))
     return np.asarray(run((population.params, rows), images))
 
 

@@ -5,13 +5,22 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-from tqdm import tqdm
 
-from experiments import environment, evidence, family, files, report, studies, summary, wording
+from experiments import (
+    environment,
+    evidence,
+    family,
+    files,
+    processes,
+    report,
+    studies,
+    summary,
+    wording,
+)
 from experiments.errors import LOG, UserError
+from experiments.progress import Progress
 from experiments.runs import Run
 from experiments.study import Request, Study, Verdict
-from halfway import populations
 from halfway.data import Split
 from halfway.populations import Condition
 
@@ -31,10 +40,14 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
     ids = family.sort_ids(every)
     requests = _requests([every[name] for name in ids], run)
     needed = _conditions(requests)
-    missing = [request for request in requests if run.load_measurement(request) is None]
+    missing = [request for request in requests if not run.has_measurement(request)]
     wanted = _conditions(missing)
     loaded = {one: run.load_population(one) for one in wanted}
-    in_memory = {one: population for one, population in loaded.items() if population is not None}
+    in_memory = {
+        one: jax.tree.map(jnp.asarray, population)
+        for one, population in loaded.items()
+        if population is not None
+    }
     untrained = [one for one in wanted if one not in in_memory]
     if run.resumed:
         done = sum(one in in_memory or one not in loaded for one in needed)
@@ -42,15 +55,16 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
     seconds: dict[str, float] = run.notes()["seconds"]
     root = jax.random.key(run.config.seed)
 
-    with _Progress(len(untrained) + len(missing)) as progress:
+    with Progress(len(untrained) + len(missing)) as progress:
         for one in untrained:
+            stop_if_asked()
             with progress.stage(f"train {label(one)}", "training", seconds):
-                population = populations.train(one, pool)
-                run.save_population(population)
-                # As a stored one comes back: what measures the one has been compiled for the other.
+                population = run.train(one, pool, progress.within)
+                # As a stored one comes back: what measures the one was compiled for the other.
                 in_memory[one] = jax.tree.map(jnp.asarray, jax.device_get(population))
             run.note(seconds=seconds)
         for request in missing:
+            stop_if_asked()
             what = f"{request.measurement.name} {label(request.conditions[0])}"
             with progress.stage(what, request.measurement.name, seconds):
                 parts = [in_memory[one] for one in request.conditions]
@@ -61,6 +75,16 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
             environment.forget_programs()
     run.merge(requests)
     run.note(hypotheses=ids)
+
+
+def stop_if_asked() -> None:
+    """Ends the run between two stages where it was asked to end; all processes agree.
+
+    Raises:
+      processes.Terminated: if it was.
+    """
+    if processes.is_ending():
+        raise processes.Terminated
 
 
 def _earlier(run: Run) -> list[Study]:
@@ -190,36 +214,3 @@ def run_info(
 def ending(run: Run, verdicts: Sequence[Verdict]) -> str:
     """Returns what a terminal shows at the end: the map, the verdicts, where the report is."""
     return f"{wording.terminal_map(verdicts, family.FAMILY)}\n\n{run.path / 'report.html'}"
-
-
-class _Progress:
-    """A bar that names the stage and the time left; without a terminal, a log line a stage."""
-
-    def __init__(self, total: int):
-        self._bar = tqdm(total=total, unit="step", disable=None if total else True, leave=False)
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._bar.close()
-
-    def stage(self, name: str, group: str, seconds: dict[str, float]) -> "_Stage":
-        """Returns a context that counts one step and adds its time to a group."""
-        return _Stage(self._bar, name, group, seconds)
-
-
-class _Stage:
-    def __init__(self, bar: tqdm, name: str, group: str, seconds: dict[str, float]):
-        self._bar, self._name, self._group, self._seconds = bar, name, group, seconds
-
-    def __enter__(self) -> None:
-        self._started = time.monotonic()
-        self._bar.set_description(self._name)
-        if self._bar.disable:
-            LOG.info("%s", self._name)
-
-    def __exit__(self, *exc: object) -> None:
-        taken = time.monotonic() - self._started
-        self._seconds[self._group] = self._seconds.get(self._group, 0.0) + taken
-        self._bar.update()

@@ -1,8 +1,12 @@
 """The working directory of a run: what identifies it, what is stored, resumed and merged.
 
+Of several processes all call every method together; the first reads and writes.
+
+
 config.json            what identifies the run, and num_devices
 run.json               hypotheses run so far, run time by stage, environment
 populations/KEY/       one trained population, an Orbax checkpoint with its condition
+checkpoints/KEY/STEP/  the last of a training that is under way, see `checkpoints`
 measurements/REQUEST   .parquet, and .npz with outcomes for each example
 records.parquet        all measurements below each other; conditions.parquet beside it
 verdicts.json  figures/  report.html
@@ -10,12 +14,11 @@ verdicts.json  figures/  report.html
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
-import gc
+import functools
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +26,12 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 import halfway
-from experiments import conditions, files, tables
+from experiments import checkpoints, conditions, files, processes, tables
 from experiments.conditions import Config
 from experiments.errors import LOG, UserError
 from experiments.study import COLUMNS, Measured, Records, Request
 from halfway import populations
+from halfway.data import Split
 from halfway.populations import Condition, Population
 
 _HAS_ARRAYS = "has_arrays"
@@ -60,6 +64,24 @@ def to_config(plain: Mapping[str, Any]) -> Config:
     return config
 
 
+def _unwritable(path: Path, error: OSError) -> UserError:
+    advice = "choose another"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "free some space, and the same command goes on from what is there"
+    return UserError(f"--workdir={path} cannot be written ({error.strerror}): {advice}")
+
+
+def _writing(method: Callable[..., None]) -> Callable[..., None]:
+    """Returns a method of a run whose failure to write is a user's error."""
+
+    @functools.wraps(method)
+    def call(self: "Run", *args: Any, **kwargs: Any) -> None:
+        with self.writing():
+            method(self, *args, **kwargs)
+
+    return call
+
+
 class Run:
     """A run on disk. Every file in it is written whole."""
 
@@ -71,8 +93,11 @@ class Run:
         self.num_devices = stored["num_devices"]
         self.resumed = True
         """Whether the run was begun before this process opened it."""
+        self.checkpoint_every = checkpoints.EVERY
+        """Seconds between two checkpoints of a training."""
 
     @classmethod
+    @processes.collective
     def create(cls, path: Path, identity: Identity, num_devices: int) -> "Run":
         """Returns the run in a folder, made if it is missing.
 
@@ -132,33 +157,50 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the run for this process.
+        """Holds the run for this process, or for all processes of it.
 
         Raises:
-          UserError: if another process does, or the folder cannot be written.
+          UserError: if another one does, or the folder cannot be written.
         """
+        with contextlib.ExitStack() as held:
+            processes.shared(lambda: self._lock(held))
+            yield
+
+    def _lock(self, held: contextlib.ExitStack) -> None:
         try:
-            handle = (self.path / ".lock").open("w")
+            handle = held.enter_context((self.path / ".lock").open("w"))
         except OSError as error:
             raise _unwritable(self.path, error) from error
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UserError(
-                    f"--workdir={self.path} is in use by another process: wait for it, or choose "
-                    "another folder"
-                ) from error
-            files.sweep(self.path)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"--workdir={self.path} is in use by another process: wait for it, or choose "
+                "another folder"
+            ) from error
+        files.sweep(self.path)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Makes a user's error of what goes wrong while the block writes.
+
+        Raises:
+          UserError: for every `OSError`.
+        """
+        try:
             yield
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
     def _population_path(self, condition: Condition) -> Path:
         return self.path / "populations" / condition.key
 
+    @processes.collective
     def has_population(self, condition: Condition) -> bool:
         """Returns whether a population is stored; whether it can be read is seen on loading."""
         return (self._population_path(condition) / "condition.json").is_file()
 
+    @processes.collective
     def conditions(self) -> dict[str, Condition]:
         """Returns the conditions of all stored populations by their keys.
 
@@ -174,30 +216,62 @@ class Run:
             found[one.key] = one
         return found
 
+    @processes.collective
+    @_writing
     def save_population(self, population: Population) -> None:
         """Stores a population."""
         populations.save(self._population_path(population.condition), population)
 
+    def train(
+        self,
+        condition: Condition,
+        pool: Split,
+        within: Callable[[int, int], None] = lambda done, of: None,
+    ) -> Population:
+        """Returns a population, trained from where a checkpoint has it, and stores it.
+
+        Args:
+          condition: of the population.
+          pool: the examples that halves are drawn from.
+          within: called after each piece of training with the steps done and all steps.
+
+        Raises:
+          processes.Terminated: if the run is asked to end; how far training is, is kept.
+          UserError: if the folder cannot be written.
+        """
+        last = condition.probe_steps[-1]
+        keeper = checkpoints.Keeper(
+            self.path / "checkpoints",
+            condition,
+            every=self.checkpoint_every,
+            then=lambda progress: within(progress.num_steps, last),
+        )
+        with self.writing():
+            population = checkpoints.train(condition, pool, keeper)
+        self.save_population(population)
+        keeper.clear()
+        return population
+
+    @processes.collective
     def load_population(self, condition: Condition) -> Population | None:
         """Returns a stored population; None if there is none that can be read."""
-        if not self.has_population(condition):
-            return None
         path = self._population_path(condition)
-        with _quiet():
-            try:
-                population = populations.load(path)
-                if population.condition == condition:
-                    return population
-                reason = "it is of another condition"
-            except Exception as error:  # Orbax's are of every kind
-                reason = type(error).__name__
-            gc.collect()  # its unfinished tasks complain when they go
+        if not (path / "condition.json").is_file():
+            return None
+        try:
+            population = populations.load(path)
+            if population.condition == condition:
+                return population
+            reason = "it is of another condition"
+        except Exception as error:  # Orbax's are of every kind
+            reason = type(error).__name__
         LOG.warning("%s cannot be read (%s): it is trained again", path, reason)
         return None
 
     def _measurement_path(self, request: Request) -> Path:
         return self.path / "measurements" / f"{request.key}.parquet"
 
+    @processes.collective
     def load_measurement(self, request: Request) -> Measured | None:
         """Returns a stored measurement; None if there is none that can be read."""
         path = self._measurement_path(request)
@@ -209,6 +283,13 @@ class Run:
             LOG.warning("%s cannot be read (%s): it is measured again", path, type(error).__name__)
             return None
 
+    @processes.collective
+    def has_measurement(self, request: Request) -> bool:
+        """Returns whether a measurement is stored that can be read."""
+        return self.load_measurement(request) is not None
+
+    @processes.collective
+    @_writing
     def save_measurement(self, request: Request, measured: Measured) -> None:
         """Stores a measurement: the arrays first, then the table, which says that they exist."""
         path = self._measurement_path(request)
@@ -219,6 +300,8 @@ class Run:
         table.attrs = {_HAS_ARRAYS: bool(measured.arrays)}
         files.write_table(path, table)
 
+    @processes.collective
+    @_writing
     def merge(self, requests: Sequence[Request]) -> None:
         """Writes records.parquet and conditions.parquet from stored measurements.
 
@@ -232,6 +315,7 @@ class Run:
         rows = sorted(known, key=lambda one: conditions.order(self.config, one))
         files.write_table(self.path / "conditions.parquet", tables.conditions_table(rows))
 
+    @processes.collective
     def records(self, requests: Sequence[Request]) -> Records:
         """Returns all records of the run.
 
@@ -260,6 +344,7 @@ class Run:
             ) from error
         return Records(table, conditions_table, self.config, arrays)
 
+    @processes.collective
     def notes(self) -> dict[str, Any]:
         """Returns what run.json holds: hypotheses, seconds by stage, environment.
 
@@ -275,28 +360,11 @@ class Run:
                 f"{path} cannot be read ({error}): delete it and run experiments.reproduce again"
             ) from error
 
+    @processes.collective
+    @_writing
     def note(self, **changes: Any) -> None:
         """Writes changed fields of run.json."""
         files.write_json(self.path / "run.json", self.notes() | changes)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences what Orbax says of a damaged checkpoint beside the exception that it raises."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.disabled = True
-        try:
-            yield
-        finally:
-            for logger in loggers:
-                logger.disabled = False
-
-
-def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(f"--workdir={path} cannot be written ({error.strerror}): choose another")
 
 
 def _read_measurement(path: Path) -> Measured:

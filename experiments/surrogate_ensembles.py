@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from experiments import landscape_measure, tables
 from experiments.conditions import Config, condition
@@ -47,8 +46,8 @@ def numbers(config: Config) -> tuple[int, ...]:
     return tuple(2**i for i in range(config.num_pairs.bit_length()))
 
 
-@functools.partial(placement.jit, static_argnames=("program", "mesh"))
-def _gradient_program(params, images, labels, *, program: Condition, mesh: Mesh):
+@functools.partial(placement.jit, static_argnames=("program",))
+def _gradient_program(params, images, labels, *, program: Condition):
     """Input gradients of the margin loss `[P, 2, B, ...]`, and whether models are right there."""
 
     def model(params, x, y):
@@ -62,13 +61,11 @@ def _gradient_program(params, images, labels, *, program: Condition, mesh: Mesh)
     def pair(params, x, y):
         return jax.lax.map(lambda one: model(one, x, y), params)
 
-    return placement.spread(pair, mesh=mesh)(params, images, labels)
+    return placement.spread(pair)(params, images, labels)
 
 
-@functools.partial(placement.jit, static_argnames=("program", "settings", "how", "mesh"))
-def _attack_program(
-    surrogates, targets, images, labels, epsilon, *, program, settings, how: str, mesh: Mesh
-):
+@functools.partial(placement.jit, static_argnames=("program", "settings", "how"))
+def _attack_program(surrogates, targets, images, labels, epsilon, *, program, settings, how: str):
     """Examples that attacks on blocks of surrogates `[R, k, ...]` make targets err on, `[R, M, B]`.
 
     PGD from the clean image on the margin loss, which has nothing random.
@@ -81,7 +78,7 @@ def _attack_program(
         points = attack(logits_fn, jax.random.key(0), x, y).adversarial
         return jax.lax.map(lambda one: apply_fn(one, points).argmax(-1) != y, targets)
 
-    return placement.spread(block, mesh=mesh)(surrogates, targets, images, labels, epsilon)
+    return placement.spread(block)(surrogates, targets, images, labels, epsilon)
 
 
 def midpoints(population: Population, surrogates: Params, key: Key) -> dict[str, Params]:
@@ -130,14 +127,11 @@ def tails(
     return _tail_program(
         (keys, start, half.indices, population.trained_labels[rows, 0]), images,
         program=pairs.program_of(one), number=number, num_examples=one.num_examples,
-        mesh=placement.make_mesh(),
     )  # fmt: skip
 
 
-@functools.partial(placement.jit, static_argnames=("program", "number", "num_examples", "mesh"))
-def _tail_program(
-    members, images, *, program: Condition, number: int, num_examples: int, mesh: Mesh
-):
+@functools.partial(placement.jit, static_argnames=("program", "number", "num_examples"))
+def _tail_program(members, images, *, program: Condition, number: int, num_examples: int):
     size = min(program.batch_size, num_examples)
 
     def one(member, images):
@@ -153,7 +147,7 @@ def _tail_program(
             steps_between=max(1, round(num_examples / size / PER_PASS)),
         )  # fmt: skip
 
-    return placement.spread(one, mesh=mesh)(members, images)
+    return placement.spread(one)(members, images)
 
 
 def constant_terms(gradients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -193,7 +187,7 @@ def _measure(key: Key, population: Sequence[Population], pool: Split, config: Co
     images, labels = jnp.asarray(pool.images, jnp.float32), jnp.asarray(pool.labels, jnp.int32)
     rows = one.halves.s.indices[0][:NUM_EXAMPLES]
     x, y, finite = images[rows], labels[rows], one.finite
-    shared = {"program": pairs.program_of(own), "mesh": placement.make_mesh()}
+    shared = {"program": pairs.program_of(own)}
     gradients, correct = (np.asarray(v) for v in _gradient_program(one.params, x, y, **shared))
     each = {"pair": range(own.num_pairs)}
     named = {"condition": own.key, "subset": "holdout"}

@@ -21,7 +21,6 @@ import tqdm
 
 from experiments import (
     cli,
-    environment,
     files,
     landscape_report,
     report,
@@ -30,7 +29,7 @@ from experiments import (
     transfer_summary,
 )
 from experiments.errors import LOG, UserError
-from halfway import transfer
+from halfway import placement, transfer
 
 NUM_EXAMPLES, CHUNK_SIZE = 1000, 128
 
@@ -46,8 +45,7 @@ def main(options: cli.Options) -> None:
     threat_fn = transfer_models.choose_threat(options.norm or "linf")
     attack_fns = transfer_models.choose_attacks(options.attacks or "pgd", num_steps)
     folder = _empty(Path(options.out_dir or "runs/transfer"))
-    environment.use_cores()
-    environment.use_cache(options.compilation_cache)
+    cli.start(options)
     examples = transfer_models.load_examples(
         options.data or "digits", options.data_dir, num_examples
     )
@@ -58,11 +56,13 @@ def main(options: cli.Options) -> None:
     (_, first), *_ = transfer_models.members(surrogates)
     transfer_models.check_attacks(attack_fns, threat_fn(budgets[0]), first, examples)
     LOG.info("%d images of %s", len(examples.labels), examples.source)
-    grid = transfer.transfer_grid(
-        surrogates, targets, jax.random.key(0), examples.images,
-        examples.labels, attack_fns=attack_fns, budgets=budgets, threat_fn=threat_fn,
-        chunk_size=CHUNK_SIZE, progress=_progress,
-    )  # fmt: skip
+    layout = cli.place(options)
+    with placement.use(layout):
+        grid = transfer.transfer_grid(
+            surrogates, targets, jax.random.key(0), examples.images,
+            examples.labels, attack_fns=attack_fns, budgets=budgets, threat_fn=threat_fn,
+            chunk_size=CHUNK_SIZE, progress=_progress,
+        )  # fmt: skip
     whole, cells = transfer_report.summarize(grid)
     drawn = transfer_report.figures(grid, whole, cells)
     tabled = transfer_report.tables(whole, cells)
@@ -79,7 +79,7 @@ def main(options: cli.Options) -> None:
     lead = (
         f"{len(grid.surrogates)} surrogates, {len(grid.targets)} targets, "
         f"{len(examples.labels)} images of {examples.source}; {', '.join(grid.attacks)} in "
-        f"{settings['norm']}; {time.monotonic() - started:.0f} s on {len(jax.devices())} devices."
+        f"{settings['norm']}; {time.monotonic() - started:.0f} s on {layout.mesh.size} devices."
     )
     command = " ".join(["python -m experiments.transfer", *sys.argv[1:]])
     facts = settings | {"JAX": jax.__version__}
@@ -142,5 +142,6 @@ if __name__ == "__main__":
         takes=(
             *("surrogates", "targets", "data", "attacks", "epsilon", "norm", "num_steps"),
             *("num_examples", "out_dir", "data_dir", "compilation_cache"),
+            *("mesh", "at_once"),
         ),
     )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from halfway import placement
 from halfway.types import Array
 
 
@@ -176,7 +177,12 @@ def masked_mean(values: Array, mask: Array, axis: int | tuple[int, ...] | None =
 
 
 def chunked_sum(
-    sum_fn: Callable[..., Any], arrays: Sequence[Array], mask: Array, *, chunk_size: int | None
+    sum_fn: Callable[..., Any],
+    arrays: Sequence[Array],
+    mask: Array,
+    *,
+    chunk_size: int | None,
+    axis: tuple[str, int] | None = None,
 ) -> Any:
     """Returns the sum of `sum_fn(*arrays, mask)` over chunks of the examples, in constant memory.
 
@@ -186,6 +192,7 @@ def chunked_sum(
       arrays: `[N, ...]` each.
       mask: `[N]` bool.
       chunk_size: examples at once; None, or at least N: all, by a single call.
+      axis: of `placement.data_axis`: each device along it sums over its part of the examples.
 
     Raises:
       ValueError: if `chunk_size` is below 1.
@@ -198,6 +205,10 @@ def chunked_sum(
     """
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    if axis is not None:
+        arrays = [placement.share(array, axis) for array in arrays]
+        mask = placement.share_mask(mask, axis)
+        return lax.psum(chunked_sum(sum_fn, arrays, mask, chunk_size=chunk_size), axis[0])
     size = mask.shape[0]
     if chunk_size is None or chunk_size >= size:
         return sum_fn(*arrays, mask)

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import lax
 
-from halfway.types import Array, Params
+from halfway.types import ApplyFn, Array, Params
 
 
 def convolve(inputs: Array, kernel: Array, window_strides: Sequence[int], padding: Any, **kwargs):
@@ -284,3 +285,47 @@ def build(config: Mapping[str, Any], *, num_classes: int) -> nn.Module:
             f"unknown activation {fields['activation']!r}: choose one of {', '.join(ACTIVATIONS)}"
         )
     return module(num_classes=num_classes, **fields)
+
+
+DTYPES = ("float32", "bfloat16")
+"""Of what a training step may compute."""
+
+
+def check_dtype(name: str) -> None:
+    """Checks the name of a type that training computes in.
+
+    Raises:
+      ValueError: if it is none of `DTYPES`.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"compute_dtype must be {' or '.join(DTYPES)}, got {name!r}")
+
+
+def in_precision(apply_fn: ApplyFn, compute_dtype: str) -> ApplyFn:
+    """Returns a model that computes in another type; parameters, logits and gradients stay float32.
+
+    Sums of layer normalization stay float32 too, as flax takes them.
+
+    Args:
+      apply_fn: parameters and inputs to logits.
+      compute_dtype: "float32", which changes nothing, or "bfloat16".
+
+    Raises:
+      ValueError: for another type.
+
+    Examples:
+      >>> rounded = models.in_precision(lambda w, x: x @ w, "bfloat16")
+      >>> rounded(jnp.full((1, 1), 1.001), jnp.ones((1, 1))).item()
+      1.0
+    """
+    check_dtype(compute_dtype)
+    if compute_dtype == "float32":
+        return apply_fn
+
+    def lower(leaf: Array) -> Array:
+        return jnp.asarray(leaf, compute_dtype)
+
+    def rounded(params: Params, x: Array) -> Array:
+        return apply_fn(jax.tree.map(lower, params), lower(x)).astype(jnp.float32)
+
+    return rounded

@@ -4,15 +4,15 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from halfway import halves, meeting, models, training
+from halfway import halves, meeting, models, placement, training
 from halfway.halves import Halves, Sample
-from halfway.training import TrainState
+from halfway.training import Walk
 from halfway.types import ApplyFn, Array, Key, Params
 
 
@@ -57,6 +57,8 @@ class Condition:
       width: units of each hidden layer of an MLP that are in use, as data; 0: all.
       stop_loss: mean cross-entropy on what a model trains on at which its training is over; 0:
         after the last of `probe_steps`.
+      compute_dtype: "float32" or "bfloat16", of what a training step computes. Parameters, the
+        optimizer and all that is measured are float32 in either case.
 
     Examples:
       >>> condition = pairs.Condition(
@@ -96,6 +98,7 @@ class Condition:
     width: int = 0
     stop_loss: float = 0.0
     common_holdout: bool = False
+    compute_dtype: str = "float32"
 
     def __post_init__(self):
         model = sorted(dict(self.model).items())
@@ -122,6 +125,7 @@ class Condition:
             )
         if self.width:
             self._check_width()
+        models.check_dtype(self.compute_dtype)
         if self.trunk_steps and self.batch_capacity:
             raise ValueError("a trunk has batches of one size: batch_capacity must be 0")
         if self.batch_capacity and not 1 <= self.batch_size <= self.batch_capacity:
@@ -173,7 +177,8 @@ def _key(condition: Condition) -> str:
     fields = dataclasses.asdict(condition)
     # Later fields count only where they are set: populations stored before keep their keys.
     later = {name: fields.pop(name) for name in _LATER}
-    return digest(fields | {name: value for name, value in later.items() if value})[:12]
+    later = {name: value for name, value in later.items() if value not in _UNSET}
+    return digest(fields | later)[:12]
 
 
 def digest(plain: Any) -> str:
@@ -190,7 +195,9 @@ _LATER = (
     "width",
     "stop_loss",
     "common_holdout",
+    "compute_dtype",
 )
+_UNSET = (False, 0, "float32")
 DATA_FIELDS: dict[str, Any] = {
     "noise_rate": 0.0,
     "overlap": 0.0,
@@ -217,6 +224,7 @@ MODEL_FIELDS: dict[str, Any] = {
     "trunk_steps": 0,
     "width": 0,
     "stop_loss": 0.0,
+    "compute_dtype": "float32",
 }
 """Fields that do not shape the draw of halves."""
 
@@ -230,6 +238,8 @@ def program_of(condition: Condition) -> Condition:
         "width": min(condition.width, 1),
         "stop_loss": float(condition.stop_loss > 0),
         "batch_size": condition.batch_capacity or condition.batch_size,
+        # Where a walk is looked at is no matter of how it goes on.
+        "probe_steps": condition.probe_steps[-1:],
     }
     return dataclasses.replace(condition, **fields)
 
@@ -322,37 +332,106 @@ def init(key: Key, images: Array, settings: Mapping[str, Array], *, program: Con
     return jax.lax.map(one, keys)
 
 
-def fit(
-    key: Key,
-    params: Params,
-    drawn: Drawn,
-    images: Array,
-    settings: Mapping[str, Array],
-    *,
-    program: Condition,
-) -> dict[str, Any]:
-    """Returns both models of a pair trained: parameters and what was read along the way.
+class Batches(NamedTuple):
+    """What both models of a pair see at each step.
+
+    Attributes:
+      rows: `[2, T, B]` of the pool.
+      labels: `[2, T, B]` that they are trained on.
+    """
+
+    rows: Array
+    labels: Array
+
+
+def begin(
+    key: Key, params: Params, drawn: Drawn, settings: Mapping[str, Array], *, program: Condition
+) -> tuple[Walk, Batches]:
+    """Returns where both models of a pair begin, leaves `[2, ...]`, and all their batches.
 
     Args:
       key: of the pair.
       params: leaves `[2, ...]`, from `init`.
       drawn: from `draw`.
-      images: `[N, H, W, D]` of the pool.
       settings: see `settings_of`.
       program: see `program_of`.
-
-    Returns:
-      `params`, `landscapes`, `constant`, `products` and `num_steps` as in `populations.Population`,
-      without the leading axis.
     """
-    walk = _walk(key, drawn, images, settings, program, num_steps=program.probe_steps[-1])
+    optimizer = _optimizer(settings, program)
+    num_examples, capacity = settings["num_examples"], program.capacity or 0
+    batch: dict[str, Any] = {"batch_size": program.batch_size}
+    if program.batch_capacity:
+        # In a row of that capacity the batch comes first.
+        batch = {"batch_size": settings["batch_size"], "batch_capacity": program.batch_capacity}
+    if program.on_holdout:
+        num_examples = capacity = program.num_holdout
+    trunk = _trunk(key, drawn, num_examples, program) if program.trunk_steps else None
 
-    def model(order, params, trained, other):
-        samples = {"own": trained, "other": other, "holdout": drawn.halves.s}
-        return _fit_model(walk(order, params, trained), images, samples, program)
+    def model(order, params, sample):
+        stream = training.index_stream(
+            order, num_examples, capacity=capacity, num_steps=program.probe_steps[-1], **batch
+        )
+        batches = Batches(sample.indices[stream], sample.labels[stream])
+        if trunk is not None:
+            batches = jax.tree.map(
+                lambda together, alone: jnp.concatenate([together, alone[program.trunk_steps :]]),
+                trunk,
+                batches,
+            )
+        return training.begin(training.init(params, optimizer)), batches
 
-    orders, trained, other = _sides(key, drawn, settings)
-    return jax.vmap(model)(orders, params, trained, other)
+    *_, orders = _keys(key)
+    orders = _share(orders, settings["shared_order"])
+    return jax.vmap(model)(orders, params, _trained(drawn, program))
+
+
+def advance(
+    walk: Walk,
+    batches: Batches,
+    drawn: Drawn,
+    images: Array,
+    settings: Mapping[str, Array],
+    first: Array | int,
+    last: Array | int,
+    *,
+    program: Condition,
+) -> Walk:
+    """Returns where both models of a pair are after the steps `first` to `last` - 1.
+
+    Args:
+      walk: after `first` steps, leaves `[2, ...]`.
+      batches: from `begin`.
+      drawn: from `draw`.
+      images: `[N, H, W, D]` of the pool.
+      settings: see `settings_of`.
+      first, last: see `training.advance`.
+      program: see `program_of`.
+    """
+    optimizer, axis = _optimizer(settings, program), placement.data_axis()
+    apply_fn = models.in_precision(program.apply_fn, program.compute_dtype)
+    mask = None
+    if program.batch_capacity:
+        mask = jnp.arange(program.batch_capacity) < settings["batch_size"]
+    if axis is not None:
+        mask = jnp.ones(program.batch_size, bool) if mask is None else mask
+        mask = placement.share_mask(mask, axis)
+
+    def model(walk, batches, sample):
+        def step(state, i):
+            rows, labels = batches.rows[i], batches.labels[i]
+            if axis is not None:
+                rows, labels = placement.share(rows, axis), placement.share(labels, axis)
+            return training.train_step(
+                apply_fn, optimizer, state, images[rows], labels, mask, axis=axis
+            )
+
+        def stop(params):
+            found = training.landscape_losses(program.apply_fn, params, images, sample, axis=axis)
+            return found["cross_entropy"] <= settings["stop_loss"]
+
+        stop_fn = stop if program.stop_loss else None
+        return training.advance(step, walk, first, last, stop_fn=stop_fn)
+
+    return jax.vmap(model)(walk, batches, _trained(drawn, program))
 
 
 Probe = Callable[[Condition, Key, Params, Mapping[str, Sample], Array], Any]
@@ -363,51 +442,83 @@ MODEL = "model"
 """The name of the axis of the two models of a pair, for collectives in a probe."""
 
 
-def observe(
+def look(
     key: Key,
     params: Params,
     drawn: Drawn,
     images: Array,
-    settings: Mapping[str, Array],
     *,
     program: Condition,
-    steps: tuple[int, ...],
     probe_fn: Probe,
 ) -> Any:
-    """Returns what a probe sees along the walks of both models of a pair, leaves `[2, T, ...]`.
-
-    They are trained again, with the same draws.
+    """Returns what a probe sees of both models of a pair, leaves `[2, ...]`.
 
     Args:
       key: of the pair.
-      params: leaves `[2, ...]`, from `init`.
+      params: leaves `[2, ...]`.
       drawn: from `draw`.
       images: `[N, H, W, D]` of the pool.
-      settings: see `settings_of`.
-      program: see `program_of`; its last probe ends training.
-      steps: T numbers of steps, increasing, up to the last probe.
+      program: see `program_of`.
       probe_fn: what to look at.
     """
-    walk = _walk(key, drawn, images, settings, program, num_steps=max(1, steps[-1]))
 
-    def model(order, probe_key, params, trained, other):
-        samples = {"own": trained, "other": other, "holdout": drawn.halves.s}
-        step, state, stop = walk(order, params, trained)
-        return training.fit(
-            step,
-            lambda params: probe_fn(program, probe_key, params, samples, images),
-            state,
-            probe_steps=steps,
-            stop_fn=stop,
-        )[1]
+    def model(probe_key, params, own, other):
+        samples = {"own": own, "other": other, "holdout": drawn.halves.s}
+        return probe_fn(program, probe_key, params, samples, images)
 
-    orders, trained, other = _sides(key, drawn, settings)
-    probe_keys = jax.random.split(jax.random.fold_in(key, _PROBE))
-    return jax.vmap(model, axis_name=MODEL)(orders, probe_keys, params, trained, other)
+    keys = jax.random.split(jax.random.fold_in(key, _PROBE))
+    return jax.vmap(model, axis_name=MODEL)(keys, params, *_sides(drawn))
+
+
+def landscapes(
+    program: Condition, key: Key, params: Params, samples: Mapping[str, Sample], images: Array
+) -> dict[str, Any]:
+    """Returns what is read along every training, a `Probe`: landscapes and gradient products.
+
+    Args:
+      program, key, params, samples, images: see `Probe`.
+
+    Returns:
+      `landscapes[sample][loss]` and `products[name]`, see `populations.Population`.
+    """
+    del key
+    axis = placement.data_axis()
+    return {
+        "landscapes": {
+            name: training.landscape_losses(program.apply_fn, params, images, sample, axis=axis)
+            for name, sample in samples.items()
+        },
+        "products": training.gradient_products(
+            program.apply_fn, params, images, samples["own"], samples["other"], axis=axis
+        ),
+    }
+
+
+def constants(
+    program: Condition, key: Key, params: Params, samples: Mapping[str, Sample], images: Array
+) -> dict[str, dict[str, Array]]:
+    """Returns landscapes of the best constant predictor on the own half, a `Probe`.
+
+    Args:
+      program, key, params, samples, images: see `Probe`.
+    """
+    del key, params
+    own = samples["own"]
+    constant = meeting.constant_predictor(own.labels, own.mask, program.num_classes)
+    return {
+        name: training.landscape_losses(_constant_fn, constant, images, sample)
+        for name, sample in samples.items()
+    }
 
 
 def train_pair(
-    key: Key, images: Array, labels: Array, settings: Mapping[str, Array], *, program: Condition
+    key: Key,
+    images: Array,
+    labels: Array,
+    settings: Mapping[str, Array],
+    *,
+    program: Condition,
+    probe_steps: Sequence[int],
 ) -> dict[str, Any]:
     """Returns one trained pair: the fields of `populations.Population` without the leading axis.
 
@@ -417,119 +528,49 @@ def train_pair(
       labels: `[N]`, clean.
       settings: see `settings_of`.
       program: see `program_of`.
+      probe_steps: T, the last of them the program's.
     """
+    steps = training.check_steps(probe_steps, stops=program.stop_loss > 0)
     drawn = draw(key, labels, settings, program=program)
     params = init(key, images, settings, program=program)
-    return drawn._asdict() | fit(key, params, drawn, images, settings, program=program)
+    walk, batches = begin(key, params, drawn, settings, program=program)
+    see = functools.partial(look, key, drawn=drawn, images=images, program=program)
+
+    def segment(walk, limits):
+        walk = advance(walk, batches, drawn, images, settings, *limits, program=program)
+        return walk, see(walk.state.params, probe_fn=landscapes)
+
+    walk, seen = jax.lax.scan(segment, walk, jnp.asarray([(0, *steps[:-1]), steps]).T)
+    return drawn._asdict() | {
+        "params": walk.state.params,
+        "num_steps": walk.state.step,
+        "constant": see(walk.state.params, probe_fn=constants),
+        **jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), seen),
+    }
 
 
 def _stack(parts: Halves) -> Sample:
     return jax.tree.map(lambda a, b: jnp.stack([a, b]), parts.a, parts.b)
 
 
-def _sides(key: Key, drawn: Drawn, settings: Mapping[str, Array]) -> tuple[Key, Sample, Sample]:
-    """Returns each model's key for the order of batches, what it trains on, and the other half."""
-    *_, orders = _keys(key)
+def _sides(drawn: Drawn) -> tuple[Sample, Sample]:
+    """Returns each model's own half, with the labels it trains on, and the other half."""
     own = _stack(drawn.halves)
     other = jax.tree.map(lambda leaf: leaf[::-1], own)
-    return (
-        _share(orders, settings["shared_order"]),
-        own._replace(labels=drawn.trained_labels),
-        other,
-    )
+    return own._replace(labels=drawn.trained_labels), other
 
 
-class _Walk(NamedTuple):
-    """A model's step `(state, i) -> state`, its first state, and whether its training is over."""
-
-    step: Callable[[TrainState, Array], TrainState]
-    state: TrainState
-    stop: Callable[[Params], Array] | None
-
-
-def _fit_model(
-    walk: _Walk,
-    images: Array,
-    samples: Mapping[str, Sample],
-    program: Condition,
-) -> dict[str, Any]:
-    apply_fn, own = program.apply_fn, samples["own"]
-
-    def probe(params):
-        landscapes = {
-            name: training.landscape_losses(apply_fn, params, images, sample)
-            for name, sample in samples.items()
-        }
-        products = training.gradient_products(apply_fn, params, images, own, samples["other"])
-        return landscapes, products
-
-    state, (landscapes, products) = training.fit(
-        walk.step, probe, walk.state, probe_steps=program.probe_steps, stop_fn=walk.stop
-    )
-    constant = meeting.constant_predictor(own.labels, own.mask, program.num_classes)
-    constant_losses = {
-        name: training.landscape_losses(_constant_fn, constant, images, sample)
-        for name, sample in samples.items()
-    }
-    return {
-        "params": state.params,
-        "landscapes": landscapes,
-        "constant": constant_losses,
-        "products": products,
-        "num_steps": state.step,
-    }
+def _trained(drawn: Drawn, program: Condition) -> Sample:
+    """Returns what each model trains on, `[2, N]`."""
+    if program.on_holdout:
+        return jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), drawn.halves.s)
+    return _sides(drawn)[0]
 
 
-def _walk(
-    key: Key,
-    drawn: Drawn,
-    images: Array,
-    settings: Mapping[str, Array],
-    program: Condition,
-    *,
-    num_steps: int,
-) -> Callable[[Key, Params, Sample], _Walk]:
-    """Returns `(order, params, sample)` to how a model is trained for that many steps at most."""
-    optimizer = training.make_optimizer(
+def _optimizer(settings: Mapping[str, Array], program: Condition) -> Any:
+    return training.make_optimizer(
         program.optimizer, settings["learning_rate"], settings["weight_decay"]
     )
-    num_examples = settings["num_examples"]
-    capacity = program.capacity or 0
-    batch: dict[str, Any] = {"batch_size": program.batch_size}
-    in_batch = None
-    if program.batch_capacity:
-        # In a row of that capacity the batch comes first.
-        batch = {"batch_size": settings["batch_size"], "batch_capacity": program.batch_capacity}
-        in_batch = jnp.arange(program.batch_capacity) < settings["batch_size"]
-    if program.on_holdout:
-        num_examples = capacity = program.num_holdout
-    trunk = _trunk(key, drawn, num_examples, program) if program.trunk_steps else None
-
-    def walk(order, params, sample):
-        sample = drawn.halves.s if program.on_holdout else sample
-        stream = training.index_stream(
-            order, num_examples, capacity=capacity, num_steps=num_steps, **batch
-        )
-        rows, labels = sample.indices[stream], sample.labels[stream]
-        if trunk is not None:
-            rows, labels = (
-                jnp.concatenate([together, alone[program.trunk_steps :]])
-                for together, alone in zip(trunk, (rows, labels), strict=True)
-            )
-
-        def step(state, i):
-            return training.train_step(
-                program.apply_fn, optimizer, state, images[rows[i]], labels[i], in_batch
-            )
-
-        def stop(params):
-            found = training.landscape_losses(program.apply_fn, params, images, sample)
-            return found["cross_entropy"] <= settings["stop_loss"]
-
-        state = training.init(params, optimizer)
-        return _Walk(step, state, stop if program.stop_loss else None)
-
-    return walk
 
 
 _TRUNK, _PROBE = 4, 5
@@ -538,10 +579,8 @@ _HOLDOUT = 2**31
 """Folded into the seed's key, beyond the numbers of all pairs."""
 
 
-def _trunk(
-    key: Key, drawn: Drawn, num_examples: Array | int, program: Condition
-) -> tuple[Array, Array]:
-    """Returns the batches of both halves that the trunk sees: rows of the pool, and labels."""
+def _trunk(key: Key, drawn: Drawn, num_examples: Array | int, program: Condition) -> Batches:
+    """Returns the batches of both halves that the trunk sees, `[T, B]`."""
     capacity = program.capacity or 0
     stream = training.index_stream(
         jax.random.fold_in(key, _TRUNK),
@@ -554,7 +593,7 @@ def _trunk(
     side = (stream >= num_examples).astype(int)
     place = stream - side * num_examples
     both = _stack(drawn.halves)
-    return both.indices[side, place], drawn.trained_labels[side, place]
+    return Batches(both.indices[side, place], drawn.trained_labels[side, place])
 
 
 def _constant_fn(logits: Array, x: Array) -> Array:

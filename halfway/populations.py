@@ -7,9 +7,7 @@ and the batch size where they are masked, see `Condition`.
 
 import dataclasses
 import functools
-import json
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from halfway import halves, meeting, pairs, placement, training
+from halfway import halves, meeting, pairs, placement, storage, training
 from halfway.data import Split
 from halfway.halves import Halves, Sample
 from halfway.pairs import Condition, program_of, settings_of, split_arguments
@@ -91,21 +88,91 @@ class Population:
         return np.asarray(jax.vmap(meeting.is_finite)(tree))
 
 
-def train(condition: Condition, pool: Split, *, mesh: Mesh | None = None) -> Population:
-    """Returns the population of a condition, trained on all devices of the mesh.
+PIECE = 100
+"""Steps of training between two chances to keep what there is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far the training of a population is.
+
+    Attributes:
+      num_steps: that have been taken.
+      walk: leaves `[P, 2, ...]`.
+      seen: what was seen at each of the first probe steps, leaves `[P, 2, ...]`.
+    """
+
+    num_steps: int
+    walk: training.Walk
+    seen: tuple[Any, ...]
+
+    def to_tree(self) -> dict[str, Any]:
+        """Returns nested dicts of NumPy arrays, on every process; all must call it together."""
+        walk, seen = jax.device_get(placement.local((jax.tree.leaves(self.walk), self.seen)))
+        return {
+            "num_steps": np.int64(self.num_steps),
+            "walk": {f"{i:05d}": np.asarray(leaf) for i, leaf in enumerate(walk)},
+            "seen": {f"{i:05d}": jax.tree.map(np.asarray, one) for i, one in enumerate(seen)},
+        }
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any], start: training.Walk) -> "Progress":
+        """Returns the progress that `to_tree` gave.
+
+        Args:
+          tree: its result.
+          start: the walk of the same condition before its first step.
+
+        Raises:
+          ValueError: if the tree is of another condition.
+        """
+        leaves, structure = jax.tree.flatten(start)
+        stored = [tree["walk"][name] for name in sorted(tree["walk"])]
+        if len(stored) != len(leaves) or any(
+            a.shape != b.shape or a.dtype != b.dtype for a, b in zip(stored, leaves, strict=True)
+        ):
+            raise ValueError("what was kept of a training is of another condition")
+        walk = jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in stored])
+        seen = tuple(tree.get("seen", {})[name] for name in sorted(tree.get("seen", {})))
+        return cls(int(tree["num_steps"]), walk, seen)
+
+
+def train(
+    condition: Condition,
+    pool: Split,
+    *,
+    resume: Mapping[str, Any] | None = None,
+    on_piece: Callable[[Progress], None] | None = None,
+) -> Population:
+    """Returns the population of a condition, trained on all devices of the layout in force.
 
     Args:
       condition: see `Condition`.
       pool: the examples that halves are drawn from.
-      mesh: with the axis `member`; all devices by default.
+      resume: from where to go on, `Progress.to_tree` of the same condition; from the start by
+        default. It ends as if it had not been interrupted, bit by bit on the same layout.
+      on_piece: called after every `PIECE` steps and before every probe.
 
     Raises:
-      ValueError: if the halves do not fit into the pool.
+      ValueError: if the halves do not fit into the pool, or `resume` is of another condition.
     """
     images = jnp.asarray(pool.images, jnp.float32)
-    members, settings, program, mesh = _begin(condition, pool, images, mesh)
-    fitted = _fit_program(members, images, settings, program=program, mesh=mesh)
-    return Population(condition=condition, **members[2]._asdict(), **fitted)
+    members, settings, program = _begin(condition, pool, images)
+    walk, seen = _follow(
+        members,
+        images,
+        settings,
+        program,
+        condition.probe_steps,
+        pairs.landscapes,
+        resume=resume,
+        on_piece=on_piece,
+    )
+    keys, _, drawn = members
+    params = walk.state.params
+    constant = _look_program(keys, drawn, params, images, program=program, probe_fn=pairs.constants)
+    fields = drawn._asdict() | seen | {"params": params, "num_steps": walk.state.step}
+    return Population(condition=condition, **placement.local(fields | {"constant": constant}))
 
 
 def observe(
@@ -115,7 +182,6 @@ def observe(
     *,
     steps: Sequence[int],
     num_pairs: int | None = None,
-    mesh: Mesh | None = None,
 ) -> Any:
     """Returns what a probe sees along the walks of a population, which `train` does not keep.
 
@@ -128,7 +194,6 @@ def observe(
         call is compiled at each call.
       steps: T numbers of steps, increasing, 0 to the last of `condition.probe_steps`.
       num_pairs: P, the first of the condition's; all by default.
-      mesh: with the axis `member`; all devices by default.
 
     Returns:
       `[P, 2, T, ...]` in each leaf of what the probe returns.
@@ -145,10 +210,51 @@ def observe(
     # The keys of a pair do not depend on how many there are.
     condition = dataclasses.replace(condition, num_pairs=num_pairs)
     images = jnp.asarray(pool.images, jnp.float32)
-    members, settings, program, mesh = _begin(condition, pool, images, mesh)
-    return _observe_program(
-        members, images, settings, program=program, mesh=mesh, steps=steps, probe_fn=probe_fn
-    )
+    members, settings, program = _begin(condition, pool, images)
+    return placement.local(_follow(members, images, settings, program, steps, probe_fn)[1])
+
+
+def _follow(
+    members: tuple[Key, Params, pairs.Drawn],
+    images: Array,
+    settings: dict[str, Array],
+    program: Condition,
+    steps: Sequence[int],
+    probe_fn: pairs.Probe,
+    *,
+    resume: Mapping[str, Any] | None = None,
+    on_piece: Callable[[Progress], None] | None = None,
+) -> tuple[training.Walk, Any]:
+    """Returns the walk at the last of some steps, and what a probe saw at each `[P, 2, T, ...]`.
+
+    The loop is the host's: one program takes a piece of the walk, another looks at it, whatever
+    their numbers. So all observations of a training share the program that trains.
+    """
+    steps = training.check_steps(steps, stops=program.stop_loss > 0)
+    walk, batches = _start_program(members, settings, program=program)
+    keys, _, drawn = members
+
+    def see(params):
+        return _look_program(keys, drawn, params, images, program=program, probe_fn=probe_fn)
+
+    progress = Progress(0, walk, ()) if resume is None else Progress.from_tree(resume, walk)
+    for index, step in enumerate(steps):
+        while progress.num_steps < step:
+            last = min(step, progress.num_steps + PIECE)
+            walk = _advance_program(
+                (progress.walk, batches, drawn), images, settings, progress.num_steps, last,
+                program=program,
+            )  # fmt: skip
+            progress = Progress(last, walk, progress.seen)
+            if on_piece is not None:
+                on_piece(progress)
+        if index >= len(progress.seen):
+            found = see(progress.walk.state.params)
+            progress = dataclasses.replace(progress, seen=(*progress.seen, found))
+    # All of them at once on the host: a program that stacks hundreds of arrays takes long to make.
+    seen = jax.device_get(placement.local(progress.seen))
+    stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves, 2)), *seen)
+    return progress.walk, stacked
 
 
 def retrace(
@@ -157,7 +263,6 @@ def retrace(
     *,
     steps: Sequence[int],
     num_pairs: int,
-    mesh: Mesh | None = None,
 ) -> Params:
     """Returns the walks of a population's first pairs, leaves `[P, 2, T, ...]`.
 
@@ -169,12 +274,11 @@ def retrace(
       pool: the examples that halves are drawn from.
       steps: T numbers of steps, increasing, 0 to the last of `condition.probe_steps`.
       num_pairs: P, at most the condition's.
-      mesh: with the axis `member`; all devices by default.
 
     Raises:
       ValueError: if the steps reach beyond training, or there are not that many pairs.
     """
-    return observe(condition, pool, _parameters, steps=steps, num_pairs=num_pairs, mesh=mesh)
+    return observe(condition, pool, _parameters, steps=steps, num_pairs=num_pairs)
 
 
 def _parameters(
@@ -185,20 +289,19 @@ def _parameters(
 
 
 def _begin(
-    condition: Condition, pool: Split, images: Array, mesh: Mesh | None
-) -> tuple[tuple[Key, Params, pairs.Drawn], dict[str, Array], Condition, Mesh]:
+    condition: Condition, pool: Split, images: Array
+) -> tuple[tuple[Key, Params, pairs.Drawn], dict[str, Array], Condition]:
     """Returns every pair's key, initial parameters and halves, and what a program is made from."""
     validate(condition, pool)
     labels = jnp.asarray(pool.labels, jnp.int32)
     keys, settings, program = pair_keys(condition), settings_of(condition), program_of(condition)
-    mesh = placement.make_mesh() if mesh is None else mesh
-    # Three programs, because random draws take long to compile: that of the halves serves every
-    # architecture, and apart from the loop they are not compiled into each place of their use.
+    # Programs of their own, because random draws take long to compile: that of the halves serves
+    # every architecture.
     shape = dataclasses.replace(program, **pairs.MODEL_FIELDS)
     common = pairs.holdout_key(condition)
-    drawn = _draw_program(keys, labels, settings, common, program=shape, mesh=mesh)
-    params = _init_program(keys, images[:1], settings, program=program, mesh=mesh)
-    return (keys, params, drawn), settings, program, mesh
+    drawn = _draw_program(keys, labels, settings, common, program=shape)
+    params = _init_program(keys, images[:1], settings, program=program)
+    return (keys, params, drawn), settings, program
 
 
 def validate(condition: Condition, pool: Split) -> None:
@@ -224,45 +327,52 @@ def pair_keys(condition: Condition) -> Key:
     return jax.vmap(lambda p: jax.random.fold_in(root, p))(jnp.arange(condition.num_pairs))
 
 
-@functools.partial(placement.jit, static_argnames=("program", "mesh"))
-def _draw_program(keys, labels, settings, common, *, program: Condition, mesh: Mesh):
+# None of these gathers what other processes hold: the walk stays where it is.
+_program = functools.partial(placement.jit, gather=False)
+
+
+@functools.partial(_program, static_argnames=("program",))
+def _draw_program(keys, labels, settings, common, *, program: Condition):
     pair_fn = functools.partial(pairs.draw, program=program)
-    return placement.spread(pair_fn, mesh=mesh)(keys, labels, settings, common)
+    return placement.spread(pair_fn, by_data=True)(keys, labels, settings, common)
 
 
-@functools.partial(placement.jit, static_argnames=("program", "mesh"))
-def _init_program(keys, images, settings, *, program: Condition, mesh: Mesh):
+@functools.partial(_program, static_argnames=("program",))
+def _init_program(keys, images, settings, *, program: Condition):
     pair_fn = functools.partial(pairs.init, program=program)
-    return placement.spread(pair_fn, mesh=mesh, vectorized=False)(keys, images, settings)
+    return placement.spread(pair_fn, at_once=1, by_data=True)(keys, images, settings)
 
 
-@functools.partial(placement.jit, static_argnames=("program", "mesh"))
-def _fit_program(members, images, settings, *, program: Condition, mesh: Mesh):
-    def pair_fn(member, images, settings):
+@functools.partial(_program, static_argnames=("program",))
+def _start_program(members, settings, *, program: Condition):
+    def pair_fn(member, settings):
         key, params, drawn = member
-        return pairs.fit(key, params, drawn, images, settings, program=program)
+        return pairs.begin(key, params, drawn, settings, program=program)
 
-    return placement.spread(pair_fn, mesh=mesh)(members, images, settings)
+    return placement.spread(pair_fn, by_data=True)(members, settings)
 
 
-@functools.partial(placement.jit, static_argnames=("program", "mesh", "steps", "probe_fn"))
-def _observe_program(
-    members,
-    images,
-    settings,
-    *,
-    program: Condition,
-    mesh: Mesh,
-    steps: tuple[int, ...],
-    probe_fn: pairs.Probe,
-):
-    def pair_fn(member, images, settings):
-        key, params, drawn = member
-        return pairs.observe(
-            key, params, drawn, images, settings, program=program, steps=steps, probe_fn=probe_fn
-        )
+@functools.partial(_program, static_argnames=("program",))
+def _advance_program(members, images, settings, first, last, *, program: Condition):
+    def pair_fn(member, *shared):
+        walk, batches, drawn = member
+        return pairs.advance(walk, batches, drawn, *shared, program=program)
 
-    return placement.spread(pair_fn, mesh=mesh)(members, images, settings)
+    at_once = placement.at_once(dict(program.model)["kind"])
+    spread = placement.spread(pair_fn, at_once=at_once, by_data=True)
+    return spread(members, images, settings, first, last)
+
+
+@functools.partial(_program, static_argnames=("program", "probe_fn"))
+def _look_program(keys, drawn, params, images, *, program: Condition, probe_fn: pairs.Probe):
+    def pair_fn(member, images):
+        key, drawn, params = member
+        return pairs.look(key, params, drawn, images, program=program, probe_fn=probe_fn)
+
+    return placement.spread(pair_fn, by_data=True)((keys, drawn, params), images)
+
+
+_CONDITION = "condition.json"
 
 
 def save(path: str | Path, population: Population) -> None:
@@ -275,18 +385,7 @@ def save(path: str | Path, population: Population) -> None:
     Raises:
       OSError: if the folder cannot be written.
     """
-    from orbax.checkpoint import v1 as ocp
-
-    path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    # Arrays of the host: a file that says nothing about devices loads on any number of them.
-    ocp.save(str(partial / "arrays"), jax.device_get(_to_tree(population)))
-    (partial / "condition.json").write_text(json.dumps(population.condition.to_json(), indent=2))
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+    storage.save(path, _to_tree(population), population.condition.to_json(), name=_CONDITION)
 
 
 def load(path: str | Path) -> Population:
@@ -297,15 +396,10 @@ def load(path: str | Path) -> Population:
 
     Raises:
       FileNotFoundError: if there is none.
+      Exception: of many kinds, if it is damaged.
     """
-    from orbax.checkpoint import v1 as ocp
-
-    path = Path(path).absolute()
-    if not (path / "condition.json").exists():
-        raise FileNotFoundError(f"no population at {path}")
-    condition = Condition(**json.loads((path / "condition.json").read_text()))
-    tree = ocp.load(str(path / "arrays"))
-    return _from_tree(condition, tree)
+    tree, fields = storage.load(path, name=_CONDITION)
+    return _from_tree(Condition(**fields), tree)
 
 
 def _to_tree(population: Population) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def train_step(
     mask: Array | None = None,
     *,
     loss_fn: LossFn = losses.cross_entropy,
+    axis: tuple[str, int] | None = None,
 ) -> TrainState:
     """Returns the state after one step on the mean loss of a batch.
 
@@ -82,13 +83,26 @@ def train_step(
       labels: `[B]`.
       mask: `[B]` bool, the examples that count; all by default.
       loss_fn: per example.
+      axis: of `placement.data_axis`, along which each device has its part of the batch; needs the
+        mask.
+
+    Raises:
+      ValueError: if there is an axis, but no mask.
     """
+    if axis is not None and mask is None:
+        raise ValueError("a batch that is shared out needs its mask: parts are padded")
 
     def objective(params):
         values = loss_fn(apply_fn(params, x), labels)
-        return values.mean() if mask is None else losses.masked_mean(values, mask)
+        if mask is None:
+            return values.mean()
+        if axis is None:
+            return losses.masked_mean(values, mask)
+        return jnp.where(mask, values, 0).sum() / lax.psum(mask.sum(), axis[0])
 
     gradient = jax.grad(objective)(state.params)
+    if axis is not None:
+        gradient = lax.psum(gradient, axis[0])
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
 
@@ -141,6 +155,72 @@ def index_stream(
     return stream[jnp.arange(num_steps)[:, None] * batch_size + jnp.arange(length)[None]]
 
 
+class Walk(NamedTuple):
+    """Where a model in training is: its state, and whether its training is over."""
+
+    state: TrainState
+    stopped: Array
+
+
+def begin(state: TrainState) -> Walk:
+    """Returns the walk before the first step."""
+    return Walk(state, jnp.zeros((), bool))
+
+
+def advance(
+    step_fn: Callable[[TrainState, Array], TrainState],
+    walk: Walk,
+    first: Array | int,
+    last: Array | int,
+    *,
+    stop_fn: Callable[[Params], Array] | None = None,
+) -> Walk:
+    """Returns a walk after the steps `first` to `last` - 1, fewer where training is over.
+
+    Steps taken in several pieces are the same as in one, bit by bit.
+
+    Args:
+      step_fn: a state and the number of the step to the next state.
+      walk: after `first` steps.
+      first, last: may be traced; with `stop_fn` they are multiples of `STOP_EVERY`.
+      stop_fn: parameters to a bool, asked after every `STOP_EVERY` steps: whether training is over.
+        Mapped over members, each stops by itself and the loop ends with the last. None: never.
+    """
+    if stop_fn is None:
+        # The trip count is not a member's own, so that vmapping keeps a plain loop.
+        state = lax.fori_loop(first, last, lambda i, s: step_fn(s, i), walk.state)
+        return Walk(state, walk.stopped)
+
+    def goes_on(walk):
+        return (walk.state.step < last) & ~walk.stopped
+
+    def several(walk):
+        start = walk.state.step
+        state = lax.fori_loop(0, STOP_EVERY, lambda i, s: step_fn(s, start + i), walk.state)
+        return Walk(state, stop_fn(state.params))
+
+    return lax.while_loop(goes_on, several, walk)
+
+
+def check_steps(probe_steps: Sequence[int], *, stops: bool = False) -> tuple[int, ...]:
+    """Returns the steps at which a walk is looked at as plain numbers.
+
+    Args:
+      probe_steps: increasing from 0 or more.
+      stops: whether training may be over before the last.
+
+    Raises:
+      ValueError: if they are empty or do not increase, or where training may be over before the
+        last are not multiples of `STOP_EVERY`.
+    """
+    steps = tuple(int(s) for s in probe_steps)
+    if not steps or steps[0] < 0 or any(a >= b for a, b in itertools.pairwise(steps)):
+        raise ValueError(f"probe_steps must increase from 0 or more, got {steps}")
+    if stops and any(step % STOP_EVERY for step in steps):
+        raise ValueError(f"with stop_fn, probe_steps are multiples of {STOP_EVERY}, got {steps}")
+    return steps
+
+
 def fit(
     step_fn: Callable[[TrainState, Array], TrainState],
     probe_fn: Callable[[Params], Any],
@@ -156,9 +236,8 @@ def fit(
       probe_fn: parameters to a pytree; called at `probe_steps` only.
       state: before step 0.
       probe_steps: T numbers of steps taken, increasing from 0 or more; training ends at the last.
-      stop_fn: parameters to a bool, asked after every `STOP_EVERY` steps: whether training is over.
-        What comes later sees the parameters as they were then, and `state.step` says when. Mapped
-        over members, each stops by itself and the loop ends with the last. None: never.
+      stop_fn: see `advance`. What comes later sees the parameters as they were then, and
+        `state.step` says when.
 
     Raises:
       ValueError: if `probe_steps` is empty or does not increase, or with `stop_fn` is not of
@@ -172,38 +251,14 @@ def fit(
       >>> print(state.step, seen)
       3 [8. 4. 1.]
     """
-    stops = tuple(int(s) for s in probe_steps)
-    if not stops or stops[0] < 0 or any(a >= b for a, b in itertools.pairwise(stops)):
-        raise ValueError(f"probe_steps must increase from 0 or more, got {stops}")
+    steps = check_steps(probe_steps, stops=stop_fn is not None)
 
-    limits = jnp.asarray([(0, *stops[:-1]), stops]).T
-    if stop_fn is None:
+    def segment(walk, limits):
+        walk = advance(step_fn, walk, limits[0], limits[1], stop_fn=stop_fn)
+        return walk, probe_fn(walk.state.params)
 
-        def segment(state, limits):
-            # The trip count is not a member's own, so that vmapping keeps a plain loop.
-            state = lax.fori_loop(limits[0], limits[1], lambda i, s: step_fn(s, i), state)
-            return state, probe_fn(state.params)
-
-        return lax.scan(segment, state, limits)
-    if any(stop % STOP_EVERY for stop in stops):
-        raise ValueError(f"with stop_fn, probe_steps are multiples of {STOP_EVERY}, got {stops}")
-
-    def until(carry, limits):
-        def goes_on(carry):
-            state, stopped = carry
-            return (state.step < limits[1]) & ~stopped
-
-        def several(carry):
-            state, _ = carry
-            first = state.step
-            state = lax.fori_loop(0, STOP_EVERY, lambda i, s: step_fn(s, first + i), state)
-            return state, stop_fn(state.params)
-
-        carry = lax.while_loop(goes_on, several, carry)
-        return carry, probe_fn(carry[0].params)
-
-    (state, _), seen = lax.scan(until, (state, jnp.zeros((), bool)), limits)
-    return state, seen
+    walk, seen = lax.scan(segment, begin(state), jnp.asarray([(0, *steps[:-1]), steps]).T)
+    return walk.state, seen
 
 
 def landscape_losses(
@@ -213,6 +268,7 @@ def landscape_losses(
     sample: Sample,
     *,
     chunk_size: int | None = CHUNK_SIZE,
+    axis: tuple[str, int] | None = None,
 ) -> dict[str, Array]:
     """Returns the mean of every loss in `LOSSES` over a sample, as labelled.
 
@@ -222,6 +278,7 @@ def landscape_losses(
       images: `[N, H, W, D]` of the pool.
       sample: rows of the pool with labels and mask.
       chunk_size: examples at once, which bounds the memory; None: all.
+      axis: see `losses.chunked_sum`.
     """
 
     def sums(rows, labels, mask):
@@ -232,7 +289,7 @@ def landscape_losses(
         }
 
     totals = losses.chunked_sum(
-        sums, (sample.indices, sample.labels), sample.mask, chunk_size=chunk_size
+        sums, (sample.indices, sample.labels), sample.mask, chunk_size=chunk_size, axis=axis
     )
     return {name: total / sample.mask.sum() for name, total in totals.items()}
 
@@ -245,6 +302,7 @@ def gradient_products(
     other: Sample,
     *,
     chunk_size: int | None = CHUNK_SIZE,
+    axis: tuple[str, int] | None = None,
 ) -> dict[str, Array]:
     """Returns the inner products of the two halves' full gradients of cross-entropy.
 
@@ -255,6 +313,7 @@ def gradient_products(
       own: the half that the model trains on, with the labels it trains on.
       other: the other half.
       chunk_size: examples at once, which bounds the memory; None: all.
+      axis: see `losses.chunked_sum`.
 
     Returns:
       `own_own` = ‖∇L_A‖², `own_other` = ⟨∇L_A, ∇L_B⟩ and `other_other` = ‖∇L_B‖².
@@ -269,7 +328,7 @@ def gradient_products(
             return jax.grad(total)(params)
 
         total = losses.chunked_sum(
-            sums, (sample.indices, sample.labels), sample.mask, chunk_size=chunk_size
+            sums, (sample.indices, sample.labels), sample.mask, chunk_size=chunk_size, axis=axis
         )
         return optax.tree.scale(1 / sample.mask.sum(), total)
 

@@ -20,19 +20,25 @@ def draw(size):
     return jax.random.split(jax.random.key(2), size), jnp.asarray(x, jnp.float32)
 
 
-@pytest.mark.parametrize(
-    "size, num_devices, vectorized",
-    [(1, 2, True), (2, 2, True), (3, 2, True), (5, 2, True), (3, 1, True), (3, 2, False)],
-)
-def test_spread_is_vmap(size, num_devices, vectorized):
-    mesh = placement.make_mesh(num_devices)
-    result = jax.jit(placement.spread(one, mesh=mesh, vectorized=vectorized))(draw(size), WEIGHTS)
+def assert_mapped(result, size):
     expected = jax.jit(jax.vmap(one, in_axes=(0, None)))(draw(size), WEIGHTS)
     assert result["product"].shape == (size, 3)
     assert result["sum"].shape == (size,)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), result, expected
     )
+
+
+@pytest.mark.parametrize("by_data", [False, True])
+@pytest.mark.parametrize("mesh", [(1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize("size, at_once, most", [
+    (1, None, None), (2, None, None), (3, None, None), (5, None, None), (3, 1, None),
+    (5, 2, None), (7, 2, None), (5, None, 2), (5, 2, 1), (4, 9, None),
+])  # fmt: skip
+def test_spread_is_vmap(size, at_once, most, mesh, by_data):
+    with placement.use(placement.Layout(placement.make_mesh(*mesh), most)):
+        run = placement.jit(placement.spread(one, at_once=at_once, by_data=by_data))
+        assert_mapped(run(draw(size), WEIGHTS), size)
 
 
 def test_all_devices_by_default():
@@ -44,7 +50,122 @@ def test_all_devices_by_default():
     assert [shard.data.shape for shard in shards] == [(2, 3), (2, 3)]
 
 
-@pytest.mark.parametrize("num_devices", [0, -1, 3])
-def test_impossible_meshes_are_refused(num_devices):
-    with pytest.raises(ValueError, match=rf"\[1, 2\], got {num_devices}"):
-        placement.make_mesh(num_devices)
+@pytest.mark.parametrize("sizes", [(0, 1), (-1, 1), (3, 1), (2, 2), (1, 0), (None, 3)])
+def test_impossible_meshes_are_refused(sizes):
+    with pytest.raises(ValueError, match="from 1 to 2 devices, all that there are, got member:"):
+        placement.make_mesh(*sizes)
+
+
+@pytest.mark.parametrize(
+    "text, shape",
+    [("member:2", (2, 1)), ("data:2", (1, 2)), ("member:1,data:2", (1, 2)), ("member:1", (1, 1))],
+)
+def test_a_mesh_is_read_from_text(text, shape):
+    assert tuple(placement.parse_mesh(text).values()) == shape
+
+
+@pytest.mark.parametrize("text", ["", "2", "member", "member:x", "batch:2", "member:2,", "data:-1"])
+def test_what_is_no_mesh_is_refused(text):
+    with pytest.raises(ValueError, match="a mesh is like 'member:8'"):
+        placement.parse_mesh(text)
+
+
+@pytest.mark.parametrize(
+    "fields, shape",
+    [({"num_members": 16}, (2, 1)), ({"num_members": 2}, (2, 1)), ({"num_members": 1}, (1, 2)),
+     ({"num_members": 16, "member_bytes": 10, "device_bytes": 10}, (2, 1)),
+     ({"num_members": 16, "member_bytes": 11, "device_bytes": 10}, (1, 2)),
+     ({"num_members": 16, "member_bytes": 999, "device_bytes": 10}, (1, 2))],
+)  # fmt: skip
+def test_members_come_first_and_share_a_device_where_they_fit(fields, shape):
+    assert tuple(placement.choose(**fields).mesh.shape.values()) == shape
+
+
+def test_the_layout_in_force_is_part_of_a_program():
+    seen = []
+
+    @placement.jit
+    def run(members, weights):
+        seen.append(placement.current().mesh.size)
+        return placement.spread(one)(members, weights)
+
+    for size in (1, 2, 1):
+        with placement.use(placement.Layout(placement.make_mesh(size))):
+            found = run(draw(4), WEIGHTS)["sum"]
+            assert len(found.sharding.device_set) == size
+    assert seen == [1, 2]  # each is made once
+
+
+def test_examples_are_shared_out_over_the_data_axis():
+    values = jnp.arange(5.0)
+
+    def total(member, values):
+        axis = placement.data_axis()
+        if axis is None:
+            return member * values.sum()
+        mask = placement.share_mask(jnp.ones(5, bool), axis)
+        part = placement.share(values, axis)
+        assert part.shape == (3,)
+        return member * jax.lax.psum(jnp.where(mask, part, 0).sum(), axis[0])
+
+    for shape, by_data in (((2, 1), True), ((1, 2), True), ((1, 2), False)):
+        with placement.use(placement.Layout(placement.make_mesh(*shape))):
+            run = placement.jit(placement.spread(total, by_data=by_data))
+            np.testing.assert_array_equal(run(jnp.arange(3.0), values), [0, 10, 20])
+    assert placement.data_axis() is None
+
+
+def _failing(monkeypatch, most):
+    """Devices that have memory for so many members."""
+    spread = placement.spread
+
+    def fragile(fn, **options):
+        def run(members, *shared):
+            def inner(member, *shared):
+                chunk = placement._CHUNKS.get()[-1]
+                if chunk > most:
+                    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+                return fn(member, *shared)
+
+            return spread(inner, **options)(members, *shared)
+
+        return run
+
+    monkeypatch.setattr(placement, "spread", fragile)
+
+
+def test_without_memory_members_go_in_smaller_chunks(monkeypatch, caplog):
+    _failing(monkeypatch, 2)
+
+    @placement.jit
+    def run(members, weights):
+        return placement.spread(one)(members, weights)
+
+    for _ in range(2):
+        assert_mapped(run(draw(10), WEIGHTS), 10)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["out of memory: run goes on with 2 members at once"]  # and remembers
+
+
+def test_a_member_that_does_not_fit_alone_is_an_error(monkeypatch):
+    _failing(monkeypatch, 0)
+
+    @placement.jit
+    def run(members, weights):
+        return placement.spread(one)(members, weights)
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        run(draw(10), WEIGHTS)
+
+
+def test_another_error_is_not_tried_again():
+    calls = []
+
+    @placement.jit
+    def run(members):
+        calls.append(1)
+        raise jax.errors.JaxRuntimeError("INTERNAL: broken")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        run(jnp.arange(3.0))
+    assert len(calls) == 1

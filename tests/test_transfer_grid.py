@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from halfway import attacks, losses, placement, transfer
+from halfway import attacks, losses, transfer
 from halfway.transfer import grid as module
 
 SIZE, CLASSES, NUMBER = 12, 3, 11
@@ -183,18 +183,18 @@ def memory(number, num_models, chunk_size, num_at_once=4, *, which=(0, 1)):
     params = {"v": draw(7, num_models, SIZE, width), "w": draw(8, num_models, width, CLASSES)}
     x, labels = jnp.zeros((number, SIZE)), jnp.zeros(number, jnp.int32)
     member, rows = np.zeros(num_at_once, int), np.zeros((num_at_once, chunk_size), int)
-    shared = {"apply_fn": mlp, "loss_fn": losses.margin, "mesh": placement.make_mesh()}
+    shared = {"apply_fn": mlp, "loss_fn": losses.margin}
     keys = jax.random.split(jax.random.key(0), num_at_once)
     lower = [
         lambda: jax.jit(
             module._perturb_program.__wrapped__,
-            static_argnames=("apply_fn", "attack_fn", "loss_fn", "mesh"),
+            static_argnames=("apply_fn", "attack_fn", "loss_fn"),
         ).lower(
             (keys, member, rows), params, x, labels, attacks.linf(0.1), attack_fn=pgd, **shared
         ),
         lambda: jax.jit(
             module._evaluate_program.__wrapped__,
-            static_argnames=("apply_fn", "at_once", "loss_fn", "mesh"),
+            static_argnames=("apply_fn", "at_once", "loss_fn"),
         ).lower(
             (jnp.zeros((num_at_once, 3, chunk_size, SIZE)), rows), params, labels, at_once=True,
             **shared,

@@ -102,7 +102,7 @@ def _one(logits_of: Callable[[Params], LogitsFn]) -> Callable[..., Array]:
         def part(chunk: tuple[Array, Array], params: Params) -> Array:
             return _pgd(logits_of(params), *chunk)
 
-        found = placement.spread(part, vectorized=False)(tuple(chunks), first)
+        found = placement.spread(part, at_once=1)(tuple(chunks), first)
         return found.reshape(1, *x.shape)
 
     return attack
@@ -121,7 +121,7 @@ def _many(logits_of: Callable[[Params], LogitsFn]) -> Callable[..., Array]:
             found = jax.lax.map(lambda chunk: _pgd(logits_of(params), *chunk), tuple(chunks))
             return found.reshape(x.shape)
 
-        return placement.spread(member, vectorized=not convolutional)(params, x, labels)
+        return placement.spread(member, at_once=1 if convolutional else None)(params, x, labels)
 
     return attack
 

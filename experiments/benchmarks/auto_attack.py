@@ -58,11 +58,11 @@ class Staged:
                 )
 
             keys = jax.random.split(key, shards)
-            return placement.spread(part, vectorized=False)((keys, x, labels, found), epsilon)
+            return placement.spread(part, at_once=1)((keys, x, labels, found), epsilon)
 
         def clean(x, labels):
             part = lambda member: suite.clean(logits_fn, *member, chunk_size=CHUNK)  # noqa: E731
-            return placement.spread(part, vectorized=False)((x, labels))
+            return placement.spread(part, at_once=1)((x, labels))
 
         self._clean = jax.jit(clean).lower(self._x, self._labels).compile()
         shapes = jax.eval_shape(clean, self._x, self._labels)

@@ -61,7 +61,7 @@ def _slice(images: Any, labels: Any, ceiling: float) -> Row:
         points = [tick[None], ticks]
         return slices.grid(loss_fn, params, directions, points, chunk_size=3)["loss"][0]
 
-    spread = placement.spread(row, vectorized=False)
+    spread = placement.spread(row, at_once=1)
     run = jax.jit(spread).lower(ticks, params, directions).compile()
     (seconds,) = timing.least(lambda: run(ticks, params, directions), repeats=2)
     macs = 28 * 28 * 9 * 16 + 14 * 14 * 9 * 16 * 32 + 7 * 7 * 32 * 10

@@ -147,7 +147,7 @@ def _in_chunks(problem: mnist.Problem, attack: Callable[..., Any]) -> Array:
     split = lambda a: a.reshape(-1, CHUNK, *a.shape[1:])  # noqa: E731
     keys = jax.random.split(jax.random.key(0), len(problem.labels) // CHUNK)
     part = lambda chunk: attack(*chunk).adversarial  # noqa: E731
-    spread = jax.jit(placement.spread(part, vectorized=False))
+    spread = jax.jit(placement.spread(part, at_once=1))
     found = spread((keys, split(problem.images), split(problem.labels)))
     return found.reshape(problem.images.shape)
 

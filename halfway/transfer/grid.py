@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh
 
 from halfway import losses, placement
 from halfway.attacks import AttackResult, Threat, linf
@@ -147,7 +146,7 @@ def transfer_grid(
     num_chunks = -(-len(labels) // chunk_size)
     rows = _rows(len(labels), num_chunks)
     counts = len(_names(sources)), len(_names(sinks))
-    shared = {"loss_fn": loss_fn, "mesh": placement.make_mesh()}
+    shared = {"loss_fn": loss_fn}
     clean = _clean(sinks, x, labels, rows, num_at_once, counts[1], shared | {"at_once": vectorized})
     cells = {
         (name, float(budget)): _empty(*counts, len(labels), clean)
@@ -183,10 +182,10 @@ def transfer_grid(
     )
 
 
-@functools.partial(placement.jit, static_argnames=("apply_fn", "attack_fn", "loss_fn", "mesh"))
+@functools.partial(placement.jit, static_argnames=("apply_fn", "attack_fn", "loss_fn"))
 def _perturb_program(
     items, params, x, labels, threat, *, apply_fn: ApplyFn, attack_fn: ThreatAttack,
-    loss_fn: LossFn, mesh: Mesh,
+    loss_fn: LossFn
 ):  # fmt: skip
     """Returns points `[I, 3, chunk, ...]`, the surrogates' own outcomes, matched and norm."""
 
@@ -203,14 +202,12 @@ def _perturb_program(
         }
         return jnp.stack([made.points[kind] for kind in KINDS]), own, made.matched, made.norm
 
-    run = placement.spread(piece, mesh=mesh, vectorized=False)
+    run = placement.spread(piece, at_once=1)
     return run(items, params, x, labels, threat)
 
 
-@functools.partial(placement.jit, static_argnames=("apply_fn", "at_once", "loss_fn", "mesh"))
-def _evaluate_program(
-    items, params, labels, *, apply_fn: ApplyFn, at_once: bool, loss_fn: LossFn, mesh: Mesh
-):
+@functools.partial(placement.jit, static_argnames=("apply_fn", "at_once", "loss_fn"))
+def _evaluate_program(items, params, labels, *, apply_fn: ApplyFn, at_once: bool, loss_fn: LossFn):
     """Returns outcomes `[I, M, kinds, chunk]` of all targets of one architecture."""
 
     def piece(item, params, labels):
@@ -224,7 +221,7 @@ def _evaluate_program(
         found = jax.vmap(one)(params) if at_once else lax.map(one, params)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *points.shape[:2]), found)
 
-    return placement.spread(piece, mesh=mesh, vectorized=False)(items, params, labels)
+    return placement.spread(piece, at_once=1)(items, params, labels)
 
 
 def _groups(models: Mapping[str, Model]) -> list[_Group]:

@@ -1,0 +1,122 @@
+"""Trees of arrays on disk, whole or not at all, and never taken for whole where they are not."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+_ARRAYS, _DIGEST = "arrays", "digest.json"
+PARTIAL = ".partial"
+"""Ending of what is being written."""
+
+
+def digest(tree: Any) -> str:
+    """Returns the hexadecimal SHA-256 of arrays: their places in the tree, types, shapes and bytes.
+
+    Args:
+      tree: of arrays of the host.
+
+    Examples:
+      >>> one = storage.digest({"a": np.zeros(2)})
+      >>> one == storage.digest({"a": np.zeros(2)}), one == storage.digest({"b": np.zeros(2)})
+      (True, False)
+    """
+    found = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {np.shape(leaf)}\n".encode())
+        found.update(array.data)
+    return found.hexdigest()
+
+
+def save(path: str | Path, tree: Any, facts: Mapping[str, Any], *, name: str) -> None:
+    """Writes a tree of arrays as an Orbax checkpoint, with a JSON file of facts and a digest.
+
+    Of several processes one calls it.
+
+    Args:
+      path: a folder, replaced where it exists.
+      tree: nested dicts of arrays.
+      facts: plain data.
+      name: of their file.
+
+    Raises:
+      OSError: if the folder cannot be written.
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    # Arrays of the host: a file that says nothing about devices loads on any number of them.
+    tree = jax.device_get(tree)
+    try:
+        with _checkpointer() as checkpointer:
+            checkpointer.save(partial / _ARRAYS, tree)
+        (partial / name).write_text(json.dumps(facts, indent=2))
+        (partial / _DIGEST).write_text(json.dumps({"sha256": digest(tree)}))
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        number = int(code.group(1))
+        raise OSError(number, os.strerror(number), str(path)) from error
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
+
+
+def load(path: str | Path, *, name: str) -> tuple[dict[str, Any], Any]:
+    """Returns the arrays, of NumPy, and the facts that `save` wrote.
+
+    Args:
+      path: the folder.
+      name: of the file of facts.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      Exception: of many kinds, if it is damaged.
+    """
+    path = Path(path).absolute()
+    if not (path / name).exists():
+        raise FileNotFoundError(f"nothing is stored at {path}")
+    facts = json.loads((path / name).read_text())
+    with _checkpointer() as checkpointer:
+        tree = checkpointer.restore(path / _ARRAYS)
+    tree = jax.tree.map(np.asarray, tree)
+    if json.loads((path / _DIGEST).read_text()) != {"sha256": digest(tree)}:
+        raise ValueError(f"the arrays at {path} are not those that were written")
+    return tree, facts
+
+
+@contextlib.contextmanager
+def _checkpointer() -> Iterator[Any]:
+    """Yields Orbax's checkpointer for this process alone, and silences it beside what it raises."""
+    import orbax.checkpoint as ocp
+
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}
+    )
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    before = [logger.disabled for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.disabled = True
+        try:
+            handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+            with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+                yield checkpointer
+        finally:
+            for logger, was in zip(loggers, before, strict=True):
+                logger.disabled = was
