@@ -61,6 +61,8 @@ def get_config(variant: str = "") -> Any:
                 "learning_rate": 2e-3,
                 "weight_decay": 0.0,
                 "batch_size": 64,
+                # Of training steps alone; "bfloat16" is for accelerators.
+                "compute_dtype": "float32",
                 "probe_steps": (0, 10, 20, 50, 100, 150, 200, 300, 400, 500, 600, 700),
             },
             # PGD on the margin loss from the clean image, l-infinity; `epsilon` decides.

@@ -42,6 +42,7 @@ def settings(
         "data checksum": str(stored.get("data_checksum"))[:12],
         "commit": commit[:8] + (" +changes" if changes else ""),
         "devices": f"{stored.get('num_devices')} × {environment.get('devices')}",
+        "layout": environment.get("layout"),
         **{f"{package} version": version for package, version in versions.items()},
     }
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from halfway import populations
+from halfway import models, populations
 from halfway.populations import Condition
 
 Config = Any
@@ -55,7 +55,9 @@ def order(config: Config, one: Condition) -> tuple[Any, ...]:
 _FIELDS: dict[str, tuple[str, ...]] = {
     "": ("dataset", "subset", "num_classes", "seed", "num_pairs", "num_examples", "num_holdout",
          "noise_rates", "architectures", "models", "hypotheses", "training", "attack"),
-    "training": ("optimizer", "learning_rate", "weight_decay", "batch_size", "probe_steps"),
+    "training": (
+        "optimizer", "learning_rate", "weight_decay", "batch_size", "compute_dtype", "probe_steps",
+    ),
     "attack": ("num_steps", "relative_step", "epsilon", "budgets", "epsilon_calibration"),
 }  # fmt: skip
 
@@ -109,6 +111,11 @@ def validate(config: Config) -> None:
             "must increase from 0 to 1 with at least one rate between",
         ),
         ("training.optimizer", config.training.optimizer in ("adam", "sgd"), "is adam or sgd"),
+        (
+            "training.compute_dtype",
+            config.training.compute_dtype in models.DTYPES,
+            "is float32 or bfloat16",
+        ),
         ("training.learning_rate", config.training.learning_rate > 0, "must be positive"),
         ("training.weight_decay", config.training.weight_decay >= 0, "must be at least 0"),
         (

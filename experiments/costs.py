@@ -1,4 +1,4 @@
-"""What one model holds and computes, counted from shapes: nothing is compiled or run."""
+"""What models and pairs hold and compute, counted from shapes: nothing is compiled or run."""
 
 import functools
 import math
@@ -45,6 +45,22 @@ class Work(NamedTuple):
     gradient: float
 
 
+class Memory(NamedTuple):
+    """What a pair needs while it trains, both of its models, in bytes.
+
+    Attributes:
+      held: all the time: parameters and the optimizer's state, all batches, the halves.
+      next_state: beside the state while steps are taken.
+      step: for a step: a gradient, and activations of a batch.
+      look: at the landscapes: gradients of both halves, and their examples' activations.
+    """
+
+    held: int
+    next_state: int
+    step: int
+    look: int
+
+
 def sizes_of(condition: Condition, image_shape: Sequence[int]) -> Sizes:
     """Returns what one model of a condition holds.
 
@@ -86,8 +102,64 @@ def model_flops(condition: Condition, image_shape: Sequence[int]) -> float:
 
 def _looked_at(size: int) -> int:
     """Returns the length of a sample with its padding to whole chunks."""
-    together = min(size, training.CHUNK_SIZE)
+    together = max(1, min(size, training.CHUNK_SIZE))
     return -(-size // together) * together
+
+
+def memory_of(condition: Condition, image_shape: Sequence[int]) -> Memory:
+    """Returns what a pair of a condition needs while it trains.
+
+    Args:
+      condition: see `Condition`.
+      image_shape: (H, W, D).
+    """
+    sizes = sizes_of(condition, image_shape)
+    batch = condition.batch_capacity or condition.batch_size
+    capacity, holdout = condition.capacity or 0, condition.num_holdout
+    # XLA is free to take the gradients of both halves side by side, unless they come in chunks.
+    together = 2 * capacity if capacity <= training.CHUNK_SIZE else training.CHUNK_SIZE
+    together = max(together, min(holdout, training.CHUNK_SIZE))
+    example = sizes.example + math.prod(image_shape) * 4
+    batches = condition.probe_steps[-1] * batch * 2 * 4
+    return Memory(
+        held=2 * (sizes.state + batches) + _drawn_bytes(condition),
+        next_state=2 * sizes.state,
+        step=2 * (sizes.params + batch * example),
+        look=2 * (2 * sizes.params + together * example),
+    )
+
+
+def member_bytes(condition: Condition, image_shape: Sequence[int]) -> int:
+    """Returns the memory that a member needs while it trains: a pair, both of its models.
+
+    Parameters and the optimizer's state, all batches and the halves; beside them the larger of a
+    training step (the next state, a gradient and a batch's activations) and a look at the
+    landscapes (gradients of both halves and their examples' activations).
+
+    Args:
+      condition: see `Condition`.
+      image_shape: (H, W, D).
+    """
+    memory = memory_of(condition, image_shape)
+    return memory.held + max(memory.next_state + memory.step, memory.look)
+
+
+def _drawn_bytes(condition: Condition) -> int:
+    """Returns the size of a pair's halves and S, with the labels that its models train on."""
+    capacity = condition.capacity or 0
+    return (2 * capacity + condition.num_holdout) * (4 + 4 + 1) + 2 * capacity * 4
+
+
+def kept_bytes(condition: Condition, image_shape: Sequence[int]) -> int:
+    """Returns the size of a trained population: parameters, halves, and what was seen.
+
+    Args:
+      condition: see `Condition`.
+      image_shape: (H, W, D).
+    """
+    seen = len(condition.probe_steps) * (3 * len(training.LOSSES) + 3) * 4
+    params = sizes_of(condition, image_shape).params
+    return condition.num_pairs * (2 * (params + seen) + _drawn_bytes(condition))
 
 
 @functools.lru_cache(maxsize=1024)

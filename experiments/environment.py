@@ -111,12 +111,16 @@ def describe(dataset: data.Dataset) -> dict[str, Any]:
         "versions": versions,
         "commit": _commit(),
         "devices": f"{devices[0].device_kind} ({os.cpu_count()} cores)",
-        "layout": str(placement.current()),
-        "processes": jax.process_count(),
+        "layout": _layout(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "data_version": dataset.version,
         "data_size": f"{len(dataset.train.labels)} train, {len(dataset.test.labels)} test",
     }
+
+
+def _layout() -> str:
+    number = jax.process_count()
+    return f"mesh {placement.current()}" + (f", {number} processes" if number > 1 else "")
 
 
 def _commit() -> str | None:

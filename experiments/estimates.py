@@ -6,6 +6,7 @@ counted from shapes; time is FLOPs over what this machine does in half a second.
 
 import dataclasses
 import math
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,8 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from experiments import columns, costs
+from experiments.costs import member_bytes as member_bytes
 from experiments.progress import duration
-from halfway import pairs, placement, training
+from halfway import pairs, placement
 from halfway.data import Split
 from halfway.placement import Layout
 from halfway.populations import Condition
@@ -74,10 +76,12 @@ class Estimate:
     Attributes:
       rows: one for each compiled program.
       guessed: kinds of models for which `UNKNOWN_SHARE` stood in.
+      may_stop: whether some may be done before their last step, which is counted all the same.
     """
 
     rows: tuple[Row, ...] = ()
     guessed: tuple[str, ...] = ()
+    may_stop: bool = False
 
     num_populations = property(lambda self: sum(row.num_populations for row in self.rows))
     num_members = property(lambda self: sum(row.num_members for row in self.rows))
@@ -87,63 +91,9 @@ class Estimate:
     seconds = property(lambda self: sum(row.seconds for row in self.rows))
 
 
-class _Memory(NamedTuple):
-    """Bytes of a pair: what it holds, a step's next state, and work of a step and of a look."""
-
-    held: int
-    next_state: int
-    step: int
-    look: int
-
-
-def _memory(condition: Condition, image_shape: Sequence[int]) -> _Memory:
-    sizes = costs.sizes_of(condition, image_shape)
-    batch = condition.batch_capacity or condition.batch_size
-    capacity, holdout = condition.capacity or 0, condition.num_holdout
-    # XLA is free to take the gradients of both halves side by side, unless they come in chunks.
-    together = 2 * capacity if capacity <= training.CHUNK_SIZE else training.CHUNK_SIZE
-    together = max(together, min(holdout, training.CHUNK_SIZE))
-    example = sizes.example + math.prod(image_shape) * 4
-    batches = condition.probe_steps[-1] * batch * 2 * 4
-    return _Memory(
-        held=2 * (sizes.state + batches) + _drawn_bytes(condition),
-        next_state=2 * sizes.state,
-        step=2 * (sizes.params + batch * example),
-        look=2 * (2 * sizes.params + together * example),
-    )
-
-
-def member_bytes(condition: Condition, image_shape: Sequence[int]) -> int:
-    """Returns the memory that a member needs while it trains: a pair, both of its models.
-
-    Parameters and the optimizer's state, all batches and the halves; beside them the larger of a
-    training step (the next state, a gradient and a batch's activations) and a look at the
-    landscapes (gradients of both halves and their examples' activations).
-
-    Args:
-      condition: see `Condition`.
-      image_shape: (H, W, D).
-    """
-    memory = _memory(condition, image_shape)
-    return memory.held + max(memory.next_state + memory.step, memory.look)
-
-
-def _drawn_bytes(condition: Condition) -> int:
-    """Returns the size of a pair's halves and S, with the labels that its models train on."""
-    capacity = condition.capacity or 0
-    return (2 * capacity + condition.num_holdout) * (4 + 4 + 1) + 2 * capacity * 4
-
-
-def _kept_bytes(condition: Condition, image_shape: Sequence[int]) -> int:
-    """Returns the size of a trained population."""
-    seen = len(condition.probe_steps) * (3 * len(training.LOSSES) + 3) * 4
-    params = costs.sizes_of(condition, image_shape).params
-    return condition.num_pairs * (2 * (params + seen) + _drawn_bytes(condition))
-
-
 def _device_bytes(condition: Condition, pool: Split, layout: Layout) -> int:
     """Returns the memory on one device while a population trains."""
-    memory, here = _memory(condition, pool.images.shape[1:]), _pairs_here(condition, layout)
+    memory, here = costs.memory_of(condition, pool.images.shape[1:]), _pairs_here(condition, layout)
     num_data = layout.mesh.shape[placement.DATA]
     images = math.prod(pool.images.shape) * 4
     training_now = here * memory.next_state + _at_once(condition, layout) * memory.step // num_data
@@ -171,6 +121,7 @@ def estimate(conditions: Sequence[Condition], pool: Split, layout: Layout) -> Es
     return Estimate(
         rows=tuple(_row(group, pool, layout, rate) for group in groups.values()),
         guessed=tuple(kind for kind in kinds if (backend, kind) not in SHARE),
+        may_stop=any(one.stop_loss > 0 for one in conditions),
     )
 
 
@@ -199,7 +150,7 @@ def _row(group: Sequence[Condition], pool: Split, layout: Layout, rate: float) -
         num_members=sum(members),
         flops=flops,
         memory_bytes=max(_device_bytes(one, pool, layout) for one in group),
-        kept_bytes=sum(_kept_bytes(one, image_shape) for one in group),
+        kept_bytes=sum(costs.kept_bytes(one, image_shape) for one in group),
         seconds=flops * waiting / (rate * share) + COMPILE_SECONDS,
     )
 
@@ -258,7 +209,15 @@ def in_words(
     sizes = ",".join(f"{name}:{size}" for name, size in layout.mesh.shape.items())
     devices = _count(layout.mesh.size, "device")
     lines.append(f"layout: mesh {sizes} on {devices} ({jax.default_backend()})")
-    return "\n".join([*lines, *_measurement_lines(measurements or {})])
+    counts = {name: number for name, number in sorted((measurements or {}).items()) if number}
+    each = ", ".join(f"{name}\N{NO-BREAK SPACE}{number}" for name, number in counts.items())
+    lines += _wrapped(f"measurements to make: {sum(counts.values())}{each and f' ({each})'}")
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    lines = textwrap.wrap(text, columns.WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
 def _table(found: Estimate) -> list[tuple[str, ...]]:
@@ -276,37 +235,25 @@ def _table(found: Estimate) -> list[tuple[str, ...]]:
 
 
 def _totals(found: Estimate) -> list[str]:
-    compiling = COMPILE_SECONDS * len(found.rows)
-    lines = [
+    programs, backend = len(found.rows), jax.default_backend()
+    texts = [
         "members: two models of each pair; at once: pairs that train together on a device",
         f"memory: {_scaled(found.memory_bytes, 'B')} on a device while the largest population "
         f"trains, and {_scaled(found.kept_bytes, 'B')} for all that are trained",
         f"time: about {duration(found.seconds)}, a factor of 2 either way, of which up to "
-        f"{duration(compiling)} to compile {_count(len(found.rows), 'program')};",
-        "  measurements, verdicts and the report come on top",
+        f"{duration(COMPILE_SECONDS * programs)} to compile {_count(programs, 'program')}; "
+        "measurements, verdicts and the report come on top",
     ]
     if found.guessed:
-        lines.append(
-            f"  a guess for {', '.join(found.guessed)}, of which no training has been timed on "
-            f"{jax.default_backend()}"
-        )
-    return lines
+        kinds = ", ".join(found.guessed)
+        texts.append(f"no training of {kinds} has been timed on {backend}: that time is a guess")
+    if found.may_stop:
+        texts.append("populations that may stop at a loss are counted to their last step")
+    return [line for text in texts for line in _wrapped(text)]
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _measurement_lines(measurements: Mapping[str, int]) -> list[str]:
-    counts = [f"{name} {number}" for name, number in sorted(measurements.items()) if number]
-    total = f"measurements to make: {sum(measurements.values())}"
-    lines = [f"{total}: " if counts else total]
-    for index, count in enumerate(counts):
-        piece = count + (", " if index + 1 < len(counts) else "")
-        if len(lines[-1]) + len(piece.rstrip()) > columns.WIDTH:
-            lines.append("  ")
-        lines[-1] += piece
-    return [line.rstrip() for line in lines]
 
 
 def _scaled(value: float, unit: str) -> str:

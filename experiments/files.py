@@ -36,11 +36,11 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def sweep(folder: Path) -> None:
     """Removes what was left in a folder and below when a process was killed while it wrote."""
-    for path in [*folder.rglob(f"*{_SUFFIX}")]:
-        if path.is_dir():
+    for path in folder.rglob(f".*{_SUFFIX}"):
+        path.unlink(missing_ok=True)
+    for name in ("populations", "checkpoints"):
+        for path in [*(folder / name).rglob(f"*{_SUFFIX}")]:
             shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -73,6 +73,8 @@ class RunInfo:
       seconds: run time of each stage, in the order they ran.
       warnings: a sentence each.
       evidence: the kind of evidence of the run's verdicts.
+      layout: how members and examples were spread over devices, and the number of processes.
+      compute_dtype: of training steps; all else is float32.
     """
 
     command: str
@@ -92,6 +94,8 @@ class RunInfo:
     seconds: Mapping[str, float]
     warnings: Sequence[str]
     evidence: Evidence
+    layout: str = ""
+    compute_dtype: str = "float32"
 
 
 def render(
@@ -229,6 +233,12 @@ def _distrust(verdicts: Sequence[Verdict], run: RunInfo) -> str:
     )
 
 
+def _precision(compute_dtype: str) -> str:
+    if compute_dtype == "float32":
+        return "float32 throughout"
+    return f"training steps compute in {compute_dtype}; parameters and every measurement: float32"
+
+
 def repeat(run: RunInfo) -> str:
     """Returns the section on how to repeat a run, as HTML."""
     facts = [
@@ -238,7 +248,8 @@ def repeat(run: RunInfo) -> str:
             "Data",
             f"{run.dataset}, version {run.data_version or 'unknown'}, checksum {run.data_checksum}",
         ),
-        ("Devices", f"{run.num_devices} × {run.devices}"),
+        ("Devices", ", ".join(filter(None, (f"{run.num_devices} × {run.devices}", run.layout)))),
+        ("Precision", _precision(run.compute_dtype)),
         ("Started", run.started),
     ]
     listed = "".join(f"<dt>{term}</dt><dd>{escape(words)}</dd>" for term, words in facts)

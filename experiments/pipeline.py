@@ -1,13 +1,16 @@
 """From a config to verdicts: train, measure, decide, report. Each step reads what is on disk."""
 
+import collections
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
 from experiments import (
     environment,
+    estimates,
     evidence,
     family,
     files,
@@ -15,12 +18,15 @@ from experiments import (
     report,
     studies,
     summary,
+    tensorboard,
     wording,
 )
+from experiments.conditions import Config
 from experiments.errors import LOG, UserError
 from experiments.progress import Progress
 from experiments.runs import Run
 from experiments.study import Request, Study, Verdict
+from halfway import placement
 from halfway.data import Split
 from halfway.populations import Condition
 
@@ -38,7 +44,7 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
     """
     every = {study.id: study for study in (*_earlier(run), *chosen)}
     ids = family.sort_ids(every)
-    requests = _requests([every[name] for name in ids], run)
+    requests = _requests([every[name] for name in ids], run.config)
     needed = _conditions(requests)
     missing = [request for request in requests if not run.has_measurement(request)]
     wanted = _conditions(missing)
@@ -77,6 +83,51 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
     run.note(hypotheses=ids)
 
 
+def write_events(run: Run, chosen: Sequence[Study]) -> None:
+    """Writes TensorBoard event files of the stored populations that hypotheses need.
+
+    Args:
+      run: with populations.
+      chosen: the hypotheses.
+    """
+    for one in _conditions(_requests(chosen, run.config)):
+        population = run.load_population(one)
+        if population is not None:
+            name = f"{label(one)} {one.key}"
+            with run.writing():
+                tensorboard.write(run.path / "tensorboard" / name, population)
+
+
+def plan(
+    path: Path, config: Config, chosen: Sequence[Study], pool: Split, layout: placement.Layout
+) -> str:
+    """Returns what a run would train and measure, in words, and does nothing.
+
+    Args:
+      path: where results would go.
+      config: of the run.
+      chosen: the hypotheses.
+      pool: the examples that halves are drawn from.
+      layout: where it would compute.
+
+    Raises:
+      UserError: if the folder holds a run that cannot be read.
+    """
+    requests = _requests(chosen, config)
+    missing, stored = _conditions(requests), []
+    if (path / "config.json").is_file():
+        run = Run.open(path)
+        stored = [one for one in missing if run.has_population(one)]
+        requests = [request for request in requests if not run.has_measurement(request)]
+        missing = [one for one in _conditions(requests) if one not in stored]
+    return estimates.in_words(
+        estimates.estimate(missing, pool, layout),
+        layout,
+        num_stored=len(stored),
+        measurements=collections.Counter(request.measurement.name for request in requests),
+    )
+
+
 def stop_if_asked() -> None:
     """Ends the run between two stages where it was asked to end; all processes agree.
 
@@ -96,8 +147,8 @@ def _earlier(run: Run) -> list[Study]:
     return [known[name] for name in names]
 
 
-def _requests(chosen: Sequence[Study], run: Run) -> list[Request]:
-    requests = {request.key: request for study in chosen for request in study.needs(run.config)}
+def _requests(chosen: Sequence[Study], config: Config) -> list[Request]:
+    requests = {request.key: request for study in chosen for request in study.needs(config)}
     return list(requests.values())
 
 
@@ -124,7 +175,7 @@ def conclude(run: Run) -> list[Verdict]:
     """
     started = time.monotonic()
     notes, chosen = run.notes(), _earlier(run)
-    records = run.records(_requests(chosen, run))
+    records = run.records(_requests(chosen, run.config))
     try:
         outcomes = [(study, study.decide(records)) for study in chosen]
     except LookupError as error:
@@ -208,6 +259,8 @@ def run_info(
         seconds=seconds,
         warnings=warnings,
         evidence=evidence.kind(config),
+        layout=noted.get("layout", ""),
+        compute_dtype=config.training.compute_dtype,
     )
 
 

@@ -101,7 +101,7 @@ def folder(tmp_path):
     notes = {
         "environment": {
             "commit": "a" * 40 + " with uncommitted changes", "devices": "cpu",
-            "data_version": "1.0.0", "versions": {"jax": "0.10"},
+            "data_version": "1.0.0", "versions": {"jax": "0.10"}, "layout": "mesh member:2,data:1",
         }
     }  # fmt: skip
     (path / "config.json").write_text(json.dumps(stored))
@@ -115,7 +115,7 @@ def test_summary_of_a_run(folder):
     assert summary.settings == {
         "seed": 3, "training.batch_size": 64, "config file": "digits", "data version": "1.0.0",
         "data checksum": "0123456789ab", "commit": "aaaaaaaa +changes", "devices": "2 × cpu",
-        "jax version": "0.10",
+        "layout": "mesh member:2,data:1", "jax version": "0.10",
     }  # fmt: skip
     assert list(summary.verdicts) == ["G1"]
 

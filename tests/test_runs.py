@@ -160,10 +160,11 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
 
 
 def test_sweeping_removes_temporaries_of_ours_only(tmp_path):
-    kept = {".lock", ".gitignore", "x.partial", "file.json", "sub", "sub/.keep"}
+    kept = {".lock", ".gitignore", "x.partial", "file.json", "sub", "sub/.keep", "populations"}
     (tmp_path / "sub").mkdir()
-    for name in kept - {"sub"} | {".file.json.x1.partial", "sub/.y.npz.partial"}:
+    for name in kept - {"sub", "populations"} | {".file.json.x1.partial", "sub/.y.npz.partial"}:
         (tmp_path / name).touch()
+    (tmp_path / "populations" / "0123456789ab.partial" / "arrays").mkdir(parents=True)
     files.sweep(tmp_path)
     assert listing(tmp_path) == kept
 
