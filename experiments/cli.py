@@ -20,8 +20,8 @@ from experiments import (
     checkpoints,
     conditions,
     config_file,
+    costs,
     environment,
-    estimates,
     pipeline,
     processes,
     studies,
@@ -378,11 +378,11 @@ def place(
         except ValueError as error:
             raise UserError(f"--mesh: {error}") from error
     elif wanted and pool is not None:
-        shape = pool.images.shape[1:]
+        shape, memory = pool.images.shape[1:], environment.device_bytes()
         mesh = placement.choose(
             min(one.num_pairs for one in wanted),
-            member_bytes=max(estimates.member_bytes(one, shape) for one in wanted),
-            device_bytes=environment.device_bytes(),
+            member_bytes=max(costs.member_bytes(one, shape) for one in wanted) if memory else 0,
+            device_bytes=memory,
         ).mesh
     else:
         mesh = placement.make_mesh()

@@ -196,7 +196,8 @@ def _work(
     gradient = jax.grad(functools.partial(_total, apply_fn))
 
     def flops(fn: Any, *shapes: Any) -> float:
-        analysis: Any = jax.jit(fn).lower(*shapes).cost_analysis()
+        with jax.default_device(_counting_device()):
+            analysis: Any = jax.jit(fn).lower(*shapes).cost_analysis()
         return float(analysis["flops"])
 
     few = _examples(_BATCH, image_shape)
@@ -205,6 +206,14 @@ def _work(
         flops(apply_fn, state.params, few[0]) / _BATCH,
         flops(gradient, state.params, *few) / _BATCH,
     )
+
+
+def _counting_device() -> Any:
+    """Returns a CPU, None where there is none: accelerators need not count before they compile."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 def _shapes(

@@ -11,7 +11,7 @@ from experiments import tables
 from experiments.conditions import Config
 from experiments.meetings import attack_of, settings_of
 from experiments.study import Measured, Measurement
-from halfway import losses, pairs, populations
+from halfway import losses, populations, walks
 from halfway.data import Split
 from halfway.halves import Sample
 from halfway.populations import Condition, Population
@@ -37,11 +37,11 @@ def _of_the_other(value: Array) -> Array:
     What belongs to both is combined while it is there: kept for all steps it would take gigabytes
     on larger images.
     """
-    return jax.lax.ppermute(value, pairs.MODEL, [(0, 1), (1, 0)])
+    return jax.lax.ppermute(value, walks.MODEL, [(0, 1), (1, 0)])
 
 
 @functools.lru_cache(maxsize=16)
-def _probe(settings: tuple[int, float], epsilon: float) -> pairs.Probe:
+def _probe(settings: tuple[int, float], epsilon: float) -> walks.Probe:
     """Returns the probe of one attack; the same function for the same attack, compiled once."""
 
     def probe(

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from experiments import columns, costs
-from experiments.costs import member_bytes as member_bytes
 from experiments.progress import duration
 from halfway import pairs, placement
 from halfway.data import Split

@@ -93,7 +93,7 @@ def write_events(run: Run, chosen: Sequence[Study]) -> None:
     for one in _conditions(_requests(chosen, run.config)):
         population = run.load_population(one)
         if population is not None:
-            name = f"{label(one)} {one.key}"
+            name = f"{label(one)} {one.key}".replace("/", "-")
             with run.writing():
                 tensorboard.write(run.path / "tensorboard" / name, population)
 

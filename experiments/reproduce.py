@@ -7,6 +7,7 @@ python -m experiments.reproduce [--config=configs/digits.py[:VARIANT]] [--only=G
 from experiments import cli, environment, pipeline, processes, tensorboard
 from experiments.runs import Run
 from halfway import placement
+from halfway.data import Split
 
 
 def main(options: cli.Options) -> None:
@@ -17,8 +18,7 @@ def main(options: cli.Options) -> None:
         tensorboard.check()
     with placement.use(settings.layout):
         if options.dry_run:
-            config, studies = settings.config, settings.studies
-            print(pipeline.plan(settings.workdir, config, studies, pool, settings.layout))
+            processes.shared(lambda: print(_plan(settings, pool)))
             return
         run = Run.create(settings.workdir, cli.identity(settings), settings.layout.mesh.size)
         run.checkpoint_every = settings.checkpoint_every
@@ -29,6 +29,10 @@ def main(options: cli.Options) -> None:
             if options.tensorboard:
                 processes.shared(lambda: pipeline.write_events(run, settings.studies))
             cli.finish(run)
+
+
+def _plan(settings: cli.Settings, pool: Split) -> str:
+    return pipeline.plan(settings.workdir, settings.config, settings.studies, pool, settings.layout)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def choose(num_members: int, *, member_bytes: int = 0, device_bytes: int | None 
 
     Args:
       num_members: of the smallest population of a run.
-      member_bytes: that a member needs while it trains, see `estimates`; 0: not known.
+      member_bytes: that a member needs while it trains, see `costs`; 0: not known.
       device_bytes: memory of a device; None: not known.
     """
     number = len(jax.devices())

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from halfway import halves, meeting, pairs, placement, storage, training
+from halfway import halves, meeting, pairs, placement, storage, training, walks
 from halfway.data import Split
 from halfway.halves import Halves, Sample
 from halfway.pairs import Condition, program_of, settings_of, split_arguments
@@ -164,13 +164,13 @@ def train(
         settings,
         program,
         condition.probe_steps,
-        pairs.landscapes,
+        walks.landscapes,
         resume=resume,
         on_piece=on_piece,
     )
     keys, _, drawn = members
     params = walk.state.params
-    constant = _look_program(keys, drawn, params, images, program=program, probe_fn=pairs.constants)
+    constant = _look_program(keys, drawn, params, images, program=program, probe_fn=walks.constants)
     fields = drawn._asdict() | seen | {"params": params, "num_steps": walk.state.step}
     return Population(condition=condition, **placement.local(fields | {"constant": constant}))
 
@@ -178,7 +178,7 @@ def train(
 def observe(
     condition: Condition,
     pool: Split,
-    probe_fn: pairs.Probe,
+    probe_fn: walks.Probe,
     *,
     steps: Sequence[int],
     num_pairs: int | None = None,
@@ -190,7 +190,7 @@ def observe(
     Args:
       condition: of the population.
       pool: the examples that halves are drawn from.
-      probe_fn: of one model, see `pairs.Probe`; a function of a module, since a new one at each
+      probe_fn: of one model, see `walks.Probe`; a function of a module, since a new one at each
         call is compiled at each call.
       steps: T numbers of steps, increasing, 0 to the last of `condition.probe_steps`.
       num_pairs: P, the first of the condition's; all by default.
@@ -220,7 +220,7 @@ def _follow(
     settings: dict[str, Array],
     program: Condition,
     steps: Sequence[int],
-    probe_fn: pairs.Probe,
+    probe_fn: walks.Probe,
     *,
     resume: Mapping[str, Any] | None = None,
     on_piece: Callable[[Progress], None] | None = None,
@@ -347,7 +347,7 @@ def _init_program(keys, images, settings, *, program: Condition):
 def _start_program(members, settings, *, program: Condition):
     def pair_fn(member, settings):
         key, params, drawn = member
-        return pairs.begin(key, params, drawn, settings, program=program)
+        return walks.begin(key, params, drawn, settings, program=program)
 
     return placement.spread(pair_fn, by_data=True)(members, settings)
 
@@ -356,7 +356,7 @@ def _start_program(members, settings, *, program: Condition):
 def _advance_program(members, images, settings, first, last, *, program: Condition):
     def pair_fn(member, *shared):
         walk, batches, drawn = member
-        return pairs.advance(walk, batches, drawn, *shared, program=program)
+        return walks.advance(walk, batches, drawn, *shared, program=program)
 
     at_once = placement.at_once(dict(program.model)["kind"])
     spread = placement.spread(pair_fn, at_once=at_once, by_data=True)
@@ -364,10 +364,10 @@ def _advance_program(members, images, settings, first, last, *, program: Conditi
 
 
 @functools.partial(_program, static_argnames=("program", "probe_fn"))
-def _look_program(keys, drawn, params, images, *, program: Condition, probe_fn: pairs.Probe):
+def _look_program(keys, drawn, params, images, *, program: Condition, probe_fn: walks.Probe):
     def pair_fn(member, images):
         key, drawn, params = member
-        return pairs.look(key, params, drawn, images, program=program, probe_fn=probe_fn)
+        return walks.look(key, params, drawn, images, program=program, probe_fn=probe_fn)
 
     return placement.spread(pair_fn, by_data=True)((keys, drawn, params), images)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import costs
-from halfway import pairs, populations, training
+from halfway import pairs, populations, training, walks
 
 IMAGE = (8, 8, 1)
 WEIGHTS = (64 * 128, 128 * 128, 128 * 10)
@@ -126,7 +126,7 @@ def test_memory_of_a_member_is_what_xla_takes(condition):
 
     drawn = shapes(pairs.draw, key, labels, settings)
     params = shapes(pairs.init, key, images, settings)
-    walk, batches = shapes(pairs.begin, key, params, drawn, settings)
+    walk, batches = shapes(walks.begin, key, params, drawn, settings)
 
     def memory(fn, *arguments, **static):
         static = static | {"program": program}
@@ -136,9 +136,9 @@ def test_memory_of_a_member_is_what_xla_takes(condition):
             analysis.output_size_in_bytes + analysis.temp_size_in_bytes
         )
 
-    held, step = memory(pairs.advance, walk, batches, drawn, images, settings, 0, 10)
+    held, step = memory(walks.advance, walk, batches, drawn, images, settings, 0, 10)
     held -= math.prod(images.shape) * 4  # the pool is no member's own
-    _, look = memory(pairs.look, key, params, drawn, images, probe_fn=pairs.landscapes)
+    _, look = memory(walks.look, key, params, drawn, images, probe_fn=walks.landscapes)
     ratio = costs.member_bytes(condition, IMAGE) / (held + max(step, look))
     assert 0.8 < ratio < 1.5, (ratio, held, step, look)
 
@@ -152,7 +152,7 @@ def test_memory_is_bounded_by_chunks():
 
 def test_a_stored_population_is_as_large_as_its_arrays():
     program, settings = pairs.program_of(MLP), pairs.settings_of(MLP)
-    train = functools.partial(pairs.train_pair, program=program, probe_steps=MLP.probe_steps)
+    train = functools.partial(walks.train_pair, program=program, probe_steps=MLP.probe_steps)
     images = jax.ShapeDtypeStruct((300, *IMAGE), jnp.float32)
     found = jax.eval_shape(
         train, jax.random.key(0), images, jax.ShapeDtypeStruct((300,), jnp.int32), settings

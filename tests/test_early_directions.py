@@ -15,7 +15,7 @@ from experiments import early_directions, plants
 from experiments.conditions import condition
 from experiments.early_directions import EARLY_DIRECTIONS
 from experiments.studies import t4
-from halfway import attacks, losses, meeting, pairs, plot_directions, populations
+from halfway import attacks, losses, meeting, pairs, plot_directions, populations, walks
 
 NUM_PAIRS = 3  # on two devices: the padding must not show
 NUM_EXAMPLES = 25  # of the 40 of S
@@ -106,7 +106,7 @@ def test_alignment_is_a_ratio_of_sums_and_undefined_without_a_direction():
 
 
 def test_the_two_models_of_a_pair_change_places():
-    inner = jax.vmap(early_directions._of_the_other, axis_name=pairs.MODEL)
+    inner = jax.vmap(early_directions._of_the_other, axis_name=walks.MODEL)
     swapped = jax.vmap(inner)(jnp.arange(6.0).reshape(3, 2))
     assert swapped.tolist() == [[1, 0], [3, 2], [5, 4]]
 

@@ -86,7 +86,6 @@ def test_memory_of_a_device_is_that_of_its_pairs():
     held = 4 * costs.memory_of(large, (8, 8, 1)).held
     assert memory(large, layout(1, 2)) - held == pytest.approx((one - held) / 2)
     assert memory(large, layout(1, at_once=1)) - held == pytest.approx((one - held) / 4)
-    assert estimates.member_bytes(large, (8, 8, 1)) == costs.member_bytes(large, (8, 8, 1))
 
 
 def test_pairs_at_once_are_those_of_the_device_the_layout_or_the_kind(monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from halfway import data, pairs, placement, populations
+from halfway import data, pairs, placement, populations, walks
 
 CAPACITY, HOLDOUT = 40, 60
 PAIRS = 3  # odd, so that two devices need padding
@@ -133,7 +133,7 @@ def test_keys_of_a_pair_do_not_depend_on_the_number_of_pairs():
 
 def test_no_key_of_a_pair_serves_twice():
     # Nothing that comes out of training shows a key used twice, so the keys themselves are read.
-    keys = jax.tree.leaves(pairs._keys(jax.random.key(0)))
+    keys = jax.tree.leaves(pairs.split_key(jax.random.key(0)))
     rows = np.concatenate([np.asarray(jax.random.key_data(key)).reshape(-1, 2) for key in keys])
     assert len(rows) == 6  # halves, permutation, two initializations, two orders of batches
     assert len({tuple(row) for row in rows.tolist()}) == 6
@@ -151,7 +151,7 @@ def test_a_population_equals_a_loop_over_its_pairs(train, pool, name, num_pairs)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(population)} == {num_pairs}
     train_pair = jax.jit(
         functools.partial(
-            pairs.train_pair,
+            walks.train_pair,
             images=jnp.asarray(pool.images),
             labels=jnp.asarray(pool.labels),
             settings=pairs.settings_of(condition),
@@ -446,7 +446,7 @@ def test_a_trunk_is_one_model_on_both_halves_and_then_two(pool):
     labels = jnp.asarray(pool.labels, jnp.int32)
     settings, program = pairs.settings_of(condition), pairs.program_of(condition)
     drawn = pairs.draw(key, labels, settings, program=program)
-    rows, given = pairs._trunk(key, drawn, settings["num_examples"], program)
+    rows, given = walks._trunk(key, drawn, settings["num_examples"], program)
     noisy = {
         int(row): int(label)
         for sample in (drawn.halves.a, drawn.halves.b)
@@ -490,8 +490,8 @@ def test_training_on_the_holdout_looks_at_neither_half(train, pool):
 
     @jax.jit
     def end(drawn):
-        walk, batches = pairs.begin(key, params, drawn, settings, program=program)
-        return pairs.advance(walk, batches, drawn, images, settings, 0, 10, program=program)
+        walk, batches = walks.begin(key, params, drawn, settings, program=program)
+        return walks.advance(walk, batches, drawn, images, settings, 0, 10, program=program)
 
     assert_equal(end(drawn), end(blind))
 
