@@ -67,8 +67,10 @@ class Keeper:
 
     def _write(self, tree: dict[str, Any]) -> None:
         facts = {"condition": self._condition.to_json(), "version": halfway.__version__}
-        storage.save(self._folder / f"{int(tree['num_steps']):09d}", tree, facts, name=_FACTS)
-        for old in self._stored()[KEPT:]:
+        path = self._folder / f"{int(tree['num_steps']):09d}"
+        storage.save(path, tree, facts, name=_FACTS)
+        # What is beyond it could not be used, or training would be there: it takes no place here.
+        for old in [other for other in self._stored() if other.name <= path.name][KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
 
     def _stored(self) -> list[Path]:

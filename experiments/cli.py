@@ -48,7 +48,7 @@ FLAGS = {
     "condition": "Key (conditions.parquet) of a stored population of the run, to draw it instead.",
     "params": "One to three .npz files of parameters, an array for each tensor (Dense_0/kernel).",
     "loss": "pkg.module:fn, a function from those parameters to a scalar.",
-    "suite": "Which benchmarks: attacks, landscapes, strength or transfer.",
+    "suite": "Which benchmarks: attacks, landscapes, scale, strength or transfer.",
     "out": "FILE.json for the rows of a benchmark.",
     "surrogates": "pkg.module:fn, a function without arguments that returns the models to attack: "
     "a dict of names to functions from images [B, H, W, D] to logits [B, C], or to (apply_fn, "
@@ -186,7 +186,8 @@ def launch(
 
 OUT_OF_MEMORY = (
     "out of memory, with one member at a time: lower config.training.batch_size, "
-    "config.num_examples or config.num_holdout, or choose smaller config.models ({})"
+    "config.num_examples, config.num_holdout or config.num_pairs, or choose smaller config.models "
+    "({})"
 )
 
 
@@ -203,15 +204,16 @@ def guard(main: Callable[[Options], None], options: Options) -> None:
         _fail(error)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
+        processes.abandon(130)
         sys.exit(130)
     except processes.Terminated:
         if processes.is_first():
             print("terminated: the same command goes on from here", file=sys.stderr)
         sys.exit(processes.EXIT_TERMINATED)
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+    except (jax.errors.JaxRuntimeError, ValueError, MemoryError) as error:
         if processes.lost(error):
             processes.leave()
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         _fail(UserError(OUT_OF_MEMORY.format(" ".join(str(error).split())[:200])))
 
@@ -309,6 +311,10 @@ def prepare(
                 f"config.num_classes is {config.num_classes}, but {config.dataset} has "
                 f"{dataset.num_classes} classes"
             )
+        if processes.shared(lambda: dataset.checksum) != dataset.checksum:
+            raise ValueError(
+                f"{config.dataset} is not the same on all processes: prepare it anew on each"
+            )
         pool = dataset.pool(config.subset)
         wanted = {c for study in chosen for r in study.needs(config) for c in r.conditions}
         wanted = needs(config) if needs else wanted
@@ -316,6 +322,8 @@ def prepare(
             populations.validate(one, pool)
         layout = place(options, wanted, pool)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if processes.lost(error):
+            raise
         raise UserError(str(error)) from error
     digest = "-" + pairs.digest(options.overrides)[:6] if options.overrides else ""
     workdir = Path(options.workdir or f"runs/{options.name}{digest}")
@@ -377,6 +385,11 @@ def place(
             mesh = placement.make_mesh(sizes[placement.MEMBER], sizes[placement.DATA])
         except ValueError as error:
             raise UserError(f"--mesh: {error}") from error
+        if {one.process_index for one in mesh.devices.flat} != set(range(jax.process_count())):
+            raise UserError(
+                f"--mesh={options.mesh} leaves a process without a device: there are "
+                f"{jax.device_count()} devices on {jax.process_count()} processes"
+            )
     elif wanted and pool is not None:
         shape, memory = pool.images.shape[1:], environment.device_bytes()
         mesh = placement.choose(

@@ -116,9 +116,7 @@ def memory_of(condition: Condition, image_shape: Sequence[int]) -> Memory:
     sizes = sizes_of(condition, image_shape)
     batch = condition.batch_capacity or condition.batch_size
     capacity, holdout = condition.capacity or 0, condition.num_holdout
-    # XLA is free to take the gradients of both halves side by side, unless they come in chunks.
-    together = 2 * capacity if capacity <= training.CHUNK_SIZE else training.CHUNK_SIZE
-    together = max(together, min(holdout, training.CHUNK_SIZE))
+    together = min(max(capacity, holdout), training.CHUNK_SIZE)  # one half after the other
     example = sizes.example + math.prod(image_shape) * 4
     batches = condition.probe_steps[-1] * batch * 2 * 4
     return Memory(

@@ -22,7 +22,7 @@ from halfway.data import Split
 from halfway.populations import Condition, Population
 from halfway.types import Array, Key
 
-NUM_PAIRS, SMALL_PAIRS = 6, 4
+NUM_PAIRS = 6
 """Of a condition, in two sets: one for what predicts, one for what is predicted."""
 EXPONENTS, SMALL_EXPONENTS = tuple(range(-3, 5)), (-3, 0, 3)
 """A weight is forgotten within 2^−k of the length of training: from eight times it to a 16th."""
@@ -73,7 +73,7 @@ def units(config: Config) -> list[Unit]:
                 base,
                 architecture=name,
                 model=model,
-                num_pairs=SMALL_PAIRS if small else NUM_PAIRS,
+                num_pairs=NUM_PAIRS,
                 weight_decay=2.0**k / (base.learning_rate * last),
                 probe_steps=(0, last),
                 common_holdout=True,

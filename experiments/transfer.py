@@ -23,6 +23,7 @@ from experiments import (
     cli,
     files,
     landscape_report,
+    processes,
     report,
     transfer_models,
     transfer_report,
@@ -44,8 +45,9 @@ def main(options: cli.Options) -> None:
     budgets = _budgets(options.epsilon or "0.1")
     threat_fn = transfer_models.choose_threat(options.norm or "linf")
     attack_fns = transfer_models.choose_attacks(options.attacks or "pgd", num_steps)
-    folder = _empty(Path(options.out_dir or "runs/transfer"))
     cli.start(options)
+    folder = Path(options.out_dir or "runs/transfer")
+    processes.shared(lambda: _check_empty(folder))
     examples = transfer_models.load_examples(
         options.data or "digits", options.data_dir, num_examples
     )
@@ -83,21 +85,28 @@ def main(options: cli.Options) -> None:
     )
     command = " ".join(["python -m experiments.transfer", *sys.argv[1:]])
     facts = settings | {"JAX": jax.__version__}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(folder / "settings.json", settings)
-        files.write_table(folder / "transfer.parquet", transfer_summary.long_table(grid))
-        files.write_arrays(folder / "outcomes.npz", transfer_summary.arrays(grid, examples.labels))
-        report.save_figures(folder / "figures", drawn)
-        transfer_report.write(
-            folder / "transfer.html", lead=lead, drawn=drawn, tabled=tabled,
-            distrusted=distrusted, repeat=landscape_report.repeat_own(command, facts),
-        )  # fmt: skip
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another") from error
-    for one in tabled:
-        print(f"{one.title}\n{landscape_report.as_text(one)}\n")
-    print(folder / "transfer.html")
+
+    def write() -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            files.write_json(folder / "settings.json", settings)
+            files.write_table(folder / "transfer.parquet", transfer_summary.long_table(grid))
+            arrays = transfer_summary.arrays(grid, examples.labels)
+            files.write_arrays(folder / "outcomes.npz", arrays)
+            report.save_figures(folder / "figures", drawn)
+            transfer_report.write(
+                folder / "transfer.html", lead=lead, drawn=drawn, tabled=tabled,
+                distrusted=distrusted, repeat=landscape_report.repeat_own(command, facts),
+            )  # fmt: skip
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be written ({error.strerror}): choose another"
+            ) from error
+        for one in tabled:
+            print(f"{one.title}\n{landscape_report.as_text(one)}\n")
+        print(folder / "transfer.html")
+
+    processes.shared(write)
 
 
 def _options(fn: functools.partial) -> dict[str, Any]:
@@ -106,16 +115,16 @@ def _options(fn: functools.partial) -> dict[str, Any]:
 
 
 def _progress(blocks: Iterable[Any]) -> Iterable[Any]:
-    return tqdm.tqdm(blocks, desc="transfer", disable=None, leave=False)
+    disable = None if processes.is_first() else True
+    return tqdm.tqdm(blocks, desc="transfer", disable=disable, leave=False)
 
 
-def _empty(folder: Path) -> Path:
-    """Returns a folder that does not exist yet or is empty."""
+def _check_empty(folder: Path) -> None:
+    """Checks that a folder does not exist yet or is empty."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out_dir={folder} is not a folder: choose another")
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"--out_dir={folder} is not empty: choose another folder")
-    return folder
 
 
 def _integer(flag: str, value: str | None) -> int | None:
@@ -142,6 +151,6 @@ if __name__ == "__main__":
         takes=(
             *("surrogates", "targets", "data", "attacks", "epsilon", "norm", "num_steps"),
             *("num_examples", "out_dir", "data_dir", "compilation_cache"),
-            *("mesh", "at_once"),
+            *cli.PLACE_FLAGS,
         ),
     )

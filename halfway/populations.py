@@ -331,19 +331,19 @@ def pair_keys(condition: Condition) -> Key:
 _program = functools.partial(placement.jit, gather=False)
 
 
-@functools.partial(_program, static_argnames=("program",))
+@functools.partial(_program, static_argnames=("program",), brief=True)
 def _draw_program(keys, labels, settings, common, *, program: Condition):
     pair_fn = functools.partial(pairs.draw, program=program)
     return placement.spread(pair_fn, by_data=True)(keys, labels, settings, common)
 
 
-@functools.partial(_program, static_argnames=("program",))
+@functools.partial(_program, static_argnames=("program",), brief=True)
 def _init_program(keys, images, settings, *, program: Condition):
     pair_fn = functools.partial(pairs.init, program=program)
     return placement.spread(pair_fn, at_once=1, by_data=True)(keys, images, settings)
 
 
-@functools.partial(_program, static_argnames=("program",))
+@functools.partial(_program, static_argnames=("program",), brief=True)
 def _start_program(members, settings, *, program: Condition):
     def pair_fn(member, settings):
         key, params, drawn = member

@@ -261,6 +261,44 @@ def fit(
     return walk.state, seen
 
 
+def losses_and_gradient(
+    apply_fn: ApplyFn,
+    params: Params,
+    images: Array,
+    sample: Sample,
+    *,
+    chunk_size: int | None = CHUNK_SIZE,
+    axis: tuple[str, int] | None = None,
+) -> tuple[dict[str, Array], Params]:
+    """Returns the mean of every loss in `LOSSES` over a sample, and the gradient of cross-entropy.
+
+    Args:
+      apply_fn: parameters and inputs to logits.
+      params: of one model.
+      images: `[N, H, W, D]` of the pool.
+      sample: rows of the pool with labels and mask.
+      chunk_size: examples at once, which bounds the memory; None: all.
+      axis: see `losses.chunked_sum`.
+    """
+
+    def sums(rows, labels, mask):
+        def total(params):
+            logits = apply_fn(params, images[rows])
+            found = {
+                name: jnp.where(mask, loss_fn(logits, labels), 0).sum()
+                for name, loss_fn in LOSSES.items()
+            }
+            return found["cross_entropy"], found
+
+        gradient, found = jax.grad(total, has_aux=True)(params)
+        return found, gradient
+
+    totals = losses.chunked_sum(
+        sums, (sample.indices, sample.labels), sample.mask, chunk_size=chunk_size, axis=axis
+    )
+    return optax.tree.scale(1 / sample.mask.sum(), totals)
+
+
 def landscape_losses(
     apply_fn: ApplyFn,
     params: Params,
@@ -318,21 +356,14 @@ def gradient_products(
     Returns:
       `own_own` = ‖∇L_A‖², `own_other` = ⟨∇L_A, ∇L_B⟩ and `other_other` = ‖∇L_B‖².
     """
+    own_gradient, other_gradient = (
+        losses_and_gradient(apply_fn, params, images, sample, chunk_size=chunk_size, axis=axis)[1]
+        for sample in (own, other)
+    )
+    return inner_products(own_gradient, other_gradient)
 
-    def gradient(sample):
-        def sums(rows, labels, mask):
-            def total(params):
-                values = losses.cross_entropy(apply_fn(params, images[rows]), labels)
-                return jnp.where(mask, values, 0).sum()
 
-            return jax.grad(total)(params)
-
-        total = losses.chunked_sum(
-            sums, (sample.indices, sample.labels), sample.mask, chunk_size=chunk_size, axis=axis
-        )
-        return optax.tree.scale(1 / sample.mask.sum(), total)
-
-    g_own, g_other = gradient(own), gradient(other)
-    pairs = {"own_own": (g_own, g_own), "own_other": (g_own, g_other)}
-    pairs["other_other"] = (g_other, g_other)
-    return {name: jnp.asarray(optax.tree.vdot(u, v)) for name, (u, v) in pairs.items()}
+def inner_products(own: Params, other: Params) -> dict[str, Array]:
+    """Returns the inner products of two gradients, see `gradient_products`."""
+    both = {"own_own": (own, own), "own_other": (own, other), "other_other": (other, other)}
+    return {name: jnp.asarray(optax.tree.vdot(u, v)) for name, (u, v) in both.items()}

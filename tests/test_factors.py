@@ -51,7 +51,7 @@ def test_architectures_are_those_of_the_config_where_it_has_them():
 @pytest.mark.parametrize("variant", ["smoke", "tiny"])
 def test_a_run_without_evidence_is_small_and_still_has_two_replicates(variant):
     units = factors.units(digits_config.get_config(variant))
-    assert len(units) == 12 and {unit.condition.num_pairs for unit in units} == {4}
+    assert len(units) == 12 and {unit.condition.num_pairs for unit in units} == {6}
 
 
 def test_models_of_one_set_meet_and_never_those_of_one_pair():
@@ -64,7 +64,7 @@ def test_models_of_one_set_meet_and_never_those_of_one_pair():
 
 # Measured
 
-NUM_PAIRS, KEY = 4, jax.random.key(5)
+NUM_PAIRS, KEY = 6, jax.random.key(5)
 MODELS = {"linear": {"kind": "linear"}, "mlp": {"kind": "mlp", "widths": (12,)}}
 
 
@@ -126,13 +126,14 @@ def test_noise_is_counted_at_its_own_points(measured):
         surrogate, keys = _pick(trained[2], p, 0), jax.random.split(jax.random.fold_in(KEY, p))
         points = attack(surrogate, keys[0], x, labels).adversarial
         noise = transfer.matched_noise(keys[1], x, points).points
-        for t, (q,) in itertools.product(range(3), factors.others(NUM_PAIRS)[p : p + 1]):
+        for t, at in itertools.product(range(3), range(2)):
+            q = factors.others(NUM_PAIRS)[p, at]
             target = _pick(trained[t], q, 1)
             both = (surrogate(x).argmax(-1) == labels) & (target(x).argmax(-1) == labels)
             by_noise = int((both & (target(noise).argmax(-1) != labels)).sum())
-            assert abs(arrays["num_by_noise"][p, t, 0] - by_noise) <= 1
-            apart += abs(arrays["num_fooled"][p, t, 0] - by_noise)
-    assert apart > 2 * 3 * NUM_PAIRS  # other points would have been noticed
+            assert abs(arrays["num_by_noise"][p, t, at] - by_noise) <= 1
+            apart += abs(arrays["num_fooled"][p, t, at] - by_noise)
+    assert apart > 2 * 3 * 2 * NUM_PAIRS  # other points would have been noticed
 
 
 def test_size_is_of_targets_and_margins_of_surrogates(measured):
@@ -165,7 +166,7 @@ def test_shapes_and_table(measured):
     _, trained, found = measured
     for population, one in zip(trained, found, strict=True):
         for name in ("num_examples", "num_fooled", "num_by_noise", "tau"):
-            assert one.arrays[name].shape == (NUM_PAIRS, 3, 1)
+            assert one.arrays[name].shape == (NUM_PAIRS, 3, 2)
         assert one.arrays["margin"].shape == (NUM_PAIRS, 50)
         assert set(one.table["condition"]) == {population.condition.key}
         total = one.table[one.table["quantity"] == "crossed_num_fooled"]["value"].to_numpy()

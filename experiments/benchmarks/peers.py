@@ -3,6 +3,7 @@
 import importlib
 from typing import Any
 
+import jax
 import numpy as np
 
 from halfway.types import Array, Params
@@ -83,3 +84,20 @@ def network(torch: Any, config: dict[str, Any], params: Params) -> Any:
         if index < number:
             layers.append(nn.ReLU())
     return nn.Sequential(*layers)
+
+
+def device(torch: Any) -> Any:
+    """Returns where PyTorch computes: on the GPU where JAX does, with its precision; else on a CPU.
+
+    JAX multiplies float32 as TF32 on a GPU by default, so PyTorch is allowed to.
+    """
+    if jax.default_backend() != "gpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.set_float32_matmul_precision("high")
+    return torch.device("cuda")
+
+
+def wait(torch: Any) -> None:
+    """Waits for what PyTorch computes on a GPU."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()

@@ -1,0 +1,258 @@
+"""Arrays on disk: whole or not at all, and what was damaged is never taken for whole."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from halfway import storage
+
+# Orbax's background tasks are left behind by a restore that fails.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+NAME = "facts.json"
+FACTS = {"step": 3, "of": "it"}
+
+
+def arrays(scale=1.0):
+    rng = np.random.default_rng(0)
+    return {
+        "num_steps": np.int64(3),
+        "walk": {
+            "00000": (scale * rng.normal(size=(4, 2, 8))).astype(np.float32),
+            "00001": rng.integers(0, 9, (4, 2)).astype(np.int32),
+            "00002": np.array([True, False]),
+        },
+        "seen": {"00000": {"error": rng.uniform(size=(4, 2)).astype(np.float32)}},
+    }
+
+
+def assert_equal(tree, other):
+    assert jax.tree.structure(tree) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def files_of(folder):
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("original") / "one"
+    storage.save(folder, arrays(), FACTS, name=NAME)
+    return folder
+
+
+# The digest
+
+
+def test_digest_tells_apart_what_differs_and_nothing_else():
+    a = np.arange(6, dtype=np.int32).reshape(2, 3)
+    same = [
+        {"a": a},
+        {"a": a.copy()},
+        {"a": np.asfortranarray(a)},  # the same array, laid out in another order
+        {"a": np.repeat(a, 2, 0)[::2]},
+    ]
+    assert len({storage.digest(tree) for tree in same}) == 1
+    bit = a.copy()
+    bit[1, 2] ^= 1
+    others = [
+        {"a": bit},
+        {"b": a},
+        {"a": {"a": a}},
+        {"a": a.reshape(3, 2)},
+        {"a": a.view(np.uint32)},
+        {"a": a.astype(np.int64)},
+        {"a": a, "b": np.zeros(0)},
+        {},
+    ]
+    assert len({storage.digest(tree) for tree in [*same, *others]}) == 1 + len(others)
+    assert storage.digest({"a": a, "b": bit}) != storage.digest({"a": bit, "b": a})
+    assert storage.digest({"a": np.float32(0.0)}) != storage.digest({"a": np.float32(-0.0)})
+
+
+# There and back
+
+
+def test_what_was_saved_comes_back_bit_by_bit(original):
+    tree, facts = storage.load(original, name=NAME)
+    assert facts == FACTS
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(tree))
+    assert_equal(tree, arrays())
+
+
+def test_arrays_of_devices_and_values_that_are_no_numbers_come_back(tmp_path):
+    odd = np.array([np.nan, -0.0, np.inf, 1e-45], np.float32)
+    storage.save(tmp_path / "x", {"a": jnp.arange(3), "b": odd}, {}, name=NAME)
+    tree, facts = storage.load(tmp_path / "x", name=NAME)
+    assert facts == {}
+    assert tree["a"].tolist() == [0, 1, 2]
+    assert tree["b"].tobytes() == odd.tobytes()
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    folder = tmp_path / "deep" / "x"
+    storage.save(folder, arrays(), FACTS, name=NAME)
+    (folder / "stray").touch()
+    (tmp_path / "deep" / "x.partial" / "arrays").mkdir(parents=True)  # of a process that was killed
+    storage.save(folder, arrays(2.0), {"step": 4}, name=NAME)
+    tree, facts = storage.load(folder, name=NAME)
+    assert facts == {"step": 4}
+    assert_equal(tree, arrays(2.0))
+    assert not (folder / "stray").exists()
+    assert os.listdir(tmp_path / "deep") == ["x"]
+
+
+def test_where_nothing_is_stored_it_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing is stored"):
+        storage.load(tmp_path / "x", name=NAME)
+    (tmp_path / "x").mkdir()
+    with pytest.raises(FileNotFoundError, match="nothing is stored"):
+        storage.load(tmp_path / "x", name=NAME)
+
+
+# Damage
+
+
+def load_or_none(folder):
+    """What is loaded, after checking that it is what was written; None where loading raises."""
+    try:
+        tree, facts = storage.load(folder, name=NAME)
+    except Exception:  # of many kinds
+        return None
+    assert_equal(tree, arrays())
+    return facts
+
+
+def test_a_flipped_bit_is_noticed_or_without_effect(original, tmp_path):
+    noticed = {}
+    for number, name in enumerate(files_of(original)):
+        whole = (original / name).read_bytes()
+        rng = np.random.default_rng(number)
+        # Anywhere in the file, and in its middle.
+        places = {0, len(whole) // 2, len(whole) - 1, *rng.integers(0, max(1, len(whole)), 3)}
+        for place in sorted(int(p) for p in places if whole):
+            folder = shutil.copytree(original, tmp_path / f"{number}-{place}")
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << int(rng.integers(8))
+            (folder / name).write_bytes(damaged)
+            found = load_or_none(folder)
+            noticed.setdefault(str(name), []).append(found is None)
+            if name.name != NAME and found is not None:
+                assert found == FACTS
+    assert len(noticed) >= 5
+    assert any(all(answers) for answers in noticed.values())
+    assert noticed["digest.json"] == [True] * len(noticed["digest.json"])
+
+
+def test_arrays_that_read_well_but_are_others_are_refused(original, tmp_path):
+    # Whole and by its own checksums right, but not what the digest is of.
+    other = arrays()
+    other["walk"]["00000"].view(np.uint32)[1, 1, 1] ^= 1
+    storage.save(tmp_path / "other", other, FACTS, name=NAME)
+    folder = shutil.copytree(original, tmp_path / "one")
+    shutil.rmtree(folder / "arrays")
+    shutil.copytree(tmp_path / "other" / "arrays", folder / "arrays")
+    with pytest.raises(ValueError, match="not those that were written"):
+        storage.load(folder, name=NAME)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_file_cut_short_is_noticed_or_without_effect(original, tmp_path, share):
+    num_noticed = 0
+    for number, name in enumerate(files_of(original)):
+        folder = shutil.copytree(original, tmp_path / str(number))
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: int(share * len(whole))])
+        num_noticed += load_or_none(folder) is None
+    assert num_noticed >= 4  # facts, digest, metadata and data at least
+
+
+def test_a_file_that_is_missing_is_noticed_or_without_effect(original, tmp_path):
+    missed = set()
+    for number, name in enumerate(files_of(original)):
+        folder = shutil.copytree(original, tmp_path / str(number))
+        (folder / name).unlink()
+        if load_or_none(folder) is None:
+            missed.add(str(name))
+    assert missed >= {NAME, "digest.json"}
+    for content in ("", "{", "[]", json.dumps({"sha256": "0" * 64})):
+        folder = shutil.copytree(original, tmp_path / f"digest {len(content)}")
+        (folder / "digest.json").write_text(content)
+        assert load_or_none(folder) is None
+
+
+# A save that fails
+
+
+@pytest.mark.parametrize("when", ["facts", "digest"])
+def test_after_a_save_that_failed_the_old_one_is_whole_and_nothing_else_is_left(
+    tmp_path, monkeypatch, when
+):
+    folder = tmp_path / "x"
+    storage.save(folder, arrays(), FACTS, name=NAME)
+    before = {name: (folder / name).read_bytes() for name in files_of(folder)}
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(*((json, "dumps", full) if when == "facts" else (storage, "digest", full)))
+    with pytest.raises(OSError, match="No space left"):
+        storage.save(folder, arrays(2.0), {"step": 4}, name=NAME)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["x"]
+    assert before == {name: (folder / name).read_bytes() for name in files_of(folder)}
+    assert load_or_none(folder) == FACTS
+
+
+def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "x", tmp_path / "file" / "deep" / "x"):
+        with pytest.raises(OSError, match="Not a directory|File exists"):
+            storage.save(path, arrays(), FACTS, name=NAME)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 200 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_an_os_error_and_the_old_one_stays_whole(small_disk):
+    folder = small_disk / "x"
+    storage.save(folder, arrays(), FACTS, name=NAME)
+    large = {"a": np.random.default_rng(0).normal(size=(2, 50_000))}
+    for path in (folder, small_disk / "y"):
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            storage.save(path, large, {"step": 4}, name=NAME)
+        assert caught.value.errno == errno.ENOSPC
+        assert caught.value.filename == str(path)
+        assert os.listdir(small_disk) == ["x"]
+        assert load_or_none(folder) == FACTS
+    # Full to the last byte: not even a folder's files fit.
+    (small_disk / "rest").write_bytes(b"")
+    with pytest.raises(OSError), (small_disk / "rest").open("wb", buffering=0) as rest:  # noqa: PT011
+        while True:
+            rest.write(b"0" * 512)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        storage.save(folder, arrays(2.0), {"step": 4}, name=NAME)
+    assert caught.value.errno == errno.ENOSPC
+    assert load_or_none(folder) == FACTS
+    (small_disk / "rest").unlink()
+    storage.save(folder, arrays(2.0), {"step": 4}, name=NAME)
+    assert storage.load(folder, name=NAME)[1] == {"step": 4}
