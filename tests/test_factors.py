@@ -133,7 +133,7 @@ def test_noise_is_counted_at_its_own_points(measured):
             by_noise = int((both & (target(noise).argmax(-1) != labels)).sum())
             assert abs(arrays["num_by_noise"][p, t, at] - by_noise) <= 1
             apart += abs(arrays["num_fooled"][p, t, at] - by_noise)
-    assert apart > 2 * 3 * 2 * NUM_PAIRS  # other points would have been noticed
+    assert apart > 3 * 2 * NUM_PAIRS  # other points would have been noticed: off by 1 each is less
 
 
 def test_size_is_of_targets_and_margins_of_surrogates(measured):
