@@ -6,6 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import optax
+
 import halfway
 from experiments import processes
 from experiments.errors import LOG
@@ -18,6 +21,8 @@ EVERY = 60.0
 KEPT = 2
 """Checkpoints of one training that are kept: the last, and one before in case that is damaged."""
 _FACTS = "checkpoint.json"
+VERSION = f"{halfway.__version__} with jax {jax.__version__} and optax {optax.__version__}"
+"""Of what shapes a checkpoint."""
 
 
 class Keeper:
@@ -66,7 +71,7 @@ class Keeper:
             raise processes.Terminated
 
     def _write(self, tree: dict[str, Any]) -> None:
-        facts = {"condition": self._condition.to_json(), "version": halfway.__version__}
+        facts = {"condition": self._condition.to_json(), "version": VERSION}
         path = self._folder / f"{int(tree['num_steps']):09d}"
         storage.save(path, tree, facts, name=_FACTS)
         # What is beyond it could not be used, or training would be there: it takes no place here.
@@ -91,7 +96,7 @@ class Keeper:
         for path in self._stored():
             try:
                 tree, facts = storage.load(path, name=_FACTS)
-                if facts["version"] != halfway.__version__:
+                if facts["version"] != VERSION:
                     reason = f"it is of version {facts['version']}"
                 elif Condition(**facts["condition"]) != self._condition:
                     reason = "it is of another condition"

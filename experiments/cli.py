@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -214,8 +215,19 @@ def guard(main: Callable[[Options], None], options: Options) -> None:
         if processes.lost(error):
             processes.leave()
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            _abandon()
             raise
         _fail(UserError(OUT_OF_MEMORY.format(" ".join(str(error).split())[:200])))
+    except Exception:
+        _abandon()
+        raise
+
+
+def _abandon() -> None:
+    """Ends one of several processes that met a fault, with its traceback; of one does nothing."""
+    if processes.count() > 1:
+        traceback.print_exc()
+        processes.abandon(1)
 
 
 def _fail(error: UserError) -> None:

@@ -207,14 +207,14 @@ def abandon(code: int) -> None:
     Args:
       code: of the exit; where there is one process nothing is done.
     """
-    if _count() > 1:
+    if count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         time.sleep(1.0)
         os._exit(code)
 
 
-def _count() -> int:
+def count() -> int:
     """Returns the number of processes without setting up devices, which may be what went wrong."""
     return jax.process_count() if jax.distributed.is_initialized() else 1
 

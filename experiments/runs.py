@@ -18,6 +18,7 @@ import errno
 import fcntl
 import functools
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,10 @@ class Run:
                 "another folder"
             ) from error
         files.sweep(self.path)
+        # Of populations that were stored when a process was killed before it removed these.
+        for kept in (self.path / "checkpoints").glob("*"):
+            if (self.path / "populations" / kept.name / "condition.json").is_file():
+                shutil.rmtree(kept, ignore_errors=True)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:

@@ -54,7 +54,9 @@ def convolve(inputs: Array, kernel: Array, window_strides: Sequence[int], paddin
         for j in range(width)
     ]
     patches = jnp.concatenate(slices, axis=-1)
-    return patches @ kernel.reshape(height * width * depth, features)
+    # As plain matrices: the gradient of the kernel takes a third of the time.
+    flat = patches.reshape(-1, height * width * depth) @ kernel.reshape(-1, features)
+    return flat.reshape(*patches.shape[:3], features)
 
 
 def average_pool(x: Array, size: int) -> Array:

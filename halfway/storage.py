@@ -1,6 +1,7 @@
 """Trees of arrays on disk, whole or not at all, and never taken for whole where they are not."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -55,11 +56,14 @@ def save(path: str | Path, tree: Any, facts: Mapping[str, Any], *, name: str) ->
     """
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Arrays of the host: a file that says nothing about devices loads on any number of them.
+    tree = jax.device_get(tree)
+    # Where Orbax itself runs out of space, its threads write tracebacks until the process ends.
+    if sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree)) > _free(path.parent):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     partial = path.with_name(path.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    # Arrays of the host: a file that says nothing about devices loads on any number of them.
-    tree = jax.device_get(tree)
     try:
         with _checkpointer() as checkpointer:
             checkpointer.save(partial / _ARRAYS, tree)
@@ -74,6 +78,11 @@ def save(path: str | Path, tree: Any, facts: Mapping[str, Any], *, name: str) ->
         raise OSError(number, os.strerror(number), str(path)) from error
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
+
+
+def _free(folder: Path) -> int:
+    """Returns the bytes that are free where a folder is."""
+    return shutil.disk_usage(folder).free
 
 
 def load(path: str | Path, *, name: str) -> tuple[dict[str, Any], Any]:

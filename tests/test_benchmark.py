@@ -10,7 +10,7 @@ import pytest
 
 from experiments import benchmark, benchmarks, cli
 from experiments.benchmarks import attacks as attacks_suite
-from experiments.benchmarks import auto_attack, landscapes, mnist, strength, timing
+from experiments.benchmarks import auto_attack, landscapes, mnist, scale, strength, timing
 from experiments.benchmarks import transfer as transfer_suite
 from experiments.benchmarks.timing import Row
 from experiments.errors import UserError
@@ -80,7 +80,7 @@ def test_a_suite_that_does_not_exist_and_a_file_that_cannot_be(small, tmp_path):
 
 def test_suites_are_found():
     assert benchmarks.available() == {
-        "attacks": attacks_suite, "landscapes": landscapes, "strength": strength,
+        "attacks": attacks_suite, "landscapes": landscapes, "scale": scale, "strength": strength,
         "transfer": transfer_suite,
     }  # fmt: skip
 

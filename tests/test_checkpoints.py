@@ -2,16 +2,15 @@
 
 import dataclasses
 import json
-import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import halfway
 from experiments import checkpoints, processes
 from experiments.checkpoints import Keeper
+from experiments.runs import Identity, Run
 from halfway import populations, storage, training
 from halfway.data import Split
 from halfway.populations import Condition, Progress
@@ -74,6 +73,11 @@ def steps_of(found):
     return None if found is None else int(found["num_steps"])
 
 
+def weights_of(found):
+    assert found is not None
+    return found["walk"]["00000"]
+
+
 # How often, how much
 
 
@@ -101,7 +105,7 @@ def test_the_two_newest_are_kept_and_found_and_cleared(tmp_path):
         assert steps_of(one.find()) == step
     assert kept(tmp_path) == ["000000100", "000000101"]
     assert one.exists
-    np.testing.assert_array_equal(one.find()["walk"]["00000"], np.full((3, 2), np.float32(101 / 7)))
+    assert weights_of(one.find()).tolist() == np.full((3, 2), np.float32(step / 7)).tolist()
     one.clear()
     assert not one.exists and one.find() is None
     one.clear()  # nothing is there to be removed
@@ -110,9 +114,10 @@ def test_the_two_newest_are_kept_and_found_and_cleared(tmp_path):
 
 def test_what_was_being_written_does_not_count(tmp_path):
     one = keeper(tmp_path)
-    one(progress(3))
+    for step in (3, 4):
+        one(progress(step))
     folder = tmp_path / CONDITION.key
-    shutil.copytree(folder / "000000003", folder / "000000004.partial")
+    (folder / "000000004").rename(folder / "000000004.partial")
     assert steps_of(one.find()) == 3
 
 
@@ -126,7 +131,7 @@ def test_where_the_newest_is_damaged_the_one_before_is_used(tmp_path, heard):
     damage(tmp_path, 6)
     found = one.find()
     assert steps_of(found) == 3
-    np.testing.assert_array_equal(found["walk"]["00000"], np.full((3, 2), 3, np.float32))
+    np.testing.assert_array_equal(weights_of(found), np.full((3, 2), 3, np.float32))
     (line,) = heard.messages
     assert "000000006 cannot be used" in line and "an older one is" in line
     assert kept(tmp_path) == ["000000003", "000000006"]  # nothing is removed by reading
@@ -163,7 +168,7 @@ def test_a_file_of_it_that_is_missing_or_damaged_is_enough(tmp_path, heard, name
 def test_what_is_of_another_version_or_condition_is_left_alone(tmp_path, heard, change, reason):
     one = keeper(tmp_path)
     folder = tmp_path / CONDITION.key / "000000003"
-    facts = {"condition": CONDITION.to_json(), "version": halfway.__version__} | change
+    facts = {"condition": CONDITION.to_json(), "version": checkpoints.VERSION} | change
     storage.save(folder, progress(3).to_tree(), facts, name="checkpoint.json")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert one.find() is None
@@ -288,3 +293,15 @@ def test_a_signal_is_held_back_while_a_piece_is_trained(pool, tmp_path):
     checkpoints.train(CONDITION, pool, one)
     assert seen == [False] * 4
     assert processes._state.at_once
+
+
+def test_what_is_kept_of_a_population_that_is_stored_is_removed(undisturbed, tmp_path):
+    # As if killed between the two.
+    run = Run.create(tmp_path / "run", Identity("x", {}, ""), 2)
+    run.save_population(undisturbed)
+    other = dataclasses.replace(CONDITION, seed=1)
+    for one in (CONDITION, other):
+        Keeper(run.path / "checkpoints", one, every=0.0)(progress(3))
+    with run.locked():
+        left = [path.name for path in (run.path / "checkpoints").iterdir()]
+    assert left == [other.key]

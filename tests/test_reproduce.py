@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import shutil
-import signal
 import struct
 import subprocess
 import sys
@@ -179,54 +178,6 @@ def test_the_same_seed_repeats_and_another_does_not(tiny, tmp_path):
 
 
 # Interrupted
-
-
-def test_killed_at_every_stage_and_taken_up_again(tiny, tmp_path):
-    folder, work = tiny[0], tmp_path / "run"
-    told = [tmp_path / str(i) for i in range(7)]
-    populations, measurements = work / "populations", work / "measurements"
-
-    def whole():
-        found = populations.glob("*/condition.json")
-        return [path for path in found if path.parent.suffix != ".partial"]
-
-    moments = [
-        (lambda: (work / "config.json").exists(), signal.SIGKILL),
-        (lambda: any(populations.glob("*.partial")), signal.SIGKILL),
-        # Not while it still imports: Python itself would answer then.
-        (lambda: whole() and "resumed" in (told[2] / "err").read_text(), signal.SIGINT),
-        (lambda: len(whole()) == 2, signal.SIGKILL),
-        (lambda: any(measurements.glob("*.parquet")), signal.SIGKILL),
-        (lambda: (work / "records.parquet").exists(), signal.SIGKILL),
-        (lambda: any(work.glob("figures/*")), signal.SIGTERM),
-    ]
-    for output, (condition, number) in zip(told, moments, strict=True):
-        output.mkdir()
-        (output / "err").touch()
-        begun = (work / "config.json").exists()
-        stored = len(whole())
-        job = launcher.Job(output, *TINY, f"--workdir={work}")
-        assert job.signal_once(condition, number)
-        result = job.wait()
-        if number == signal.SIGINT:
-            assert result.code == 130
-            assert result.err.endswith("interrupted: the same command goes on from here\n")
-            assert "Traceback" not in result.err
-        elif number == signal.SIGTERM:
-            assert result.code == 143
-            assert result.err.endswith("terminated: the same command goes on from here\n")
-        else:
-            assert result.code == -number
-        if begun and "resumed" in result.err:  # it may be killed before it says so
-            assert f"resumed {stored} of 2 populations" in result.err
-    stored = times(work, "populations/*/condition.json", "measurements/*")
-    result = launcher.run(tmp_path, *TINY, "--workdir=run")
-    assert result.code == 0, result.err
-    assert "resumed 2 of 2 populations\n" in result.err and "train" not in result.err
-    assert stored.items() <= times(work, "populations/*/*", "measurements/*").items()
-    assert_same(work, folder)
-    left = [str(path) for path in work.rglob("*") if "partial" in path.name]
-    assert not left
 
 
 def test_half_of_the_populations_are_trained_again_and_the_rest_is_not(tiny, tmp_path):

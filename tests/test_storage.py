@@ -1,5 +1,6 @@
 """Arrays on disk: whole or not at all, and what was damaged is never taken for whole."""
 
+import contextlib
 import errno
 import json
 import os
@@ -41,6 +42,10 @@ def assert_equal(tree, other):
 
 def files_of(folder):
     return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +113,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     assert facts == {"step": 4}
     assert_equal(tree, arrays(2.0))
     assert not (folder / "stray").exists()
-    assert os.listdir(tmp_path / "deep") == ["x"]
+    assert names(tmp_path / "deep") == ["x"]
 
 
 def test_where_nothing_is_stored_it_says_so(tmp_path):
@@ -208,7 +213,7 @@ def test_after_a_save_that_failed_the_old_one_is_whole_and_nothing_else_is_left(
     with pytest.raises(OSError, match="No space left"):
         storage.save(folder, arrays(2.0), {"step": 4}, name=NAME)
     monkeypatch.undo()
-    assert os.listdir(tmp_path) == ["x"]
+    assert names(tmp_path) == ["x"]
     assert before == {name: (folder / name).read_bytes() for name in files_of(folder)}
     assert load_or_none(folder) == FACTS
 
@@ -216,7 +221,7 @@ def test_after_a_save_that_failed_the_old_one_is_whole_and_nothing_else_is_left(
 def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "x", tmp_path / "file" / "deep" / "x"):
-        with pytest.raises(OSError, match="Not a directory|File exists"):
+        with pytest.raises(OSError, match=r"Not a directory|File exists"):
             storage.save(path, arrays(), FACTS, name=NAME)
 
 
@@ -242,17 +247,20 @@ def test_a_full_disk_is_an_os_error_and_the_old_one_stays_whole(small_disk):
             storage.save(path, large, {"step": 4}, name=NAME)
         assert caught.value.errno == errno.ENOSPC
         assert caught.value.filename == str(path)
-        assert os.listdir(small_disk) == ["x"]
+        assert names(small_disk) == ["x"]
         assert load_or_none(folder) == FACTS
-    # Full to the last byte: not even a folder's files fit.
-    (small_disk / "rest").write_bytes(b"")
-    with pytest.raises(OSError), (small_disk / "rest").open("wb", buffering=0) as rest:  # noqa: PT011
-        while True:
-            rest.write(b"0" * 512)
-    with pytest.raises(OSError, match="No space left on device") as caught:
-        storage.save(folder, arrays(2.0), {"step": 4}, name=NAME)
-    assert caught.value.errno == errno.ENOSPC
-    assert load_or_none(folder) == FACTS
+    # Full to the last byte, then with room for the arrays, but not for all files of theirs.
+    with (small_disk / "rest").open("wb", buffering=0) as rest:
+        with contextlib.suppress(OSError):
+            while True:
+                rest.write(b"0" * 512)
+        for free in (0, 4096):
+            rest.truncate(rest.tell() - free)
+            with pytest.raises(OSError, match="No space left on device") as caught:
+                storage.save(folder, arrays(2.0), {"step": 4}, name=NAME)
+            assert caught.value.errno == errno.ENOSPC
+            assert names(small_disk) == ["rest", "x"]
+            assert load_or_none(folder) == FACTS
     (small_disk / "rest").unlink()
     storage.save(folder, arrays(2.0), {"step": 4}, name=NAME)
     assert storage.load(folder, name=NAME)[1] == {"step": 4}
