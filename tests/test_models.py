@@ -327,3 +327,26 @@ def test_only_an_mlp_is_narrowed():
         params = models.build(config, num_classes=3).init(jax.random.key(0), x)["params"]
         with pytest.raises(ValueError, match="only an MLP with a hidden layer is narrowed"):
             models.narrow(params, 2)
+
+
+@pytest.mark.parametrize("shape, size", [((2, 4, 6, 3), 2), ((1, 7, 5, 2), 3), ((2, 6, 6, 1), 2)])
+def test_pooling_and_its_derivatives_are_those_of_a_mean(shape, size):
+    x, along = jax.random.normal(jax.random.key(0), (2, *shape))
+    _, height, width, depth = shape
+
+    def reference(x):
+        rows, columns = height // size, width // size
+        x = x[:, : rows * size, : columns * size]
+        return x.reshape(-1, rows, size, columns, size, depth).mean((2, 4))
+
+    def derivatives(pool, x):
+        total = lambda x: (pool(x) ** 3).sum()  # noqa: E731
+        slope = jax.grad(total)
+        return (
+            *jax.jvp(pool, (x,), (along,)), slope(x), jax.jvp(slope, (x,), (along,))[1],
+            jax.vmap(slope)(jnp.stack([x, along])),
+        )  # fmt: skip
+
+    pool = functools.partial(models.average_pool, size=size)
+    for ours, theirs in zip(derivatives(pool, x), derivatives(reference, x), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
