@@ -1,7 +1,7 @@
 """Digits, MLP and CNN: G1, G2, T1 and T2 on the 1,797 images that scikit-learn ships.
 
     python -m experiments.reproduce                                     # 16 pairs
-    python -m experiments.reproduce --config=configs/digits.py:smoke    # 6 pairs, 4 noise rates, 300 steps
+    python -m experiments.reproduce --config=configs/digits.py:smoke    # 6 pairs, 300 steps
     python -m experiments.reproduce --config=configs/digits.py:tiny     # 4 pairs, G1, MLP
 
 Run time on 2 CPU cores from cold, compilation included: 105 s, smoke 50 s, tiny 11 s (6 s with its
@@ -30,8 +30,8 @@ def get_config(variant: str = "") -> Any:
     """Returns the config: plain data, locked.
 
     Args:
-      variant: "" for the full run, "smoke" for the same hypotheses with 6 pairs and 300 steps, "tiny" for tests
-        that start processes.
+      variant: "" for the full run, "smoke" for the same hypotheses with 6 pairs and 300 steps,
+        "tiny" for tests that start processes.
 
     Raises:
       ValueError: for another variant.
