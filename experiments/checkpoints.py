@@ -52,6 +52,7 @@ class Keeper:
         self._folder = folder / condition.key
         self._condition, self._every, self._clock, self._then = condition, every, clock, then
         self._last = clock()
+        self._rejected: dict[Path, bool] = {}  # whether it is whole, but of something else
 
     def __call__(self, progress: Progress) -> None:
         """Keeps progress where it is time to, or the run is asked to end.
@@ -73,9 +74,13 @@ class Keeper:
     def _write(self, tree: dict[str, Any]) -> None:
         facts = {"condition": self._condition.to_json(), "version": VERSION}
         path = self._folder / f"{int(tree['num_steps']):09d}"
+        if self._rejected.get(path, False):
+            return  # another version's is not overwritten: the next is of another step
+        self._rejected.pop(path, None)
         storage.save(path, tree, facts, name=_FACTS)
-        # What is beyond it could not be used, or training would be there: it takes no place here.
-        for old in [other for other in self._stored() if other.name <= path.name][KEPT:]:
+        # What could not be used takes no place, and stays until training is over.
+        usable = [other for other in self._stored() if other not in self._rejected]
+        for old in [other for other in usable if other.name <= path.name][KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
 
     def _stored(self) -> list[Path]:
@@ -94,8 +99,10 @@ class Keeper:
 
     def _find(self) -> dict[str, Any] | None:
         for path in self._stored():
+            whole = False
             try:
                 tree, facts = storage.load(path, name=_FACTS)
+                whole = True
                 if facts["version"] != VERSION:
                     reason = f"it is of version {facts['version']}"
                 elif Condition(**facts["condition"]) != self._condition:
@@ -104,6 +111,7 @@ class Keeper:
                     return tree
             except Exception as error:  # Orbax's are of every kind
                 reason = type(error).__name__
+            self._rejected[path] = whole
             LOG.warning("%s cannot be used (%s): an older one is, or training begins anew",
                         path, reason)  # fmt: skip
         return None

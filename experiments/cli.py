@@ -186,9 +186,9 @@ def launch(
 
 
 OUT_OF_MEMORY = (
-    "out of memory, with one member at a time: lower config.training.batch_size, "
-    "config.num_examples, config.num_holdout or config.num_pairs, or choose smaller config.models "
-    "({})"
+    "out of memory: lower --at_once where there are several processes, config.training.batch_size, "
+    "config.num_examples, config.num_holdout or config.num_pairs (of experiments.transfer, "
+    "--num_examples), or choose smaller config.models ({})"
 )
 
 
@@ -300,13 +300,17 @@ def parse(
 
 
 def prepare(
-    options: Options, needs: Callable[[Config], Sequence[Condition]] | None = None
+    options: Options,
+    needs: Callable[[Config], Sequence[Condition]] | None = None,
+    *,
+    started: bool = False,
 ) -> Settings:
     """Returns the checked settings of a run; sets up devices and the compilation cache.
 
     Args:
       options: of the command line.
       needs: a config to the conditions that are wanted, where no hypothesis is to be decided.
+      started: whether `start` was called before.
 
     Raises:
       UserError: for whatever flags and config ask for that cannot be done.
@@ -316,7 +320,8 @@ def prepare(
         conditions.validate(config)
         chosen = [] if needs else choose(config, options.only)
         every = _seconds("checkpoint_every", options.checkpoint_every, checkpoints.EVERY)
-        start(options)
+        if not started:
+            start(options)
         dataset = load_data(config.dataset, environment.data_dir(options.data_dir))
         if dataset.num_classes != config.num_classes:
             raise ValueError(
@@ -403,7 +408,7 @@ def place(
                 f"{jax.device_count()} devices on {jax.process_count()} processes"
             )
     elif wanted and pool is not None:
-        shape, memory = pool.images.shape[1:], environment.device_bytes()
+        shape, memory = pool.images.shape[1:], processes.shared(environment.device_bytes)
         mesh = placement.choose(
             min(one.num_pairs for one in wanted),
             member_bytes=max(costs.member_bytes(one, shape) for one in wanted) if memory else 0,

@@ -61,18 +61,26 @@ def main(options: cli.Options) -> None:
     if options.params and options.loss:
         _own(options, options.params, options.loss)
         return
-    stored = Path(options.workdir or "") / "config.json"
-    if options.workdir and stored.is_file() and not options.config_given:
-        found = Run.open(stored.parent)
+    cli.start(options)  # the first of several processes reads the folder
+    found = processes.shared(lambda: _stored(options))
+    if found is not None:
         options = options._replace(config=found.config, name=found.name)
     try:
         sizes = landscape_measure.sizes_of(options.config)
     except ValueError as error:
         raise UserError(str(error)) from error
     condition, subfolder = _choose(options, sizes)
-    settings = cli.prepare(options, needs=lambda config: [condition])
+    settings = cli.prepare(options, needs=lambda config: [condition], started=True)
     with placement.use(settings.layout):
         _page(settings, condition, settings.workdir / subfolder, sizes, started)
+
+
+def _stored(options: cli.Options) -> Run | None:
+    """Returns the run that is named and holds the config, where no config is given."""
+    folder = Path(options.workdir or "")
+    if options.workdir and not options.config_given and (folder / "config.json").is_file():
+        return Run.open(folder)
+    return None
 
 
 def _page(
@@ -84,6 +92,7 @@ def _page(
 ) -> None:
     config, pool = settings.config, settings.dataset.pool(settings.config.subset)
     run = Run.create(settings.workdir, cli.identity(settings), settings.layout.mesh.size)
+    run.checkpoint_every = settings.checkpoint_every
     with run.locked():
         if not run.notes()["environment"]:
             run.note(environment=environment.describe(settings.dataset))
@@ -91,6 +100,9 @@ def _page(
         if population is None:
             LOG.info("training %d pairs of %s", condition.num_pairs, condition.architecture)
             population = run.train(condition, pool)
+        # As a stored one comes back, whether it is or not.
+        population = jax.tree.map(jnp.asarray, jax.device_get(population))
+        pipeline.stop_if_asked()
         LOG.info("drawing landscapes")
         key = jax.random.fold_in(jax.random.key(config.seed), SALT)
         arrays = landscape_measure.measure(population, pool, key, sizes)
@@ -121,7 +133,8 @@ def _choose(options: cli.Options, sizes: landscape_measure.Sizes) -> tuple[Condi
                 "--condition names a population of a finished run: give its --workdir, and neither "
                 "--config nor --architecture"
             )
-        stored = Run.open(Path(options.workdir)).conditions()
+        folder = Path(options.workdir)
+        stored = processes.shared(lambda: Run.open(folder).conditions())
         if key not in stored:
             known = "; ".join(f"{k} ({pipeline.label(one)})" for k, one in stored.items())
             raise UserError(
@@ -137,7 +150,7 @@ def _choose(options: cli.Options, sizes: landscape_measure.Sizes) -> tuple[Condi
 
 
 def _own(options: cli.Options, names: str, loss: str) -> None:
-    environment.use_cache(options.compilation_cache)
+    cli.start(options)
     members = [load_params(Path(name)) for name in names.split(",")]
     if len(members) > 3:
         raise UserError(f"--params takes one to three files, got {len(members)}")
@@ -154,14 +167,16 @@ def _own(options: cli.Options, names: str, loss: str) -> None:
     if not np.isfinite(loss_fn(members[0])):
         raise UserError(f"--loss={loss} is not finite at the parameters given")
     folder = Path(options.workdir or "runs/landscape") / "landscape"
-    arrays = landscape_measure.measure_own(
-        loss_fn, members, jax.random.key(0), landscape_measure.Sizes()
-    )
+    with placement.use(cli.place(options)):
+        arrays = landscape_measure.measure_own(
+            loss_fn, members, jax.random.key(0), landscape_measure.Sizes()
+        )
     repeat = landscape_report.repeat_own(
         " ".join(["python -m experiments.landscape", *sys.argv[1:]]),
         {"Parameters": names, "Loss": loss, "JAX": jax.__version__},
     )
-    _write(folder, arrays, "The landscape of a model", f"{names} under {loss}.", repeat)
+    lead = f"{names} under {loss}."
+    processes.shared(lambda: _write(folder, arrays, "The landscape of a model", lead, repeat))
 
 
 def _write(folder: Path, arrays: Any, heading: str, lead: str, repeat: str) -> None:

@@ -23,6 +23,7 @@ from experiments import (
     environment,
     files,
     landscape_report,
+    pipeline,
     processes,
     report,
     rules,
@@ -213,6 +214,7 @@ def _page(settings: cli.Settings, folder: Path, started: float) -> None:
     every = _models(config)
     first: dict[int, dict[str, tuple[float, list[Checked]]]] = {}
     for steps in (0, TRAINED):
+        pipeline.stop_if_asked()
         LOG.info("first law, at %d draws of θ of each architecture, %d steps", NUM_THETAS, steps)
         key = jax.random.fold_in(keys[0], steps)
         shape = tuple(pool.images.shape[1:])
@@ -220,6 +222,7 @@ def _page(settings: cli.Settings, folder: Path, started: float) -> None:
             name: first_law(jax.random.fold_in(key, index), one, shape, num_steps=steps)
             for index, (name, one) in enumerate(every.items())
         }
+    pipeline.stop_if_asked()
     LOG.info("second law, %d models", 3 * max(SURROGATES))
     name = config.architectures[0]
     second = {name: second_law(every[name], pool)}
@@ -358,4 +361,7 @@ def _write(folder: Path, lead: str, drawn: list[Figure], tables: list[Table], co
 
 
 if __name__ == "__main__":
-    cli.launch(main, takes=tuple(flag for flag in cli.RUN_FLAGS if flag != "only"))
+    cli.launch(
+        main,
+        takes=tuple(flag for flag in cli.RUN_FLAGS if flag not in ("only", "checkpoint_every")),
+    )

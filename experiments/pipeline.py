@@ -78,7 +78,8 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
                 measured = request.measurement.measure(key, parts, pool, run.config)
                 run.save_measurement(request, measured)
             run.note(seconds=seconds)
-            environment.forget_programs()
+            if processes.count() == 1:  # several would have to do it together
+                environment.forget_programs()
     run.merge(requests)
     run.note(hypotheses=ids)
 
@@ -195,27 +196,28 @@ def conclude(run: Run) -> list[Verdict]:
     warnings = [*_settings_warning(run), *overview.warnings]
     for warning in warnings:
         LOG.warning("%s", warning)
-    files.write_json(run.path / "verdicts.json", [verdict.to_json() for verdict in verdicts])
-    forest = report.forest_figure(verdicts, family.FAMILY)
-    report.save_figures(
-        run.path / "figures",
-        [
-            *([forest] if forest else []),
-            *(figure for drawn in figures.values() for figure in drawn),
-            *overview.figures,
-        ],
-    )
-    seconds = notes["seconds"] | {"verdicts, figures, report": time.monotonic() - started}
-    report.write(
-        run.path / "report.html",
-        verdicts=verdicts,
-        figures=figures,
-        explanations=explanations,
-        family=family.FAMILY,
-        condition_tables=overview.tables,
-        condition_figures=overview.figures,
-        run=run_info(run, seconds, warnings, len(records.conditions)),
-    )
+    with run.writing():
+        files.write_json(run.path / "verdicts.json", [verdict.to_json() for verdict in verdicts])
+        forest = report.forest_figure(verdicts, family.FAMILY)
+        report.save_figures(
+            run.path / "figures",
+            [
+                *([forest] if forest else []),
+                *(figure for drawn in figures.values() for figure in drawn),
+                *overview.figures,
+            ],
+        )
+        seconds = notes["seconds"] | {"verdicts, figures, report": time.monotonic() - started}
+        report.write(
+            run.path / "report.html",
+            verdicts=verdicts,
+            figures=figures,
+            explanations=explanations,
+            family=family.FAMILY,
+            condition_tables=overview.tables,
+            condition_figures=overview.figures,
+            run=run_info(run, seconds, warnings, len(records.conditions)),
+        )
     return verdicts
 
 

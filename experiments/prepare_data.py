@@ -20,7 +20,9 @@ def main(options: cli.Options) -> None:
             "folder of its original files"
         )
     folder = environment.data_dir(options.data_dir)
-    bar = functools.partial(tqdm, desc=f"writing {options.dataset}", unit="image", leave=False)
+    bar = functools.partial(
+        tqdm, desc=f"writing {options.dataset}", unit="image", leave=False, disable=None
+    )
     try:
         dataset = data.prepare(options.dataset, options.source, folder, progress=bar)
     except ValueError as error:

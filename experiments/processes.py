@@ -50,6 +50,10 @@ def start(coordinator: str | None, num_processes: str | None, process_id: str | 
     Raises:
       UserError: if some but not all are given, a number is none, or they do not find each other.
     """
+    if coordinator is not None:
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdecimal():
+            raise UserError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
     given = (coordinator, num_processes, process_id)
     if any(given) and not all(given):
         raise UserError(
@@ -73,6 +77,11 @@ def start(coordinator: str | None, num_processes: str | None, process_id: str | 
         words = " ".join(str(error).split())[:200]
         hint = "" if coordinator else " (no cluster found? name --coordinator=HOST:PORT)"
         raise UserError(f"--distributed: the processes do not connect{hint}: {words}") from error
+    if jax.device_count() != jax.process_count() * jax.local_device_count():
+        raise UserError(
+            f"the {jax.process_count()} processes have {jax.device_count()} devices, this one "
+            f"{jax.local_device_count()}: give each equally many, on CPUs by --mesh or XLA_FLAGS"
+        )
 
 
 START_TIMEOUT = 120
@@ -87,7 +96,7 @@ def _number(flag: str, text: str | None, least: int) -> int:
 
 def is_first() -> bool:
     """Returns whether this process is the one that writes and talks."""
-    return jax.process_index() == 0
+    return count() == 1 or jax.process_index() == 0
 
 
 def shared(fn: Callable[[], T]) -> T:
@@ -98,7 +107,7 @@ def shared(fn: Callable[[], T]) -> T:
     Args:
       fn: to be called; its result must be picklable, arrays on the host.
     """
-    if jax.process_count() == 1 or _state.alone:
+    if count() == 1 or _state.alone:
         return fn()
     failure: BaseException | None = None
     payload = b""
@@ -122,11 +131,23 @@ def shared(fn: Callable[[], T]) -> T:
 
 
 def _broadcast(payload: bytes) -> bytes:
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(payload))))
-    data = np.zeros(size, np.uint8)
-    if is_first():
-        data[:] = np.frombuffer(payload, np.uint8)
-    return np.asarray(multihost_utils.broadcast_one_to_all(data)).astype(np.uint8).tobytes()
+    """Returns on every process the bytes of the first, sent in parts of few different lengths."""
+    numbers = np.asarray(divmod(len(payload), _PART), np.int32)
+    whole, rest = (int(n) for n in multihost_utils.broadcast_one_to_all(numbers))
+    parts = []
+    for index in range(whole + (rest > 0)):
+        size = _PART if index < whole else rest
+        # A program for each length: powers of two are few.
+        data = np.zeros(min(_PART, max(64, 1 << (size - 1).bit_length())), np.uint8)
+        if is_first():
+            data[:size] = np.frombuffer(payload, np.uint8, size, index * _PART)
+        found = np.asarray(multihost_utils.broadcast_one_to_all(data)).astype(np.uint8)
+        parts.append(found[:size].tobytes())
+    return b"".join(parts)
+
+
+_PART = 1 << 26
+"""Bytes that are sent at once."""
 
 
 def collective(method: Callable[..., T]) -> Callable[..., T]:
@@ -139,8 +160,8 @@ def collective(method: Callable[..., T]) -> Callable[..., T]:
     return call
 
 
-class Terminated(Exception):
-    """The process was asked to end (SIGTERM), and what it had is kept."""
+class Terminated(BaseException):
+    """The process was asked to end (SIGTERM), and what it had is kept: no fault, no Exception."""
 
 
 def listen() -> None:
@@ -148,7 +169,7 @@ def listen() -> None:
 
     With several processes JAX's preemption service listens instead, see `is_ending`.
     """
-    if jax.process_count() > 1:
+    if count() > 1:
         return
 
     def heard(number: int, frame: Any) -> None:
@@ -173,7 +194,7 @@ def in_pieces() -> Iterator[None]:
 
 def is_ending() -> bool:
     """Returns whether the run is to end here; all processes ask together and hear the same."""
-    if jax.process_count() == 1:
+    if count() == 1:
         return _state.asked
     _state.moment += 1
     return bool(multihost_utils.reached_preemption_sync_point(_state.moment))
@@ -185,7 +206,7 @@ _LOST = ("Gloo", "Connection reset", "Connection closed", "coordination service"
 
 def lost(error: BaseException) -> bool:
     """Returns whether an error says that another process of the run is gone."""
-    return jax.process_count() > 1 and any(word in str(error) for word in _LOST)
+    return count() > 1 and any(word in str(error) for word in _LOST)
 
 
 def leave() -> None:

@@ -244,6 +244,7 @@ class Run:
           processes.Terminated: if the run is asked to end; how far training is, is kept.
           UserError: if the folder cannot be written.
         """
+        self._forget(condition)
         last = condition.probe_steps[-1]
         keeper = checkpoints.Keeper(
             self.path / "checkpoints",
@@ -256,6 +257,12 @@ class Run:
         self.save_population(population)
         keeper.clear()
         return population
+
+    @processes.collective
+    @_writing
+    def _forget(self, condition: Condition) -> None:
+        """Marks a population that cannot be read as not there, so that its checkpoints stay."""
+        (self._population_path(condition) / "condition.json").unlink(missing_ok=True)
 
     @processes.collective
     def load_population(self, condition: Condition) -> Population | None:

@@ -23,6 +23,7 @@ from experiments import (
     cli,
     files,
     landscape_report,
+    pipeline,
     processes,
     report,
     transfer_models,
@@ -116,7 +117,9 @@ def _options(fn: functools.partial) -> dict[str, Any]:
 
 def _progress(blocks: Iterable[Any]) -> Iterable[Any]:
     disable = None if processes.is_first() else True
-    return tqdm.tqdm(blocks, desc="transfer", disable=disable, leave=False)
+    for block in tqdm.tqdm(blocks, desc="transfer", disable=disable, leave=False):
+        pipeline.stop_if_asked()
+        yield block
 
 
 def _check_empty(folder: Path) -> None:

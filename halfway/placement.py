@@ -173,7 +173,7 @@ def jit(
     level.
 
     Where a device has no memory for it, the program is made again with half as many members at
-    once, down to one.
+    once, down to one; several processes end instead.
 
     Args:
       fn: to be compiled.
@@ -214,7 +214,9 @@ def jit(
             try:
                 out = jax.block_until_ready(program(*args, **kwargs))
             except (jax.errors.JaxRuntimeError, ValueError) as error:
-                if "RESOURCE_EXHAUSTED" not in str(error) or max(chunks, default=1) < 2:
+                # Several processes could not agree: the others may be waiting for this one.
+                alone = jax.process_count() == 1 and max(chunks, default=1) > 1
+                if "RESOURCE_EXHAUSTED" not in str(error) or not alone:
                     raise
                 layout = dataclasses.replace(layout, at_once=max(chunks) // 2)
                 fitting[wanted, statics] = layout

@@ -261,6 +261,13 @@ def fit(
     return walk.state, seen
 
 
+def _loss_sums(logits: Array, labels: Array, mask: Array) -> dict[str, Array]:
+    """Returns the sum of every loss in `LOSSES` under a mask."""
+    return {
+        name: jnp.where(mask, loss_fn(logits, labels), 0).sum() for name, loss_fn in LOSSES.items()
+    }
+
+
 def losses_and_gradient(
     apply_fn: ApplyFn,
     params: Params,
@@ -283,11 +290,7 @@ def losses_and_gradient(
 
     def sums(rows, labels, mask):
         def total(params):
-            logits = apply_fn(params, images[rows])
-            found = {
-                name: jnp.where(mask, loss_fn(logits, labels), 0).sum()
-                for name, loss_fn in LOSSES.items()
-            }
+            found = _loss_sums(apply_fn(params, images[rows]), labels, mask)
             return found["cross_entropy"], found
 
         gradient, found = jax.grad(total, has_aux=True)(params)
@@ -320,11 +323,7 @@ def landscape_losses(
     """
 
     def sums(rows, labels, mask):
-        logits = apply_fn(params, images[rows])
-        return {
-            name: jnp.where(mask, loss_fn(logits, labels), 0).sum()
-            for name, loss_fn in LOSSES.items()
-        }
+        return _loss_sums(apply_fn(params, images[rows]), labels, mask)
 
     totals = losses.chunked_sum(
         sums, (sample.indices, sample.labels), sample.mask, chunk_size=chunk_size, axis=axis

@@ -40,6 +40,8 @@ class Job:
 
     def __init__(self, folder, *arguments, module="experiments.reproduce", cwd=None, env=None):
         self.out, self.err = Path(folder) / "out", Path(folder) / "err"
+        for path in (self.out, self.err):  # it may be killed before it opens them
+            path.touch()
         self._process = _CONTEXT.Process(
             target=_child,
             args=(module, arguments, str(cwd or folder), env or {}, str(self.out), str(self.err)),

@@ -358,7 +358,7 @@ def test_out_of_memory_is_one_line(error, capsys):
         cli.guard(main, cli.Options())
     assert caught.value.code == 2
     err = capsys.readouterr().err
-    assert err.startswith("error: out of memory, with one member at a time: lower config.training.")
+    assert err.startswith("error: out of memory: lower --at_once where there are several processes")
     assert err.count("\n") == 1
     assert "12 GiB" in err
 

@@ -112,7 +112,7 @@ def test_a_terminal_shows_all_of_it(monkeypatch):
         ["mlp", "3", "24"], ["cnn", "2", "16"], ["mlp", "1", "12"], ["all", "6", "52"],
     ]  # fmt: skip
     assert f"{found.flops / 1e6:.3g} MFLOP" in text and "about" in text and "factor of 2" in text
-    assert f"memory: {found.memory_bytes / 1e6:.3g} MB on a device" in text
+    assert f"memory: {found.memory_bytes / 1e3:.3g} kB on a device" in text
     assert "no training of cnn has been timed on cpu" in text
     assert lines[-2] == "layout: mesh member:2,data:1 on 2 devices (cpu)"
     assert lines[-1] == "measurements to make: 26 (learning 14, transfer 12)"

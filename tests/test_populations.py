@@ -736,10 +736,14 @@ def test_members_that_stopped_stay_where_they_are_over_pieces(train, pool):
     assert_equal(populations.train(condition, pool, resume=pieces[1]), whole)
 
 
-@pytest.mark.parametrize(
-    "mesh, at_once", [((1, 1), None), ((1, 2), None), ((2, 1), 1), ((1, 1), 2)]
-)
-@pytest.mark.parametrize("fields", [{}, {"batch_capacity": 21, "stop_loss": 1.9}])
+ROWS = {"batch_capacity": 21, "stop_loss": 1.9}
+
+
+@pytest.mark.parametrize("mesh, at_once, fields", [
+    ((1, 1), None, {}), ((1, 2), None, {}), ((1, 2), None, ROWS), ((1, 1), 2, ROWS),
+    pytest.param((2, 1), 1, {}, marks=pytest.mark.slow),
+    pytest.param((2, 1), 1, ROWS, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_layouts_agree(train, pool, mesh, at_once, fields):
     condition = change(MLP, noise_rate=0.4, probe_steps=(0, 20), **fields)
     with placement.use(placement.Layout(placement.make_mesh(*mesh), at_once)):

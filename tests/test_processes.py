@@ -96,7 +96,7 @@ def test_one_process_just_calls():
 
 
 def test_the_first_of_two_calls_and_tells_and_the_second_only_hears(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes, "count", lambda: 2)
     told = []
     monkeypatch.setattr(processes, "_broadcast", lambda payload: told.append(payload) or payload)
 
@@ -147,7 +147,7 @@ def test_another_process_is_lost_only_where_there_are_several(monkeypatch):
         "INTERNAL: NCCL operation ncclAllReduce failed",
     ]
     assert not any(processes.lost(ValueError(text)) for text in words)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes, "count", lambda: 2)
     assert all(processes.lost(ValueError(text)) for text in words)
     for text in ("RESOURCE_EXHAUSTED: Out of memory", "shapes do not match", ""):
         assert not processes.lost(ValueError(text))
