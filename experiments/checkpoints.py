@@ -29,6 +29,13 @@ class Keeper:
     """Keeps the progress of one training in a folder and finds it again.
 
     Every process of a run calls it; the first one writes.
+
+    Args:
+      folder: of all trainings of a run.
+      condition: of the population.
+      every: seconds from one checkpoint to the next; 0: after every piece.
+      clock: seconds.
+      then: called with each piece of progress too.
     """
 
     def __init__(
@@ -40,15 +47,6 @@ class Keeper:
         clock: Callable[[], float] = time.monotonic,
         then: Callable[[Progress], None] = lambda progress: None,
     ):
-        """Args are as follows.
-
-        Args:
-          folder: of all trainings of a run.
-          condition: of the population.
-          every: seconds from one checkpoint to the next; 0: after every piece.
-          clock: seconds.
-          then: called with each piece of progress too.
-        """
         self._folder = folder / condition.key
         self._condition, self._every, self._clock, self._then = condition, every, clock, then
         self._last = clock()

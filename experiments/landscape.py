@@ -100,8 +100,6 @@ def _page(
         if population is None:
             LOG.info("training %d pairs of %s", condition.num_pairs, condition.architecture)
             population = run.train(condition, pool)
-        # As a stored one comes back, whether it is or not.
-        population = jax.tree.map(jnp.asarray, jax.device_get(population))
         pipeline.stop_if_asked()
         LOG.info("drawing landscapes")
         key = jax.random.fold_in(jax.random.key(config.seed), SALT)

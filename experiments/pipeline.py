@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from experiments import (
     environment,
@@ -49,11 +48,7 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
     missing = [request for request in requests if not run.has_measurement(request)]
     wanted = _conditions(missing)
     loaded = {one: run.load_population(one) for one in wanted}
-    in_memory = {
-        one: jax.tree.map(jnp.asarray, population)
-        for one, population in loaded.items()
-        if population is not None
-    }
+    in_memory = {one: population for one, population in loaded.items() if population is not None}
     untrained = [one for one in wanted if one not in in_memory]
     if run.resumed:
         done = sum(one in in_memory or one not in loaded for one in needed)
@@ -65,9 +60,7 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
         for one in untrained:
             stop_if_asked()
             with progress.stage(f"train {label(one)}", "training", seconds):
-                population = run.train(one, pool, progress.within)
-                # As a stored one comes back: what measures the one was compiled for the other.
-                in_memory[one] = jax.tree.map(jnp.asarray, jax.device_get(population))
+                in_memory[one] = run.train(one, pool, progress.within)
             run.note(seconds=seconds)
         for request in missing:
             stop_if_asked()

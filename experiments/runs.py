@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pandas as pd
 from ml_collections import ConfigDict
 
@@ -256,7 +258,8 @@ class Run:
             population = checkpoints.train(condition, pool, keeper)
         self.save_population(population)
         keeper.clear()
-        return population
+        # As a stored one comes back: what measures the one was compiled for the other.
+        return jax.tree.map(jnp.asarray, jax.device_get(population))
 
     @processes.collective
     @_writing
@@ -264,9 +267,13 @@ class Run:
         """Marks a population that cannot be read as not there, so that its checkpoints stay."""
         (self._population_path(condition) / "condition.json").unlink(missing_ok=True)
 
-    @processes.collective
     def load_population(self, condition: Condition) -> Population | None:
         """Returns a stored population; None if there is none that can be read."""
+        found = self._load_population(condition)
+        return None if found is None else jax.tree.map(jnp.asarray, found)
+
+    @processes.collective
+    def _load_population(self, condition: Condition) -> Population | None:
         path = self._population_path(condition)
         if not (path / "condition.json").is_file():
             return None

@@ -174,7 +174,7 @@ def landscapes(
     def half(sample):
         return training.losses_and_gradient(program.apply_fn, params, images, sample, axis=axis)
 
-    # One after the other: half the memory, and half of what there is to compile.
+    # One after the other: half the memory of both at once.
     names = ("own", "other")
     halves = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(samples[name] for name in names))
     found, gradients = jax.lax.map(half, halves)

@@ -16,8 +16,8 @@ from pathlib import Path
 import jax
 import launcher
 import numpy as np
-import pandas as pd
 import pytest
+from run_folder import assert_same, read
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ("--config=configs/digits.py:tiny", *launcher.FOLDERS)
@@ -38,18 +38,6 @@ def get_config():
 """
 SMALL = ("--config=small.py", *launcher.FOLDERS)
 FILES = {"config.json", "run.json", "verdicts.json", "records.parquet", "conditions.parquet"}
-
-
-def read(folder, name):
-    path = folder / name
-    return json.loads(path.read_text()) if name.endswith("json") else pd.read_parquet(path)
-
-
-def assert_same(one, two):
-    """The same numbers to the last bit, and the same verdicts."""
-    for name in ("records.parquet", "conditions.parquet"):
-        pd.testing.assert_frame_equal(read(one, name), read(two, name), check_exact=True)
-    assert read(one, "verdicts.json") == read(two, "verdicts.json")
 
 
 def times(folder, *patterns):

@@ -5,7 +5,6 @@ within 2e-3.
 """
 
 import contextlib
-import json
 import random
 import re
 import shutil
@@ -18,6 +17,7 @@ import launcher
 import numpy as np
 import pandas as pd
 import pytest
+from run_folder import assert_same, read
 
 TINY = ("--config=configs/digits.py:tiny", *launcher.FOLDERS)
 # A piece of training, and so a chance of a checkpoint, every ten steps; the same programs.
@@ -34,18 +34,6 @@ PLACES = ["condition", "pair", "surrogate", "target", "step", "budget", "subset"
 def devices(number):
     level = "--xla_backend_optimization_level=0"  # as in conftest.py
     return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={number} {level}"}
-
-
-def read(folder, name):
-    path = folder / name
-    return json.loads(path.read_text()) if name.endswith("json") else pd.read_parquet(path)
-
-
-def assert_same(one, two):
-    """The same numbers to the last bit, and the same verdicts."""
-    for name in ("records.parquet", "conditions.parquet"):
-        pd.testing.assert_frame_equal(read(one, name), read(two, name), check_exact=True)
-    assert read(one, "verdicts.json") == read(two, "verdicts.json")
 
 
 def assert_close(one, two):

@@ -242,8 +242,8 @@ _PEAKS: dict[str, dict[str, float]] = {
 def peak(dtype: str) -> float | None:
     """Returns the operations a second that all devices reach by their data sheets.
 
-    For float32 at the precision that XLA takes by default: TF32 on a GPU that has it, bfloat16
-    products on a TPU.
+    For float32 the rate of TF32 on a GPU that has it, and of bfloat16 products on a TPU: programs
+    that `placement.jit` makes ask for full precision, so that they cannot come near it.
 
     Args:
       dtype: "bfloat16" or "float32".
