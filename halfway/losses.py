@@ -13,8 +13,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from halfway import placement
+from halfway import sharding
 from halfway.types import Array
+
+CHUNK_SIZE = 2048
+"""Examples that are looked at together: activations of a whole half would not fit the memory."""
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
@@ -192,7 +195,7 @@ def chunked_sum(
       arrays: `[N, ...]` each.
       mask: `[N]` bool.
       chunk_size: examples at once; None, or at least N: all, by a single call.
-      axis: of `placement.data_axis`: each device along it sums over its part of the examples.
+      axis: of `sharding.data_axis`: each device along it sums over its part of the examples.
 
     Raises:
       ValueError: if `chunk_size` is below 1.
@@ -206,8 +209,8 @@ def chunked_sum(
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     if axis is not None:
-        arrays = [placement.share(array, axis) for array in arrays]
-        mask = placement.share_mask(mask, axis)
+        arrays = [sharding.share(array, axis) for array in arrays]
+        mask = sharding.share_mask(mask, axis)
         return lax.psum(chunked_sum(sum_fn, arrays, mask, chunk_size=chunk_size), axis[0])
     size = mask.shape[0]
     if chunk_size is None or chunk_size >= size:

@@ -166,9 +166,13 @@ class Residual(nn.Module):
 
         def conv(name: str, features: int, size: int = 3, stride: int = 1) -> nn.Conv:
             return nn.Conv(
-                features, (size, size), (stride, stride), use_bias=False, name=name,
+                features,
+                (size, size),
+                (stride, stride),
+                use_bias=False,
+                name=name,
                 conv_general_dilated=convolve,
-            )  # fmt: skip
+            )
 
         x = conv("stem", self.features[0])(_scale(x))
         for stage, features in enumerate(self.features):

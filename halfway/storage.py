@@ -3,34 +3,48 @@
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import logging
 import os
 import re
 import shutil
+import tempfile
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _ARRAYS, _DIGEST = "arrays", "digest.json"
 PARTIAL = ".partial"
 """Ending of what is being written."""
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged file raises: JSON, Parquet or NumPy archive."""
 
 
-def digest(tree: Any) -> str:
+def json_digest(plain: Any) -> str:
+    """Returns the hexadecimal SHA-256 of plain data, whatever the order of its fields."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def tree_digest(tree: Any) -> str:
     """Returns the hexadecimal SHA-256 of arrays: their places in the tree, types, shapes and bytes.
 
     Args:
       tree: of arrays of the host.
 
     Examples:
-      >>> one = storage.digest({"a": np.zeros(2)})
-      >>> one == storage.digest({"a": np.zeros(2)}), one == storage.digest({"b": np.zeros(2)})
-      (True, False)
+      >>> one = storage.tree_digest({"a": np.zeros(2)})
+      >>> one == storage.tree_digest({"a": np.zeros(2)})
+      True
     """
     found = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(tree):
@@ -40,7 +54,7 @@ def digest(tree: Any) -> str:
     return found.hexdigest()
 
 
-def save(path: str | Path, tree: Any, facts: Mapping[str, Any], *, name: str) -> None:
+def save_tree(path: str | Path, tree: Any, facts: Mapping[str, Any], *, name: str) -> None:
     """Writes a tree of arrays as an Orbax checkpoint, with a JSON file of facts and a digest.
 
     Of several processes one calls it.
@@ -68,7 +82,7 @@ def save(path: str | Path, tree: Any, facts: Mapping[str, Any], *, name: str) ->
         with _checkpointer() as checkpointer:
             checkpointer.save(partial / _ARRAYS, tree)
         (partial / name).write_text(json.dumps(facts, indent=2))
-        (partial / _DIGEST).write_text(json.dumps({"sha256": digest(tree)}))
+        (partial / _DIGEST).write_text(json.dumps({"sha256": tree_digest(tree)}))
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
         code = re.search(r"os_error_code='(\d+)'", str(error))
@@ -85,7 +99,7 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def load(path: str | Path, *, name: str) -> tuple[dict[str, Any], Any]:
+def load_tree(path: str | Path, *, name: str) -> tuple[dict[str, Any], Any]:
     """Returns the arrays, of NumPy, and the facts that `save` wrote.
 
     Args:
@@ -103,7 +117,7 @@ def load(path: str | Path, *, name: str) -> tuple[dict[str, Any], Any]:
     with _checkpointer() as checkpointer:
         tree = checkpointer.restore(path / _ARRAYS)
     tree = jax.tree.map(np.asarray, tree)
-    if json.loads((path / _DIGEST).read_text()) != {"sha256": digest(tree)}:
+    if json.loads((path / _DIGEST).read_text()) != {"sha256": tree_digest(tree)}:
         raise ValueError(f"the arrays at {path} are not those that were written")
     return tree, facts
 
@@ -129,3 +143,59 @@ def _checkpointer() -> Iterator[Any]:
         finally:
             for logger, was in zip(loggers, before, strict=True):
                 logger.disabled = was
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file through a temporary one beside it, so that nobody ever reads half of it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def sweep(folder: Path) -> None:
+    """Removes what was left in a folder and below when a process was killed while it wrote."""
+    for path in folder.rglob(f".*{PARTIAL}"):
+        path.unlink(missing_ok=True)
+    for name in ("populations", "checkpoints"):
+        for path in [*(folder / name).rglob(f"*{PARTIAL}")]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as indented JSON, without NaN."""
+    write_whole(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Returns the value of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_table(path: Path, table: "pd.DataFrame") -> None:
+    """Writes a table as Parquet, its index included where it has a name."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=table.index.name is not None)
+    write_whole(path, buffer.getvalue())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes named arrays as a compressed NumPy archive."""
+    buffer = io.BytesIO()
+    # `np.savez_compressed` takes names as keyword arguments; an array may have any name.
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as entry:
+                np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
+    write_whole(path, buffer.getvalue())
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a NumPy archive; nothing is unpickled."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}

@@ -14,7 +14,7 @@ Shapes in docstrings use these letters, always in this order from the left:
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.core import Tracer
@@ -32,6 +32,20 @@ ScalarFn = Callable[[Params], Array]
 """Parameters to a scalar: a landscape."""
 LossFn = Callable[[Array, Array], Array]
 """Logits `[B, C]` and labels `[B]` to a loss per example `[B]`."""
+
+
+class Sample(NamedTuple):
+    """Examples of a pool, the valid ones first.
+
+    Attributes:
+      indices: `[N]` int32, rows of the pool.
+      labels: `[N]` int32, as labelled, noise included.
+      mask: `[N]` bool, false for padding.
+    """
+
+    indices: Array
+    labels: Array
+    mask: Array
 
 
 def is_traced(value: Any) -> bool:

@@ -13,13 +13,13 @@ os.environ.setdefault(
 # Workers of one run share compiled programs; the first process to come makes the folder.
 CACHE = os.environ.setdefault("HALFWAY_TEST_CACHE", tempfile.mkdtemp(prefix="halfway-test-cache-"))
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import pytest
 
-from experiments import environment  # noqa: E402
-from halfway import placement  # noqa: E402
+from halfway import sharding
+from halfway.lab.runtime import environment
 
-placement.CPU_LEVEL = None  # that of XLA_FLAGS above
+sharding.CPU_LEVEL = None  # that of XLA_FLAGS above
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(Path(CACHE) / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -45,10 +45,20 @@ def store_no_programs_of_attacks(request):
     """Programs of attacks run once: to store them takes time."""
     name = "jax_persistent_cache_min_compile_time_secs"
     attacks = {
-        "attacks", "attacks_transfer", "auto_pgd", "benchmark", "decision_based", "diagnostics",
-        "ensembles", "fast_boundary", "minimum_norm", "random_search", "suite", "threat",
+        "attacks",
+        "attacks_transfer",
+        "auto_pgd",
+        "benchmark",
+        "decision_based",
+        "diagnostics",
+        "ensembles",
+        "fast_boundary",
+        "minimum_norm",
+        "random_search",
+        "suite",
+        "threat",
         "universal_perturbation",
-    }  # fmt: skip
+    }
     before = getattr(jax.config, name)
     if request.module.__name__.removeprefix("test_") in attacks:
         jax.config.update(name, 1e9)

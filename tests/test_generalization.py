@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments import family, gap_paths, grid, observations, pipeline, studies
-from experiments.runs import Identity, Run
-from experiments.studies import g4, g8
-from experiments.tables import Reader
+from halfway.lab import studies
+from halfway.lab.measurements import grid
+from halfway.lab.runtime import pipeline
+from halfway.lab.runtime.runs import Identity, Run
+from halfway.lab.studies.g4 import study as g4
+from halfway.lab.studies.g8 import gap_paths
+from halfway.lab.studies.g8 import measure as g8_measure
+from halfway.lab.studies.g8 import study as g8
+from halfway.lab.study import family
+from halfway.lab.study.tables import Reader
 
 pytestmark = pytest.mark.slow
 NAMES = ("G3", "G4", "G5", "G6", "G7", "G8")
@@ -48,7 +54,7 @@ def _smaller(monkeypatch):
     for name, value in {"NUM_EXAMPLES": 20, "NUM_HOLDOUT": 80, "PAIRS": 1}.items():
         monkeypatch.setattr(g4, name, value)
     monkeypatch.setattr(g8, "SIZES", (15, 40))
-    monkeypatch.setattr(observations, "FRESH_STEPS", 6)
+    monkeypatch.setattr(g8_measure, "FRESH_STEPS", 6)
     monkeypatch.setattr(gap_paths, "NUM_STEPS", 20)
     monkeypatch.setattr(gap_paths, "ADAM_STEPS", 10)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from halfway import models, training
+from halfway import models, populations
 
 NUM_CLASSES = 3
 CONFIGS = {
@@ -16,9 +16,14 @@ CONFIGS = {
     "strided": {"kind": "cnn", "features": (4, 3), "stride": 2, "widths": (6,)},
     "residual": {"kind": "residual", "features": (4, 6), "blocks": 2},
     "transformer": {
-        "kind": "transformer", "patch": 3, "width": 8, "depth": 2, "heads": 2, "hidden": 5,
+        "kind": "transformer",
+        "patch": 3,
+        "width": 8,
+        "depth": 2,
+        "heads": 2,
+        "hidden": 5,
     },
-}  # fmt: skip
+}
 IMAGES = jnp.asarray(np.random.default_rng(0).uniform(size=(5, 9, 6, 2)), jnp.float32)
 
 
@@ -96,9 +101,12 @@ def dense(x, layer):
 def residual_logits(config, params, x):
     def conv(x, name, stride=1):
         return lax.conv_general_dilated(
-            x, params[name]["kernel"], (stride, stride), "SAME",
+            x,
+            params[name]["kernel"],
+            (stride, stride),
+            "SAME",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # fmt: skip
+        )
 
     def relu_norm(x, name):
         return jnp.maximum(normalize(x, params[name]), 0)
@@ -276,12 +284,14 @@ def test_a_narrowed_network_is_the_small_one():
     small = {
         "Dense_0": {"kernel": params["Dense_0"]["kernel"][:, :5], "bias": jnp.zeros(5)},
         "Dense_1": {
-            "kernel": params["Dense_1"]["kernel"][:5, :5] * np.sqrt(16 / 5), "bias": jnp.zeros(5)
+            "kernel": params["Dense_1"]["kernel"][:5, :5] * np.sqrt(16 / 5),
+            "bias": jnp.zeros(5),
         },
         "Dense_2": {
-            "kernel": params["Dense_2"]["kernel"][:5] * np.sqrt(16 / 5), "bias": jnp.zeros(4)
+            "kernel": params["Dense_2"]["kernel"][:5] * np.sqrt(16 / 5),
+            "bias": jnp.zeros(4),
         },
-    }  # fmt: skip
+    }
     expected = models.MLP(num_classes=4, widths=(5, 5)).apply({"params": small}, x)
     np.testing.assert_allclose(wide.apply({"params": narrowed}, x), expected, rtol=1e-5, atol=1e-6)
     whole = models.narrow(params, 16)
@@ -293,22 +303,26 @@ def test_masked_units_stay_out_under_any_optimizer():
     labels = jnp.arange(8) % 4
     module = models.MLP(num_classes=4, widths=(16, 16))
     start = models.narrow(module.init(jax.random.key(1), x)["params"], 5)
-    for name in training.OPTIMIZERS:
-        optimizer = training.make_optimizer(name, 0.05, 0.1)
-        state = training.init(start, optimizer)
+    for name in populations.OPTIMIZERS:
+        optimizer = populations.make_optimizer(name, 0.05, 0.1)
+        state = populations.init_state(start, optimizer)
 
         def apply_fn(params, x):
             return module.apply({"params": params}, x)
 
-        step = jax.jit(functools.partial(training.train_step, apply_fn, optimizer))
+        step = jax.jit(functools.partial(populations.train_step, apply_fn, optimizer))
         for _ in range(20):
             state = step(state, x, labels)
         first, second, last = (state.params[f"Dense_{i}"] for i in range(3))
         assert not np.array_equal(first["kernel"][:, :5], start["Dense_0"]["kernel"][:, :5])
         for masked in (
-            first["kernel"][:, 5:], first["bias"][5:], second["kernel"][5:],
-            second["kernel"][:, 5:], second["bias"][5:], last["kernel"][5:],
-        ):  # fmt: skip
+            first["kernel"][:, 5:],
+            first["bias"][5:],
+            second["kernel"][5:],
+            second["kernel"][:, 5:],
+            second["bias"][5:],
+            last["kernel"][5:],
+        ):
             assert (np.asarray(masked) == 0).all()
 
 
@@ -343,9 +357,11 @@ def test_pooling_and_its_derivatives_are_those_of_a_mean(shape, size):
         total = lambda x: (pool(x) ** 3).sum()  # noqa: E731
         slope = jax.grad(total)
         return (
-            *jax.jvp(pool, (x,), (along,)), slope(x), jax.jvp(slope, (x,), (along,))[1],
+            *jax.jvp(pool, (x,), (along,)),
+            slope(x),
+            jax.jvp(slope, (x,), (along,))[1],
             jax.vmap(slope)(jnp.stack([x, along])),
-        )  # fmt: skip
+        )
 
     pool = functools.partial(models.average_pool, size=size)
     for ours, theirs in zip(derivatives(pool, x), derivatives(reference, x), strict=True):

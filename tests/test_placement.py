@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from halfway import placement
+from halfway import sharding
 
 
 def one(member, weights):
@@ -31,20 +31,31 @@ def assert_mapped(result, size):
 
 @pytest.mark.parametrize("by_data", [False, True])
 @pytest.mark.parametrize("mesh", [(1, 1), (2, 1), (1, 2)])
-@pytest.mark.parametrize("size, at_once, most", [
-    (1, None, None), (2, None, None), (3, None, None), (5, None, None), (3, 1, None),
-    (5, 2, None), (7, 2, None), (5, None, 2), (5, 2, 1), (4, 9, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "size, at_once, most",
+    [
+        (1, None, None),
+        (2, None, None),
+        (3, None, None),
+        (5, None, None),
+        (3, 1, None),
+        (5, 2, None),
+        (7, 2, None),
+        (5, None, 2),
+        (5, 2, 1),
+        (4, 9, None),
+    ],
+)
 def test_spread_is_vmap(size, at_once, most, mesh, by_data):
-    with placement.use(placement.Layout(placement.make_mesh(*mesh), most)):
-        run = placement.jit(placement.spread(one, at_once=at_once, by_data=by_data))
+    with sharding.use(sharding.Layout(sharding.make_mesh(*mesh), most)):
+        run = sharding.jit(sharding.spread(one, at_once=at_once, by_data=by_data))
         assert_mapped(run(draw(size), WEIGHTS), size)
 
 
 def test_all_devices_by_default():
-    assert placement.make_mesh().size == jax.device_count() == 2
-    assert placement.make_mesh(1).size == 1
-    result = jax.jit(placement.spread(one))(draw(4), WEIGHTS)
+    assert sharding.make_mesh().size == jax.device_count() == 2
+    assert sharding.make_mesh(1).size == 1
+    result = jax.jit(sharding.spread(one))(draw(4), WEIGHTS)
     shards = result["product"].addressable_shards
     assert {shard.device for shard in shards} == set(jax.devices())
     assert [shard.data.shape for shard in shards] == [(2, 3), (2, 3)]
@@ -53,7 +64,7 @@ def test_all_devices_by_default():
 @pytest.mark.parametrize("sizes", [(0, 1), (-1, 1), (3, 1), (2, 2), (1, 0), (None, 3)])
 def test_impossible_meshes_are_refused(sizes):
     with pytest.raises(ValueError, match="from 1 to 2 devices, all that there are, got member:"):
-        placement.make_mesh(*sizes)
+        sharding.make_mesh(*sizes)
 
 
 @pytest.mark.parametrize(
@@ -61,36 +72,40 @@ def test_impossible_meshes_are_refused(sizes):
     [("member:2", (2, 1)), ("data:2", (1, 2)), ("member:1,data:2", (1, 2)), ("member:1", (1, 1))],
 )
 def test_a_mesh_is_read_from_text(text, shape):
-    assert tuple(placement.parse_mesh(text).values()) == shape
+    assert tuple(sharding.parse_mesh(text).values()) == shape
 
 
 @pytest.mark.parametrize("text", ["", "2", "member", "member:x", "batch:2", "member:2,", "data:-1"])
 def test_what_is_no_mesh_is_refused(text):
     with pytest.raises(ValueError, match="a mesh is like 'member:8'"):
-        placement.parse_mesh(text)
+        sharding.parse_mesh(text)
 
 
 @pytest.mark.parametrize(
     "fields, shape",
-    [({"num_members": 16}, (2, 1)), ({"num_members": 2}, (2, 1)), ({"num_members": 1}, (1, 2)),
-     ({"num_members": 16, "member_bytes": 10, "device_bytes": 10}, (2, 1)),
-     ({"num_members": 16, "member_bytes": 11, "device_bytes": 10}, (1, 2)),
-     ({"num_members": 16, "member_bytes": 999, "device_bytes": 10}, (1, 2))],
-)  # fmt: skip
+    [
+        ({"num_members": 16}, (2, 1)),
+        ({"num_members": 2}, (2, 1)),
+        ({"num_members": 1}, (1, 2)),
+        ({"num_members": 16, "member_bytes": 10, "device_bytes": 10}, (2, 1)),
+        ({"num_members": 16, "member_bytes": 11, "device_bytes": 10}, (1, 2)),
+        ({"num_members": 16, "member_bytes": 999, "device_bytes": 10}, (1, 2)),
+    ],
+)
 def test_members_come_first_and_share_a_device_where_they_fit(fields, shape):
-    assert tuple(placement.choose(**fields).mesh.shape.values()) == shape
+    assert tuple(sharding.choose(**fields).mesh.shape.values()) == shape
 
 
 def test_the_layout_in_force_is_part_of_a_program():
     seen = []
 
-    @placement.jit
+    @sharding.jit
     def run(members, weights):
-        seen.append(placement.current().mesh.size)
-        return placement.spread(one)(members, weights)
+        seen.append(sharding.current().mesh.size)
+        return sharding.spread(one)(members, weights)
 
     for size in (1, 2, 1):
-        with placement.use(placement.Layout(placement.make_mesh(size))):
+        with sharding.use(sharding.Layout(sharding.make_mesh(size))):
             found = run(draw(4), WEIGHTS)["sum"]
             assert len(found.sharding.device_set) == size
     assert seen == [1, 2]  # each is made once
@@ -100,29 +115,29 @@ def test_examples_are_shared_out_over_the_data_axis():
     values = jnp.arange(5.0)
 
     def total(member, values):
-        axis = placement.data_axis()
+        axis = sharding.data_axis()
         if axis is None:
             return member * values.sum()
-        mask = placement.share_mask(jnp.ones(5, bool), axis)
-        part = placement.share(values, axis)
+        mask = sharding.share_mask(jnp.ones(5, bool), axis)
+        part = sharding.share(values, axis)
         assert part.shape == (3,)
         return member * jax.lax.psum(jnp.where(mask, part, 0).sum(), axis[0])
 
     for shape, by_data in (((2, 1), True), ((1, 2), True), ((1, 2), False)):
-        with placement.use(placement.Layout(placement.make_mesh(*shape))):
-            run = placement.jit(placement.spread(total, by_data=by_data))
+        with sharding.use(sharding.Layout(sharding.make_mesh(*shape))):
+            run = sharding.jit(sharding.spread(total, by_data=by_data))
             np.testing.assert_array_equal(run(jnp.arange(3.0), values), [0, 10, 20])
-    assert placement.data_axis() is None
+    assert sharding.data_axis() is None
 
 
 def _failing(monkeypatch, most):
     """Devices that have memory for so many members."""
-    spread = placement.spread
+    spread = sharding.spread
 
     def fragile(fn, **options):
         def run(members, *shared):
             def inner(member, *shared):
-                chunk = placement._CHUNKS.get()[-1]
+                chunk = sharding._CHUNKS.get()[-1]
                 if chunk > most:
                     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
                 return fn(member, *shared)
@@ -131,15 +146,15 @@ def _failing(monkeypatch, most):
 
         return run
 
-    monkeypatch.setattr(placement, "spread", fragile)
+    monkeypatch.setattr(sharding, "spread", fragile)
 
 
 def test_without_memory_members_go_in_smaller_chunks(monkeypatch, caplog):
     _failing(monkeypatch, 2)
 
-    @placement.jit
+    @sharding.jit
     def run(members, weights):
-        return placement.spread(one)(members, weights)
+        return sharding.spread(one)(members, weights)
 
     for _ in range(2):
         assert_mapped(run(draw(10), WEIGHTS), 10)
@@ -150,9 +165,9 @@ def test_without_memory_members_go_in_smaller_chunks(monkeypatch, caplog):
 def test_a_member_that_does_not_fit_alone_is_an_error(monkeypatch):
     _failing(monkeypatch, 0)
 
-    @placement.jit
+    @sharding.jit
     def run(members, weights):
-        return placement.spread(one)(members, weights)
+        return sharding.spread(one)(members, weights)
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
         run(draw(10), WEIGHTS)
@@ -161,7 +176,7 @@ def test_a_member_that_does_not_fit_alone_is_an_error(monkeypatch):
 def test_another_error_is_not_tried_again():
     calls = []
 
-    @placement.jit
+    @sharding.jit
     def run(members):
         calls.append(1)
         raise jax.errors.JaxRuntimeError("INTERNAL: broken")

@@ -51,7 +51,7 @@ def names(folder):
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     folder = tmp_path_factory.mktemp("original") / "one"
-    storage.save(folder, arrays(), FACTS, name=NAME)
+    storage.save_tree(folder, arrays(), FACTS, name=NAME)
     return folder
 
 
@@ -66,7 +66,7 @@ def test_digest_tells_apart_what_differs_and_nothing_else():
         {"a": np.asfortranarray(a)},  # the same array, laid out in another order
         {"a": np.repeat(a, 2, 0)[::2]},
     ]
-    assert len({storage.digest(tree) for tree in same}) == 1
+    assert len({storage.tree_digest(tree) for tree in same}) == 1
     bit = a.copy()
     bit[1, 2] ^= 1
     others = [
@@ -79,16 +79,18 @@ def test_digest_tells_apart_what_differs_and_nothing_else():
         {"a": a, "b": np.zeros(0)},
         {},
     ]
-    assert len({storage.digest(tree) for tree in [*same, *others]}) == 1 + len(others)
-    assert storage.digest({"a": a, "b": bit}) != storage.digest({"a": bit, "b": a})
-    assert storage.digest({"a": np.float32(0.0)}) != storage.digest({"a": np.float32(-0.0)})
+    assert len({storage.tree_digest(tree) for tree in [*same, *others]}) == 1 + len(others)
+    assert storage.tree_digest({"a": a, "b": bit}) != storage.tree_digest({"a": bit, "b": a})
+    assert storage.tree_digest({"a": np.float32(0.0)}) != storage.tree_digest(
+        {"a": np.float32(-0.0)}
+    )
 
 
 # There and back
 
 
 def test_what_was_saved_comes_back_bit_by_bit(original):
-    tree, facts = storage.load(original, name=NAME)
+    tree, facts = storage.load_tree(original, name=NAME)
     assert facts == FACTS
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(tree))
     assert_equal(tree, arrays())
@@ -96,8 +98,8 @@ def test_what_was_saved_comes_back_bit_by_bit(original):
 
 def test_arrays_of_devices_and_values_that_are_no_numbers_come_back(tmp_path):
     odd = np.array([np.nan, -0.0, np.inf, 1e-45], np.float32)
-    storage.save(tmp_path / "x", {"a": jnp.arange(3), "b": odd}, {}, name=NAME)
-    tree, facts = storage.load(tmp_path / "x", name=NAME)
+    storage.save_tree(tmp_path / "x", {"a": jnp.arange(3), "b": odd}, {}, name=NAME)
+    tree, facts = storage.load_tree(tmp_path / "x", name=NAME)
     assert facts == {}
     assert tree["a"].tolist() == [0, 1, 2]
     assert tree["b"].tobytes() == odd.tobytes()
@@ -105,11 +107,11 @@ def test_arrays_of_devices_and_values_that_are_no_numbers_come_back(tmp_path):
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path):
     folder = tmp_path / "deep" / "x"
-    storage.save(folder, arrays(), FACTS, name=NAME)
+    storage.save_tree(folder, arrays(), FACTS, name=NAME)
     (folder / "stray").touch()
     (tmp_path / "deep" / "x.partial" / "arrays").mkdir(parents=True)  # of a process that was killed
-    storage.save(folder, arrays(2.0), {"step": 4}, name=NAME)
-    tree, facts = storage.load(folder, name=NAME)
+    storage.save_tree(folder, arrays(2.0), {"step": 4}, name=NAME)
+    tree, facts = storage.load_tree(folder, name=NAME)
     assert facts == {"step": 4}
     assert_equal(tree, arrays(2.0))
     assert not (folder / "stray").exists()
@@ -118,10 +120,10 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
 
 def test_where_nothing_is_stored_it_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing is stored"):
-        storage.load(tmp_path / "x", name=NAME)
+        storage.load_tree(tmp_path / "x", name=NAME)
     (tmp_path / "x").mkdir()
     with pytest.raises(FileNotFoundError, match="nothing is stored"):
-        storage.load(tmp_path / "x", name=NAME)
+        storage.load_tree(tmp_path / "x", name=NAME)
 
 
 # Damage
@@ -130,7 +132,7 @@ def test_where_nothing_is_stored_it_says_so(tmp_path):
 def load_or_none(folder):
     """What is loaded, after checking that it is what was written; None where loading raises."""
     try:
-        tree, facts = storage.load(folder, name=NAME)
+        tree, facts = storage.load_tree(folder, name=NAME)
     except Exception:  # of many kinds
         return None
     assert_equal(tree, arrays())
@@ -162,12 +164,12 @@ def test_arrays_that_read_well_but_are_others_are_refused(original, tmp_path):
     # Whole and by its own checksums right, but not what the digest is of.
     other = arrays()
     other["walk"]["00000"].view(np.uint32)[1, 1, 1] ^= 1
-    storage.save(tmp_path / "other", other, FACTS, name=NAME)
+    storage.save_tree(tmp_path / "other", other, FACTS, name=NAME)
     folder = shutil.copytree(original, tmp_path / "one")
     shutil.rmtree(folder / "arrays")
     shutil.copytree(tmp_path / "other" / "arrays", folder / "arrays")
     with pytest.raises(ValueError, match="not those that were written"):
-        storage.load(folder, name=NAME)
+        storage.load_tree(folder, name=NAME)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
@@ -203,7 +205,7 @@ def test_after_a_save_that_failed_the_old_one_is_whole_and_nothing_else_is_left(
     tmp_path, monkeypatch, when
 ):
     folder = tmp_path / "x"
-    storage.save(folder, arrays(), FACTS, name=NAME)
+    storage.save_tree(folder, arrays(), FACTS, name=NAME)
     before = {name: (folder / name).read_bytes() for name in files_of(folder)}
 
     def full(*_, **__):
@@ -211,7 +213,7 @@ def test_after_a_save_that_failed_the_old_one_is_whole_and_nothing_else_is_left(
 
     monkeypatch.setattr(*((json, "dumps", full) if when == "facts" else (storage, "digest", full)))
     with pytest.raises(OSError, match="No space left"):
-        storage.save(folder, arrays(2.0), {"step": 4}, name=NAME)
+        storage.save_tree(folder, arrays(2.0), {"step": 4}, name=NAME)
     monkeypatch.undo()
     assert names(tmp_path) == ["x"]
     assert before == {name: (folder / name).read_bytes() for name in files_of(folder)}
@@ -222,7 +224,7 @@ def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "x", tmp_path / "file" / "deep" / "x"):
         with pytest.raises(OSError, match=r"Not a directory|File exists"):
-            storage.save(path, arrays(), FACTS, name=NAME)
+            storage.save_tree(path, arrays(), FACTS, name=NAME)
 
 
 @pytest.fixture
@@ -240,11 +242,11 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_is_an_os_error_and_the_old_one_stays_whole(small_disk):
     folder = small_disk / "x"
-    storage.save(folder, arrays(), FACTS, name=NAME)
+    storage.save_tree(folder, arrays(), FACTS, name=NAME)
     large = {"a": np.random.default_rng(0).normal(size=(2, 50_000))}
     for path in (folder, small_disk / "y"):
         with pytest.raises(OSError, match="No space left on device") as caught:
-            storage.save(path, large, {"step": 4}, name=NAME)
+            storage.save_tree(path, large, {"step": 4}, name=NAME)
         assert caught.value.errno == errno.ENOSPC
         assert caught.value.filename == str(path)
         assert names(small_disk) == ["x"]
@@ -257,10 +259,10 @@ def test_a_full_disk_is_an_os_error_and_the_old_one_stays_whole(small_disk):
         for free in (0, 4096):
             rest.truncate(rest.tell() - free)
             with pytest.raises(OSError, match="No space left on device") as caught:
-                storage.save(folder, arrays(2.0), {"step": 4}, name=NAME)
+                storage.save_tree(folder, arrays(2.0), {"step": 4}, name=NAME)
             assert caught.value.errno == errno.ENOSPC
             assert names(small_disk) == ["rest", "x"]
             assert load_or_none(folder) == FACTS
     (small_disk / "rest").unlink()
-    storage.save(folder, arrays(2.0), {"step": 4}, name=NAME)
-    assert storage.load(folder, name=NAME)[1] == {"step": 4}
+    storage.save_tree(folder, arrays(2.0), {"step": 4}, name=NAME)
+    assert storage.load_tree(folder, name=NAME)[1] == {"step": 4}

@@ -6,10 +6,8 @@ and budgets.
 
 from halfway.attacks.auto_pgd import apgd
 from halfway.attacks.base import AttackResult
-from halfway.attacks.decision_based import boundary, hop_skip_jump
 from halfway.attacks.diagnostics import Diagnosis, diagnose, in_words
 from halfway.attacks.ensembles import Ensemble, collect_weights, ensemble, leave_one_out
-from halfway.attacks.fast_boundary import fab
 from halfway.attacks.gradient import (
     bim,
     di_fgsm,
@@ -21,9 +19,11 @@ from halfway.attacks.gradient import (
     ti_fgsm,
     vmi_fgsm,
 )
-from halfway.attacks.minimum_norm import ddn, deepfool, fmn
-from halfway.attacks.nearest import distance, minimum_budget
-from halfway.attacks.penalty import carlini_wagner
+from halfway.attacks.minimum_norm.decision_based import boundary, hop_skip_jump
+from halfway.attacks.minimum_norm.fast_boundary import fab
+from halfway.attacks.minimum_norm.gradient_based import ddn, deepfool, fmn
+from halfway.attacks.minimum_norm.nearest import distance, minimum_budget
+from halfway.attacks.minimum_norm.penalty import carlini_wagner
 from halfway.attacks.random_search import square
 from halfway.attacks.suite import Outcome, auto_attack, outcome
 from halfway.attacks.threat import Threat, l1, l2, linf

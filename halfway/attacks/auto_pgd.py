@@ -147,11 +147,19 @@ def _walk(
     chex.assert_shape(first.loss, x.shape[:1])
     ones = jnp.ones_like(first.loss)
     state = _State(
-        point=begin, before=begin, gradient=gradient, loss=first.loss, kept=first, best=begin,
-        best_gradient=gradient, best_loss=first.loss, step=FIRST_STEP * ones,
-        gains=jnp.zeros(ones.shape, jnp.int32), last_best=first.loss,
+        point=begin,
+        before=begin,
+        gradient=gradient,
+        loss=first.loss,
+        kept=first,
+        best=begin,
+        best_gradient=gradient,
+        best_loss=first.loss,
+        step=FIRST_STEP * ones,
+        gains=jnp.zeros(ones.shape, jnp.int32),
+        last_best=first.loss,
         halved=jnp.ones(ones.shape, bool),  # so that the first checkpoint asks for gains alone
-    )  # fmt: skip
+    )
 
     def move(state: _State, weight: Array) -> _State:
         along = each(state.step) * radius * threat.steepest(state.gradient)
@@ -231,9 +239,16 @@ def _sparse_walk(
     chex.assert_shape(first.loss, x.shape[:1])
     ones = jnp.ones_like(first.loss)
     state = _SparseState(
-        begin, gradient, first, begin, gradient, first.loss, ones, FIRST_SHARE * size * ones,
+        begin,
+        gradient,
+        first,
+        begin,
+        gradient,
+        first.loss,
+        ones,
+        FIRST_SHARE * size * ones,
         size * ones,
-    )  # fmt: skip
+    )
 
     def adapt(state: _SparseState) -> _SparseState:
         moved = (state.best != x).reshape(x.shape[0], -1).sum(1).astype(x.dtype)

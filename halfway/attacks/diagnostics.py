@@ -111,7 +111,7 @@ def diagnose(
     if threat.norm.name != "l1":
         other = square(
             logits_fn, key_square, x, labels, threat=threat, num_queries=num_queries
-        ).success  # fmt: skip
+        ).success
         only = share(other & ~own.success)
     lower, upper = (jnp.asarray(bound, x.dtype) for bound in threat.bounds)
     rounded = lower + jnp.round((own.adversarial - lower) / (upper - lower) * LEVELS) / LEVELS * (

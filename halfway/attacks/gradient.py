@@ -77,9 +77,16 @@ def pgd(
     def walk(key: Key) -> base.Candidate:
         start = threat.random_start(key, x) if random_start else x
         return base.iterate(
-            goal, estimator, update_rule, x, start, threat=threat, num_steps=num_steps, best=best,
+            goal,
+            estimator,
+            update_rule,
+            x,
+            start,
+            threat=threat,
+            num_steps=num_steps,
+            best=best,
             early_stop=early_stop,
-        )  # fmt: skip
+        )
 
     if num_restarts == 1:
         found = walk(key)
@@ -145,9 +152,17 @@ def bim(
     """
     base.check(x, labels, num_steps, least=1)
     return pgd(
-        logits_fn, key, x, labels, threat=threat, targets=targets, loss_fn=loss_fn,
-        num_steps=num_steps, relative_step=1.0 / num_steps, best=False,
-    )  # fmt: skip
+        logits_fn,
+        key,
+        x,
+        labels,
+        threat=threat,
+        targets=targets,
+        loss_fn=loss_fn,
+        num_steps=num_steps,
+        relative_step=1.0 / num_steps,
+        best=False,
+    )
 
 
 def mi_fgsm(

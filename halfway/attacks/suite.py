@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from halfway import losses
-from halfway.attacks import base, fast_boundary, nearest
+from halfway.attacks import base
 from halfway.attacks.auto_pgd import apgd
 from halfway.attacks.base import AttackResult
+from halfway.attacks.minimum_norm import fast_boundary, nearest
 from halfway.attacks.random_search import square
 from halfway.attacks.threat import Threat
 from halfway.types import Array, Key, LogitsFn
@@ -106,10 +107,18 @@ def auto_attack(
         if name == "square" and threat.norm.name == "l1":
             continue
         found = stage(
-            name, logits_fn, jax.random.fold_in(key, index), x, labels, found, threat=threat,
-            num_steps=num_steps, num_targets=num_targets, num_queries=num_queries,
+            name,
+            logits_fn,
+            jax.random.fold_in(key, index),
+            x,
+            labels,
+            found,
+            threat=threat,
+            num_steps=num_steps,
+            num_targets=num_targets,
+            num_queries=num_queries,
             chunk_size=chunk_size,
-        )  # fmt: skip
+        )
     return found
 
 
@@ -187,9 +196,7 @@ def stage(
                 return -losses.cross_entropy(logits, target)
             return -losses.targeted_dlr(label)(logits, target)
 
-        won = apgd(
-            logits_fn, key, x, label, threat=threat, loss_fn=loss_fn, num_steps=num_steps
-        )  # fmt: skip
+        won = apgd(logits_fn, key, x, label, threat=threat, loss_fn=loss_fn, num_steps=num_steps)
         return won.adversarial, won.queries
 
     def fab_t(key: Key, x: Array, label: Array, threat: Threat, target: Array):
@@ -208,16 +215,21 @@ def stage(
 
     single = {"apgd_ce": apgd_ce, "apgd_t": apgd_t, "fab_t": fab_t, "square": random}[name]
     if name in ("apgd_ce", "square"):
-        return _on_survivors(
-            single, logits_fn, key, x, labels, labels, found, threat, chunk_size
-        )  # fmt: skip
+        return _on_survivors(single, logits_fn, key, x, labels, labels, found, threat, chunk_size)
     order = _ranked(logits_fn, x, labels, chunk_size)
 
     def towards(rank: Array, found: AttackResult) -> AttackResult:
         return _on_survivors(
-            single, logits_fn, jax.random.fold_in(key, rank), x, labels, order[:, rank], found,
-            threat, chunk_size,
-        )  # fmt: skip
+            single,
+            logits_fn,
+            jax.random.fold_in(key, rank),
+            x,
+            labels,
+            order[:, rank],
+            found,
+            threat,
+            chunk_size,
+        )
 
     return jax.lax.fori_loop(0, min(num_targets, num_classes - 1), towards, found)
 

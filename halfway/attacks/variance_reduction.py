@@ -123,9 +123,14 @@ def svre(
         return base.objective(functools.partial(apply_fn, member), labels, loss_fn, targets)
 
     estimator = variance_reduced(
-        goal_fn, params, x, threat=threat, num_inner=num_inner,
-        step=inner_step * threat.radius(x), decay=inner_decay,
-    )  # fmt: skip
+        goal_fn,
+        params,
+        x,
+        threat=threat,
+        num_inner=num_inner,
+        step=inner_step * threat.radius(x),
+        decay=inner_decay,
+    )
     update_rule = optax.chain(estimators.accumulate(decay), base.steps(threat, relative_step))
     found = base.iterate(
         goal, estimator, update_rule, x, x, threat=threat, num_steps=num_steps, key=key, best=False

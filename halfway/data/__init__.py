@@ -13,36 +13,76 @@ tar of one; any other name is one that a user has prepared with TFDS. What is pr
 ArrayRecord and needs no TensorFlow. There is no network access.
 """
 
+import importlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from halfway.data import digits, folder, original, prepared, raw
 from halfway.data.arrays import DataError, Dataset, DataWarning, Split, checksum
 from halfway.data.prepared import default_root
+
+if TYPE_CHECKING:
+    from halfway.data.noise import add_label_noise
+    from halfway.data.synthetic import (
+        GaussianMixture,
+        LinearRegression,
+        Teacher,
+        gaussian_mixture,
+        linear_regression,
+        mixture,
+        teacher,
+    )
 
 __all__ = [
     "DIGITS_CHECKSUM",
     "DataError",
     "DataWarning",
     "Dataset",
+    "GaussianMixture",
+    "LinearRegression",
     "Split",
+    "Teacher",
+    "add_label_noise",
     "checksum",
     "default_root",
+    "gaussian_mixture",
+    "linear_regression",
     "load",
+    "mixture",
     "names",
     "preparable",
     "prepare",
+    "teacher",
 ]
 
 DIGITS_CHECKSUM = digits.CHECKSUM
 _FOLDER = "folder:"
 
 
+_WITH_JAX = {
+    "GaussianMixture": "synthetic",
+    "LinearRegression": "synthetic",
+    "Teacher": "synthetic",
+    "add_label_noise": "noise",
+    "gaussian_mixture": "synthetic",
+    "linear_regression": "synthetic",
+    "mixture": "synthetic",
+    "teacher": "synthetic",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Returns what needs JAX, which reading images does not, when it is first asked for."""
+    if name not in _WITH_JAX:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WITH_JAX[name]}"), name)
+
+
 def _mixture(data_dir: str | os.PathLike[str] | None) -> Dataset:
     del data_dir  # it needs no file
-    from halfway.data import synthetic  # the one module of data that needs JAX
+    from halfway.data import synthetic
 
     return synthetic.load_mixture()
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from halfway import halves
 from halfway.data.arrays import Dataset, make_dataset, make_split
+from halfway.data.noise import add_label_noise
 from halfway.types import ApplyFn, Array, Key, Params
 
 
@@ -93,7 +93,7 @@ def linear_regression(
       noise: σ².
 
     Examples:
-      >>> law = synthetic.linear_regression(jax.random.key(0), 10, signal=4.0, noise=2.0)
+      >>> law = data.linear_regression(jax.random.key(0), 10, signal=4.0, noise=2.0)
       >>> f"{law.risk(jnp.zeros(10)):.2f}, {law.n_half(jnp.zeros(10)):.2f}"  # 10 + 1 + 10 · 2/4
       '3.00, 16.00'
     """
@@ -115,7 +115,7 @@ class GaussianMixture(NamedTuple):
       means: `[C, ...]`, e.g. `[C, H, W, D]`.
       scale: scalar, σ > 0.
       noise_rate: scalar, ρ in [0, 1]: with this probability a label is replaced by a uniform draw
-        over all C classes, as in `halfway.halves.add_label_noise`.
+        over all C classes, as in `halfway.data.add_label_noise`.
     """
 
     means: Array
@@ -134,9 +134,7 @@ class GaussianMixture(NamedTuple):
         classes = jax.random.randint(class_key, (num_examples,), 0, num_classes, jnp.int32)
         noise = jax.random.normal(x_key, (num_examples, *self.means.shape[1:]))
         x = self.means[classes] + self.scale * noise
-        labels = halves.add_label_noise(
-            label_key, classes, self.noise_rate, num_classes=num_classes
-        )
+        labels = add_label_noise(label_key, classes, self.noise_rate, num_classes=num_classes)
         return x, labels
 
     def logits(self, x: Array) -> Array:
@@ -217,7 +215,7 @@ def gaussian_mixture(
       noise_rate: ρ.
 
     Examples:
-      >>> law = synthetic.gaussian_mixture(jax.random.key(0), num_classes=2, shape=(3,))
+      >>> law = data.gaussian_mixture(jax.random.key(0), num_classes=2, shape=(3,))
       >>> x, labels = jax.jit(law.sample, static_argnums=1)(jax.random.key(1), 5)
       >>> x.shape, law.logits(x).shape
       ((5, 3), (5, 2))
@@ -308,7 +306,7 @@ def teacher(
       inputs: "normal" or "uniform", static.
 
     Examples:
-      >>> law = synthetic.teacher(jax.random.key(0), shape=(4,), temperature=1.0)
+      >>> law = data.teacher(jax.random.key(0), shape=(4,), temperature=1.0)
       >>> x, labels = law.sample(jax.random.key(1), 3)
       >>> x.shape, labels.dtype
       ((3, 4), dtype('int32'))

@@ -28,7 +28,7 @@ def hessian_product(loss_fn: ScalarFn, params: Params, vector: Params) -> Params
 
     Examples:
       >>> loss_fn = lambda z: z[0] ** 2 * z[1]
-      >>> print(curvature.hessian_product(loss_fn, jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])))
+      >>> print(landscapes.hessian_product(loss_fn, jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])))
       [4. 2.]
     """
     return jax.jvp(jax.grad(loss_fn), (params,), (vector,))[1]
@@ -254,7 +254,7 @@ def power_iteration(product_fn: Callable[[Array], Array], start: Array, *, num_s
 
     Examples:
       >>> matrix = jnp.array([[2.0, 0.0], [0.0, -3.0]])
-      >>> found = curvature.power_iteration(lambda v: matrix @ v, jnp.ones(2), num_steps=30)
+      >>> found = landscapes.power_iteration(lambda v: matrix @ v, jnp.ones(2), num_steps=30)
       >>> print(round(float(found), 4))
       -3.0
     """
@@ -281,7 +281,7 @@ def sharpness(loss_fn: ScalarFn, params: Params, key: Key, *, num_steps: int = 2
     return power_iteration(_flat_product(loss_fn, params), start, num_steps=num_steps)
 
 
-def trace(
+def hessian_trace(
     loss_fn: ScalarFn,
     params: Params,
     key: Key,
@@ -403,7 +403,7 @@ def spectral_density(
     return SpectralDensity(*lax.map(quadrature, jax.random.split(key, num_samples)))
 
 
-def smooth(density: SpectralDensity, grid: Array, *, width: float) -> tuple[Array, Array]:
+def smooth_density(density: SpectralDensity, grid: Array, *, width: float) -> tuple[Array, Array]:
     """Returns the density on a grid as a mixture of Gaussians, and its standard error over starts.
 
     Args:

@@ -38,8 +38,12 @@ def empirical_ntk(
     """
     return _blocks(
         lambda left, right: jnp.einsum("icd,jed->ijce", left, right),
-        apply_fn, params, first, second, block_size,
-    )  # fmt: skip
+        apply_fn,
+        params,
+        first,
+        second,
+        block_size,
+    )
 
 
 def trace_ntk(
@@ -169,7 +173,7 @@ def _block_products(
     return lax.map(row, rows)
 
 
-def alignment(first: Array, second: Array, *, centered: bool = True) -> Array:
+def kernel_alignment(first: Array, second: Array, *, centered: bool = True) -> Array:
     """Returns the alignment of two kernels on the same examples, ⟨K, K'⟩_F / (‖K‖_F ‖K'‖_F).
 
     Centred alignment (Cortes et al. 2012) first takes away the mean of each row and column, which
@@ -186,7 +190,7 @@ def alignment(first: Array, second: Array, *, centered: bool = True) -> Array:
 
     Examples:
       >>> kernel = jnp.array([[2.0, 0.0], [0.0, 1.0]])
-      >>> print(kernels.alignment(kernel, 3 * kernel))
+      >>> print(landscapes.kernel_alignment(kernel, 3 * kernel))
       1.0
     """
 

@@ -19,16 +19,16 @@ from halfway.landscapes.permutations import (
     Axes,
     Permutations,
     Specification,
-    apply,
-    compose,
-    declare,
-    derive,
-    identity,
-    invert,
+    apply_permutations,
+    compose_permutations,
+    declare_permutations,
+    derive_permutations,
+    identity_permutations,
+    invert_permutations,
     permute,
     random_permutations,
-    similarity,
     to_dict,
+    weight_similarity,
 )
 from halfway.types import Array, Key, Params
 
@@ -39,18 +39,18 @@ __all__ = [
     "Specification",
     "StraightThrough",
     "activation_match",
-    "activations",
-    "apply",
-    "compose",
-    "declare",
-    "derive",
-    "identity",
-    "invert",
+    "apply_permutations",
+    "compose_permutations",
+    "declare_permutations",
+    "derive_permutations",
+    "hidden_activations",
+    "identity_permutations",
+    "invert_permutations",
     "match_many",
     "random_permutations",
-    "similarity",
     "straight_through_match",
     "weight_match",
+    "weight_similarity",
 ]
 
 
@@ -170,7 +170,7 @@ def _rows(value: np.ndarray, axis: int, size: int, repeats: int) -> np.ndarray:
     return value.reshape(-1, size).T
 
 
-def activations(module: nn.Module, params: Params, x: Array) -> dict[str, Array]:
+def hidden_activations(module: nn.Module, params: Params, x: Array) -> dict[str, Array]:
     """Returns what every group of units of a module of `halfway.models` computes.
 
     Hidden units before their nonlinearity; a residual stream as the next normalization hands it on;
@@ -187,7 +187,7 @@ def activations(module: nn.Module, params: Params, x: Array) -> dict[str, Array]
     Raises:
       ValueError: for another module.
     """
-    specification = derive(module, params)
+    specification = derive_permutations(module, params)
     _, captured = module.apply(
         {"params": params}, x, capture_intermediates=True, mutable=["intermediates"]
     )
@@ -306,7 +306,7 @@ def straight_through_match(
     latent, opt_state, seen = target, optimizer.init(target), []
     for step in range(num_steps + 1):
         found = weight_match(specification, latent, params, jax.random.fold_in(key, step))
-        projected = apply(specification, found.permutations, params)
+        projected = apply_permutations(specification, found.permutations, params)
         value, latent, opt_state = descend(latent, opt_state, projected)
         seen.append((float(value), found.permutations))
     best = min(seen, key=lambda one: one[0])
@@ -334,7 +334,7 @@ def match_many(
     if number < 2:
         raise ValueError(f"many models are two or more, got {number}")
     own = [jax.tree.map(lambda leaf, m=m: np.asarray(leaf[m]), members) for m in range(number)]
-    orders = [identity(specification) for _ in own]
+    orders = [identity_permutations(specification) for _ in own]
     moved, passes, changed = list(own), 0, True
     while changed and passes < max_iterations:
         key_pass = jax.random.fold_in(key, passes)
@@ -345,8 +345,8 @@ def match_many(
             found = weight_match(specification, mean, moved[m], key_pass)
             still = all(np.array_equal(o, np.arange(len(o))) for o in found.permutations.values())
             if not still:
-                orders[m] = compose(orders[m], found.permutations)
-                moved[m] = apply(specification, orders[m], own[m])
+                orders[m] = compose_permutations(orders[m], found.permutations)
+                moved[m] = apply_permutations(specification, orders[m], own[m])
                 changed = True
     stacked = {name: jnp.stack([order[name] for order in orders]) for name in orders[0]}
     return stacked, passes

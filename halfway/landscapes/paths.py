@@ -19,7 +19,7 @@ LandscapeFn = Callable[[Params], Any]
 BASELINES = ("linear", "endpoints")
 
 
-def linear(start: Params, end: Params, t: Array | float) -> Params:
+def linear_path(start: Params, end: Params, t: Array | float) -> Params:
     """Returns the point (1 − t) start + t end.
 
     Args:
@@ -30,7 +30,7 @@ def linear(start: Params, end: Params, t: Array | float) -> Params:
     return jax.tree.map(lambda a, b: (1 - t) * a + t * b, start, end)
 
 
-def spherical(start: Params, end: Params, t: Array | float) -> Params:
+def spherical_path(start: Params, end: Params, t: Array | float) -> Params:
     """Returns the point at share t of the arc from start to end, lengths interpolated linearly.
 
     Both are taken as one vector each. Of equal lengths, the path stays on their sphere, where the
@@ -43,7 +43,7 @@ def spherical(start: Params, end: Params, t: Array | float) -> Params:
       t: scalar in [0, 1].
 
     Examples:
-      >>> middle = paths.spherical(jnp.array([2.0, 0.0]), jnp.array([0.0, 2.0]), 0.5)
+      >>> middle = landscapes.spherical_path(jnp.array([2.0, 0.0]), jnp.array([0.0, 2.0]), 0.5)
       >>> print(middle.round(3), f"{jnp.linalg.norm(middle):.1f}")
       [1.414 1.414] 2.0
     """
@@ -62,7 +62,7 @@ def spherical(start: Params, end: Params, t: Array | float) -> Params:
     return unravel(length * (weight_a * a + weight_b * b))
 
 
-def bezier(controls: Params, t: Array | float) -> Params:
+def bezier_path(controls: Params, t: Array | float) -> Params:
     """Returns the point at t of the Bézier curve with the given control points.
 
     Args:
@@ -70,7 +70,7 @@ def bezier(controls: Params, t: Array | float) -> Params:
       t: scalar in [0, 1].
 
     Examples:
-      >>> print(paths.bezier(jnp.array([0.0, 1.0, 0.0]), 0.5))  # ¼·0 + ½·1 + ¼·0
+      >>> print(landscapes.bezier_path(jnp.array([0.0, 1.0, 0.0]), 0.5))  # ¼·0 + ½·1 + ¼·0
       0.5
     """
     # De Casteljau: each round interpolates between neighbours until one point is left.
@@ -79,7 +79,7 @@ def bezier(controls: Params, t: Array | float) -> Params:
     return jax.tree.map(lambda leaf: leaf[0], controls)
 
 
-def along(
+def along_path(
     loss_fn: LandscapeFn,
     point_fn: Callable[[Array], Params],
     num_points: int,
@@ -90,7 +90,7 @@ def along(
 
     Args:
       loss_fn: parameters to a pytree of arrays.
-      point_fn: t in [0, 1] to parameters, e.g. `lambda t: paths.spherical(start, end, t)`.
+      point_fn: t in [0, 1] to parameters, e.g. `lambda t: linear_path(start, end, t)`.
       num_points: T ≥ 2, static.
       chunk_size: points evaluated at once; None: one after another.
 
@@ -127,10 +127,12 @@ def interpolate(
       ValueError: if `num_points` is below 2.
 
     Examples:
-      >>> print(paths.interpolate(lambda z: z**2, jnp.array(-1.0), jnp.array(1.0), 5))
+      >>> print(landscapes.interpolate(lambda z: z**2, jnp.array(-1.0), jnp.array(1.0), 5))
       [1.   0.25 0.   0.25 1.  ]
     """
-    return along(loss_fn, lambda t: linear(start, end, t), num_points, chunk_size=chunk_size)
+    return along_path(
+        loss_fn, lambda t: linear_path(start, end, t), num_points, chunk_size=chunk_size
+    )
 
 
 def barrier(values: Array, *, baseline: str = "linear") -> Array:
@@ -152,7 +154,7 @@ def barrier(values: Array, *, baseline: str = "linear") -> Array:
 
     Examples:
       >>> values = jnp.array([0.0, 1.0, 1.0])
-      >>> print(paths.barrier(values), paths.barrier(values, baseline="endpoints"))
+      >>> print(landscapes.barrier(values), landscapes.barrier(values, baseline="endpoints"))
       0.5 0.5
     """
     if baseline not in BASELINES:
@@ -198,7 +200,7 @@ def fit_bezier(
     if num_bends < 1:
         raise ValueError(f"num_bends must be at least 1, got {num_bends}")
     shares = jnp.arange(1, num_bends + 1) / (num_bends + 1)
-    bends = jax.vmap(lambda t: linear(start, end, t))(shares)
+    bends = jax.vmap(lambda t: linear_path(start, end, t))(shares)
 
     def controls(bends):
         return jax.tree.map(
@@ -210,7 +212,7 @@ def fit_bezier(
         key_t, key_batch = jax.random.split(key)
         t = jax.random.uniform(key_t)
         value, gradient = jax.value_and_grad(
-            lambda bends: loss_fn(bezier(controls(bends), t), key_batch)
+            lambda bends: loss_fn(bezier_path(controls(bends), t), key_batch)
         )(bends)
         updates, opt_state = optimizer.update(gradient, opt_state, bends)
         return (optax.apply_updates(bends, updates), opt_state), value
@@ -311,7 +313,7 @@ def plane_point(plane: Plane, coordinates: Array) -> Params:
     )
 
 
-def project(plane: Plane, params: Params) -> tuple[Array, Array]:
+def project_onto_plane(plane: Plane, params: Params) -> tuple[Array, Array]:
     """Returns the coordinates `[2]` of the point of a plane closest to `params`, and its distance.
 
     Args:

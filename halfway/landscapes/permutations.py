@@ -53,7 +53,7 @@ def _entry(entry: Any) -> tuple[str, int]:
     return (entry, 1) if isinstance(entry, str) else (entry[0], int(entry[1]))
 
 
-def declare(axes: Axes, params: Params) -> Specification:
+def declare_permutations(axes: Axes, params: Params) -> Specification:
     """Returns the specification that `axes` declares, checked against parameters.
 
     Args:
@@ -93,7 +93,7 @@ def declare(axes: Axes, params: Params) -> Specification:
     return Specification({name: tuple(entries) for name, entries in axes.items()}, sizes)
 
 
-def derive(module: nn.Module, params: Params) -> Specification:
+def derive_permutations(module: nn.Module, params: Params) -> Specification:
     """Returns the specification of a module of `halfway.models`.
 
     Hidden units of dense layers, channels of convolutions, the residual stream of each stage or of
@@ -119,9 +119,9 @@ def derive(module: nn.Module, params: Params) -> Specification:
     if type(module) not in rules:
         raise ValueError(
             f"no specification can be derived for {type(module).__name__}: declare one by "
-            "matching.declare"
+            "landscapes.declare_permutations"
         )
-    return declare(rules[type(module)](module, to_dict(params)), params)
+    return declare_permutations(rules[type(module)](module, to_dict(params)), params)
 
 
 def _plain(module: Any, tensors: dict[str, Any]) -> Axes:
@@ -189,7 +189,7 @@ def _transformer(module: Any, tensors: dict[str, Any]) -> Axes:
     return axes | {"head/kernel": ("stream", None), "head/bias": (None,)}
 
 
-def identity(specification: Specification) -> Permutations:
+def identity_permutations(specification: Specification) -> Permutations:
     """Returns the permutations that change nothing."""
     return {name: jnp.arange(size) for name, size in specification.sizes.items()}
 
@@ -208,7 +208,9 @@ def random_permutations(key: Key, specification: Specification) -> Permutations:
     }
 
 
-def apply(specification: Specification, permutations: Permutations, params: Params) -> Params:
+def apply_permutations(
+    specification: Specification, permutations: Permutations, params: Params
+) -> Params:
     """Returns the parameters with their units permuted; the function stays as it is.
 
     Args:
@@ -247,17 +249,17 @@ def permute(value: Any, entries: tuple[Any, ...], permutations: Permutations, np
     return value
 
 
-def invert(permutations: Permutations) -> Permutations:
+def invert_permutations(permutations: Permutations) -> Permutations:
     """Returns what undoes the permutations."""
     return {name: jnp.argsort(order) for name, order in permutations.items()}
 
 
-def compose(first: Permutations, second: Permutations) -> Permutations:
+def compose_permutations(first: Permutations, second: Permutations) -> Permutations:
     """Returns the permutations that do `first`, then `second`; both name the same groups."""
     return {name: jnp.take(first[name], second[name]) for name in first}
 
 
-def similarity(a: Params, b: Params) -> Array:
+def weight_similarity(a: Params, b: Params) -> Array:
     """Returns the inner product ⟨a, b⟩ over all tensors, which weight matching makes large."""
     return jnp.asarray(optax.tree.vdot(a, b))
 

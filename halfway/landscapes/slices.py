@@ -135,7 +135,7 @@ def _rescale(direction: Array, weights: Array, moves: bool) -> Array:
     return direction * scale
 
 
-def grid(
+def slice_grid(
     loss_fn: Callable[[Params], Any],
     params: Params,
     directions: Params,
@@ -160,7 +160,7 @@ def grid(
 
     Examples:
       >>> directions = jnp.eye(2)
-      >>> values = slices.grid(
+      >>> values = landscapes.slice_grid(
       ...     lambda z: z[0] + 10 * z[1], jnp.zeros(2), directions,
       ...     [jnp.array([0.0, 1.0, 2.0]), jnp.array([0.0, 1.0])])
       >>> print(values.T)
@@ -184,7 +184,7 @@ def grid(
     return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), values)
 
 
-def curves(
+def slice_curves(
     loss_fn: Callable[[Params], Any],
     params: Params,
     directions: Params,
@@ -204,7 +204,7 @@ def curves(
 
     def one(direction):
         lone = jax.tree.map(lambda leaf: leaf[None], direction)
-        return grid(loss_fn, params, lone, [coordinates])
+        return slice_grid(loss_fn, params, lone, [coordinates])
 
     return lax.map(one, directions, batch_size=chunk_size)
 
@@ -223,7 +223,7 @@ def mean_landscape(
       apply_fn: parameters and inputs to logits.
       x: `[B, ...]`.
       labels: `[B]`.
-      loss_fns: per-example losses by name, e.g. `training.LOSSES`.
+      loss_fns: per-example losses by name, e.g. `populations.LOSSES`.
       chunk_size: examples at once, which bounds the memory of activations; None: all.
 
     Returns:
@@ -231,7 +231,7 @@ def mean_landscape(
 
     Examples:
       >>> x, labels = jnp.array([[0.0, 2.0], [1.0, 0.0], [0.0, 1.0]]), jnp.array([1, 1, 1])
-      >>> landscape = slices.mean_landscape(
+      >>> landscape = landscapes.mean_landscape(
       ...     lambda scale, x: scale * x, x, labels, loss_fns={"error": losses.error}, chunk_size=2)
       >>> print(f"{landscape(1.0)['error']:.2f}")
       0.33

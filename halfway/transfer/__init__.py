@@ -42,11 +42,7 @@ from halfway.transfer.rates import (
     success,
     summarize,
 )
-from halfway.transfer.uncertainty import (
-    Resampled,
-    crossed_bootstrap,
-    paired_bootstrap,
-)
+from halfway.transfer.uncertainty import Resampled, crossed_bootstrap, paired_bootstrap
 
 __all__ = [
     "CONTROLS",

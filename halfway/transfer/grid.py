@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from halfway import losses, placement
+from halfway import losses, sharding
 from halfway.attacks import AttackResult, Threat, linf
 from halfway.transfer.matrix import CONTROLS, KINDS, Evaluation, TransferMatrix, evaluate, perturb
 from halfway.types import ApplyFn, Array, Key, LogitsFn, LossFn, Params
@@ -165,15 +165,25 @@ def transfer_grid(
         keys = [_piece_key(key, surrogate, chunk) for (_, surrogate, _), chunk in numbered]
         keys += keys[:1] * (len(work.member) - len(keys))
         points, *found = _perturb_program(
-            (jnp.stack(keys), work.member, work.rows), group.params, x, labels,
-            threat_fn(cell[1]), apply_fn=group.apply_fn, attack_fn=attack_fns[cell[0]], **shared,
-        )  # fmt: skip
+            (jnp.stack(keys), work.member, work.rows),
+            group.params,
+            x,
+            labels,
+            threat_fn(cell[1]),
+            apply_fn=group.apply_fn,
+            attack_fn=attack_fns[cell[0]],
+            **shared,
+        )
         _scatter((into.surrogate, into.matched, into.norm), tuple(found), places)
         for sink in sinks:
             found = _evaluate_program(
-                (points, work.rows), sink.params, labels, apply_fn=sink.apply_fn,
-                at_once=vectorized, **shared,
-            )  # fmt: skip
+                (points, work.rows),
+                sink.params,
+                labels,
+                apply_fn=sink.apply_fn,
+                at_once=vectorized,
+                **shared,
+            )
             for kind, name in enumerate(KINDS):
                 one = jax.tree.map(lambda leaf, kind=kind: leaf[:, :, kind], found)
                 _scatter(into.target[name], one, places, sink.slice)
@@ -182,11 +192,10 @@ def transfer_grid(
     )
 
 
-@functools.partial(placement.jit, static_argnames=("apply_fn", "attack_fn", "loss_fn"))
+@functools.partial(sharding.jit, static_argnames=("apply_fn", "attack_fn", "loss_fn"))
 def _perturb_program(
-    items, params, x, labels, threat, *, apply_fn: ApplyFn, attack_fn: ThreatAttack,
-    loss_fn: LossFn
-):  # fmt: skip
+    items, params, x, labels, threat, *, apply_fn: ApplyFn, attack_fn: ThreatAttack, loss_fn: LossFn
+):
     """Returns points `[I, 3, chunk, ...]`, the surrogates' own outcomes, matched and norm."""
 
     def piece(item, params, x, labels, threat):
@@ -202,11 +211,11 @@ def _perturb_program(
         }
         return jnp.stack([made.points[kind] for kind in KINDS]), own, made.matched, made.norm
 
-    run = placement.spread(piece, at_once=1)
+    run = sharding.spread(piece, at_once=1)
     return run(items, params, x, labels, threat)
 
 
-@functools.partial(placement.jit, static_argnames=("apply_fn", "at_once", "loss_fn"))
+@functools.partial(sharding.jit, static_argnames=("apply_fn", "at_once", "loss_fn"))
 def _evaluate_program(items, params, labels, *, apply_fn: ApplyFn, at_once: bool, loss_fn: LossFn):
     """Returns outcomes `[I, M, kinds, chunk]` of all targets of one architecture."""
 
@@ -221,7 +230,7 @@ def _evaluate_program(items, params, labels, *, apply_fn: ApplyFn, at_once: bool
         found = jax.vmap(one)(params) if at_once else lax.map(one, params)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *points.shape[:2]), found)
 
-    return placement.spread(piece, at_once=1)(items, params, labels)
+    return sharding.spread(piece, at_once=1)(items, params, labels)
 
 
 def _groups(models: Mapping[str, Model]) -> list[_Group]:
@@ -284,9 +293,14 @@ def _scatter(
 
 
 def _clean(
-    sinks: list[_Group], x: Array, labels: Array, rows: np.ndarray, most: int, num_targets: int,
+    sinks: list[_Group],
+    x: Array,
+    labels: Array,
+    rows: np.ndarray,
+    most: int,
+    num_targets: int,
     options: dict[str, Any],
-) -> Evaluation:  # fmt: skip
+) -> Evaluation:
     clean = _evaluation((num_targets, len(labels)))
     whole = jax.tree.map(lambda array: array[None], clean)
     for sink in sinks:

@@ -1,0 +1,200 @@
+"""Attacks that look for the nearest adversarial point by gradients: DeepFool, DDN, FMN."""
+
+import jax
+import jax.numpy as jnp
+
+from halfway import losses
+from halfway.attacks import base, threat
+from halfway.attacks.base import AttackResult
+from halfway.attacks.minimum_norm import nearest
+from halfway.attacks.minimum_norm.nearest import MAKE, Nearest, distance
+from halfway.attacks.threat import Bounds
+from halfway.types import Array, Key, LogitsFn
+
+
+def deepfool(
+    logits_fn: LogitsFn,
+    key: Key,
+    x: Array,
+    labels: Array,
+    *,
+    norm: str = "l2",
+    bounds: Bounds = (0.0, 1.0),
+    num_steps: int = 50,
+    overshoot: float = 0.02,
+) -> AttackResult:
+    """Returns the end of steps to the nearest linearized boundary (Moosavi-Dezfooli et al., 2016).
+
+    Each step goes to the class k of least |f_k − f_y|/‖∇(f_k − f_y)‖_q; the overshoot scales the
+    whole perturbation, not a step. An example rests once it is misclassified. All logits are
+    differentiated at every step, which counts as C queries.
+
+    Args:
+      logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
+      key: consumed; its value does not matter.
+      x: `[B, ...]` clean inputs within the bounds.
+      labels: `[B]` integers.
+      norm: "l2" or "linf".
+      bounds: smallest and largest value of a feature.
+      num_steps: at most, static.
+      overshoot: η.
+
+    Raises:
+      ValueError: for another norm or fewer than one step.
+
+    Source: arXiv 1511.04599.
+    """
+    del key
+    nearest.check(x, labels, norm, ("l2", "linf"), num_steps)
+    ball = MAKE[norm](0.0, bounds)
+    goal = base.objective(logits_fn, labels, losses.margin)
+    num_classes = jax.eval_shape(logits_fn, x).shape[1]
+    linearize = nearest.nearest_class(logits_fn, labels, norm)
+
+    def place(total: Array) -> Array:
+        return threat.clip_to_box(x + (1 + overshoot) * total, bounds)
+
+    def outside(total: Array) -> tuple[Array, Array]:
+        point = place(total)
+        return point, goal.success(logits_fn(point))
+
+    def step(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        total, done, taken = carry
+        # As the authors do: where the walk is seen to be, overshoot included.
+        ahead, normal = linearize(place(total))
+        length = ball.dual_norm(normal)
+        reach = jnp.abs(ahead) / jnp.where(length > 0, length, 1)
+        # A little more than nothing, so that a point on the boundary crosses it.
+        reach = jnp.where(length > 0, reach + 1e-6, 0)
+        move = base.per_example(reach, x) * ball.steepest(normal)
+        total = jnp.where(base.per_example(done, x), total, total + move)
+        return total, done | outside(total)[1], taken + ~done
+
+    begun = goal.success(logits_fn(x))
+    zero = jnp.zeros(labels.shape, jnp.int32)
+    total, _, taken = jax.lax.fori_loop(0, num_steps, step, (jnp.zeros_like(x), begun, zero))
+    point, crossed = outside(total)
+    point = jnp.where(base.per_example(crossed, x), point, x)
+    return nearest.result(goal, point, taken * (num_classes + 1) + 2)
+
+
+def ddn(
+    logits_fn: LogitsFn,
+    key: Key,
+    x: Array,
+    labels: Array,
+    *,
+    bounds: Bounds = (0.0, 1.0),
+    targets: Array | None = None,
+    num_steps: int = 100,
+    first_norm: float = 1.0,
+    gamma: float = 0.05,
+) -> AttackResult:
+    """Returns the nearest success of a walk whose radius shrinks and grows (Rony et al., 2019).
+
+    l2. After each normalized step of length 1 → .01 (cosine) the perturbation is set to a radius
+    that is multiplied by 1 − γ where the last point was a success, by 1 + γ where not.
+
+    Args:
+      logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
+      key: consumed; its value does not matter.
+      x: `[B, ...]` clean inputs within the bounds.
+      labels: `[B]` integers.
+      bounds: smallest and largest value of a feature.
+      targets: `[B]` integers that the attack steers to, or None.
+      num_steps: static.
+      first_norm: radius at the beginning.
+      gamma: γ in (0, 1).
+
+    Raises:
+      ValueError: for fewer than one step.
+
+    Source: arXiv 1811.09600.
+    """
+    del key
+    nearest.check(x, labels, "l2", ("l2",), num_steps)
+    goal = base.objective(logits_fn, labels, losses.cross_entropy, targets)
+    estimator, ball = base.exact_gradient(goal), threat.l2(0.0, bounds)
+
+    def step(index: Array, carry: tuple[Array, Array, Nearest]) -> tuple[Array, Array, Nearest]:
+        move, radius, kept = carry
+        found = estimator.estimate(None, (), x + move)
+        success = goal.success(found.logits)
+        kept = nearest.keep(kept, x + move, x, success, "l2")
+        radius = jnp.where(success, radius * (1 - gamma), radius * (1 + gamma))
+        move = move + nearest.cosine(index, num_steps, 1.0, 0.01) * ball.steepest(
+            base.finite(found.gradient)
+        )
+        length = distance(x + move, x)
+        scale = jnp.where(length > 0, radius / jnp.where(length > 0, length, 1), 0)
+        return threat.clip_to_box(x + base.per_example(scale, x) * move, bounds) - x, radius, kept
+
+    radius = jnp.full(labels.shape, first_norm, x.dtype)
+    carry = (jnp.zeros_like(x), radius, nearest.nothing(x))
+    move, _, kept = jax.lax.fori_loop(0, num_steps, step, carry)
+    return nearest.end(goal, kept, x + move, x, "l2", num_steps)
+
+
+def fmn(
+    logits_fn: LogitsFn,
+    key: Key,
+    x: Array,
+    labels: Array,
+    *,
+    norm: str = "l2",
+    bounds: Bounds = (0.0, 1.0),
+    targets: Array | None = None,
+    num_steps: int = 100,
+    max_step: float = 1.0,
+    gamma: float = 0.05,
+) -> AttackResult:
+    """Returns the nearest success of the fast minimum-norm attack (Pintor et al., 2021).
+
+    The budget of each example follows its boundary: before the first success it is what a linear
+    model would need; then it shrinks by γ from the nearest success, or grows where the last point
+    was none, γ from .05 to 10⁻⁴ along a cosine, as the steps, which follow the l2-normalized
+    gradient of the margin loss.
+
+    Args:
+      logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
+      key: consumed; its value does not matter.
+      x: `[B, ...]` clean inputs within the bounds.
+      labels: `[B]` integers.
+      norm: "linf", "l2" or "l1".
+      bounds: smallest and largest value of a feature.
+      targets: `[B]` integers that the attack steers to, or None.
+      num_steps: static.
+      max_step: length of the first step, in l2.
+      gamma: γ at the beginning, in (0, 1).
+
+    Raises:
+      ValueError: for another norm or fewer than one step.
+
+    Source: arXiv 2102.12827.
+    """
+    del key
+    nearest.check(x, labels, norm, tuple(MAKE), num_steps)
+    goal = base.objective(logits_fn, labels, losses.margin, targets)
+    estimator, ball, unit = base.exact_gradient(goal), MAKE[norm](0.0, bounds), threat.l2(0.0)
+
+    def step(index: Array, carry: tuple[Array, Array, Nearest]) -> tuple[Array, Array, Nearest]:
+        point, epsilon, kept = carry
+        found = estimator.estimate(None, (), point)
+        gradient, success = base.finite(found.gradient), goal.success(found.logits)
+        before = jnp.isinf(kept.distance)
+        kept = nearest.keep(kept, point, x, success, norm)
+        shrink = nearest.cosine(index, num_steps, gamma, 1e-4)
+        dual = ball.dual_norm(gradient)
+        # A little beyond what a linear model needs, which would end on the boundary.
+        reach = (1 + shrink) * jnp.abs(found.loss) / jnp.where(dual > 0, dual, 1)
+        linear = distance(point, x, norm) + reach
+        outward = jnp.where(before, linear, epsilon * (1 + shrink))
+        inward = jnp.minimum(epsilon, kept.distance) * (1 - shrink)
+        epsilon = jnp.where(success, inward, outward)
+        length = nearest.cosine(index, num_steps, max_step, 0.01 * max_step)
+        moved = point + length * unit.steepest(gradient)
+        return MAKE[norm](epsilon, bounds).project(moved, x), epsilon, kept
+
+    carry = (x, jnp.full(labels.shape, jnp.inf, x.dtype), nearest.nothing(x))
+    point, _, kept = jax.lax.fori_loop(0, num_steps, step, carry)
+    return nearest.end(goal, kept, point, x, norm, num_steps)

@@ -1,0 +1,207 @@
+"""AutoAttack on a network trained on MNIST, beside torchattacks: survivors and time by stage."""
+
+import functools
+import importlib.metadata
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from halfway import attacks, sharding
+from halfway.attacks import suite
+from halfway.attacks.base import AttackResult
+from halfway.lab.benchmarks import mnist, peers, timing
+from halfway.lab.benchmarks.timing import Row
+from halfway.types import Array
+
+NUM_STEPS, NUM_QUERIES, CHUNK = 100, 5000, 16
+SURVIVORS = (0.1, 0.3)
+"""Between which the share lies that Auto-PGD with cross-entropy leaves."""
+
+
+class Staged:
+    """`attacks.auto_attack` as one program a stage, so that each can be timed.
+
+    Attributes:
+      memory: bytes of the largest program, None where the backend is silent.
+      seconds: by stage, of every call.
+      survivors: after the clean inputs and after each stage, of the last call.
+    """
+
+    def __init__(
+        self,
+        problem: mnist.Problem,
+        norm: str,
+        num_steps: int = NUM_STEPS,
+        num_queries: int = NUM_QUERIES,
+        names: tuple[str, ...] = suite.STAGES,
+    ) -> None:
+        size = len(problem.labels)
+        shards = max(n for n in range(1, jax.device_count() + 1) if size % n == 0)
+        split = lambda a: a.reshape(shards, -1, *a.shape[1:])  # noqa: E731
+        self._key = jax.random.key(0)
+        self._x, self._labels = split(problem.images), split(problem.labels)
+        logits_fn, make = problem.logits_fn, getattr(attacks, norm)
+        options = {
+            "num_steps": num_steps,
+            "num_targets": 9,
+            "num_queries": num_queries,
+            "chunk_size": CHUNK,
+        }
+
+        def run(name: str, key, x, labels, found, epsilon):
+            def part(member, epsilon):
+                key, x, labels, found = member
+                return suite.stage(
+                    name, logits_fn, key, x, labels, found, threat=make(epsilon), **options
+                )
+
+            keys = jax.random.split(key, shards)
+            return sharding.spread(part, at_once=1)((keys, x, labels, found), epsilon)
+
+        def clean(x, labels):
+            part = lambda member: suite.clean(logits_fn, *member, chunk_size=CHUNK)  # noqa: E731
+            return sharding.spread(part, at_once=1)((x, labels))
+
+        self._clean = jax.jit(clean).lower(self._x, self._labels).compile()
+        shapes = jax.eval_shape(clean, self._x, self._labels)
+        epsilon = jnp.zeros(())
+        self._stages = {
+            name: jax.jit(functools.partial(run, name))
+            .lower(self._key, self._x, self._labels, shapes, epsilon)
+            .compile()
+            for name in names
+        }
+        found = [timing.memory(program) for program in self._stages.values()]
+        self.memory = None if None in found else max(m for m in found if m is not None)
+        self.seconds: dict[str, list[float]] = {name: [] for name in names}
+        self.survivors: list[int] = []
+
+    def __call__(self, epsilon: float, number: int | None = None) -> AttackResult:
+        """Returns the result of all stages, or of the first few, and keeps what they took."""
+        found = self._clean(self._x, self._labels)
+        self.survivors = [int((~found.success).sum())]
+        for index, name in enumerate([*self._stages][:number]):
+            started = time.perf_counter()
+            key = jax.random.fold_in(self._key, index)
+            args = (key, self._x, self._labels, found, jnp.asarray(epsilon, jnp.float32))
+            found = jax.block_until_ready(self._stages[name](*args))
+            self.seconds[name].append(time.perf_counter() - started)
+            self.survivors.append(int((~found.success).sum()))
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+
+
+def row(data_dir: str | None) -> Row:
+    """Returns the row of l∞, or why there is none."""
+    work, target = "auto_attack_mnist", 0.7
+    problem = mnist.problem(data_dir)
+    if isinstance(problem, str):
+        return Row(work, None, target=target, skipped=problem)
+    ours = Staged(problem, "linf")
+    epsilon = budget(ours, len(problem.labels))
+    for seconds in ours.seconds.values():
+        seconds.clear()
+    call, theirs = functools.partial(ours, epsilon), peer(problem, "linf", epsilon)
+    if isinstance(theirs, str):
+        (seconds,) = timing.median(call)
+        return Row(
+            work,
+            seconds,
+            target=target,
+            peak_memory_bytes=ours.memory,
+            skipped=theirs,
+            note=_note(problem, epsilon, ours),
+        )
+    name, run, report = theirs
+    run(problem.images[:10], problem.labels[:10])  # warm
+    call()
+    whole = functools.partial(run, problem.images, problem.labels)
+    mine, other = timing.median(call, whole, warm=False)
+    return Row(
+        work,
+        mine,
+        name,
+        other,
+        mine / other,
+        target,
+        None,
+        ours.memory,
+        note=f"{_note(problem, epsilon, ours)}; peer: {report()}",
+    )
+
+
+def budget(ours: Staged, size: int) -> float:
+    """Returns an ε at which the share of `SURVIVORS` is left by Auto-PGD, by bisection."""
+    low, high = 0.0, 0.4
+    for _ in range(12):
+        epsilon = 0.5 * (low + high)
+        ours(epsilon, 1)
+        share = ours.survivors[-1] / size
+        if SURVIVORS[0] <= share <= SURVIVORS[1]:
+            return epsilon
+        low, high = (epsilon, high) if share > SURVIVORS[1] else (low, epsilon)
+    raise RuntimeError(f"no budget leaves a share of {SURVIVORS} to Auto-PGD")
+
+
+def peer(
+    problem: mnist.Problem,
+    norm: str,
+    epsilon: float,
+    num_steps: int = NUM_STEPS,
+    num_queries: int = NUM_QUERIES,
+) -> tuple[str, Callable[[Array, Array], np.ndarray], Callable[[], str]] | str:
+    """Returns torchattacks' AutoAttack with as many steps and queries; else why there is none.
+
+    With its name come a run, and what to ask for times by stage after one.
+    """
+    found = peers.load("torch", "torchattacks")
+    if isinstance(found, str):
+        return found
+    torch, torchattacks = found
+    network = peers.network(torch, problem.config, problem.params).eval()
+    attack = torchattacks.AutoAttack(network, norm=peers.TORCH_NORM[norm], eps=epsilon, seed=0)
+    stages = attack._autoattack.attacks
+    record: list[tuple[float, int]] = []
+    for stage in stages[:3]:
+        stage.steps = num_steps  # 10 by default, where the paper has 100
+    stages[3].n_queries = num_queries
+    for stage in stages:
+        stage.forward = _timed(stage.forward, record)
+
+    def run(x: Array, labels: Array) -> np.ndarray:
+        record.clear()
+        return peers.call(torch, attack, x, labels)
+
+    def report() -> str:
+        names = suite.STAGES[: len(record)]
+        return ", ".join(
+            f"{name} {seconds:.1f} s on {size}"
+            for name, (seconds, size) in zip(names, record, strict=True)
+        )
+
+    name = f"torchattacks {importlib.metadata.version('torchattacks')}"
+    return name, run, report
+
+
+def _timed(forward: Callable[..., Any], record: list[tuple[float, int]]) -> Callable[..., Any]:
+    def timed(images: Any, labels: Any, *rest: Any, **options: Any) -> Any:
+        started = time.perf_counter()
+        found = forward(images, labels, *rest, **options)
+        record.append((time.perf_counter() - started, len(images)))
+        return found
+
+    return timed
+
+
+def _note(problem: mnist.Problem, epsilon: float, ours: Staged) -> str:
+    stages = ", ".join(
+        f"{name} {np.median(seconds):.1f} s on {size}"
+        for (name, seconds), size in zip(ours.seconds.items(), ours.survivors, strict=False)
+    )
+    return (
+        f"ε = {epsilon:.3f}, {len(problem.labels)} images, accuracy {problem.accuracy:.1%}; "
+        f"ours: {stages}, {ours.survivors[-1]} left"
+    )

@@ -1,0 +1,270 @@
+"""Models, images and attacks that a user names, checked before the first attack."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from halfway import attacks, data, losses, storage
+from halfway.attacks import AttackResult, Threat
+from halfway.lab.commands import cli
+from halfway.lab.config import user
+from halfway.lab.config.user import UserError
+from halfway.lab.runtime import environment
+from halfway.transfer.grid import Model, ThreatAttack
+from halfway.types import LogitsFn
+
+NUM_CHECKED = 64
+"""Images on which every model is looked at."""
+_NORMS: dict[str, Callable[..., Threat]] = {
+    "linf": attacks.linf,
+    "l2": attacks.l2,
+    "l1": attacks.l1,
+}
+
+
+class Examples(NamedTuple):
+    """Images `[B, ...]` float32 in [0, 1], labels `[B]` int32, and where they are from."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    source: str
+
+
+def load_models(flag: str, name: str) -> dict[str, Model]:
+    """Returns the models that a user's function returns.
+
+    Args:
+      flag: that names it.
+      name: pkg.module:fn.
+
+    Raises:
+      UserError: if there is no such function, it fails, or returns no dict of models.
+    """
+    load = user.load_function(flag, name)
+    try:
+        found = load()
+    except Exception as error:  # somebody else's code
+        raise UserError(f"--{flag}={name} fails: {_reason(error)}") from error
+    if not isinstance(found, Mapping) or not found:
+        raise UserError(
+            f"--{flag}={name} must return a dict of names to models, got {type(found).__name__}"
+        )
+    for key, model in found.items():
+        stacked = isinstance(model, tuple) and len(model) == 2 and callable(model[0])
+        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(model[1])} if stacked else set()
+        usable = callable(model) or (len(sizes) == 1 and () not in sizes)
+        if not (isinstance(key, str) and usable):
+            raise UserError(
+                f"--{flag}={name}: {key!r} must be a function from images to logits, or (apply_fn, "
+                f"parameters stacked along one leading axis), got {type(model).__name__}"
+            )
+    return dict(found)
+
+
+def load_examples(name: str, data_dir: str | None, num_examples: int) -> Examples:
+    """Returns the first images to attack: of a data set's test split, or of an .npz file.
+
+    Args:
+      name: of a data set of `halfway.data`, or a path that ends in .npz.
+      data_dir: data folder.
+      num_examples: at most.
+
+    Raises:
+      UserError: if they cannot be read, or are no images in [0, 1] with labels.
+    """
+    if not name.endswith(".npz"):
+        try:
+            dataset = cli.load_data(name, environment.data_dir(data_dir))
+        except data.DataError as error:
+            raise UserError(str(error)) from error
+        part = "test" if len(dataset.test.labels) else "train"
+        images, labels = getattr(dataset, part)
+        source = f"{name}, {part} split"
+    else:
+        try:
+            arrays = storage.read_arrays(Path(name))
+            images, labels = arrays["images"], arrays["labels"]
+        except storage.UNREADABLE as error:
+            raise UserError(
+                f"--data={name} cannot be read as an .npz of images and labels ({_reason(error)})"
+            ) from error
+        source = name
+        if images.dtype == np.uint8:
+            images = images.astype(np.float32) / np.float32(255)
+        whole = np.issubdtype(labels.dtype, np.integer) and labels.shape == images.shape[:1]
+        if images.ndim < 2 or not whole or labels.min(initial=0) < 0:
+            raise UserError(
+                f"--data={name}: images [N, ...] and labels [N] from 0 on are needed, got "
+                f"{images.shape} and {labels.dtype} {labels.shape}"
+            )
+        if not (images.min(initial=0) >= 0 and images.max(initial=0) <= 1):
+            raise UserError(f"--data={name}: images must lie in [0, 1], or be uint8")
+    if min(num_examples, len(labels)) < 2:
+        raise UserError(f"--data={name}: at least 2 examples are needed, got {len(labels)}")
+    first = slice(num_examples)
+    return Examples(images[first].astype(np.float32), labels[first].astype(np.int32), source)
+
+
+def check_models(models: Mapping[str, Mapping[str, Model]], examples: Examples) -> None:
+    """Checks that all models are classifiers of these images, with logits, and of the same classes.
+
+    Args:
+      models: flag to the models it names.
+      examples: the first of them are shown to every model.
+
+    Raises:
+      UserError: naming the first model that is not.
+    """
+    x, classes = jnp.asarray(examples.images[:NUM_CHECKED]), {}
+    needed = int(examples.labels.max()) + 1
+    distinct: dict[int, tuple[str, Mapping[str, Model]]] = {}
+    for flag, group in models.items():
+        distinct.setdefault(id(group), (flag, group))
+    for flag, group in distinct.values():
+        for name, model in members(group):
+            where = f"--{flag}: model {name!r}"
+            logits = _logits(where, model, x)
+            classes[where] = logits.shape[1]
+            if needed > logits.shape[1]:
+                raise UserError(
+                    f"{where} has {logits.shape[1]} classes, the labels go up to {needed - 1}"
+                )
+            other, number = next(iter(classes.items()))
+            if number != logits.shape[1]:
+                raise UserError(f"{where} has {logits.shape[1]} classes, {other} has {number}")
+            alone = _logits(where, model, x[:1])
+            if not np.allclose(alone[0], logits[0], rtol=1e-2, atol=1e-2 * np.ptp(logits)):
+                raise UserError(
+                    f"{where} gives an image other logits alone than among others: switch dropout "
+                    "and batch normalization to evaluation"
+                )
+
+
+def members(group: Mapping[str, Model]) -> list[tuple[str, LogitsFn]]:
+    """Returns every model of a group by name, one of each stack under the stack's name.
+
+    Args:
+      group: of one flag.
+    """
+    found = []
+    for name, model in group.items():
+        if isinstance(model, tuple):
+            apply_fn, params = model
+            for index in range(len(jax.tree.leaves(params)[0])):
+                one = jax.tree.map(lambda leaf, index=index: leaf[index], params)
+                found.append((f"{name}/{index}", functools.partial(apply_fn, one)))
+        else:
+            found.append((name, model))
+    return found
+
+
+def _logits(where: str, model: LogitsFn, x: Any) -> np.ndarray:
+    try:
+        # A partial has its parameters as arguments: members of a stack share a program.
+        bound = model if isinstance(model, functools.partial) else None
+        call = _call if bound else jax.jit(model)
+        logits = np.asarray(call(bound.func, bound.args[0], x) if bound else call(x))  # pyright: ignore
+    except Exception as error:  # somebody else's code
+        shape = list(x.shape[1:])
+        raise UserError(f"{where} fails on images of shape {shape}: {_reason(error)}") from error
+    if logits.ndim != 2 or logits.shape[0] != len(x) or logits.shape[1] < 2:
+        raise UserError(
+            f"{where} must return logits of shape [{len(x)}, classes], got {list(logits.shape)}"
+        )
+    if not np.issubdtype(logits.dtype, np.floating) or not np.isfinite(logits).all():
+        raise UserError(f"{where} returns what is not a finite number: NaN, infinity or integers")
+    if logits.min() >= 0 and logits.max() <= 1 and np.allclose(logits.sum(1), 1, atol=1e-3):
+        raise UserError(f"{where} returns probabilities: return logits, before the softmax")
+    return logits
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _call(apply_fn: Any, params: Any, x: Any) -> Any:
+    return apply_fn(params, x)
+
+
+def attack_names() -> list[str]:
+    """Returns the names of attacks that keep to a threat model, image by image."""
+    found = []
+    for name in attacks.__all__:
+        if not inspect.isfunction(fn := getattr(attacks, name)):
+            continue
+        signature = inspect.signature(fn)
+        plain = next(iter(signature.parameters)) == "logits_fn" and "threat" in signature.parameters
+        if plain and signature.return_annotation in (AttackResult, "AttackResult"):
+            found.append(name)
+    return found
+
+
+def choose_attacks(names: str, num_steps: int | None) -> dict[str, functools.partial]:
+    """Returns attacks by name; those that take a loss ascend the margin loss, in which M_x is.
+
+    Args:
+      names: separated by commas.
+      num_steps: of those that take steps; None for their own.
+
+    Raises:
+      UserError: for a name that is none.
+    """
+    known, chosen = attack_names(), {}
+    for name in dict.fromkeys(one.strip() for one in names.split(",")):
+        if name not in known:
+            raise UserError(f"--attacks must be among {', '.join(known)}, got {name!r}")
+        fn = getattr(attacks, name)
+        parameters = inspect.signature(fn).parameters
+        passes = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        options: dict[str, Any] = {}
+        if passes or "loss_fn" in parameters:
+            options["loss_fn"] = losses.margin
+        if num_steps is not None and (passes or "num_steps" in parameters):
+            options["num_steps"] = num_steps
+        chosen[name] = functools.partial(fn, **options)
+    return chosen
+
+
+def choose_threat(norm: str) -> Callable[..., Threat]:
+    """Returns the constructor of a threat model.
+
+    Args:
+      norm: of --norm.
+
+    Raises:
+      UserError: for another.
+    """
+    if norm not in _NORMS:
+        raise UserError(f"--norm must be one of {', '.join(_NORMS)}, got {norm!r}")
+    return _NORMS[norm]
+
+
+def check_attacks(
+    attack_fns: Mapping[str, ThreatAttack], threat: Threat, model: LogitsFn, examples: Examples
+) -> None:
+    """Checks that every attack can be traced on a model, without running it.
+
+    Args:
+      attack_fns: by name.
+      threat: of one budget.
+      model: of the user's.
+      examples: of which two are used.
+
+    Raises:
+      UserError: with what the attack says.
+    """
+    x, labels = jnp.asarray(examples.images[:2]), jnp.asarray(examples.labels[:2])
+    for name, attack in attack_fns.items():
+        run = functools.partial(attack, model, threat=threat)
+        try:
+            jax.eval_shape(run, jax.random.key(0), x, labels)
+        except (ValueError, TypeError, AssertionError) as error:
+            raise UserError(f"--attacks={name}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 300 else f"{words[:300]} ..."

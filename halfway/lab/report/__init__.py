@@ -1,0 +1,1 @@
+"""Pages: templates, style sheet, figures of a whole run."""

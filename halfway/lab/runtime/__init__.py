@@ -1,0 +1,1 @@
+"""A run: the pipeline, its folder, checkpoints, processes, progress, costs."""

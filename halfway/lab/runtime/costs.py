@@ -1,0 +1,246 @@
+"""What models and pairs hold and compute, counted from shapes: nothing is compiled or run."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from halfway import losses, models, populations
+from halfway.populations import Condition
+from halfway.types import ApplyFn
+
+_BATCH = 8
+"""Examples whose FLOPs are divided by their number."""
+
+
+class Sizes(NamedTuple):
+    """What one model holds, in bytes.
+
+    Attributes:
+      params: of the parameters.
+      state: of parameters and the optimizer's state.
+      example: of what a gradient keeps of an example between forward and backward pass, with what
+        the backward pass adds to it.
+    """
+
+    params: int
+    state: int
+    example: int
+
+
+class Work(NamedTuple):
+    """What one model computes, in FLOPs.
+
+    Attributes:
+      step: of a training step.
+      forward: of the logits of an example.
+      gradient: of an example's part of a gradient by the parameters.
+    """
+
+    step: float
+    forward: float
+    gradient: float
+
+
+class Memory(NamedTuple):
+    """What a pair needs while it trains, both of its models, in bytes.
+
+    Attributes:
+      held: all the time: parameters and the optimizer's state, all batches, the halves.
+      next_state: beside the state while steps are taken.
+      step: for a step: a gradient, and activations of a batch.
+      look: at the landscapes: gradients of both halves, and their examples' activations.
+    """
+
+    held: int
+    next_state: int
+    step: int
+    look: int
+
+
+def sizes_of(condition: Condition, image_shape: Sequence[int]) -> Sizes:
+    """Returns what one model of a condition holds.
+
+    Args:
+      condition: with the model and the optimizer.
+      image_shape: (H, W, D).
+    """
+    return _sizes(condition.model, condition.num_classes, condition.optimizer, tuple(image_shape))
+
+
+def work_of(condition: Condition, image_shape: Sequence[int]) -> Work:
+    """Returns what one model of a condition computes, by XLA's count before it compiles.
+
+    Args:
+      condition: with the model, the batch, the optimizer and the type that a step computes.
+      image_shape: (H, W, D).
+    """
+    batch = condition.batch_capacity or condition.batch_size
+    rest = condition.optimizer, condition.compute_dtype, tuple(image_shape)
+    return _work(condition.model, condition.num_classes, batch, *rest)
+
+
+def model_flops(condition: Condition, image_shape: Sequence[int]) -> float:
+    """Returns the FLOPs of training one model to its last step, with its looks at the landscapes.
+
+    Args:
+      condition: see `Condition`; a `stop_loss` is expected not to be reached.
+      image_shape: (H, W, D).
+    """
+    work, num_steps = work_of(condition, image_shape), condition.probe_steps[-1]
+    half, holdout = _looked_at(condition.capacity or 0), _looked_at(condition.num_holdout)
+    look = work.forward * (2 * half + holdout) + work.gradient * 2 * half
+    found = work.step * num_steps + look * len(condition.probe_steps)
+    if condition.stop_loss > 0:
+        own = holdout if condition.on_holdout else half
+        found += work.forward * own * (num_steps // populations.STOP_EVERY)
+    return found
+
+
+def _looked_at(size: int) -> int:
+    """Returns the length of a sample with its padding to whole chunks."""
+    together = max(1, min(size, losses.CHUNK_SIZE))
+    return -(-size // together) * together
+
+
+def memory_of(condition: Condition, image_shape: Sequence[int]) -> Memory:
+    """Returns what a pair of a condition needs while it trains.
+
+    Args:
+      condition: see `Condition`.
+      image_shape: (H, W, D).
+    """
+    sizes = sizes_of(condition, image_shape)
+    batch = condition.batch_capacity or condition.batch_size
+    capacity, holdout = condition.capacity or 0, condition.num_holdout
+    together = min(max(capacity, holdout), losses.CHUNK_SIZE)  # one half after the other
+    example = sizes.example + math.prod(image_shape) * 4
+    batches = condition.probe_steps[-1] * batch * 2 * 4
+    return Memory(
+        held=2 * (sizes.state + batches) + _drawn_bytes(condition),
+        next_state=2 * sizes.state,
+        step=2 * (sizes.params + batch * example),
+        look=2 * (2 * sizes.params + together * example),
+    )
+
+
+def member_bytes(condition: Condition, image_shape: Sequence[int]) -> int:
+    """Returns the memory that a member needs while it trains: a pair, both of its models.
+
+    Parameters and the optimizer's state, all batches and the halves; beside them the larger of a
+    training step (the next state, a gradient and a batch's activations) and a look at the
+    landscapes (gradients of both halves and their examples' activations).
+
+    Args:
+      condition: see `Condition`.
+      image_shape: (H, W, D).
+    """
+    memory = memory_of(condition, image_shape)
+    return memory.held + max(memory.next_state + memory.step, memory.look)
+
+
+def _drawn_bytes(condition: Condition) -> int:
+    """Returns the size of a pair's halves and S, with the labels that its models train on."""
+    capacity = condition.capacity or 0
+    return (2 * capacity + condition.num_holdout) * (4 + 4 + 1) + 2 * capacity * 4
+
+
+def kept_bytes(condition: Condition, image_shape: Sequence[int]) -> int:
+    """Returns the size of a trained population: parameters, halves, and what was seen.
+
+    Args:
+      condition: see `Condition`.
+      image_shape: (H, W, D).
+    """
+    seen = len(condition.probe_steps) * (3 * len(populations.LOSSES) + 3) * 4
+    params = sizes_of(condition, image_shape).params
+    return condition.num_pairs * (2 * (params + seen) + _drawn_bytes(condition))
+
+
+@functools.lru_cache(maxsize=1024)
+def _sizes(model: Any, num_classes: int, optimizer: str, image_shape: tuple[int, ...]) -> Sizes:
+    apply_fn, state = _shapes(model, num_classes, optimizer, image_shape)
+
+    def residuals(number: int) -> list[int]:
+        # The function that `jax.vjp` returns is a pytree of what the backward pass needs.
+        def backward(params, x, labels):
+            return jax.vjp(lambda params: _total(apply_fn, params, x, labels), params)[1]
+
+        found = jax.eval_shape(backward, state.params, *_examples(number, image_shape))
+        return [_bytes(leaf) for leaf in jax.tree.leaves(found)]
+
+    # What does not grow with the examples are parameters. The backward pass adds about as much as
+    # the largest of them.
+    one, two = residuals(1), residuals(2)
+    example = sum(two) - sum(one) + max(two) - max(one)
+    return Sizes(_bytes(state.params), _bytes(state), example)
+
+
+@functools.lru_cache(maxsize=1024)
+def _work(
+    model: Any,
+    num_classes: int,
+    batch_size: int,
+    optimizer: str,
+    compute_dtype: str,
+    image_shape: tuple[int, ...],
+) -> Work:
+    apply_fn, state = _shapes(model, num_classes, optimizer, image_shape)
+    rounded = models.in_precision(apply_fn, compute_dtype)
+    step = functools.partial(
+        populations.train_step, rounded, populations.make_optimizer(optimizer, 1e-3)
+    )
+    gradient = jax.grad(functools.partial(_total, apply_fn))
+
+    def flops(fn: Any, *shapes: Any) -> float:
+        with jax.default_device(_counting_device()):
+            analysis: Any = jax.jit(fn).lower(*shapes).cost_analysis()
+        return float(analysis["flops"])
+
+    few = _examples(_BATCH, image_shape)
+    return Work(
+        flops(step, state, *_examples(batch_size, image_shape)),
+        flops(apply_fn, state.params, few[0]) / _BATCH,
+        flops(gradient, state.params, *few) / _BATCH,
+    )
+
+
+def _counting_device() -> Any:
+    """Returns a CPU, None where there is none: accelerators need not count before they compile."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
+def _shapes(
+    model: Any, num_classes: int, optimizer: str, image_shape: tuple[int, ...]
+) -> tuple[ApplyFn, Any]:
+    """Returns `(params, x) -> logits` of a model, and the shapes of its `TrainState`."""
+    module = models.build(dict(model), num_classes=num_classes)
+
+    def apply_fn(params, x):
+        return jnp.asarray(module.apply({"params": params}, x))
+
+    def begin(key, x):
+        params = module.init(key, x)["params"]
+        return populations.init_state(params, populations.make_optimizer(optimizer, 1e-3))
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return apply_fn, jax.eval_shape(begin, key, _examples(1, image_shape)[0])
+
+
+def _examples(number: int, image_shape: tuple[int, ...]) -> tuple[Any, Any]:
+    images = jax.ShapeDtypeStruct((number, *image_shape), jnp.float32)
+    return images, jax.ShapeDtypeStruct((number,), jnp.int32)
+
+
+def _total(apply_fn: ApplyFn, params: Any, x: Any, labels: Any) -> Any:
+    return losses.cross_entropy(apply_fn(params, x), labels).sum()
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

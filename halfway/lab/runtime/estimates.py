@@ -1,0 +1,265 @@
+"""What training will take, before anything is trained: FLOPs, memory, time.
+
+FLOPs are XLA's count of one step and of one look at the landscapes, nothing compiled; memory is
+counted from shapes; time is FLOPs over what this machine does in half a second.
+"""
+
+import dataclasses
+import math
+import textwrap
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from halfway import populations, sharding
+from halfway.data import Split
+from halfway.lab.runtime import costs
+from halfway.lab.runtime.progress import duration
+from halfway.lab.study import wording
+from halfway.populations import Condition
+from halfway.sharding import Layout
+
+SHARE: dict[tuple[str, str], float] = {
+    ("cpu", "linear"): 0.04,
+    ("cpu", "mlp"): 0.55,
+    ("cpu", "cnn"): 0.35,
+    ("cpu", "residual"): 0.22,
+    ("cpu", "transformer"): 0.25,
+}
+"""Share of a matrix product's rate that training reaches, by backend and kind of model.
+
+Measured on 2 CPU cores, whose products run at 200 GFLOP/s, with the 8×8 digits at batch 64.
+"""
+UNKNOWN_SHARE = 0.1
+"""Where none has been measured: a guess."""
+COMPILE_SECONDS = 6.0
+"""To compile what trains one kind of program: 4 to 11 s on 2 CPU cores, 1 to 2 s from the cache."""
+_SIZE = 1024
+_MOST_LETTERS = 30
+
+
+class Row(NamedTuple):
+    """What populations of one compiled program take.
+
+    Attributes:
+      name: of their architectures.
+      num_steps: of training.
+      num_examples: static length of a half.
+      at_once: pairs that train at once on a device.
+      num_populations: conditions.
+      num_members: models, two of each pair.
+      flops: of training with its looks at the landscapes.
+      memory_bytes: on one device while the largest of them trains.
+      kept_bytes: of all of them once they are trained.
+      seconds: expected, about.
+    """
+
+    name: str
+    num_steps: int
+    num_examples: int
+    at_once: int
+    num_populations: int
+    num_members: int
+    flops: float
+    memory_bytes: int
+    kept_bytes: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What all populations take that are to be trained: sums over rows, of memory the largest.
+
+    Attributes:
+      rows: one for each compiled program.
+      guessed: kinds of models for which `UNKNOWN_SHARE` stood in.
+      may_stop: whether some may be done before their last step, which is counted all the same.
+    """
+
+    rows: tuple[Row, ...] = ()
+    guessed: tuple[str, ...] = ()
+    may_stop: bool = False
+
+    num_populations = property(lambda self: sum(row.num_populations for row in self.rows))
+    num_members = property(lambda self: sum(row.num_members for row in self.rows))
+    flops = property(lambda self: sum(row.flops for row in self.rows))
+    memory_bytes = property(lambda self: max((row.memory_bytes for row in self.rows), default=0))
+    kept_bytes = property(lambda self: sum(row.kept_bytes for row in self.rows))
+    seconds = property(lambda self: sum(row.seconds for row in self.rows))
+
+
+def _device_bytes(condition: Condition, pool: Split, layout: Layout) -> int:
+    """Returns the memory on one device while a population trains."""
+    memory, here = costs.memory_of(condition, pool.images.shape[1:]), _pairs_here(condition, layout)
+    num_data = layout.mesh.shape[sharding.DATA]
+    images = math.prod(pool.images.shape) * 4
+    training_now = here * memory.next_state + _at_once(condition, layout) * memory.step // num_data
+    # A look takes all pairs of a device at once, whatever training does.
+    looking_now = min(here, layout.at_once or here) * memory.look // num_data
+    return images + here * memory.held + max(training_now, looking_now)
+
+
+def estimate(conditions: Sequence[Condition], pool: Split, layout: Layout) -> Estimate:
+    """Returns what training will take; the rate of the devices is measured for half a second.
+
+    Args:
+      conditions: whose populations are to be trained.
+      pool: the examples that halves are drawn from, for their number and shape.
+      layout: that they train on.
+    """
+    if not conditions:
+        return Estimate()
+    rate = matmul_rate(layout)
+    groups: dict[Condition, list[Condition]] = {}
+    for one in conditions:
+        groups.setdefault(populations.program_of(one), []).append(one)
+    kinds = dict.fromkeys(_kind(program) for program in groups)
+    backend = jax.default_backend()
+    return Estimate(
+        rows=tuple(_row(group, pool, layout, rate) for group in groups.values()),
+        guessed=tuple(kind for kind in kinds if (backend, kind) not in SHARE),
+        may_stop=any(one.stop_loss > 0 for one in conditions),
+    )
+
+
+def _kind(condition: Condition) -> str:
+    return dict(condition.model)["kind"]
+
+
+def _row(group: Sequence[Condition], pool: Split, layout: Layout, rate: float) -> Row:
+    """Returns the row of conditions that share a program, on devices of that rate together."""
+    first, image_shape = group[0], pool.images.shape[1:]
+    here = _pairs_here(first, layout)
+    members = [2 * one.num_pairs for one in group]
+    flops = sum(
+        number * costs.model_flops(one, image_shape)
+        for number, one in zip(members, group, strict=True)
+    )
+    # Devices that have a pair less than the others wait for them.
+    waiting = here * layout.mesh.shape[sharding.MEMBER] / first.num_pairs
+    share = SHARE.get((jax.default_backend(), _kind(first)), UNKNOWN_SHARE)
+    return Row(
+        name=", ".join(dict.fromkeys(one.architecture for one in group)),
+        num_steps=first.probe_steps[-1],
+        num_examples=first.capacity or 0,
+        at_once=_at_once(first, layout),
+        num_populations=len(group),
+        num_members=sum(members),
+        flops=flops,
+        memory_bytes=max(_device_bytes(one, pool, layout) for one in group),
+        kept_bytes=sum(costs.kept_bytes(one, image_shape) for one in group),
+        seconds=flops * waiting / (rate * share) + COMPILE_SECONDS,
+    )
+
+
+def _pairs_here(condition: Condition, layout: Layout) -> int:
+    """Returns how many pairs a device has, the padding included."""
+    return -(-condition.num_pairs // layout.mesh.shape[sharding.MEMBER])
+
+
+def _at_once(condition: Condition, layout: Layout) -> int:
+    """Returns how many pairs of a device train at once."""
+    here = _pairs_here(condition, layout)
+    limits = (layout.at_once, sharding.at_once(_kind(condition)))
+    return min([here, *(one for one in limits if one is not None)])
+
+
+def matmul_rate(layout: Layout, seconds: float = 0.5) -> float:
+    """Returns FLOP/s of float32 matrix products on all devices of a layout at the same time.
+
+    Args:
+      layout: with the devices; those of other processes are taken to be as fast as this one's.
+      seconds: that it is measured for.
+    """
+    devices = [one for one in layout.mesh.devices.flat if one.process_index == jax.process_index()]
+    devices = devices or jax.local_devices()[:1]
+    square = jnp.full((_SIZE, _SIZE), 1 / _SIZE)
+    squares = [jax.device_put(square, device) for device in devices]
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready([product(one, one) for one in squares])
+    rounds, started = 0, time.monotonic()
+    while (taken := time.monotonic() - started) < seconds or not rounds:
+        jax.block_until_ready([product(one, one) for one in squares])
+        rounds += 1
+    return rounds * 2 * _SIZE**3 * layout.mesh.size / taken
+
+
+def in_words(
+    found: Estimate,
+    layout: Layout,
+    *,
+    num_stored: int = 0,
+    measurements: Mapping[str, int] | None = None,
+) -> str:
+    """Returns what a terminal shows of an estimate, at most 100 columns wide.
+
+    Args:
+      found: of `estimate`.
+      layout: the same.
+      num_stored: populations that are there already.
+      measurements: how many there are of each name that are still to be made.
+    """
+    there = f"{num_stored} {'is' if num_stored == 1 else 'are'} there already"
+    lines = [f"populations to train: {found.num_populations}; {there}"]
+    if found.rows:
+        lines += ["", *wording.align(_table(found)), "", *_totals(found)]
+    sizes = ",".join(f"{name}:{size}" for name, size in layout.mesh.shape.items())
+    devices = _count(layout.mesh.size, "device")
+    lines.append(f"layout: mesh {sizes} on {devices} ({jax.default_backend()})")
+    counts = {name: number for name, number in sorted((measurements or {}).items()) if number}
+    each = ", ".join(f"{name}\N{NO-BREAK SPACE}{number}" for name, number in counts.items())
+    lines += _wrapped(f"measurements to make: {sum(counts.values())}{each and f' ({each})'}")
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    lines = textwrap.wrap(text, wording.WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
+
+
+def _table(found: Estimate) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [
+        ("models", "populations", "members", "steps", "examples", "at once", "compute", "memory")
+    ]
+    for row in found.rows:
+        name = row.name if len(row.name) <= _MOST_LETTERS else f"{row.name[: _MOST_LETTERS - 1]}…"
+        numbers = row.num_populations, row.num_members, row.num_steps, row.num_examples, row.at_once
+        scaled = _scaled(row.flops, "FLOP"), _scaled(row.memory_bytes, "B")
+        rows.append((name, *map(str, numbers), *scaled))
+    totals = str(found.num_populations), str(found.num_members), "", "", ""
+    scaled = _scaled(found.flops, "FLOP"), _scaled(found.memory_bytes, "B")
+    return [*rows, ("all", *totals, *scaled)]
+
+
+def _totals(found: Estimate) -> list[str]:
+    programs, backend = len(found.rows), jax.default_backend()
+    texts = [
+        "members: two models of each pair; at once: pairs that train together on a device",
+        f"memory: {_scaled(found.memory_bytes, 'B')} on a device while the largest population "
+        f"trains, and {_scaled(found.kept_bytes, 'B')} for all that are trained",
+        f"time: about {duration(found.seconds)}, a factor of 2 either way, of which up to "
+        f"{duration(COMPILE_SECONDS * programs)} to compile {_count(programs, 'program')}; "
+        "measurements, verdicts and the report come on top",
+    ]
+    if found.guessed:
+        kinds = ", ".join(found.guessed)
+        texts.append(f"no training of {kinds} has been timed on {backend}: that time is a guess")
+    if found.may_stop:
+        texts.append("populations that may stop at a loss are counted to their last step")
+    return [line for text in texts for line in _wrapped(text)]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _scaled(value: float, unit: str) -> str:
+    """Returns three digits with a decimal prefix, e.g. "309 GFLOP"."""
+    power = 0
+    while value >= 999.5 and power < 6:
+        value, power = value / 1000, power + 1
+    prefix = ("", "k", "M", "G", "T", "P", "E")[power]
+    return f"{value:.3g} {prefix}{unit}"

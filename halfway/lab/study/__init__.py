@@ -1,0 +1,1 @@
+"""What a study is: conditions, records, rules, the family, the kind of evidence, words."""

@@ -1,0 +1,50 @@
+"""From a config to the conditions that studies ask for."""
+
+from typing import Any
+
+from halfway import populations
+from halfway.lab.config.settings import Config
+from halfway.populations import Condition
+
+
+def condition(
+    config: Config, architecture: str, *, noise_rate: float = 0.0, permuted: bool = False
+) -> Condition:
+    """Returns a condition of the config, at its own n and without overlap.
+
+    Args:
+      config: of the run.
+      architecture: one of `config.architectures`.
+      noise_rate: ρ.
+      permuted: whether models train on permuted labels (the control of G1 and T1).
+    """
+    fields: dict[str, Any] = config.training.to_dict()
+    return populations.Condition(
+        dataset=config.dataset,
+        subset=config.subset,
+        architecture=architecture,
+        model=config.models[architecture].to_dict(),
+        num_classes=config.num_classes,
+        num_examples=config.num_examples,
+        num_holdout=config.num_holdout,
+        num_pairs=config.num_pairs,
+        seed=config.seed,
+        noise_rate=noise_rate,
+        permuted=permuted,
+        **fields,
+    )
+
+
+def control(config: Config, architecture: str) -> Condition:
+    """Returns the control with permuted labels: same halves, seeds and batches, no label noise."""
+    return condition(config, architecture, permuted=True)
+
+
+def order(config: Config, one: Condition) -> tuple[Any, ...]:
+    """Returns what conditions are sorted by in tables: architecture, control last, noise rate.
+
+    Architectures come in the config's order, those that are a study's own after them.
+    """
+    names = [*config.architectures, one.architecture]
+    place = names.index(one.architecture)
+    return place, one.architecture, one.permuted, one.noise_rate, one.key

@@ -1,0 +1,106 @@
+"""Pieces that decision rules share."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from halfway import stats
+from halfway.lab.study.protocol import Direction, Headline, PartResult
+from halfway.stats import Decision, Estimate
+
+
+def part(
+    decision: Decision,
+    name: str,
+    statistic: str,
+    direction: Direction,
+    *threshold: float,
+    control: str = "",
+) -> PartResult:
+    """Returns a test, or an equivalence where the direction is "within", as a part of a rule.
+
+    Args:
+      decision: of `halfway.statistics`.
+      name: unique within the study.
+      statistic: in words with its symbol.
+      direction: of the claim.
+      *threshold: one number, or two margins.
+      control: what it is compared with, in words.
+    """
+    return PartResult(
+        name=name,
+        kind="equivalence" if direction == "within" else "test",
+        statistic=statistic,
+        estimate=decision.estimate,
+        low=decision.low,
+        high=decision.high,
+        direction=direction,
+        threshold=threshold,
+        p_value=decision.p_value,
+        p_reverse=decision.p_reverse,
+        num_pairs=decision.num_pairs,
+        num_excluded=decision.num_excluded,
+        control=control,
+    )
+
+
+def gate(values: np.ndarray, name: str, statistic: str, threshold: float) -> PartResult:
+    """Returns a precondition on a mean over pairs, which must lie above the threshold.
+
+    Args:
+      values: `[P]`, NaN for pairs that diverged.
+      name: unique within the study.
+      statistic: in words with its symbol.
+      threshold: to be exceeded.
+    """
+    mean = stats.mean_test(values, threshold, alternative="greater")
+    return PartResult(
+        name=name,
+        kind="gate",
+        statistic=statistic,
+        estimate=mean.estimate,
+        low=mean.low,
+        high=mean.high,
+        direction="greater",
+        threshold=(threshold,),
+        p_value=None,
+        p_reverse=None,
+        num_pairs=mean.num_pairs,
+        num_excluded=mean.num_excluded,
+    )
+
+
+def headline(
+    label: str,
+    own: Estimate | Decision,
+    control_label: str = "",
+    control: Estimate | Decision | None = None,
+) -> Headline:
+    """Returns a number to remember with its control's."""
+    return Headline(
+        label=label,
+        estimate=own.estimate,
+        low=own.low,
+        high=own.high,
+        control_label=control_label,
+        control=None if control is None else (control.estimate, control.low, control.high),
+    )
+
+
+def ratios(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
+    """Returns coefficients `[P]` for figures, NaN where the own progress is not positive."""
+    positive = denominators > 0
+    return np.where(positive, numerators / np.where(positive, denominators, 1.0), np.nan)
+
+
+def triple(estimate: Estimate | Decision) -> tuple[float, float, float]:
+    """Returns estimate, low and high."""
+    return estimate.estimate, estimate.low, estimate.high
+
+
+def figure_of(axes: Any) -> Figure:
+    """Returns the figure that one or several axes were drawn on."""
+    figure = np.ravel(axes)[0].figure
+    assert isinstance(figure, Figure)
+    return figure

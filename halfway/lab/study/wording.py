@@ -1,0 +1,230 @@
+"""Numbers and verdicts in words: what the page, the terminal and the cards have in common."""
+
+import math
+import re
+from collections.abc import Sequence
+
+from halfway.lab.study.protocol import Headline, PartResult, Verdict
+
+STATES = ("supported", "refuted", "inconclusive", "not run")
+MARKS = {"supported": "●", "refuted": "✕", "inconclusive": "◐", "not run": "·"}
+EVIDENCE = {
+    "exploratory": "exploratory (rules or settings were chosen with this data set in sight)",
+    "confirmatory": "confirmatory (this data set played no part in settling rules and settings)",
+    "none": "none (too few pairs for these numbers to count as evidence)",
+}
+_QUESTIONS = {
+    "G": ("halves", "Halves meet", "Halves do not meet", "Whether halves meet"),
+    "T": ("models", "Models meet", "Models do not meet", "Whether models meet"),
+}
+
+
+def format_estimate(estimate: float, low: float = math.nan, high: float = math.nan) -> str:
+    """Returns an estimate and its 95 % interval, e.g. "0.990 [0.985, 0.995]".
+
+    Two significant digits of the standard error decide the decimals; it is taken from the
+    interval as (high − low)/(2 × 1.96), or from its one finite side. Unbounded ends are written
+    as ∞, an undefined estimate as "undefined", a missing interval is left out.
+    """
+    if math.isnan(estimate):
+        return "undefined"
+    decimals, power = _digits(estimate, low, high)
+    numbers = [_fixed(value, decimals, power) for value in (estimate, low, high)]
+    text = numbers[0]
+    if not (math.isnan(low) and math.isnan(high)):
+        text += f" [{numbers[1]}, {numbers[2]}]"
+    if power:
+        exponent = str(power).replace("-", "−")
+        text = f"{text} × 10^{exponent}"
+    return text
+
+
+def format_stored(effect: float | None, low: float | None, high: float | None) -> str:
+    """Returns an effect as a JSON file gives it back: null stands for what was not finite."""
+    return format_estimate(
+        math.nan if effect is None else effect,
+        -math.inf if low is None else low,
+        math.inf if high is None else high,
+    )
+
+
+def _digits(estimate: float, low: float, high: float) -> tuple[int, int]:
+    """Returns (decimals, power of ten taken out) for an estimate with its interval."""
+    sides = [abs(end - estimate) for end in (low, high) if math.isfinite(end)]
+    error = sum(sides) / len(sides) / 1.96 if sides and math.isfinite(estimate) else 0.0
+    if error > 0:
+        lowest = int(f"{error:.1e}".split("e")[1]) - 1
+    elif estimate and math.isfinite(estimate):  # no error to go by: three digits of the estimate
+        lowest = int(f"{estimate:.2e}".split("e")[1]) - 2
+    else:
+        lowest = -2
+    largest = max((abs(v) for v in (estimate, low, high) if math.isfinite(v)), default=0.0)
+    if largest and (lowest < -6 or lowest > 3):
+        power = math.floor(math.log10(largest))
+        return max(0, power - lowest), power
+    return max(0, -lowest), 0
+
+
+def _fixed(value: float, decimals: int, power: int = 0) -> str:
+    if math.isnan(value):
+        return "undefined"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{value / 10.0**power:.{decimals}f}"
+    if text.startswith("-") and not text.strip("-0."):
+        text = text[1:]  # no negative zero
+    return text.replace("-", "−")
+
+
+def format_p(p_value: float | None) -> str:
+    """Returns a p-value to two digits, more where rounding would move it across .05.
+
+    To be shown beside an effect, never alone.
+    """
+    if p_value is None:
+        return "–"
+    if math.isnan(p_value):
+        return "undefined"
+    if p_value < 1e-4:
+        return "< 0.0001"
+    for digits in range(2, 8):
+        text = f"{p_value:.{digits}g}"
+        if (float(text) < 0.05) == (p_value < 0.05):
+            break
+    return text
+
+
+def format_headline(headline: Headline) -> str:
+    """Returns "label = estimate [low, high] (control label: estimate [low, high])"."""
+    text = f"{headline.label} = {format_estimate(headline.estimate, headline.low, headline.high)}"
+    if headline.control is not None:
+        name = headline.control_label or "control"
+        text += f" ({name}: {format_estimate(*headline.control)})"
+    return text
+
+
+def format_rule(part: PartResult) -> str:
+    """Returns the threshold of a part as a comparison: "> 0", "≠ 0", "between −0.03 and 0.03"."""
+    numbers = [f"{value:g}".replace("-", "−") for value in part.threshold]
+    if part.direction == "within":
+        return f"between {numbers[0]} and {numbers[-1]}"
+    signs = {"greater": ">", "less": "<", "different": "≠"}
+    return f"{signs[part.direction]} {numbers[0]}"
+
+
+def weakest_part(verdict: Verdict) -> PartResult | None:
+    """Returns the test with the largest p-value: the one that decides; None without tests."""
+    tests = [part for part in verdict.parts if part.kind != "gate"]
+
+    def rank(part: PartResult) -> float:
+        return 1.0 if part.p_value is None or math.isnan(part.p_value) else part.p_value
+
+    return max(tests, key=rank, default=None)
+
+
+def in_order(verdicts: Sequence[Verdict], family: Sequence[tuple[str, str]]) -> list[Verdict]:
+    """Returns the verdicts in the order of the family; ValueError where one is not in it."""
+    order = {name: index for index, (name, _) in enumerate(family)}
+    unknown = sorted({verdict.id for verdict in verdicts} - set(order))
+    if unknown:
+        raise ValueError(f"verdicts of unknown hypotheses {unknown}; known are {list(order)}")
+    return sorted(verdicts, key=lambda verdict: order[verdict.id])
+
+
+def states(
+    verdicts: Sequence[Verdict], family: Sequence[tuple[str, str]]
+) -> list[tuple[str, str, str]]:
+    """Returns (id, short claim, state) for each hypothesis of the family, in its order."""
+    found = {verdict.id: str(verdict.verdict) for verdict in in_order(verdicts, family)}
+    return [(name, claim, found.get(name, "not run")) for name, claim in family]
+
+
+def answer(verdicts: Sequence[Verdict], letter: str) -> tuple[str, str]:
+    """Returns the answer to one question in few words and the number behind it.
+
+    The first hypothesis of the letter that was run decides the words: G1 asks whether halves
+    meet at all, T1 whether models do; the others ask how.
+
+    Args:
+      verdicts: all that were decided, in the family's order.
+      letter: "G" for halves, "T" for models.
+    """
+    noun, meets, not_meets, whether = _QUESTIONS[letter]
+    own = sorted((v for v in verdicts if v.id[0] == letter), key=lambda v: int(v.id[1:]))
+    if not own:
+        return f"{whether} was not asked.", f"No hypothesis about {noun} was run."
+    first = own[0]
+    if first.id != f"{letter}1":
+        lead = f"{whether} at all was not asked ({letter}1 was not run)"
+    else:
+        lead = {
+            "supported": meets,
+            "refuted": not_meets,
+            "inconclusive": f"{whether} is not settled by this run",
+        }[first.verdict]
+    if first.headlines:
+        number = format_headline(first.headlines[0])
+    else:
+        number = f"effect = {format_estimate(first.effect, *first.interval)}"
+        number += f" (control: {first.control})" if first.control else ""
+    counts = {state: sum(verdict.verdict == state for verdict in own) for state in STATES[:3]}
+    parts = [f"{count} {state}" for state, count in counts.items() if count]
+    tally = " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
+    return f"{lead}:", f"{number}; hypotheses about {noun} that were run: {tally}."
+
+
+def little_was_run(num_run: int, num_family: int) -> str:
+    """Returns how much of the family was run, with a caution where it is less than a quarter."""
+    text = f"{num_run} of {num_family} hypotheses were run"
+    if num_run < num_family / 4:
+        text += ": this answers little of the whole question"
+    return text + "."
+
+
+def rerun_command(command: str, name: str) -> str:
+    """Returns the command of a run with `--only` set to one hypothesis."""
+    kept = re.sub(r"\s--only(=|\s+)(\"[^\"]*\"|'[^']*'|\S+)", "", f" {command}").strip()
+    return f"{kept} --only={name}"
+
+
+def terminal_map(verdicts: Sequence[Verdict], family: Sequence[tuple[str, str]]) -> str:
+    """Returns the map and the table of verdicts as plain text, at most 100 columns wide."""
+    tiles = states(verdicts, family)
+    lines = []
+    for letter, noun in (("G", "halves"), ("T", "models")):
+        row = [f"{name} {MARKS[state]}" for name, _, state in tiles if name[0] == letter]
+        if row:
+            lines.append(f"{noun:<7} " + "   ".join(row))
+    lines.append("        " + "   ".join(f"{MARKS[state]} {state}" for state in STATES))
+    rows = [("id", "verdict", "effect [95 % interval]", "p adjusted", "pairs", "evidence")]
+    for verdict in in_order(verdicts, family):
+        rows.append(
+            (
+                verdict.id,
+                verdict.verdict,
+                format_estimate(verdict.effect, *verdict.interval),
+                format_p(verdict.p_adjusted),
+                str(verdict.num_pairs),
+                verdict.evidence,
+            )
+        )
+    if len(rows) > 1:
+        lines += ["", *align(rows)]
+    return "\n".join(lines)
+
+
+WIDTH = 100
+"""Columns that a terminal is expected to have."""
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns one line a row, its cells padded to the widest of their column.
+
+    Args:
+      rows: of equally many cells.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,125 @@
+"""Figures of the laws: what theory says as a line, what was measured as points with intervals."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+from halfway.plots.style import (
+    COLORS,
+    GREY,
+    INK,
+    MARKERS,
+    check_colors,
+    clip_ends,
+    new_figure,
+    styled,
+    symbols,
+    wrapped,
+)
+
+
+@styled
+def law(
+    sizes: ArrayLike,
+    measured: Mapping[str, ArrayLike],
+    predicted: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    half: Mapping[str, float],
+    xlabel: str,
+    ylabel: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Returns axes of a law of halves: the share μ against a size on a logarithmic axis.
+
+    Args:
+      sizes: `[T]`, n or k.
+      measured: `{name: [T, 3]}` estimate, low, high; at most three names.
+      predicted: `{name: (sizes [G], values [G])}`, the lines.
+      half: `{name: size}` where the law is at one half, marked on the line.
+      xlabel, ylabel: symbol and words.
+      ax: where to draw, or None for a new figure.
+    """
+    check_colors("law", len(measured))
+    ax = new_figure(4.8, 3.4).subplots() if ax is None else ax
+    ax.set_xscale("log")
+    ax.axhline(0.5, color=GREY, lw=0.8, ls=(0, (5, 3)))
+    x = np.asarray(sizes, float)
+    for (name, values), color, marker in zip(measured.items(), COLORS, MARKERS, strict=False):
+        at, line = (np.asarray(v, float) for v in predicted[name])
+        ax.plot(at, line, color=color, lw=1.4)
+        middle, low, high = np.asarray(values, float).T
+        spread = [middle - clip_ends(low), clip_ends(high) - middle]
+        ax.errorbar(
+            x,
+            middle,
+            np.maximum(spread, 0),
+            fmt=marker,
+            ms=5,
+            color=color,
+            lw=0,
+            elinewidth=1.2,
+            label=symbols(name),
+        )
+        if at[0] <= half[name] <= at[-1]:
+            ax.plot(half[name], 0.5, marker="|", ms=16, mew=2, color=color)
+    ax.set(ylim=(0, 1.03), xlabel=wrapped(xlabel, 48), ylabel=wrapped(ylabel, 34))
+    ax.set_xticks(x, [f"{value:g}" for value in x])
+    ax.minorticks_off()
+    ax.legend(frameon=False, fontsize=9, loc="lower right")
+    return ax
+
+
+@styled
+def transfer_against_risk(
+    ratios: ArrayLike,
+    risks: ArrayLike,
+    measured: ArrayLike,
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """Returns axes of the linear-Gaussian model (P7): transfer μ_x against excess risk R/s².
+
+    Args:
+      ratios: `[T]` n/d of each setting, written beside its point.
+      risks: `[T, 3]` R/s²: estimate, low, high; on a logarithmic axis.
+      measured: `[T, 3]` μ_x: estimate, low, high.
+      curves: `{branch: (R/s² [G], μ_x [G])}`, at most three.
+      ax: where to draw, or None for a new figure.
+    """
+    check_colors("transfer_against_risk", len(curves))
+    ax = new_figure(5.4, 3.8).subplots() if ax is None else ax
+    ax.set_xscale("log")
+    for (name, (x, y)), color in zip(curves.items(), COLORS, strict=False):
+        ax.plot(np.asarray(x, float), np.asarray(y, float), color=color, label=symbols(name))
+    (risk, risk_low, risk_high), (mu, low, high) = (
+        np.asarray(v, float).T for v in (risks, measured)
+    )
+    ax.errorbar(
+        risk,
+        mu,
+        yerr=np.maximum([mu - low, high - mu], 0),
+        xerr=np.maximum([risk - risk_low, risk_high - risk], 0),
+        fmt="o",
+        ms=4,
+        color=INK,
+        lw=0,
+        elinewidth=1,
+        label="simulated, 95 %",
+    )
+    for ratio, x, y in zip(np.asarray(ratios, float), risk, mu, strict=True):
+        # The lower branch turns: its labels stand outside of the bend.
+        place, side = ((5, 4), "left") if ratio > 1 else ((-6, 2), "right")
+        place, side = ((0, -11), "center") if 0.5 < ratio < 1 else (place, side)
+        ax.annotate(
+            f"{ratio:.3g}", (x, y), place, textcoords="offset points", fontsize=7.5, ha=side
+        )
+    ax.set(
+        ylim=(0, 1.05),
+        xlabel=symbols("R/s², excess risk over signal; numbers: n/d"),
+        ylabel=symbols("μ_x, what the other model shares"),
+    )
+    ax.legend(frameon=False, fontsize=9)
+    return ax

@@ -1,0 +1,336 @@
+"""One pair under one condition: what defines it, its halves and initial models."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from halfway import models, storage
+from halfway.populations import halves
+from halfway.populations.halves import Halves
+from halfway.types import ApplyFn, Array, Key, Params, Sample
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What defines a population: two populations of equal conditions are the same.
+
+    Numbers, lists and mappings are made plain and hashable, so that a condition can be written as
+    its fields come, and read back from JSON.
+
+    Attributes:
+      dataset: a name that `data.load` knows.
+      architecture: a short name for the model, for records and figures.
+      model: the model's plain config, see `models.build`; kept as sorted (field, value) pairs.
+      num_classes: C.
+      num_examples: n of each half.
+      num_holdout: static length of S.
+      probe_steps: numbers of steps at which the landscapes are read; the last ends training.
+      num_pairs: P.
+      seed: of the whole population; pair p of two conditions with one seed shares halves, noise
+        draws, initializations and the order of its batches.
+      subset: of the data set that the halves are drawn from: "train", or "all" with its test split.
+      capacity: static length of the halves, at least n; n by default.
+      overlap: share of examples in both halves, in [0, 1].
+      noise_rate: ρ in [0, 1].
+      permuted: whether each model trains on its half's labels permuted within the half (control).
+      stratified: whether splits keep class shares.
+      shared_start: whether B's initialization is A's.
+      shared_order: whether B sees the positions of its half in A's order of batches; with overlap 1
+        that is the same data in the same order.
+      on_holdout: whether both models train on S, and so on neither half.
+      common_holdout: whether S is the same for all pairs, and for all conditions of one seed, pool
+        and `num_holdout`: models of different pairs can then be compared on examples that none of
+        them has seen. Halves are drawn from what is left.
+      trunk_steps: steps that both models take together first, on batches of both halves, as one
+        model from a shared start; then each walks on by itself.
+      optimizer: "adam" or "sgd".
+      learning_rate: constant.
+      weight_decay: decoupled.
+      batch_size: of a step.
+      batch_capacity: static length of a batch, at least its size, which is data then; 0: its size.
+      width: units of each hidden layer of an MLP that are in use, as data; 0: all.
+      stop_loss: mean cross-entropy on what a model trains on at which its training is over; 0:
+        after the last of `probe_steps`.
+      compute_dtype: "float32" or "bfloat16", of what a training step computes. Parameters, the
+        optimizer and all that is measured are float32 in either case.
+
+    Examples:
+      >>> condition = populations.Condition(
+      ...     dataset="digits", architecture="mlp", model={"kind": "mlp", "widths": [128]},
+      ...     num_classes=10, num_examples=600, num_holdout=597, probe_steps=(0, 700),
+      ...     num_pairs=16, seed=0)
+      >>> populations.Condition(**condition.to_json()) == condition
+      True
+      >>> condition.noise_rate, condition.capacity
+      (0.0, 600)
+    """
+
+    dataset: str
+    architecture: str
+    model: Any
+    num_classes: int
+    num_examples: int
+    num_holdout: int
+    probe_steps: tuple[int, ...]
+    num_pairs: int
+    seed: int
+    subset: str = "train"
+    capacity: int | None = None
+    overlap: float = 0.0
+    noise_rate: float = 0.0
+    permuted: bool = False
+    stratified: bool = False
+    shared_start: bool = False
+    shared_order: bool = False
+    on_holdout: bool = False
+    trunk_steps: int = 0
+    optimizer: str = "adam"
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.0
+    batch_size: int = 64
+    batch_capacity: int = 0
+    width: int = 0
+    stop_loss: float = 0.0
+    common_holdout: bool = False
+    compute_dtype: str = "float32"
+
+    def __post_init__(self):
+        model = sorted(dict(self.model).items())
+        plain: dict[str, Any] = {
+            "model": tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in model),
+            "probe_steps": tuple(int(step) for step in self.probe_steps),
+            "capacity": int(self.num_examples if self.capacity is None else self.capacity),
+        }
+        for field in dataclasses.fields(self):
+            kind: Any = field.type
+            if kind in (int, float, bool, str):  # 1 and 1.0 name the same condition
+                plain[field.name] = kind(getattr(self, field.name))
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+        if self.trunk_steps and (self.on_holdout or not self.shared_start):
+            raise ValueError(
+                "trunk_steps needs shared_start, since a trunk has one beginning, and on_holdout "
+                "has no trunk: it is of both halves"
+            )
+        if self.trunk_steps and not 0 < self.trunk_steps <= self.probe_steps[-1]:
+            raise ValueError(
+                f"trunk_steps must lie in [0, {self.probe_steps[-1]}], the steps of training, got "
+                f"{self.trunk_steps}"
+            )
+        if self.width:
+            self._check_width()
+        models.check_dtype(self.compute_dtype)
+        if self.trunk_steps and self.batch_capacity:
+            raise ValueError("a trunk has batches of one size: batch_capacity must be 0")
+        if self.batch_capacity and not 1 <= self.batch_size <= self.batch_capacity:
+            raise ValueError(
+                f"batch_size must lie in [1, {self.batch_capacity}], batch_capacity, got "
+                f"{self.batch_size}"
+            )
+
+    def _check_width(self):
+        model = dict(self.model)
+        if model.get("kind") != "mlp" or model.get("activation") in ("sigmoid", "softplus"):
+            raise ValueError(
+                "width is of an 'mlp' whose activation is 0 at 0, where masked units stay out of "
+                f"it, got {model}"
+            )
+        largest = min(model.get("widths", models.MLP.widths))
+        if not 1 <= self.width <= largest:
+            raise ValueError(
+                f"width must lie in [1, {largest}], the narrowest layer, got {self.width}"
+            )
+
+    @property
+    def key(self) -> str:
+        """Twelve hexadecimal digits that identify the condition."""
+        return _key(self)
+
+    @property
+    def module(self) -> models.nn.Module:
+        """The linen module of the condition."""
+        return models.build(dict(self.model), num_classes=self.num_classes)
+
+    @property
+    def apply_fn(self) -> ApplyFn:
+        """`(params, x) -> logits` of the condition's model."""
+        module = self.module
+
+        def apply_fn(params: Params, x: Array) -> Array:
+            return jnp.asarray(module.apply({"params": params}, x))
+
+        return apply_fn
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a plain dict; `Condition(**it)` reads it back."""
+        return dataclasses.asdict(self) | {"model": dict(self.model)}
+
+
+@functools.lru_cache(maxsize=4096)
+def _key(condition: Condition) -> str:
+    fields = dataclasses.asdict(condition)
+    # Later fields count only where they are set: populations stored before keep their keys.
+    later = {name: fields.pop(name) for name in _LATER}
+    later = {name: value for name, value in later.items() if value not in _UNSET}
+    return storage.json_digest(fields | later)[:12]
+
+
+_SHARED = ("shared_start", "shared_order")
+_LATER = (
+    *_SHARED,
+    "on_holdout",
+    "trunk_steps",
+    "batch_capacity",
+    "width",
+    "stop_loss",
+    "common_holdout",
+    "compute_dtype",
+)
+_UNSET = (False, 0, "float32")
+DATA_FIELDS: dict[str, Any] = {
+    "noise_rate": 0.0,
+    "overlap": 0.0,
+    "num_examples": 0,
+    "learning_rate": 0.0,
+    "weight_decay": 0.0,
+    "permuted": False,
+    "shared_start": False,
+    "shared_order": False,
+    "common_holdout": False,
+    "seed": 0,
+    "dataset": "",
+    "subset": "",
+    "architecture": "",
+}
+"""Fields that shape no compiled program, with the value that stands for all."""
+MODEL_FIELDS: dict[str, Any] = {
+    "model": (),
+    "optimizer": "",
+    "batch_size": 0,
+    "batch_capacity": 0,
+    "probe_steps": (),
+    "on_holdout": False,
+    "trunk_steps": 0,
+    "width": 0,
+    "stop_loss": 0.0,
+    "compute_dtype": "float32",
+}
+"""Fields that do not shape the draw of halves."""
+
+
+def program_of(condition: Condition) -> Condition:
+    """Returns the part of a condition that shapes a compiled program, the rest at fixed values."""
+    fields = DATA_FIELDS | {
+        # With a trunk the start is shared whatever the data say.
+        "shared_start": condition.trunk_steps > 0,
+        # What is left of these is whether they are in use.
+        "width": min(condition.width, 1),
+        "stop_loss": float(condition.stop_loss > 0),
+        "batch_size": condition.batch_capacity or condition.batch_size,
+        # Where a walk is looked at is no matter of how it goes on.
+        "probe_steps": condition.probe_steps[-1:],
+    }
+    return dataclasses.replace(condition, **fields)
+
+
+def settings_of(condition: Condition) -> dict[str, Array]:
+    """Returns the part of a condition that is data of the compiled program, as arrays."""
+    names = ("noise_rate", "overlap", "learning_rate", "weight_decay", "stop_loss")
+    floats = {name: jnp.float32(getattr(condition, name)) for name in names}
+    flags = {n: jnp.bool_(getattr(condition, n)) for n in ("permuted", *_SHARED)}
+    integers = ("num_examples", "batch_size", "width")
+    return floats | flags | {n: jnp.int32(getattr(condition, n)) for n in integers}
+
+
+_HOLDOUT = 2**31
+"""Folded into the seed's key, beyond the numbers of all pairs."""
+
+
+def holdout_key(condition: Condition) -> Key | None:
+    """Returns the key that decides S where it is common to all pairs, else None."""
+    if not condition.common_holdout:
+        return None
+    return jax.random.fold_in(jax.random.key(condition.seed), _HOLDOUT)
+
+
+def split_arguments(condition: Condition) -> dict[str, Any]:
+    """Returns the keyword arguments of `populations.split` for a condition."""
+    names = ("num_examples", "num_classes", "capacity", "num_holdout")
+    names += ("overlap", "noise_rate", "stratified")
+    return {name: getattr(condition, name) for name in names}
+
+
+class Drawn(NamedTuple):
+    """Halves and S of a pair, and `[2, N]` the labels its models train on."""
+
+    halves: Halves
+    trained_labels: Array
+
+
+def split_key(key: Key) -> tuple[Key, Key, Key, Key]:
+    """Returns what a pair's key is split into: for halves, permutation, inits and orders."""
+    key_split, key_permute, *models_keys = jax.random.split(key, 4)
+    per_model = jax.vmap(jax.random.split)(jnp.stack(models_keys))
+    return key_split, key_permute, per_model[:, 0], per_model[:, 1]
+
+
+def share_key(keys: Key, shared: Array) -> Key:
+    """Returns `[2]` keys, B's that of A where they share."""
+    return keys[jnp.where(shared, jnp.zeros(2, int), jnp.arange(2))]
+
+
+def draw_pair(
+    key: Key,
+    labels: Array,
+    settings: Mapping[str, Array],
+    common: Key | None = None,
+    *,
+    program: Condition,
+) -> Drawn:
+    """Returns the halves of one pair and the labels its models train on.
+
+    Args:
+      key: of the pair.
+      labels: `[N]` of the pool, clean.
+      settings: see `settings_of`.
+      common: see `holdout_key`.
+      program: see `program_of`.
+    """
+    key_split, key_permute, *_ = split_key(key)
+    arguments: dict[str, Any] = split_arguments(program) | {
+        name: settings[name] for name in ("num_examples", "overlap", "noise_rate")
+    }
+    parts = halves.split(key_split, labels, holdout_key=common, **arguments)
+    own = stack_halves(parts)
+    permuted = jax.vmap(halves.permute_labels)(jax.random.split(key_permute), own)
+    return Drawn(parts, jnp.where(settings["permuted"], permuted, own.labels))
+
+
+def init_pair(
+    key: Key, images: Array, settings: Mapping[str, Array], *, program: Condition
+) -> Params:
+    """Returns the initial parameters of both models of a pair, leaves `[2, ...]`.
+
+    Args:
+      key: of the pair.
+      images: `[B, H, W, D]`, for their shape.
+      settings: see `settings_of`.
+      program: see `program_of`.
+    """
+    _, _, keys, _ = split_key(key)
+    keys = share_key(keys, settings["shared_start"])
+
+    def one(key):
+        params = program.module.init(key, images[:1])["params"]
+        return models.narrow(params, settings["width"]) if program.width else params
+
+    return jax.lax.map(one, keys)
+
+
+def stack_halves(parts: Halves) -> Sample:
+    """Returns both halves of a pair, leaves `[2, N]`."""
+    return jax.tree.map(lambda a, b: jnp.stack([a, b]), parts.a, parts.b)

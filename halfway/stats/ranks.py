@@ -1,0 +1,166 @@
+"""Rank correlations within strata, with their permutation nulls; NumPy and SciPy.
+
+Two quantities that share a cause are correlated whatever else they share. Comparing examples or
+conditions only within strata of equal cause takes it away.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+_BLOCK = 512
+"""Vectors that `kendall` takes at once: what is compared stays in the cache."""
+
+
+class RankCorrelation(NamedTuple):
+    """Spearman's rank correlation within strata.
+
+    Attributes:
+      estimate: mean over strata of at least two entries in which both quantities vary, each
+        weighted by its number of entries; NaN where there is none.
+      permuted: `[R]`, the same after permuting the second quantity within strata.
+      num_strata: strata that entered.
+      num_undefined: strata of at least two entries in which one quantity is constant; they enter
+        neither.
+    """
+
+    estimate: float
+    permuted: np.ndarray
+    num_strata: int
+    num_undefined: int
+
+
+def spearman(
+    x: ArrayLike,
+    y: ArrayLike,
+    strata: ArrayLike | None = None,
+    *,
+    rng: np.random.Generator | None = None,
+    num_permutations: int = 0,
+) -> RankCorrelation:
+    """Returns the mean of Spearman's correlations within strata, ties at their mean rank.
+
+    Args:
+      x: `[N]`.
+      y: `[N]`.
+      strata: `[N]`; None: all are one.
+      rng: consumed; only where there are permutations.
+      num_permutations: R, of y within strata.
+
+    Raises:
+      ValueError: if the lengths differ, or permutations are asked for without `rng`.
+
+    Examples:
+      >>> found = stats.spearman([1, 2, 3, 30, 20, 10], [1, 2, 3, 7, 8, 9], [0, 0, 0, 1, 1, 1])
+      >>> found.estimate  # +1 in one stratum, −1 in the other
+      0.0
+    """
+    first, second = np.asarray(x), np.asarray(y)
+    groups = np.zeros(len(first), int) if strata is None else np.asarray(strata)
+    if not len(first) == len(second) == len(groups):
+        raise ValueError(
+            f"x, y and strata must be of equal length, got {len(first)}, {len(second)} and "
+            f"{len(groups)}"
+        )
+    if num_permutations and rng is None:
+        raise ValueError("permutations need rng, a numpy.random.Generator")
+    total, weight, undefined, entered = 0.0, 0, 0, 0
+    permuted = np.zeros(num_permutations)
+    for group in np.unique(groups):
+        rows = groups == group
+        size = int(rows.sum())
+        if size < 2:
+            continue
+        a, b = (_standardized_ranks(values[rows]) for values in (first, second))
+        if a is None or b is None:
+            undefined += 1
+            continue
+        total, weight, entered = total + size * float(a @ b), weight + size, entered + 1
+        if rng is not None and num_permutations:
+            shuffled = rng.permuted(np.tile(b, (num_permutations, 1)), axis=1)
+            permuted += size * (shuffled @ a)
+    if not weight:
+        return RankCorrelation(np.nan, np.full(num_permutations, np.nan), 0, undefined)
+    return RankCorrelation(total / weight, permuted / weight, entered, undefined)
+
+
+def kendall(x: ArrayLike, y: ArrayLike, strata: ArrayLike | None = None) -> np.ndarray:
+    """Returns Kendall's τ_b of many vectors at once, of pairs of entries within a stratum.
+
+    `Σ sgn(x_i − x_j) sgn(y_i − y_j) / √(pairs untied in x · pairs untied in y)` over all pairs of
+    entries of one stratum. A pair in which anything is NaN does not count; NaN where none is left.
+    An entry that a resample holds twice is tied with itself, and so never compared.
+
+    Args:
+      x: `[..., N]`.
+      y: `[..., N]`, broadcast against x.
+      strata: `[N]`; None: all are one.
+
+    Returns:
+      `[...]`, in [-1, 1].
+
+    Raises:
+      ValueError: if the lengths differ.
+
+    Source: Kendall (1945); one stratum is `scipy.stats.kendalltau`, at a thousandth of its time.
+
+    Examples:
+      >>> found = stats.kendall([[1, 2, 3], [3, 2, 1]], [10, 20, 30])
+      >>> found.tolist()
+      [1.0, -1.0]
+    """
+    first, second = (np.asarray(values, np.float64) for values in (x, y))
+    size = first.shape[-1]
+    groups = np.zeros(size, int) if strata is None else np.asarray(strata)
+    if not second.shape[-1] == len(groups) == size:
+        raise ValueError(
+            f"x, y and strata must be of equal length, got {size}, {second.shape[-1]} and "
+            f"{len(groups)}"
+        )
+    if np.isnan(first).any() or np.isnan(second).any():
+        hole = np.isnan(first) | np.isnan(second)
+        first, second = np.where(hole, np.nan, first), np.where(hole, np.nan, second)
+    axes = max(first.ndim, second.ndim, 2)
+    # Entries first, so that what is compared is contiguous.
+    first, second = (
+        np.moveaxis(v.reshape(*[1] * (axes - v.ndim), *v.shape), -1, 0) for v in (first, second)
+    )
+    shape = np.broadcast_shapes(first.shape, second.shape)[1:]
+    counts = [np.zeros(shape, np.int64) for _ in range(3)]
+    for group in np.unique(groups):
+        a, b = first[groups == group], second[groups == group]
+        for start in range(0, shape[-1], _BLOCK):
+            part = slice(start, start + _BLOCK)
+            pieces = (np.ascontiguousarray(v if v.shape[-1] == 1 else v[..., part]) for v in (a, b))
+            for count, found in zip(counts, _compare(*pieces), strict=True):
+                count[..., part] += found
+    with np.errstate(invalid="ignore"):
+        tau = counts[0] / np.sqrt(counts[1] * counts[2].astype(float))
+    return tau.reshape(np.broadcast_shapes(np.shape(x)[:-1], np.shape(y)[:-1]))
+
+
+def _compare(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns concordant minus discordant pairs, and pairs untied in a and in b, of `[N, ...]`."""
+    totals: Any = (0, 0, 0)
+    # One byte a sign, and a byte holds the sum of 127 of them.
+    kind = np.int8 if len(a) <= 128 else np.int64
+    for shift in range(1, len(a)):
+        # Neither greater nor less where anything is NaN.
+        sign_a, sign_b = (
+            (v[shift:] > v[:-shift]).view(np.int8) - (v[shift:] < v[:-shift]).view(np.int8)
+            for v in (a, b)
+        )
+        terms = sign_a * sign_b, np.abs(sign_a), np.abs(sign_b)
+        sums = (np.add.reduce(term, 0, dtype=kind) for term in terms)
+        totals = tuple(t + one.astype(np.int64) for t, one in zip(totals, sums, strict=True))
+    return totals
+
+
+def _standardized_ranks(values: np.ndarray) -> np.ndarray | None:
+    """Returns centred ranks of length 1; None where all are tied."""
+    ranks = stats.rankdata(values)
+    ranks = ranks - ranks.mean()
+    length = np.linalg.norm(ranks)
+    return ranks / length if length > 0 else None

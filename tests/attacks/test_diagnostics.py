@@ -1,0 +1,153 @@
+"""Diagnostics: each sign on a model or an attack that has it, and none on a healthy one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from halfway import attacks, losses
+
+KEY = jax.random.key(0)
+W1, W2 = 2 * jax.random.normal(jax.random.key(1), (12, 16)), jax.random.normal(KEY, (16, 4))
+X = jax.random.uniform(jax.random.key(2), (60, 12))
+
+
+def healthy(x):
+    return jnp.tanh(x @ W1) @ W2
+
+
+LABELS = jnp.argmax(healthy(X), -1).at[:3].add(1) % 4
+
+
+def diagnose(
+    logits_fn, attack=attacks.pgd, x=X, labels=LABELS, epsilon=0.03, threat=None, **options
+):
+    threat = attacks.linf(epsilon) if threat is None else threat
+    options = {"threat": threat, "num_queries": 60} | options
+    run = functools.partial(attacks.diagnose, attack, logits_fn, **options)
+    return jax.jit(run)(KEY, x, labels)
+
+
+def said(found):
+    return " | ".join(attacks.in_words(found))
+
+
+def test_a_healthy_model_and_attack_have_nothing_to_say():
+    found = diagnose(healthy)
+    assert attacks.in_words(found) == ()
+    assert int(found.num_inputs) == 57 and found.zero_gradient == 0
+    np.testing.assert_allclose(found.budgets, 0.03 * np.array([0.25, 0.5, 1, 2]), rtol=1e-6)
+    assert (np.diff(found.success_rates) >= 0).all() and found.coupling < 1e-5
+    # Shares are of what is classified rightly from the start.
+    alone = attacks.pgd(healthy, KEY, X, LABELS, threat=attacks.linf(0.03))
+    fooled = np.asarray(alone.success)[3:].mean()
+    assert float(found.success_rates[2]) == pytest.approx(fooled)
+
+
+def test_no_gradient_and_a_black_box_that_wins():
+    steep = diagnose(lambda x: 1e4 * healthy(x))  # cross-entropy saturates, all else is the same
+    assert steep.zero_gradient > 0.5 and "the loss has no gradient at" in said(steep)
+    stairs = diagnose(lambda x: healthy(jnp.round(x * 16) / 16), epsilon=0.1)
+    assert stairs.zero_gradient == 1
+    assert stairs.success_rates[2] == 0
+    other = attacks.square(
+        lambda x: healthy(jnp.round(x * 16) / 16),
+        jax.random.split(KEY)[1],
+        X,
+        LABELS,
+        threat=attacks.linf(0.1),
+        num_queries=60,
+    )
+    right = losses.error(healthy(jnp.round(X * 16) / 16), LABELS) == 0
+    assert float(stairs.black_box_only) == pytest.approx(np.asarray(other.success)[right].mean())
+    assert "Square fools" in said(stairs)
+
+
+def test_gradients_that_are_not_finite_count_as_none():
+    def broken(x):
+        # The derivative is infinite where the first feature is 0.
+        return healthy(x) + jnp.sqrt(x[:, :1]) * jnp.array([[1.0, 2.0, 1.0, 1.0]])
+
+    x = X.at[:30, 0].set(0.0)
+    found = diagnose(broken, x=x, labels=jnp.argmax(broken(x), -1))
+    assert found.zero_gradient == 0  # one component is not all of a gradient
+    only = x[:, :1]
+    model = lambda x: jnp.sqrt(x) * jnp.array([[-1.0, 1.0]]) + jnp.array([[2.0, 0.0]])  # noqa: E731
+    found = diagnose(model, x=only, labels=jnp.zeros(60, int))
+    assert found.zero_gradient == 0.5
+
+
+def test_success_that_falls_with_the_budget():
+    def overshooting(logits_fn, key, x, labels, *, threat):
+        """Fools everything up to a budget, and nothing beyond."""
+        found = attacks.pgd(logits_fn, key, x, labels, threat=threat)
+        return found._replace(success=jnp.broadcast_to(threat.epsilon < 0.02, labels.shape))
+
+    found = diagnose(healthy, overshooting)
+    np.testing.assert_array_equal(found.success_rates, [1, 1, 0, 0])
+    assert "success falls from 100.0% to 0.0% as the budget grows from 0.015 to 0.03" in said(found)
+
+
+def test_successes_that_rounding_undoes():
+    """The boundary is a quarter of a step of 8 bits away from an image that is stored exactly."""
+    x = jnp.full((10, 1), 128 / 255)
+    edge = 128.25 / 255
+
+    def logits_fn(x):
+        return jnp.concatenate([edge - x, x - edge], 1)
+
+    labels = jnp.zeros(10, int)
+    close = diagnose(logits_fn, x=x, labels=labels, epsilon=0.4 / 255)
+    assert close.success_rates[2] == 1 and close.lost_by_rounding == 1
+    assert "rounding to 8 bits undoes 100.0% of the successes" in said(close)
+    far = diagnose(logits_fn, x=x, labels=labels, epsilon=2 / 255)
+    assert far.lost_by_rounding == 0 and not attacks.in_words(far)
+    none = diagnose(logits_fn, x=x, labels=labels, epsilon=0.01 / 255)
+    assert np.isnan(none.lost_by_rounding)
+
+
+def test_a_model_that_couples_examples():
+    def coupled(x):
+        return healthy(x - x.mean(0, keepdims=True))
+
+    found = diagnose(coupled, labels=jnp.argmax(coupled(X), -1))
+    assert found.coupling > 0.1 and "the model couples examples" in said(found)
+
+
+def test_other_norms_and_infinite_bounds():
+    for threat in (attacks.l2(0.2), attacks.l1(0.5)):
+        found = diagnose(healthy, threat=threat, num_queries=20, scales=(0.5, 1.0))
+        assert np.isnan(found.black_box_only) == (threat.norm.name == "l1")
+        assert found.success_rates.shape == (2,)
+    found = diagnose(healthy, threat=attacks.linf(0.03, bounds=(-jnp.inf, jnp.inf)))
+    assert np.isnan(found.lost_by_rounding) and found.success_rates[2] > 0
+
+
+def test_nothing_rightly_classified_is_said():
+    found = diagnose(healthy, labels=(jnp.argmax(healthy(X), -1) + 1) % 4)
+    assert attacks.in_words(found) == (
+        "no input is classified rightly: there is nothing to attack",
+    )
+
+
+@pytest.mark.parametrize("scales", [(0.5, 2.0), (1.0, 0.5), (0.0, 1.0), (-1.0, 1.0)])
+def test_bad_scales_are_refused(scales):
+    with pytest.raises(ValueError, match="scales must increase from above 0 and have 1 among them"):
+        diagnose(healthy, scales=scales)
+
+
+@pytest.mark.slow
+def test_models_can_be_mapped():
+    stacked = jnp.stack([W1, 2 * W1])
+
+    def one(weights):
+        model = lambda x: jnp.tanh(x @ weights) @ W2  # noqa: E731
+        return attacks.diagnose(
+            attacks.fgsm, model, KEY, X[:8], LABELS[:8], threat=attacks.linf(0.03), num_queries=5
+        )
+
+    both = jax.jit(jax.vmap(one))(stacked)
+    for mapped, alone in zip(both, jax.jit(one)(2 * W1), strict=True):
+        np.testing.assert_allclose(mapped[1], alone, atol=1e-5)

@@ -1,0 +1,208 @@
+"""Balls of l2 and l1: projections against independent solutions, uniform draws, steepest steps."""
+
+import hypothesis
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.stats
+
+from halfway import attacks
+
+KEY = jax.random.key(0)
+MAKE = {"l2": attacks.l2, "l1": attacks.l1}
+ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
+project = jax.jit(lambda threat, adversarial, x: threat.project(adversarial, x))
+UNIT = st.floats(0, 1, width=32, allow_subnormal=False)
+
+
+def norms(name, moves):
+    return np.linalg.norm(np.asarray(moves, np.float64).reshape(len(moves), -1), ORDER[name], 1)
+
+
+def brute_force(name, adversarial, x, epsilon):
+    """The nearest point of ball and box, in double precision, by bisection of the multiplier."""
+    move = adversarial - x
+    room = np.where(move > 0, 1 - x, x)
+
+    def moves(multiplier):
+        if name == "l2":
+            return np.minimum(np.abs(move) / (1 + multiplier), room)
+        return np.clip(np.abs(move) - multiplier, 0, room)
+
+    low, high = 0.0, 1e12 if name == "l2" else np.abs(move).max() + 1
+    if np.linalg.norm(moves(0.0), ORDER[name]) <= epsilon:
+        high = 0.0
+    for _ in range(400):
+        middle = 0.5 * (low + high)
+        if np.linalg.norm(moves(middle), ORDER[name]) > epsilon:
+            low = middle
+        else:
+            high = middle
+    return x + np.sign(move) * moves(high)
+
+
+@pytest.mark.parametrize("name", MAKE)
+@hypothesis.settings(deadline=None, max_examples=150)
+@hypothesis.given(
+    x=hnp.arrays(np.float32, (3, 5), elements=st.one_of(st.sampled_from([0.0, 1.0]), UNIT)),
+    moved=hnp.arrays(np.float32, (3, 5), elements=st.floats(-3, 3, width=32)),
+    epsilon=hnp.arrays(np.float32, (3,), elements=st.floats(0.015625, 2, width=32)),
+)
+def test_projection_is_the_nearest_point_of_ball_and_box(name, x, moved, epsilon):
+    result = np.asarray(project(MAKE[name](epsilon), moved, x), np.float64)
+    for row in range(3):
+        expected = brute_force(
+            name, moved[row].astype(float), x[row].astype(float), float(epsilon[row])
+        )
+        np.testing.assert_allclose(result[row], expected, atol=2e-5)
+    assert ((result >= 0) & (result <= 1)).all()
+    assert (norms(name, result - x) <= epsilon + 5 * np.spacing(np.float32(1))).all()
+
+
+def test_projection_against_a_general_solver():
+    rng = np.random.default_rng(0)
+    x, moved = rng.uniform(size=6), rng.normal(0.5, 1.5, 6)
+    for name, epsilon in (("l2", 0.4), ("l1", 0.7)):
+        # Positive and negative parts, so that the l1 norm is linear.
+        start = np.zeros(12)
+        limits = [(0, 1 - v) for v in x] + [(0, v) for v in x]
+
+        def distance(z):
+            return ((x + z[:6] - z[6:] - moved) ** 2).sum()
+
+        def left(z, name=name, epsilon=epsilon):
+            return epsilon - z.sum() if name == "l1" else epsilon**2 - ((z[:6] - z[6:]) ** 2).sum()
+
+        found = scipy.optimize.minimize(
+            distance,
+            start,
+            bounds=limits,
+            constraints={"type": "ineq", "fun": left},
+            method="SLSQP",
+            options={"ftol": 1e-14, "maxiter": 500},
+        )
+        expected = x + found.x[:6] - found.x[6:]
+        threat = MAKE[name](epsilon)
+        result = project(threat, jnp.float32(moved[None]), jnp.float32(x[None]))[0]
+        np.testing.assert_allclose(result, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_what_is_outside_lands_on_the_surface_and_what_is_inside_stays(name):
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.uniform(0.4, 0.6, (20, 7, 7, 3)), jnp.float32)
+    far = x + jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+    threat = MAKE[name](0.3)
+    result = project(threat, far, x)
+    np.testing.assert_allclose(norms(name, result - x), 0.3, rtol=1e-5)
+    np.testing.assert_allclose(project(threat, result, x), result, atol=1e-6)
+    near = x + 1e-4 * jnp.sign(far - x)
+    np.testing.assert_allclose(project(threat, near, x), near, atol=1e-7)
+    np.testing.assert_array_equal(project(MAKE[name](0.0), far, x), x)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_many_features_and_small_budgets_stay_feasible(name):
+    rng = np.random.default_rng(2)
+    x = jnp.asarray(np.round(4 * rng.uniform(size=(8, 28, 28, 1))) / 4, jnp.float32)
+    far = jnp.asarray(rng.normal(0.5, 1, x.shape), jnp.float32)
+    for epsilon in (1e-2, 0.5, 3.0, 30.0, 1e4):
+        point = np.asarray(project(MAKE[name](epsilon), far, x))
+        assert ((point >= 0) & (point <= 1)).all()
+        # One ulp of each feature.
+        slack = np.linalg.norm(np.full(784, np.spacing(np.float32(1)) / 4), ORDER[name])
+        assert (norms(name, point - np.asarray(x)) <= epsilon + slack).all()
+    np.testing.assert_allclose(point, np.clip(far, 0, 1), atol=1e-7)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_draws_are_uniform_in_the_ball(name):
+    threat = MAKE[name](0.4, bounds=(-jnp.inf, jnp.inf))
+    small = threat.random_start(KEY, jnp.zeros((4000, 2)))
+    # In two dimensions the share within radius r is (r/ε)².
+    share = (norms(name, small) / 0.4) ** 2
+    assert scipy.stats.kstest(share, "uniform").pvalue > 1e-3
+    assert np.abs(np.asarray(small).mean(0)).max() < 0.02
+    large = threat.random_start(KEY, jnp.zeros((20, 100, 100)))
+    np.testing.assert_allclose(norms(name, large), 0.4, rtol=0.01)
+    # A draw belongs to its place: a shorter batch draws the same.
+    again = threat.random_start(KEY, jnp.zeros((7, 100, 100)))
+    np.testing.assert_array_equal(again, large[:7])
+
+
+def test_steepest_steps_gain_the_dual_norm():
+    g = jnp.array([[1.0, -2.0]])
+    gains = {"linf": 3.0, "l2": np.sqrt(5), "l1": 2.0}
+    for name, make in ({"linf": attacks.linf} | MAKE).items():
+        threat = make(1.0)
+        step = threat.steepest(g)
+        assert float((g * step).sum()) == pytest.approx(gains[name])
+        assert float(threat.dual_norm(g)[0]) == pytest.approx(gains[name])
+        assert norms(name, step)[0] == pytest.approx(1)
+        assert (threat.steepest(jnp.zeros((2, 3))) == 0).all()
+        rng = np.random.default_rng(3)
+        many = jnp.asarray(rng.normal(size=(9, 4, 5)), jnp.float32)
+        np.testing.assert_allclose(
+            (many * threat.steepest(many)).sum((1, 2)), threat.dual_norm(many), rtol=1e-5
+        )
+    # No other step of that norm gains more.
+    others = np.random.default_rng(4).normal(size=(10_000, 2))
+    for name in MAKE:
+        others_of = others / norms(name, others)[:, None]
+        assert (others_of @ np.array([1.0, -2.0])).max() <= gains[name] + 1e-9
+
+
+def test_steps_of_l1_split_among_ties_and_among_a_fraction():
+    tied = jnp.array([[2.0, -2.0, 1.0, 2.0], [0.0, 0.0, 0.0, 1e-30]])
+    np.testing.assert_allclose(
+        attacks.l1(1.0).steepest(tied), [[1 / 3, -1 / 3, 0, 1 / 3], [0, 0, 0, 1]], rtol=1e-6
+    )
+    g = jnp.array([[4.0, -3.0, 2.0, -1.0]])
+    np.testing.assert_allclose(attacks.l1(1.0, fraction=0.5).steepest(g), [[0.5, -0.5, 0, 0]])
+    np.testing.assert_allclose(attacks.l1(1.0, fraction=1.0).steepest(g)[0], np.sign(g[0]) / 4)
+    with pytest.raises(ValueError, match=r"fraction must lie in \[0, 1\], got 1.5"):
+        attacks.l1(1.0, fraction=1.5)
+    assert attacks.l1(1.0, fraction=0.3).norm is attacks.l1(0.2, fraction=0.3).norm
+
+
+def test_tiny_and_huge_gradients_have_a_direction():
+    for scale in (1e-30, 1e30):
+        step = attacks.l2(1.0).steepest(scale * jnp.array([[3.0, 4.0]]))
+        np.testing.assert_allclose(step, [[0.6, 0.8]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_another_budget_compiles_nothing_and_budgets_map(name):
+    count = []
+
+    @jax.jit
+    def run(threat, far, x):
+        count.append(1)
+        return threat.project(far, x)
+
+    rng = np.random.default_rng(5)
+    x, far = (jnp.asarray(rng.uniform(-k, 1 + k, (3, 6)), jnp.float32) for k in (0, 1))
+    budgets = [0.1, 0.5, jnp.float32(0.7)]
+    each = [run(MAKE[name](epsilon), far, x) for epsilon in budgets]
+    assert len(count) == 1
+    mapped = jax.vmap(lambda e: MAKE[name](e).project(far, x))(jnp.array(budgets))
+    np.testing.assert_allclose(mapped, np.stack(each), atol=1e-6)
+    per_example = MAKE[name](jnp.array(budgets)).project(far, x)
+    np.testing.assert_allclose(per_example, np.stack(each)[range(3), range(3)], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_projection_is_the_nearest_point_of_a_whole_image_too(name):
+    rng = np.random.default_rng(6)
+    x = np.where(rng.uniform(size=(4, 784)) < 0.6, rng.integers(0, 2, (4, 784)), 0.3)
+    moves = rng.normal(size=x.shape) * np.array([[0.01], [1.0], [1.0], [5.0]])
+    x, far = np.float32(x), np.float32(x + moves)
+    for epsilon in (0.05, 3.0, 20.0):
+        result = np.asarray(project(MAKE[name](epsilon), far, x), np.float64)
+        for row in range(4):
+            expected = brute_force(name, far[row].astype(float), x[row].astype(float), epsilon)
+            np.testing.assert_allclose(result[row], expected, atol=5e-6)

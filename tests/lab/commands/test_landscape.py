@@ -1,0 +1,345 @@
+"""Landscapes of a population and of a user's own model, from arrays to the page."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.launcher import FOLDERS, Job
+
+from halfway import landscapes, losses, models, populations, storage
+from halfway.lab.commands import cli, landscape
+from halfway.lab.config import user
+from halfway.lab.config.user import UserError
+from halfway.lab.measurements import weight_space
+from halfway.lab.measurements.weight_space import Sizes
+from halfway.lab.report import landscape_page
+from halfway.lab.runtime.runs import Run
+from halfway.lab.study import conditions
+
+SIZES = Sizes(
+    num_pairs=2,
+    num_points=5,
+    grid=5,
+    num_examples=30,
+    chunk_size=16,
+    num_eigenvalues=2,
+    num_steps=8,
+    num_samples=3,
+    num_class_examples=40,
+)
+CONFIG = f"""
+from configs import digits
+
+def get_config(variant=""):
+    config = digits.get_config("tiny")
+    with config.unlocked():
+        config.num_pairs, config.num_examples, config.num_holdout = 3, 60, 50
+        config.models.mlp.widths = (8,)
+        config.training.learning_rate, config.training.batch_size = 1e-2, 16
+        config.training.probe_steps = (0, 60)
+        config.hypotheses = ()
+        config.landscape = {SIZES._asdict()}
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The working directory of one run of the command, and what it printed."""
+    folder = tmp_path_factory.mktemp("landscape")
+    (folder / "small.py").write_text(CONFIG)
+    command = (*FOLDERS, "--config=small.py", "--workdir=run")
+    done = Job(folder, *command, module="experiments.landscape").wait()
+    assert done.code == 0, done
+    return folder / "run", done.out
+
+
+@pytest.fixture(scope="module")
+def pool(digits):
+    return digits.pool("all")
+
+
+@pytest.fixture(scope="module")
+def population(folder):
+    run = Run.open(folder[0])
+    return run.load_population(conditions.condition(run.config, "mlp"))
+
+
+@pytest.fixture(scope="module")
+def arrays(folder):
+    return storage.read_arrays(folder[0] / "landscape" / "arrays.npz")
+
+
+def apply_fn(params, x):
+    return models.build({"kind": "mlp", "widths": (8,)}, num_classes=10).apply(
+        {"params": params}, x
+    )
+
+
+def member(tree, *index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def loss_at(params, pool, rows, labels, loss_fn=losses.cross_entropy):
+    logits = apply_fn(params, jnp.asarray(pool.images, jnp.float32)[rows])
+    return float(loss_fn(logits, labels).mean())
+
+
+def test_the_plane_holds_start_and_ends_of_the_walks(arrays, population, pool):
+    walk_a, walk_b = arrays["plane_walks"]
+    np.testing.assert_allclose(walk_a[0], walk_b[0])  # one θ_0
+    np.testing.assert_allclose(walk_a[0], [0, 0], atol=1e-4)
+    np.testing.assert_allclose(walk_a[-1, 1], 0, atol=1e-4)  # θ_A on the x-axis
+    assert walk_a[-1, 0] > 0 and walk_b[-1, 1] > 0
+    away = arrays["plane_distances"]
+    np.testing.assert_allclose(away[:, [0, -1]], 0, atol=1e-3)
+    assert away.max() > 0.01  # a walk leaves the plane of its ends
+    x, y = arrays["plane_x"], arrays["plane_y"]
+    for walk in (walk_a, walk_b):
+        assert (walk[:, 0] > x[0]).all() and (walk[:, 0] < x[-1]).all()
+        assert (walk[:, 1] > y[0]).all() and (walk[:, 1] < y[-1]).all()
+
+
+def test_the_planes_are_the_two_halves_landscapes(arrays, population, pool):
+    walks = weight_space.retrace(population.condition, pool, 1)
+    through = weight_space.plane(*(member(walks, 0, i, t) for i, t in ((0, 0), (0, -1), (1, -1))))
+    place = jnp.array([arrays["plane_x"][3], arrays["plane_y"][1]])
+    params = landscapes.plane_point(through, place)
+    for side, half in enumerate((population.halves.a, population.halves.b)):
+        rows, labels = half.indices[0, :30], half.labels[0, :30]
+        expected = loss_at(params, pool, rows, labels)
+        assert arrays["plane_cross_entropy"][side, 1, 3] == pytest.approx(expected, rel=1e-4)
+
+
+def test_kernels_of_the_halves_are_aligned_beyond_chance(arrays, population, pool):
+    rows = population.halves.s.indices[1, : SIZES.num_class_examples]
+    x = jnp.asarray(pool.images, jnp.float32)[rows]
+    centred = []
+    for i in (0, 1):
+        jacobian = jax.jacrev(apply_fn)(member(population.params, 1, i), x)
+        flat = jnp.concatenate(
+            [leaf.reshape(len(rows), 10, -1) for leaf in jax.tree.leaves(jacobian)], -1
+        )
+        kernel = np.asarray(jnp.einsum("icd,jcd->ij", flat, flat), np.float64)
+        centre = np.eye(len(rows)) - 1 / len(rows)
+        centred.append(centre @ kernel @ centre)
+    expected = np.corrcoef(centred[0].ravel(), centred[1].ravel())[0, 1]
+    assert arrays["alignment_halves"][1] == pytest.approx(expected, abs=1e-4)
+    assert (np.abs(arrays["alignment_shuffled"]) < 0.3 * arrays["alignment_halves"]).all()
+
+
+def test_segments_begin_and_end_at_the_models(arrays, population, pool):
+    labels = jnp.asarray(pool.labels)
+    for p in range(2):
+        rows = population.halves.s.indices[p]
+        ends = [
+            loss_at(member(population.params, p, i), pool, rows, labels[rows], losses.error)
+            for i in (0, 1)
+        ]
+        for name in ("raw", "matched"):  # a permutation changes no prediction
+            values = arrays[f"segment_{name}_error"][p]
+            assert values.shape == (5,)
+            np.testing.assert_allclose(values[[0, -1]], ends, atol=1e-6)
+    raw, matched = (arrays[f"segment_{name}_cross_entropy"] for name in ("raw", "matched"))
+    assert (matched[:, 2] < raw[:, 2]).all()
+    shared = arrays["segment_shared_cross_entropy"]
+    assert shared[:, 2].mean() < raw[:, 2].mean()
+
+
+def test_slices_pass_through_the_model(arrays, population, pool):
+    for name, half in (("own", population.halves.a), ("other", population.halves.b)):
+        for p in range(2):
+            expected = loss_at(
+                member(population.params, p, 0), pool, half.indices[p, :30], half.labels[p, :30]
+            )
+            assert arrays[f"slice_{name}"][p, 2] == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_allclose(arrays["slice_plane"][0, 2], arrays["slice_own"][0], rtol=1e-4)
+    np.testing.assert_allclose(arrays["slice_plane"][1, 2], arrays["slice_other"][0], rtol=1e-4)
+
+
+def test_spectra_are_of_the_own_half(arrays, population, pool):
+    half = population.halves.a
+    flat, unravel = jax.flatten_util.ravel_pytree(member(population.params, 1, 0))
+    images = jnp.asarray(pool.images, jnp.float32)[half.indices[1, :30]]
+
+    def loss_fn(vector):
+        logits = apply_fn(unravel(vector), images)
+        return losses.cross_entropy(logits, half.labels[1, :30]).mean()
+
+    dense = np.linalg.eigvalsh(jax.jit(jax.hessian(loss_fn))(flat))[::-1]
+    np.testing.assert_allclose(arrays["spectrum_end_tops"][1], dense[:2], rtol=1e-3)
+    z = (arrays["spectrum_end_trace"][1] - dense.sum()) / arrays["spectrum_end_trace_error"][1]
+    assert abs(z) < 5
+    assert arrays["spectrum_start_tops"].shape == (2, 2)
+
+
+def test_classes_meet_themselves_more_than_others(arrays):
+    matrix = np.nanmean(arrays["matrix"], 0)
+    assert matrix.shape == (10, 10)
+    assert np.diag(matrix).mean() > matrix[~np.eye(10, dtype=bool)].mean()
+
+
+def test_sections_decide_at_the_examples_as_the_models_do(arrays, population, pool):
+    rows = np.asarray(population.halves.s.indices[0])
+    labels = np.asarray(pool.labels)[rows]
+    chosen = np.array([rows[np.flatnonzero(labels == c)[0]] for c in np.unique(labels)[:3]])
+    np.testing.assert_array_equal(arrays["section_labels"], np.asarray(pool.labels)[chosen])
+    for side in (0, 1):
+        logits = apply_fn(
+            member(population.params, 0, side), jnp.asarray(pool.images, jnp.float32)[chosen]
+        )
+        for place, decision in zip(arrays["section_points"], logits.argmax(1), strict=True):
+            row, column = (
+                int(np.argmin(np.abs(arrays[name] - v)))
+                for name, v in (("section_y", place[1]), ("section_x", place[0]))
+            )
+            around = arrays["section_decisions"][side, row - 1 : row + 2, column - 1 : column + 2]
+            assert int(decision) in around
+
+
+def test_every_figure_is_drawn_and_every_barrier_tabled(arrays):
+    drawn = landscape_page.figures(arrays)
+    names = [one.name for many in drawn.values() for one in many]
+    assert sorted(names) == sorted(
+        [
+            "plane",
+            "segment_error",
+            "segment_cross_entropy",
+            "slice",
+            "slice_plane",
+            "surface",
+            "spectrum",
+            "matrix",
+            "section",
+        ]
+    )
+    barriers = weight_space.summary(arrays)
+    assert len(barriers) == 3 * 2 * 2
+    table = landscape_page.tables(arrays, barriers)["segments"]
+    row = next(r for r in table.rows if r[0].startswith("as trained, error") and "line" in r[1])
+    heights = np.asarray(landscapes.barrier(jnp.asarray(arrays["segment_raw_error"])))
+    assert float(row[3]) == pytest.approx(heights.max(), rel=1e-2)
+    assert row[4] == "2 of 2"
+    for many in drawn.values():
+        for one in many:
+            one.figure.canvas.draw()
+
+
+def test_sizes_come_from_the_config_and_are_checked():
+    assert weight_space.sizes_of({}) == Sizes()
+    assert weight_space.sizes_of({"landscape": {"grid": 7}}) == Sizes(grid=7)
+    with pytest.raises(ValueError, match="no field 'gird'"):
+        weight_space.sizes_of({"landscape": {"gird": 7}})
+    with pytest.raises(ValueError, match="grid must be at least 3, got 1"):
+        weight_space.sizes_of({"landscape": {"grid": 1}})
+
+
+# Somebody's own model
+
+
+def own_loss(params):
+    return ((params["layer"]["kernel"] - 1) ** 2).sum() + params["bias"].sum() ** 2
+
+
+def write_params(path, seed):
+    rng = np.random.default_rng(seed)
+    arrays = {"layer/kernel": rng.standard_normal((4, 3)), "bias": rng.standard_normal(3)}
+    storage.write_arrays(path, arrays)
+    return path
+
+
+def test_parameters_are_a_tree_by_the_parts_of_their_names(tmp_path):
+    tree = landscape.load_params(write_params(tmp_path / "a.npz", 0))
+    assert tree["layer"]["kernel"].shape == (4, 3) and tree["bias"].dtype == jnp.float32
+
+
+def test_own_models_give_the_closed_form(tmp_path):
+    members = [landscape.load_params(write_params(tmp_path / f"{i}.npz", i)) for i in range(3)]
+    arrays = weight_space.measure_own(own_loss, members, jax.random.key(0), SIZES)
+    # H is 2 on the kernel, and 2 · ones on the bias: eigenvalues 6 once and 2 twelve times.
+    np.testing.assert_allclose(arrays["spectrum_end_tops"], [[6, 2]], rtol=1e-4)
+    assert arrays["segment_raw_loss"][0, 0] == pytest.approx(float(own_loss(members[0])), rel=1e-5)
+    assert arrays["plane_cross_entropy"].shape == (1, 5, 5)
+    drawn = landscape_page.figures(arrays)
+    assert set(drawn) == {"picture", "segments", "slices", "spectra"}
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [(None, "cannot be read"), ({"a": np.arange(3)}, "floats are needed"), ({}, "no arrays")],
+)
+def test_parameters_that_are_none(tmp_path, content, message):
+    if content is not None:
+        storage.write_arrays(tmp_path / "a.npz", content)
+    with pytest.raises(UserError, match=message):
+        landscape.load_params(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("numpy", "names no function"),
+        ("nowhere_at_all:f", "cannot be imported"),
+        ("numpy:no_such", "cannot be imported"),
+    ],
+)
+def test_losses_that_are_none(name, message):
+    with pytest.raises(UserError, match=message):
+        user.load_function("loss", name)
+
+
+def test_the_page_is_whole_and_needs_nothing_else(folder):
+    path, out = folder
+    page = (path / "landscape" / "landscape.html").read_text()
+    assert "walk of A" in page and "What to distrust" in page
+    assert not re.search(r'(?:src|href)="(?!#|data:)', page)
+    assert out.strip().endswith("landscape.html")
+    assert "as trained, error on S" in out
+
+
+@pytest.mark.slow
+def test_any_population_of_a_run_is_drawn_on_the_labels_it_trained_on(folder, pool):
+    run = Run.open(folder[0])
+    control = populations.train(conditions.control(run.config, "mlp"), pool)
+    run.save_population(control)
+    key = control.condition.key
+    command = (*FOLDERS, "--workdir=run", f"--condition={key}")
+    done = Job(folder[0].parent, *command, module="experiments.landscape").wait()
+    assert done.code == 0, done
+    arrays = storage.read_arrays(folder[0] / f"landscape_{key}" / "arrays.npz")
+    rows = control.halves.a.indices[0, : SIZES.num_examples]
+    permuted = control.trained_labels[0, 0, : SIZES.num_examples]
+    seen = loss_at(member(control.params, 0, 0), pool, rows, permuted)
+    assert arrays["slice_own"][0, 2] == pytest.approx(seen, rel=1e-3)
+    own = control.halves.a.labels[0, : SIZES.num_examples]
+    assert loss_at(member(control.params, 0, 0), pool, rows, own) > seen + 0.1
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (("--workdir=run", "--condition=0"), r"is not stored in run: there are .*\w+ \(mlp ρ=0\)"),
+        (("--condition=0",), "give its --workdir"),
+        (("--workdir=run", "--condition=0", "--architecture=mlp"), "give its --workdir"),
+    ],
+)
+def test_populations_that_cannot_be_drawn(folder, monkeypatch, flags, message):
+    monkeypatch.chdir(folder[0].parent)
+    given = dict(flag.removeprefix("--").split("=") for flag in flags)
+    with pytest.raises(UserError, match=message):
+        landscape.main(cli.Options(config=Run.open(folder[0]).config, **given))
+
+
+def test_a_model_of_ones_own(tmp_path):
+    write_params(tmp_path / "a.npz", 0)
+    (tmp_path / "mine.py").write_text(
+        "def loss(p):\n    return (p['layer']['kernel'] ** 2).sum() + (p['bias'] ** 2).sum()\n"
+    )
+    own = ("--params=a.npz", "--loss=mine:loss", "--workdir=own")
+    done = Job(tmp_path, FOLDERS[0], *own, module="experiments.landscape").wait()
+    assert done.code == 0, done
+    assert (tmp_path / "own" / "landscape" / "figures" / "spectrum.png").is_file()
+    half = Job(tmp_path, FOLDERS[0], *own[:1], module="experiments.landscape").wait()
+    assert "--params and --loss belong together" in half.complaint

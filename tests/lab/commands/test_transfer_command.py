@@ -1,0 +1,362 @@
+"""Transfer between models of anybody's own, from the function that loads them to the page."""
+
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from support.launcher import Job
+
+from halfway import plots, storage, transfer
+from halfway.lab.commands import cli, transfer_models
+from halfway.lab.commands import transfer as command
+from halfway.lab.config.user import UserError
+from halfway.lab.report import transfer_page, transfer_summary
+
+CLASSES, SHAPE = 3, (4, 4, 1)
+MODULE = """
+import jax, jax.numpy as jnp
+from flax import nnx
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.first, self.last = nnx.Linear(16, 8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(nnx.tanh(self.first(x.reshape(len(x), -1))))
+
+def linear(params, x):
+    return 4 * x.reshape(len(x), -1) @ params - 2 * params.sum(0)[None]
+
+def load_models():
+    weights = jax.random.normal(jax.random.key(0), (3, 16, 3))
+    net = Net(nnx.Rngs(0))
+    return {"linear": (linear, weights), "nnx": lambda x: net(x)}
+"""
+
+
+def problem():
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 1, (30, *SHAPE)).astype(np.float32)
+    weights = jax.random.normal(jax.random.key(0), (3, 16, 3))
+    labels = np.asarray((images.reshape(30, -1) - 0.5) @ np.asarray(weights[0])).argmax(-1)
+    return images, labels.astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the models and the images lie."""
+    folder = tmp_path_factory.mktemp("transfer")
+    (folder / "own_models.py").write_text(MODULE)
+    images, labels = problem()
+    storage.write_arrays(folder / "x.npz", {"images": images, "labels": labels})
+    return folder
+
+
+def options(folder, **given):
+    chosen = {
+        "surrogates": "own_models:load_models",
+        "data": str(folder / "x.npz"),
+        "num_steps": "3",
+        "epsilon": "0.1,0.3",
+        "attacks": "pgd,mi_fgsm",
+        "compilation_cache": "off",
+        "out_dir": str(folder / "out"),
+    } | given
+    return cli.Options(**chosen)
+
+
+@pytest.fixture(scope="module")
+def out(folder):
+    """The folder that one run of the command wrote."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(transfer_summary, "NUM_RESAMPLES", 50)
+        command.main(options(folder))
+    return folder / "out"
+
+
+def test_everything_is_written(out):
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "figures",
+        "outcomes.npz",
+        "settings.json",
+        "transfer.html",
+        "transfer.parquet",
+    }
+    drawn = {path.stem for path in (out / "figures").glob("*.png")}
+    cells = [f"{a}_{e}" for a in ("pgd", "mi_fgsm") for e in ("0.1", "0.3")]
+    assert drawn == {f"{what}_{c}" for what in ("rate", "coefficient") for c in cells} | {
+        "mistakes",
+        "budgets",
+    }
+    settings = storage.read_json(out / "settings.json")
+    assert settings["surrogates"] == ["linear/0", "linear/1", "linear/2", "nnx"]
+    assert settings["attacks"]["pgd"] == {"loss_fn": "margin", "num_steps": 3}
+
+
+def test_the_page_is_whole_and_says_how_to_repeat_it(out):
+    page = (out / "transfer.html").read_text()
+    for words in ("Who fools whom", "What to distrust", "clean error", "linear → nnx"):
+        assert words in page
+    assert "python -m experiments.transfer" in page and page.count("<figure") == 10
+    assert not re.search(r'(?:src|href)="(?!#|data:)', page)
+
+
+def test_the_table_is_what_the_outcomes_say(out):
+    arrays, table = (
+        storage.read_arrays(out / "outcomes.npz"),
+        pd.read_parquet(out / "transfer.parquet"),
+    )
+    labels = arrays["labels"]
+    np.testing.assert_array_equal(labels, problem()[1])
+    read = table.set_index(
+        ["attack", "budget", "points", "quantity", "subset", "surrogate", "target"]
+    )
+    assert read.index.is_unique
+    seen = {side: arrays[f"pgd_0.3/{side}_attack_predicted"] for side in ("surrogate", "target")}
+    clean = {side: arrays[f"pgd_0.3/{side}_clean_predicted"] == labels for side in seen}
+    for k, m in ((0, 1), (1, 3), (3, 0)):
+        both = clean["surrogate"][k] & clean["target"][m]
+        fooled = both & (seen["target"][k, m] != labels)
+        alike = fooled & (seen["target"][k, m] == seen["surrogate"][k])
+        where = arrays["surrogates"][k], arrays["targets"][m]
+        for quantity, value in (
+            ("num_examples", both.sum()),
+            ("num_fooled", fooled.sum()),
+            ("num_same_mistake", alike.sum()),
+        ):
+            assert (
+                read.loc[("pgd", 0.3, "attack", quantity, "both_correct", *where), "value"] == value
+            )
+        rise = arrays["pgd_0.3/target_attack_loss"][k, m] - arrays["pgd_0.3/target_clean_loss"][m]
+        found = read.loc[("pgd", 0.3, "attack", "increase", "all", *where), "value"]
+        assert found == pytest.approx(rise.sum(), rel=1e-4)
+
+
+def test_models_are_those_of_the_user(out, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    groups = transfer_models.load_models("surrogates", "own_models:load_models")
+    images, labels = problem()
+    arrays = storage.read_arrays(out / "outcomes.npz")
+    for place, (name, model) in enumerate(transfer_models.members(groups)):
+        assert arrays["targets"][place] == name
+        expected = transfer.evaluate(model, jnp.asarray(images), jnp.asarray(labels)).predicted
+        np.testing.assert_array_equal(arrays["pgd_0.1/target_clean_predicted"][place], expected)
+    # The first model made the labels.
+    assert (arrays["pgd_0.1/target_clean_predicted"][0] == labels).all()
+
+
+def test_a_folder_that_holds_anything_is_left_alone(out, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    before = (out / "transfer.html").read_bytes()
+    with pytest.raises(UserError, match="is not empty: choose another folder"):
+        command.main(options(folder))
+    with pytest.raises(UserError, match="is not a folder"):
+        command.main(options(folder, out_dir=str(folder / "x.npz")))
+    assert (out / "transfer.html").read_bytes() == before
+
+
+# Mistakes of a user
+
+
+def test_a_mistake_is_one_line(folder, tmp_path):
+    job = Job(tmp_path, "--surrogates=own:models", cwd=folder, module="experiments.transfer")
+    assert "--surrogates=own:models cannot be imported" in job.wait().complaint
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"surrogates": None}, "--surrogates is needed"),
+        ({"surrogates": "own_models"}, "names no function"),
+        ({"surrogates": "own_models:none"}, "--surrogates=own_models:none cannot be imported"),
+        ({"targets": "nowhere_at_all:f"}, "--targets=nowhere_at_all:f cannot be imported"),
+        ({"attacks": "pgd,deepfool"}, "--attacks must be among apgd, .*, got 'deepfool'"),
+        ({"attacks": "square", "norm": "l1"}, "--attacks=square: square needs a threat of linf"),
+        ({"epsilon": "0.1,"}, "--epsilon must be positive numbers"),
+        ({"epsilon": "-1"}, "--epsilon must be positive numbers"),
+        ({"norm": "l3"}, "--norm must be one of linf, l2, l1, got 'l3'"),
+        ({"num_steps": "few"}, "--num_steps must be a whole number from 1 on, got 'few'"),
+        ({"num_examples": "1"}, "at least 2 examples are needed"),
+        ({"data": "nothing.npz"}, "cannot be read as an .npz"),
+        ({"data": "no_such_set"}, "unknown data set 'no_such_set'"),
+    ],
+)
+def test_flags_that_cannot_be(folder, monkeypatch, given, message):
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match=message):
+        command.main(options(folder, out_dir=str(folder / "other"), **given))
+    assert not (folder / "other").exists()
+
+
+def weight(x, classes=CLASSES):
+    values = x.reshape(len(x), -1)
+    return values @ jnp.asarray(np.random.default_rng(1).normal(size=(values.shape[1], classes)))
+
+
+def coupled(x):
+    """A network whose batch normalization was left in training."""
+    values = x.reshape(len(x), -1)
+    return weight((values - values.mean(0)[None]) / (values.std(0)[None] + 0.1))
+
+
+BROKEN = {
+    "probabilities": (lambda x: jax.nn.softmax(weight(x)), "returns probabilities: return logits"),
+    "nan": (lambda x: weight(x) * jnp.nan, "not a finite number: NaN"),
+    "shape": (
+        lambda x: x.reshape(-1, 9) @ jnp.ones((9, 3)),
+        r"fails on images of shape \[4, 4, 1\]",
+    ),
+    "flat": (lambda x: weight(x)[:, 0], r"must return logits of shape \[30, classes\], got \[30\]"),
+    "few": (lambda x: weight(x, 2), "has 2 classes, the labels go up to 2"),
+    "coupled": (coupled, "other logits alone than among others"),
+    "numpy": (lambda x: np.asarray(x).reshape(len(x), -1)[:, :3], "fails on images of shape"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_models_that_are_no_classifiers(name):
+    images, labels = problem()
+    examples = transfer_models.Examples(images, labels, "x")
+    model, message = BROKEN[name]
+    good = {"good": weight}
+    with pytest.raises(UserError, match=message) as caught:
+        transfer_models.check_models({"surrogates": good, "targets": {name: model}}, examples)
+    assert f"--targets: model {name!r}" in str(caught.value)
+    transfer_models.check_models({"surrogates": good, "targets": good}, examples)
+
+
+def test_models_of_other_classes_than_the_others():
+    images, labels = problem()
+    examples = transfer_models.Examples(images, labels, "x")
+    other = {"other": lambda x: weight(x, 5)}
+    with pytest.raises(UserError, match="'other' has 5 classes, --surrogates: model 'good' has 3"):
+        transfer_models.check_models({"surrogates": {"good": weight}, "targets": other}, examples)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("[1]", "must return a dict of names to models, got list"),
+        ("{}", "must return a dict"),
+        ("{'a': 3}", "'a' must be a function from images to logits"),
+        ("{'a': (len, 1.0)}", "stacked along one leading axis"),
+        ("1 / 0", "fails: division by zero"),
+    ],
+)
+def test_functions_that_return_no_models(tmp_path, monkeypatch, value, message):
+    (tmp_path / "no_models.py").write_text(f"def load():\n    return {value}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "no_models", raising=False)
+    with pytest.raises(UserError, match=message):
+        transfer_models.load_models("targets", "no_models:load")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": 2 * np.ones((3, 4)), "labels": np.arange(3)}, r"must lie in \[0, 1\]"),
+        ({"images": np.ones((3, 4)), "labels": np.ones(3)}, "labels .* from 0 on are needed"),
+        ({"images": np.ones((3, 4)), "labels": np.arange(2)}, "labels .* from 0 on are needed"),
+        ({"images": np.ones((3, 4))}, "cannot be read as an .npz of images and labels"),
+    ],
+)
+def test_images_that_are_none(tmp_path, arrays, message):
+    storage.write_arrays(tmp_path / "x.npz", arrays)
+    with pytest.raises(UserError, match=message):
+        transfer_models.load_examples(str(tmp_path / "x.npz"), None, 10)
+
+
+def test_bytes_and_data_sets_are_images_too(tmp_path, digits):
+    whole = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
+    storage.write_arrays(tmp_path / "x.npz", {"images": whole, "labels": np.arange(3)})
+    found = transfer_models.load_examples(str(tmp_path / "x.npz"), None, 2)
+    np.testing.assert_allclose(found.images, whole[:2] / 255.0, rtol=1e-6)
+    mixture = transfer_models.load_examples("mixture", str(tmp_path), 5)
+    assert mixture.images.shape == (5, 8, 8, 1) and mixture.source == "mixture, test split"
+
+
+# What is said of a grid
+
+
+def cell(rows, columns, number=50, seed=0):
+    """Random outcomes, of which copies of a surrogate among the targets have its clean losses."""
+    rng = np.random.default_rng(seed)
+
+    def seen(*shape):
+        correct = rng.random(shape) < 0.7
+        loss = rng.normal(size=shape).astype(np.float32)
+        return transfer.Evaluation(loss, correct, np.where(correct, 0, 1).astype(np.int16))
+
+    surrogate = {name: seen(rows, number) for name in ("clean", *transfer.KINDS)}
+    target = {"clean": seen(columns, number)}
+    target |= {name: seen(rows, columns, number) for name in transfer.KINDS}
+    matched = {name: np.ones((rows, number), bool) for name in transfer.CONTROLS}
+    return transfer.TransferMatrix(surrogate, target, matched, np.ones((rows, number)))
+
+
+def test_models_attacked_through_themselves_are_left_out():
+    one = cell(3, 3)
+    one.target["clean"] = one.surrogate["clean"]
+    assert (transfer_summary.itself(one) == np.eye(3, dtype=bool)).all()
+    before = transfer_summary.summarize(one)
+    assert before.num_cells == 6 and set(before.shares) == {"models", "examples"}
+    attacked = one.target["attack"]
+    attacked.correct[np.arange(3), np.arange(3)] = False
+    attacked.loss[np.arange(3), np.arange(3)] = 1e3
+    assert transfer_summary.summarize(one) == before
+    assert transfer_summary.summarize(cell(3, 4)).num_cells == 12
+
+
+def test_a_summary_is_of_sums():
+    one = cell(2, 3)
+    found = transfer_summary.summarize(one)
+    rate = transfer.success(one, "both_correct")
+    expected = np.sum(rate.num_fooled) / np.sum(rate.num_examples)
+    assert found.rate[0] == pytest.approx(expected)
+    assert found.rate[1] <= expected <= found.rate[2]
+    assert found.same + found.different == pytest.approx(expected)
+    assert found.beyond[0] == pytest.approx(expected - found.noise)
+    assert found.clean == pytest.approx(1 - one.target["clean"].correct.mean())
+    alone = transfer_summary.summarize(transfer_summary.select(one, [1], [2]))
+    assert alone.rate[0] == pytest.approx(float(rate.num_fooled[1, 2] / rate.num_examples[1, 2]))
+
+
+def test_nobody_fooled_is_no_certainty():
+    one = cell(1, 1)
+    one.target["attack"].correct[:] = True
+    low, high = transfer_summary.summarize(one).rate[1:]
+    assert low == pytest.approx(0, abs=1e-12) and 0.02 < high < 0.2
+
+
+def test_many_kinds_are_drawn_without_intervals(monkeypatch):
+    monkeypatch.setattr(transfer_page, "MOST_CELLS", 5)
+    grid = transfer.Grid(("a", "b"), ("c", "d", "e"), ("pgd",), (0.1,), {("pgd", 0.1): cell(2, 3)})
+    whole, cells = transfer_page.summarize(grid)
+    assert cells == {("pgd", 0.1): {}}
+    drawn = transfer_page.figures(grid, whole, cells)
+    assert [one.name for one in drawn] == ["rate_pgd_0.1", "coefficient_pgd_0.1", "mistakes"]
+    assert len(transfer_page.tables(whole, cells)) == 1
+
+
+def test_a_weak_attack_is_said_to_be_weak():
+    one = cell(2, 3)
+    one.surrogate["attack"].correct[:] = one.surrogate["clean"].correct
+    one.matched["noise"][0] = False
+    grid = transfer.Grid(("a", "b"), ("c", "d", "e"), ("pgd",), (0.1,), {("pgd", 0.1): one})
+    whole, _ = transfer_page.summarize(grid)
+    words = " ".join(transfer_page.distrust(whole, "x"))
+    assert "fools its own surrogates on 0%" in words and "50.0% of the noise falls short" in words
+
+
+def test_mistakes_are_drawn_as_shares():
+    ax = plots.mistakes([0.2, 0.1], [0.1, 0.3], names=["a", "b"], noise=[0.05, 0.02])
+    widths = [[bar.get_width() for bar in bars] for bars in ax.containers]
+    np.testing.assert_allclose(widths, [[0.2, 0.1], [0.1, 0.3], [0.7, 0.6]])
+    with pytest.raises(ValueError, match="for 1 names"):
+        plots.mistakes([0.2, 0.1], [0.1, 0.3], names=["a"])

@@ -1,0 +1,183 @@
+"""A line at once, then one every ten seconds at most, and none that matters is lost."""
+
+import io
+import itertools
+import logging
+import sys
+import threading
+import time
+
+import jax
+import pytest
+
+from halfway.lab.config.user import LOG
+from halfway.lab.runtime import progress
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """What is logged, where stderr is no terminal."""
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    found = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())
+    monkeypatch.setattr(LOG, "propagate", False)
+    monkeypatch.setattr(LOG, "level", logging.INFO)
+    monkeypatch.setattr(LOG, "handlers", [handler])
+    monkeypatch.setattr(LOG, "_cache", {})
+    return found
+
+
+def test_the_first_line_comes_at_once_the_next_after_ten_seconds_and_the_last_at_the_end(
+    lines, clock
+):
+    seconds = {"training": 1.0}
+    with progress.Progress(4, clock=clock) as shown:
+        for name, taken in (("a", 4.0), ("b", 7.0), ("c", 80.0), ("d", 0.5)):
+            with shown.stage(f"train {name}", "training", seconds):
+                clock.now += taken
+    assert lines == [
+        "1/4 train a, 0 s",
+        "3/4 train c, 11 s",
+        "4/4 train d, 1 min 31 s",
+        "4/4 done in 1 min 32 s",
+    ]
+    assert seconds == {"training": 1.0 + 91.5}
+
+
+def test_lines_of_a_long_stage_say_its_step(lines, clock):
+    with progress.Progress(2, clock=clock) as shown:
+        with shown.stage("train cnn", "training", {}):
+            for done in range(100, 1100, 100):
+                clock.now += 3.0
+                shown.within(done, 1000)
+        with shown.stage("learning cnn", "learning", {}):
+            clock.now += 20.0
+            shown.within(1, 2)
+    assert lines == [
+        "1/2 train cnn, 0 s",
+        "1/2 train cnn, step 400 of 1000, 12 s",
+        "1/2 train cnn, step 800 of 1000, 24 s",
+        "2/2 learning cnn, step 1 of 2, 50 s",
+        "2/2 done in 50 s",
+    ]
+
+
+def test_never_two_lines_within_ten_seconds_but_the_last(lines, clock):
+    moments = []
+    LOG.handlers[0].emit = lambda record: moments.append(clock.now)
+    with progress.Progress(500, clock=clock) as shown:
+        for _ in range(500):
+            with shown.stage("train", "training", {}):
+                clock.now += 0.7
+                shown.within(1, 2)
+    gaps = [b - a for a, b in itertools.pairwise(moments[:-1])]
+    assert min(gaps) >= progress.EVERY and max(gaps) < progress.EVERY + 1
+
+
+def test_what_is_held_back_comes_while_a_stage_runs(lines, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0.2)
+    with progress.Progress(3) as shown:
+        for name in ("a", "b"):
+            with shown.stage(name, "g", {}):
+                pass
+        with shown.stage("c", "g", {}):
+            assert lines == ["1/3 a, 0 s"]
+            deadline = time.monotonic() + 10
+            while len(lines) < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert lines[1:] == ["3/3 c, 0 s"]  # the newest, not b
+            time.sleep(0.3)
+            assert len(lines) == 2  # once
+    assert lines[2:] == ["3/3 done in 1 s"] or lines[2:] == ["3/3 done in 0 s"]
+
+
+def test_nothing_is_shown_of_nothing_and_nothing_left_behind(lines, clock):
+    before = threading.active_count()
+    with progress.Progress(0, clock=clock):
+        pass
+    assert lines == []
+    with progress.Progress(2, clock=clock) as shown:
+        for _ in range(2):
+            with shown.stage("a", "g", {}):
+                pass
+        assert threading.active_count() == before + 1
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+def test_an_error_is_no_end_and_its_time_counts(lines, clock):
+    seconds = {}
+    with (
+        pytest.raises(KeyError),
+        progress.Progress(2, clock=clock) as shown,
+        shown.stage("a", "g", seconds),
+    ):
+        clock.now += 5.0
+        raise KeyError
+    assert lines == ["1/2 a, 0 s"] and seconds == {"g": 5.0}
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_other_processes_are_silent(lines, clock, monkeypatch, terminal):
+    stream = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    seconds = {}
+    with progress.Progress(1, clock=clock) as shown, shown.stage("a", "g", seconds):
+        clock.now += 20.0
+        shown.within(1, 2)
+    assert lines == [] and stream.getvalue() == "" and seconds == {"g": 20.0}
+
+
+def test_a_terminal_has_a_bar_and_no_lines(lines, clock, monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress.Progress(2, clock=clock) as shown:
+        with shown.stage("train mlp", "training", {}):
+            shown.within(100, 700)
+        text = stream.getvalue()
+        assert "train mlp" in text and "/2 [" in text and "step 100 of 700" in text
+        start = len(text)
+        with shown.stage("learning", "learning", {}):
+            pass
+        assert "1/2" in stream.getvalue()[start:]
+        assert "step 100" not in stream.getvalue()[start:]
+    assert lines == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (90, "1 min 30 s"),
+        (3600, "1 h"),
+        (3659, "1 h"),
+        (7500, "2 h 5 min"),
+        (86400 + 3600 * 4 + 120, "1 d 4 h"),
+    ],
+)
+def test_a_duration_in_words(seconds, words):
+    assert progress.duration(seconds) == words

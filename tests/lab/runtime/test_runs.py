@@ -1,0 +1,333 @@
+"""The working directory: identity, locks, and files that appear whole or not at all."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from configs import digits as config_digits
+from halfway import populations, storage
+from halfway.data import Split
+from halfway.lab.config.user import UserError
+from halfway.lab.runtime import runs
+from halfway.lab.runtime.runs import Identity, Run
+from halfway.lab.study import conditions, tables
+from halfway.lab.study.protocol import Measured, Measurement, Request
+
+CONFIG = config_digits.get_config("tiny")
+IDENTITY = Identity("digits-tiny", CONFIG.to_dict(), "checksum")
+ONE = conditions.condition(CONFIG, "mlp")
+TWO = conditions.control(CONFIG, "mlp")
+
+
+def request(name, *parts):
+    return Request(Measurement(name, 1, lambda *_: pytest.fail("not called")), parts)
+
+
+FIRST, SECOND = request("first", ONE), request("second", TWO, ONE)
+
+
+def measured(one, value, **arrays):
+    table = tables.rows(np.array([value]), {"pair": [0]}, condition=one.key, quantity="finite")
+    return Measured(table, arrays)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run.create(tmp_path / "deep" / "run", IDENTITY, 2)
+
+
+def listing(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+# Identity
+
+
+def test_a_run_is_found_again_as_it_was(run):
+    assert not run.resumed
+    again = Run.create(run.path, IDENTITY, 2)
+    assert again.resumed
+    assert again.config.to_dict() == CONFIG.to_dict() and again.config.is_locked
+    # Tuples, not lists: conditions made from it have the same keys.
+    assert conditions.condition(again.config, "mlp").key == ONE.key
+    opened = Run.open(run.path)
+    assert (opened.name, opened.data_checksum, opened.num_devices) == ("digits-tiny", "checksum", 2)
+    stored = json.loads((run.path / "config.json").read_text())
+    assert stored["num_devices"] == 2 and stored["config"]["num_pairs"] == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": "digits"}, ["name", "'digits-tiny' there", "'digits' here"]),
+        ({"data_checksum": "other"}, ["data_checksum", "'checksum' there"]),
+        ({"version": "9.9"}, ["version", "'9.9' here"]),
+        (
+            {"config": {**CONFIG.to_dict(), "training": {**CONFIG.training, "batch_size": 32}}},
+            ["config.training.batch_size is 64 there and 32 here"],
+        ),
+    ],
+)
+def test_the_folder_of_another_run_is_refused_and_left_alone(run, change, words):
+    before = (run.path / "config.json").read_bytes()
+    with pytest.raises(UserError) as caught:
+        Run.create(run.path, dataclasses.replace(IDENTITY, **change), 2)
+    for word in [*words, str(run.path), "choose another"]:
+        assert word in str(caught.value)
+    assert (run.path / "config.json").read_bytes() == before
+    assert listing(run.path) == {"config.json"}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}", '{"config": 3}', "\x00\xff"])
+def test_a_damaged_config_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_text(content, encoding="latin-1")
+    for attempt in (lambda: Run.open(tmp_path), lambda: Run.create(tmp_path, IDENTITY, 2)):
+        with pytest.raises(UserError, match=r"config\.json cannot be read"):
+            attempt()
+    assert (tmp_path / "config.json").read_text(encoding="latin-1") == content
+
+
+def test_a_folder_with_something_else_in_it_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="not empty"):
+        Run.create(tmp_path, IDENTITY, 2)
+    with pytest.raises(UserError, match="holds no run"):
+        Run.open(tmp_path)
+    assert listing(tmp_path) == {"thesis.tex"}
+
+
+def test_what_a_killed_first_attempt_leaves_is_not_something_else(tmp_path):
+    (tmp_path / ".config.json.abc.partial").write_text("{")
+    run = Run.create(tmp_path, IDENTITY, 2)
+    assert not run.resumed
+    with run.locked():
+        assert listing(tmp_path) == {"config.json", ".lock"}
+
+
+def test_other_devices_are_a_warning_and_the_first_number_stays(run, caplog):
+    runs.LOG.propagate, propagate = True, runs.LOG.propagate
+    again = Run.create(run.path, IDENTITY, 3)
+    runs.LOG.propagate = propagate
+    assert "2 devices" in caplog.text and "on 3" in caplog.text
+    assert again.num_devices == 2
+
+
+def test_a_run_is_held_by_one_process_at_a_time(run):
+    with run.locked():
+        other = Run.open(run.path)
+        with pytest.raises(UserError, match="in use by another process"), other.locked():
+            pytest.fail("two hold it")
+        with pytest.raises(UserError, match="in use"), run.locked():
+            pytest.fail("the first one's lock is gone")
+    with Run.open(run.path).locked():
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match=str(path)):
+            Run.create(path, IDENTITY, 2)
+    run = Run.create(tmp_path / "run", IDENTITY, 2)
+    (run.path / ".lock").mkdir()  # cannot be opened, whatever the user's rights
+    with pytest.raises(UserError, match="cannot be written"), run.locked():
+        pytest.fail("not held")
+
+
+# Files
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "file.json"
+    storage.write_json(path, {"a": 1})
+    for step in ("chmod", "replace"):
+
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(f"pathlib.Path.{step}", stop)
+            with pytest.raises(KeyboardInterrupt):
+                storage.write_json(path, {"a": 2})
+        assert storage.read_json(path) == {"a": 1}
+        assert listing(tmp_path) == {"file.json"}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        storage.write_json(path, {"a": float("nan")})
+    assert storage.read_json(path) == {"a": 1}
+
+
+def test_sweeping_removes_temporaries_of_ours_only(tmp_path):
+    kept = {".lock", ".gitignore", "x.partial", "file.json", "sub", "sub/.keep", "populations"}
+    (tmp_path / "sub").mkdir()
+    for name in kept - {"sub", "populations"} | {".file.json.x1.partial", "sub/.y.npz.partial"}:
+        (tmp_path / name).touch()
+    (tmp_path / "populations" / "0123456789ab.partial" / "arrays").mkdir(parents=True)
+    storage.sweep(tmp_path)
+    assert listing(tmp_path) == kept
+
+
+def test_arrays_of_any_name_come_back(tmp_path):
+    arrays = {"file": np.arange(3), "allow_pickle": np.eye(2), "a b": np.array([True])}
+    storage.write_arrays(tmp_path / "x.npz", arrays)
+    again = storage.read_arrays(tmp_path / "x.npz")
+    assert set(again) == set(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(again[name], array)
+        assert again[name].dtype == array.dtype
+
+
+# Measurements
+
+
+def test_a_measurement_comes_back_bit_for_bit(run):
+    assert run.load_measurement(FIRST) is None
+    table = measured(ONE, 0.1 + 0.2).table
+    run.save_measurement(FIRST, Measured(table, {"x": np.arange(3.0)}))
+    again = run.load_measurement(FIRST)
+    pd.testing.assert_frame_equal(again.table, table, check_exact=True)
+    assert again.arrays["x"].tolist() == [0, 1, 2]
+    run.save_measurement(SECOND, measured(TWO, 1.0))
+    assert not run.load_measurement(SECOND).arrays
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_what_is_damaged_counts_as_not_measured(run, suffix, caplog, monkeypatch):
+    monkeypatch.setattr(runs.LOG, "propagate", True)
+    run.save_measurement(FIRST, measured(ONE, 1.0, x=np.random.default_rng(0).normal(size=99)))
+    path = next((run.path / "measurements").glob(f"*{suffix}"))
+    whole = path.read_bytes()
+    for size in (0, 1, 7, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        caplog.clear()
+        assert run.load_measurement(FIRST) is None
+        assert "measured again" in caplog.text and "first-" in caplog.text
+    path.write_bytes(whole)
+    assert run.load_measurement(FIRST) is not None
+    if suffix == ".npz":
+        path.unlink()
+        assert run.load_measurement(FIRST) is None
+
+
+def test_merging_is_of_what_was_asked_in_one_order(run):
+    run.save_measurement(FIRST, measured(ONE, 1.0))
+    run.save_measurement(SECOND, measured(TWO, 2.0, x=np.arange(3)))
+    folder = run.path / "measurements"
+    # Leftovers, and a measurement that no hypothesis of this run asks for.
+    (folder / ".first.parquet.x.partial").write_text("half")
+    (folder / "other-0.parquet").write_text("half")
+    (folder / "other-0.npz").write_text("half")
+    (run.path / "populations" / f"{ONE.key}.partial").mkdir(parents=True)
+    run.merge([FIRST])
+    assert run.records([FIRST]).table["value"].tolist() == [1.0]
+    assert list(run.records([FIRST]).conditions.index) == [ONE.key]
+    run.merge([SECOND, FIRST])
+    bytes_before = [(run.path / f"{n}.parquet").read_bytes() for n in ("records", "conditions")]
+    records = run.records([SECOND, FIRST])
+    assert records.table["value"].tolist() == [1.0, 2.0]
+    assert list(records.conditions.index) == [ONE.key, TWO.key]
+    assert list(records.arrays) == [("second", TWO.key)]
+    assert list(records.arrays["second", TWO.key]["x"]) == [0, 1, 2]
+    run.merge([FIRST, SECOND])
+    assert bytes_before == [
+        (run.path / f"{n}.parquet").read_bytes() for n in ("records", "conditions")
+    ]
+
+
+def test_records_that_are_missing_or_damaged_are_named(run):
+    with pytest.raises(UserError, match=r"records\.parquet does not exist"):
+        run.records([FIRST])
+    run.save_measurement(FIRST, measured(ONE, 1.0, x=np.arange(3)))
+    run.merge([FIRST])
+    for damaged in (
+        run.path / "records.parquet",
+        run.path / "conditions.parquet",
+        run.path / "measurements" / f"{FIRST.key}.npz",
+    ):
+        whole = damaged.read_bytes()
+        damaged.write_bytes(whole[:30])
+        with pytest.raises(UserError, match=r"cannot be read .*experiments\.reproduce"):
+            run.records([FIRST])
+        damaged.write_bytes(whole)
+    assert len(run.records([FIRST]).table) == 1
+
+
+def test_notes_are_kept_and_changed_by_name(run):
+    assert run.notes() == {"hypotheses": [], "seconds": {}, "environment": {}}
+    run.note(hypotheses=["G1"], environment={"a": 1})
+    run.note(hypotheses=["G1", "T1"])
+    assert run.notes() == {"hypotheses": ["G1", "T1"], "seconds": {}, "environment": {"a": 1}}
+    (run.path / "run.json").write_text("{")
+    with pytest.raises(UserError, match=r"run\.json cannot be read .*delete it"):
+        run.notes()
+
+
+# Populations
+
+
+@pytest.fixture(scope="module")
+def population():
+    """Two pairs of linear models on a dozen random images."""
+    rng = np.random.default_rng(0)
+    pool = Split(
+        rng.uniform(size=(12, 2, 2, 1)).astype(np.float32), rng.integers(0, 2, 12).astype(np.int32)
+    )
+    condition = populations.Condition(
+        dataset="random",
+        architecture="linear",
+        model={"kind": "linear"},
+        num_classes=2,
+        num_examples=4,
+        num_holdout=4,
+        probe_steps=(1,),
+        num_pairs=2,
+        seed=0,
+        batch_size=2,
+    )
+    return populations.train(condition, pool)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's tasks
+def test_a_population_that_was_cut_short_is_none_or_whole(run, population, caplog, monkeypatch):
+    monkeypatch.setattr(runs.LOG, "propagate", True)
+    condition = population.condition
+    assert run.load_population(condition) is None
+    run.save_population(population)
+    folder = run.path / "populations" / condition.key
+    original = shutil.copytree(folder, run.path.parent / "original")
+    expected = np.asarray(population.params["Dense_0"]["kernel"])
+    num_none = 0
+    for name in sorted(listing(original)):
+        if (original / name).is_dir():
+            continue
+        for size in (0, (original / name).stat().st_size // 2, None):
+            shutil.rmtree(folder)
+            shutil.copytree(original, folder)
+            if size is None:
+                (folder / name).unlink()
+            else:
+                (folder / name).write_bytes((original / name).read_bytes()[:size])
+            caplog.clear()
+            again = run.load_population(condition)
+            if again is None:
+                num_none += 1
+                missing = size is None and name == "condition.json"
+                assert missing or "trained again" in caplog.text
+            else:  # Orbax does not read every file that it writes
+                np.testing.assert_array_equal(again.params["Dense_0"]["kernel"], expected)
+    assert num_none >= 6  # at least condition, metadata and data
+    run.save_population(population)  # over the ruins
+    assert run.load_population(condition) is not None
+
+
+def test_a_population_of_another_condition_is_not_taken(run, population, caplog, monkeypatch):
+    monkeypatch.setattr(runs.LOG, "propagate", True)
+    run.save_population(population)
+    other = dataclasses.replace(population.condition, seed=1)
+    folder = run.path / "populations"
+    (folder / population.condition.key).rename(folder / other.key)
+    assert run.load_population(other) is None
+    assert "another condition" in caplog.text

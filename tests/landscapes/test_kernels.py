@@ -1,0 +1,91 @@
+"""Empirical tangent kernels against dense Jacobians, and alignments in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from halfway import landscapes, losses, models
+
+RNG = np.random.default_rng(0)
+IMAGES = jnp.asarray(RNG.uniform(size=(7, 4, 4, 1)), jnp.float32)
+OTHERS = jnp.asarray(RNG.uniform(size=(5, 4, 4, 1)), jnp.float32)
+MODULE = models.build({"kind": "mlp", "widths": (6,), "activation": "tanh"}, num_classes=3)
+PARAMS = jax.jit(MODULE.init)(jax.random.key(0), IMAGES)["params"]
+
+
+def apply_fn(params, x):
+    return jnp.asarray(MODULE.apply({"params": params}, x))
+
+
+def jacobians(x):
+    flat, unravel = ravel_pytree(PARAMS)
+    return jax.jit(jax.jacfwd(lambda v: apply_fn(unravel(v), x)))(flat)  # [N, C, D]
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 5, 100])
+def test_kernel_is_the_product_of_dense_jacobians(block_size):
+    run = jax.jit(
+        lambda x, y: (
+            landscapes.empirical_ntk(apply_fn, PARAMS, x, y, block_size=block_size),
+            landscapes.trace_ntk(apply_fn, PARAMS, x, y, block_size=block_size),
+        )
+    )
+    kernel, traces = run(IMAGES, OTHERS)
+    expected = jnp.einsum("icd,jed->ijce", jacobians(IMAGES), jacobians(OTHERS))
+    assert kernel.shape == (7, 5, 3, 3)
+    np.testing.assert_allclose(kernel, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(traces, jnp.trace(expected, axis1=2, axis2=3) / 3, rtol=1e-4)
+
+
+def test_gradients_meet_by_the_kernel():
+    """⟨∇L_A, ∇L_B⟩ = (1/nm) Σ_ij r_iᵀ K(x_i, x_j) r_j with r = softmax − onehot (P6)."""
+    labels = [jnp.asarray(RNG.integers(0, 3, len(x))) for x in (IMAGES, OTHERS)]
+    residuals, gradients = [], []
+    for x, y in zip((IMAGES, OTHERS), labels, strict=True):
+        residuals.append(jax.nn.softmax(apply_fn(PARAMS, x)) - jax.nn.one_hot(y, 3))
+        mean = lambda p, x=x, y=y: losses.cross_entropy(apply_fn(p, x), y).mean()  # noqa: E731
+        gradients.append(ravel_pytree(jax.grad(mean)(PARAMS))[0])
+    kernel = landscapes.empirical_ntk(apply_fn, PARAMS, IMAGES, OTHERS)
+    product = jnp.einsum("ic,ijce,je->", residuals[0], kernel, residuals[1]) / (7 * 5)
+    assert float(product) == pytest.approx(float(gradients[0] @ gradients[1]), rel=1e-4)
+
+
+def test_ensembles_are_vmapped():
+    members = jax.tree.map(lambda leaf: jnp.stack([leaf, -0.5 * leaf]), PARAMS)
+    together = jax.vmap(lambda p: landscapes.trace_ntk(apply_fn, p, IMAGES, OTHERS))(members)
+    for i in range(2):
+        alone = landscapes.trace_ntk(
+            apply_fn, jax.tree.map(lambda leaf, i=i: leaf[i], members), IMAGES, OTHERS
+        )
+        np.testing.assert_allclose(together[i], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_alignment_by_hand():
+    first, second = jnp.diag(jnp.array([1.0, 0.0])), jnp.diag(jnp.array([0.0, 1.0]))
+    assert float(landscapes.kernel_alignment(first, second, centered=False)) == 0
+    # Centred, both are ¼ [[1, -1], [-1, 1]].
+    assert float(landscapes.kernel_alignment(first, second)) == pytest.approx(1)
+
+
+def test_alignment_ignores_scale_and_what_is_shared_by_all():
+    root = RNG.standard_normal((2, 6, 6))
+    first, second = (jnp.asarray(r @ r.T, jnp.float32) for r in root)
+    plain = landscapes.kernel_alignment(first, second)
+    assert float(landscapes.kernel_alignment(3 * first, second + 50)) == pytest.approx(
+        float(plain), abs=1e-4
+    )
+    assert float(landscapes.kernel_alignment(first, second + 50, centered=False)) != pytest.approx(
+        float(landscapes.kernel_alignment(first, second, centered=False)), abs=1e-2
+    )
+    centre = np.eye(6) - 1 / 6
+    left, right = (centre @ np.asarray(m) @ centre for m in (first, second))
+    dense = (left * right).sum() / np.sqrt((left**2).sum() * (right**2).sum())
+    assert float(plain) == pytest.approx(dense, rel=1e-4)
+    assert np.isnan(landscapes.kernel_alignment(first, jnp.ones((6, 6))))
+
+
+def test_blocks_hold_an_example_at_least():
+    with pytest.raises(ValueError, match="block_size must be at least 1, got 0"):
+        landscapes.trace_ntk(apply_fn, PARAMS, IMAGES, OTHERS, block_size=0)

@@ -1,0 +1,189 @@
+"""Means over surrogates and targets: by hand, against the variance over draws, and size."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from halfway import stats
+
+SIZE = 8
+NUM_DRAWS = 2000
+
+
+def _draws(seed, spreads, shape=(SIZE, SIZE), num_draws=NUM_DRAWS):
+    """Matrices of expectation 0: effects of surrogates, of targets and of cells."""
+    rng = np.random.default_rng(seed)
+    rows, columns, cells = spreads
+    return (
+        rows * rng.standard_normal((num_draws, shape[0], 1))
+        + columns * rng.standard_normal((num_draws, 1, shape[1]))
+        + cells * rng.standard_normal((num_draws, *shape))
+    )
+
+
+def test_hand_computed():
+    # Row sums of residuals ±2, column sums ±1, four cells: V = 2 (4 + 4)/16 + 2 (1 + 1)/16.
+    found = stats.crossed_mean([[1.0, 2.0], [3.0, 4.0]])
+    assert found.estimate == 2.5
+    assert found.standard_error == pytest.approx(math.sqrt(1.25))
+    assert found.degrees == pytest.approx(1.25**2 / (1 + 0.25**2))
+    half = scipy.stats.t.ppf(0.975, found.degrees) * math.sqrt(1.25)
+    assert (found.low, found.high) == pytest.approx((2.5 - half, 2.5 + half))
+    assert found[-3:] == (2, 2, 0)
+
+
+def test_where_only_surrogates_differ_it_is_the_t_test_over_them():
+    rng = np.random.default_rng(1)
+    each = rng.standard_normal(6)
+    found = stats.crossed_mean(np.tile(each[:, None], 9))
+    expected = scipy.stats.ttest_1samp(each, 0.0, alternative="greater")
+    interval = scipy.stats.ttest_1samp(each, 0.0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx(tuple(interval))
+    assert found.degrees == pytest.approx(5)
+    test = stats.crossed_test(found, alternative="greater")
+    assert test.p_value == pytest.approx(expected.pvalue)
+    assert test.p_reverse == pytest.approx(1 - expected.pvalue)
+    less = stats.crossed_test(found, alternative="less")
+    assert (less.p_value, less.p_reverse) == (test.p_reverse, test.p_value)
+    # Targets are treated alike.
+    assert stats.crossed_mean(np.tile(each, (9, 1)))[:5] == pytest.approx(found[:5])
+
+
+@pytest.mark.parametrize("spreads", [(1, 0, 0), (0, 1, 0), (1, 1, 0), (1, 1, 2), (1, 0.3, 0.5)])
+def test_the_variance_of_the_mean_is_that_over_draws(spreads):
+    values = _draws(2, spreads)
+    found = [stats.crossed_mean(one) for one in values]
+    measured = np.mean([one.standard_error**2 for one in found])
+    rows, columns, cells = (s**2 / SIZE for s in spreads)
+    truth = rows + columns + cells / SIZE
+    assert np.var([one.estimate for one in found]) == pytest.approx(truth, rel=0.15)
+    # The cells' own part is counted twice: that is all that it is too large by.
+    assert measured == pytest.approx(truth + cells / SIZE, rel=0.1)
+
+
+@pytest.mark.parametrize("spreads", [(1, 0, 0), (1, 1, 0), (1, 1, 1), (1, 0.3, 0.3), (0, 0, 1)])
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_size_with_eight_of_each(spreads, diagonal):
+    values = _draws(3, spreads)
+    if not diagonal:
+        values[:, np.eye(SIZE, dtype=bool)] = np.nan
+    rejected = [
+        stats.crossed_test(stats.crossed_mean(one), alternative="greater").p_value < 0.05
+        for one in values
+    ]
+    assert np.mean(rejected) < 0.075
+    if spreads[2] == 0:  # and it does not buy that by being blind
+        assert np.mean(rejected) > 0.025
+
+
+def test_cells_as_if_independent_would_be_wrong():
+    """What the crossed error is for: sixty-four cells are not sixty-four draws."""
+    values = _draws(4, (1, 1, 0.5)).reshape(NUM_DRAWS, -1)
+    naive = scipy.stats.ttest_1samp(values, 0.0, axis=1, alternative="greater").pvalue < 0.05
+    assert naive.mean() > 0.2
+
+
+def test_a_ratio_is_linearized():
+    rng = np.random.default_rng(5)
+    den = rng.uniform(3, 4, (SIZE, SIZE))
+    num = 0.4 * den + 0.1 * rng.standard_normal((SIZE, 1)) + 0.1 * rng.standard_normal((1, SIZE))
+    found = stats.crossed_ratio(num, den)
+    assert found.estimate == pytest.approx(num.sum() / den.sum())
+    linear = stats.crossed_mean((num - found.estimate * den) / den.mean())
+    assert linear.estimate == pytest.approx(0, abs=1e-12)
+    assert found.standard_error == pytest.approx(linear.standard_error)
+    # Denominators that are all alike only change the unit.
+    same = stats.crossed_ratio(num, np.full(num.shape, 2.0))
+    mean = stats.crossed_mean(num / 2)
+    assert same[:5] == pytest.approx(mean[:5])
+    # And where the ratio is the same everywhere it has no error.
+    exact = stats.crossed_ratio(0.3 * den, den)
+    assert exact.standard_error == 0 and exact.low == exact.high == exact.estimate
+    assert exact.estimate == pytest.approx(0.3)
+
+
+def test_coverage_of_a_ratio():
+    rng = np.random.default_rng(6)
+    covered = 0
+    for _ in range(1000):
+        den = 5 + rng.standard_normal((SIZE, 1)) + 0.5 * rng.standard_normal((1, SIZE))
+        num = 0.6 * den + rng.standard_normal((SIZE, 1)) + rng.standard_normal((1, SIZE))
+        found = stats.crossed_ratio(num, den)
+        covered += found.low <= 0.6 <= found.high
+    assert 0.92 < covered / 1000 < 0.99
+
+
+def test_what_is_not_finite_leaves_and_is_counted():
+    values = _draws(7, (1, 1, 1), num_draws=1)[0]
+    some = values.copy()
+    some[np.eye(SIZE, dtype=bool)] = np.nan
+    found = stats.crossed_mean(some)
+    assert found.estimate == pytest.approx(np.nanmean(some))
+    assert found[-3:] == (SIZE, SIZE, 0)
+    gone = some.copy()
+    gone[3], gone[:, 5], gone[:, 6] = np.inf, np.nan, 1e200
+    smaller = np.delete(np.delete(some, 3, 0), [5, 6], 1)
+    found = stats.crossed_mean(gone)
+    assert found[-3:] == (SIZE - 1, SIZE - 2, 3)
+    assert found[:-1] == pytest.approx(stats.crossed_mean(smaller)[:-1])
+    den = np.ones(values.shape)
+    den[3], den[:, 5:7] = np.nan, np.nan
+    assert stats.crossed_ratio(some, den)[:5] == pytest.approx(found[:5])
+    test = stats.crossed_test(found, alternative="greater")
+    assert (test.num_pairs, test.num_excluded) == (2 * SIZE - 3, 3)
+
+
+def test_order_and_unit_do_not_matter():
+    values = _draws(8, (1, 2, 1), (5, 7), 1)[0]
+    found = stats.crossed_mean(values)
+    rng = np.random.default_rng(9)
+    shuffled = values[rng.permutation(5)][:, rng.permutation(7)]
+    assert stats.crossed_mean(shuffled) == pytest.approx(found)
+    scaled = stats.crossed_mean(1e6 * values)
+    assert scaled.standard_error == pytest.approx(1e6 * found.standard_error)
+    assert scaled.degrees == pytest.approx(found.degrees)
+    turned = stats.crossed_mean(values.T)
+    assert turned[:5] == pytest.approx(found[:5])
+    assert (turned.num_surrogates, turned.num_targets) == (7, 5)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.full((3, 3), np.nan),
+        np.ones((1, 5)),
+        np.ones((5, 1)),
+        np.array([[1, np.nan], [np.nan] * 2]),
+    ],
+)
+def test_too_little_decides_nothing(values):
+    found = stats.crossed_mean(values)
+    assert math.isfinite(found.estimate)
+    assert (found.low, found.high, found.standard_error) == (-math.inf, math.inf, math.inf)
+    for alternative in ("greater", "less"):
+        assert stats.crossed_test(found, alternative=alternative)[3:5] == (1.0, 1.0)
+
+
+def test_no_spread_is_a_point():
+    found = stats.crossed_mean(np.full((4, 6), 0.1))
+    assert found.standard_error == 0 and found.low == found.high == found.estimate
+    assert found.estimate == pytest.approx(0.1)
+    assert stats.crossed_test(found, alternative="greater")[3:5] == (0.0, 1.0)
+    assert stats.crossed_test(found, alternative="less")[3:5] == (1.0, 0.0)
+    at = stats.crossed_test(found, found.estimate, alternative="greater")
+    assert at[3:5] == (1.0, 1.0)
+    none = stats.crossed_ratio(np.zeros((3, 3)), np.zeros((3, 3)))
+    assert none.estimate == 0 and math.isinf(none.standard_error)
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match=r"a matrix \[K, M\], got an array of shape \(3,\)"):
+        stats.crossed_mean(np.ones(3))
+    with pytest.raises(ValueError, match=r"one shape \[K, M\], got \(2, 3\) and \(3, 2\)"):
+        stats.crossed_ratio(np.ones((2, 3)), np.ones((3, 2)))
+    with pytest.raises(ValueError, match=r"confidence must lie in \(0, 1\), got 95"):
+        stats.crossed_mean(np.ones((2, 3)), confidence=95)
+    with pytest.raises(ValueError, match="'greater' or 'less', got 'two-sided'"):
+        stats.crossed_test(stats.crossed_mean(np.eye(3)), alternative="two-sided")

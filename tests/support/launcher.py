@@ -1,0 +1,89 @@
+"""Entry points in processes of their own, forked from one that has imported everything."""
+
+import contextlib
+import multiprocessing
+import os
+import re
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+CACHE = os.environ["HALFWAY_TEST_CACHE"]
+_CONTEXT = multiprocessing.get_context("forkserver")
+# Modules, not JAX's backend: that and all of our state begin in the child.
+_CONTEXT.set_forkserver_preload(["halfway.lab.commands.cli", "orbax.checkpoint"])
+FOLDERS = (f"--compilation_cache={CACHE}/jax", f"--data_dir={CACHE}/data")
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self):
+        """The one line of a user's mistake, after checking that there is nothing else."""
+        assert self.code == 2, self
+        assert self.out == "", self
+        assert re.fullmatch(r"error: [^\n]{10,600}\n", self.err), self
+        return self.err
+
+
+class Job:
+    """`python -m MODULE ARGUMENTS` in a process, its output in files of a folder.
+
+    Several may run at once, started and waited for by one thread: multiprocessing needs that.
+    """
+
+    def __init__(self, folder, *arguments, module="experiments.reproduce", cwd=None, env=None):
+        self.out, self.err = Path(folder) / "out", Path(folder) / "err"
+        for path in (self.out, self.err):  # it may be killed before it opens them
+            path.touch()
+        self._process = _CONTEXT.Process(
+            target=_child,
+            args=(module, arguments, str(cwd or folder), env or {}, str(self.out), str(self.err)),
+        )
+        self._process.start()
+
+    def wait(self, timeout=300):
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+            raise AssertionError(f"still running after {timeout} s: {self._result()}")
+        return self._result()
+
+    def signal_once(self, condition, number=signal.SIGKILL):
+        """Sends a signal as soon as the condition holds; whether the process still ran."""
+        while not condition():
+            if self._process.exitcode is not None:
+                return False
+            time.sleep(0.002)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, number)
+        return True
+
+    def _result(self):
+        return Result(self._process.exitcode, self.out.read_text(), self.err.read_text())
+
+
+def run(folder, *arguments, **options):
+    return Job(folder, *arguments, **options).wait()
+
+
+def _child(module, arguments, cwd, env, out, err):
+    os.chdir(cwd)
+    for name, value in env.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    for stream, path in ((sys.stdout, out), (sys.stderr, err)):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(handle, stream.fileno())
+    # Where the suite runs in the background, a shell has it ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
