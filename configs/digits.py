@@ -27,7 +27,7 @@ VARIANTS = ("", "smoke", "tiny")
 
 
 def get_config(variant: str = "") -> Any:
-    """Returns the config: plain data, locked.
+    """Returns the config: plain data.
 
     Args:
       variant: "" for the full run, "smoke" for the same hypotheses with 6 pairs and 300 steps,
@@ -85,5 +85,4 @@ def get_config(variant: str = "") -> Any:
         config.architectures = ("mlp",)
         config.training.probe_steps = (0, 50, 100)
         config.hypotheses = ("G1",)
-    config.lock()
     return config

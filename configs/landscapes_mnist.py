@@ -27,14 +27,14 @@ To expect, seed 0, five pairs, 95 % intervals, on 2 CPU cores from cold:
 
 from typing import Any
 
-from configs import mnist
+from halfway.lab.config import shipped
 
 VARIANTS = ("", "lenet", "smoke", "mlp_full")
 _EPOCH = 110  # steps of 500 on 55,000 images
 
 
 def get_config(variant: str = "") -> Any:
-    """Returns the config, locked.
+    """Returns the config.
 
     Args:
       variant: see above.
@@ -44,30 +44,29 @@ def get_config(variant: str = "") -> Any:
     """
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS[1:])}")
-    config = mnist.get_config()
+    config: Any = shipped("mnist")
     lenet = variant == "lenet"
     steps = {"": 15 * _EPOCH, "mlp_full": 100 * _EPOCH, "smoke": 2 * _EPOCH}
     steps["lenet"] = 24_000
-    with config.unlocked():
-        config.num_examples = 55_000
-        config.num_holdout = 5_000
-        config.num_pairs = 2 if variant == "smoke" else 5
-        config.hypotheses = ()
-        config.architectures = ("mlp",)
-        config.models.mlp.widths = (300, 100) if lenet else (512, 512, 512)
-        if lenet:
-            # The mean and standard deviation of MNIST's pixels: see above.
-            config.models.mlp.mean, config.models.mlp.std = 0.1307, 0.3081
-        config.training.learning_rate = 1.2e-3 if lenet else 1e-3
-        config.training.batch_size = 60 if lenet else 500
-        config.training.probe_steps = (0, steps[variant])
-        config.landscape = {
-            "num_pairs": config.num_pairs,
-            "num_points": 30 if lenet else 25,
-            "num_examples": 1_000,
-            "chunk_size": 1_000,
-            "num_steps": 30,
-            "num_samples": 4,
-            "overlap": 1.0,
-        }
+    config.num_examples = 55_000
+    config.num_holdout = 5_000
+    config.num_pairs = 2 if variant == "smoke" else 5
+    config.hypotheses = ()
+    config.architectures = ("mlp",)
+    config.models.mlp.widths = (300, 100) if lenet else (512, 512, 512)
+    if lenet:
+        # The mean and standard deviation of MNIST's pixels: see above.
+        config.models.mlp.mean, config.models.mlp.std = 0.1307, 0.3081
+    config.training.learning_rate = 1.2e-3 if lenet else 1e-3
+    config.training.batch_size = 60 if lenet else 500
+    config.training.probe_steps = (0, steps[variant])
+    config.landscape = {
+        "num_pairs": config.num_pairs,
+        "num_points": 30 if lenet else 25,
+        "num_examples": 1_000,
+        "chunk_size": 1_000,
+        "num_steps": 30,
+        "num_samples": 4,
+        "overlap": 1.0,
+    }
     return config

@@ -28,13 +28,13 @@ To expect, seed 0, 16 pairs, confirmatory:
 
 from typing import Any
 
-from configs import digits
+from halfway.lab.config import shipped
 
 VARIANTS = ("", "smoke")
 
 
 def get_config(variant: str = "") -> Any:
-    """Returns the config: that of digits but for what is set here, locked.
+    """Returns the config: that of digits but for what is set here.
 
     Args:
       variant: "" for the full run, "smoke" for a try of the same hypotheses with 2 pairs and 3
@@ -45,14 +45,13 @@ def get_config(variant: str = "") -> Any:
     """
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}: choose smoke, or none")
-    config = digits.get_config()
-    with config.unlocked():
-        config.dataset = "mnist"
-        config.subset = "train"
-        config.num_holdout = 600
-        config.models.cnn.features = (8, 16)
-        config.training.probe_steps = (0, 50, 100, 200, 400, 700)
-        if variant == "smoke":
-            config.num_pairs = 2
-            config.noise_rates = (0.0, 0.4, 1.0)
+    config: Any = shipped("digits")
+    config.dataset = "mnist"
+    config.subset = "train"
+    config.num_holdout = 600
+    config.models.cnn.features = (8, 16)
+    config.training.probe_steps = (0, 50, 100, 200, 400, 700)
+    if variant == "smoke":
+        config.num_pairs = 2
+        config.noise_rates = (0.0, 0.4, 1.0)
     return config

@@ -272,6 +272,23 @@ _KINDS: dict[str, type[nn.Module]] = {
 }
 
 
+def fields_of(kind: str) -> dict[str, Any]:
+    """Returns the fields of a kind of model and their types, C left out.
+
+    Args:
+      kind: "linear", "mlp", "cnn", "residual" or "transformer".
+
+    Raises:
+      ValueError: for another.
+    """
+    if kind not in _KINDS:
+        raise ValueError(f"unknown model kind {kind!r}: choose one of {', '.join(_KINDS)}")
+    # flax adds `parent` and `name`.
+    added = ("num_classes", "parent", "name")
+    annotations = _KINDS[kind].__annotations__.items()
+    return {name: declared for name, declared in annotations if name not in added}
+
+
 def build(config: Mapping[str, Any], *, num_classes: int) -> nn.Module:
     """Returns the linen module that a plain config describes.
 
@@ -291,12 +308,8 @@ def build(config: Mapping[str, Any], *, num_classes: int) -> nn.Module:
       (5, 10)
     """
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k != "kind"}
-    kind = config.get("kind")
-    if kind not in _KINDS:
-        raise ValueError(f"unknown model kind {kind!r}: choose one of {', '.join(_KINDS)}")
-    module = _KINDS[kind]
-    # flax adds `parent` and `name`.
-    known = set(module.__annotations__) - {"num_classes", "parent", "name"}
+    kind = str(config.get("kind"))
+    known = fields_of(kind)
     for name in fields:
         if name not in known:
             raise ValueError(f"unknown field {name!r} of a {kind!r} model: it has {sorted(known)}")
@@ -304,7 +317,7 @@ def build(config: Mapping[str, Any], *, num_classes: int) -> nn.Module:
         raise ValueError(
             f"unknown activation {fields['activation']!r}: choose one of {', '.join(ACTIVATIONS)}"
         )
-    return module(num_classes=num_classes, **fields)
+    return _KINDS[kind](num_classes=num_classes, **fields)
 
 
 DTYPES = ("float32", "bfloat16")

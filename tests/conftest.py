@@ -17,7 +17,7 @@ import jax
 import pytest
 
 from halfway import sharding
-from halfway.lab.runtime import environment
+from halfway.lab.runtime import devices
 
 sharding.CPU_LEVEL = None  # that of XLA_FLAGS above
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -37,7 +37,7 @@ def digits():
 def forget_programs():
     """A worker compiles more than a process can hold."""
     yield
-    environment.forget_programs(20_000)
+    devices.forget_programs(20_000)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 import pytest
+from support import tiny_run
 
-from configs import digits
 from halfway.lab import studies
 from halfway.lab.measurements import grid
 from halfway.lab.runtime import pipeline
@@ -23,15 +23,14 @@ NAMES = ("G3", "G4", "G5", "G6", "G7", "G8")
 
 
 def _config():
-    config = digits.get_config("tiny")
-    with config.unlocked():
-        config.num_pairs = 2
-        config.num_examples = 60
-        config.num_holdout = 60
-        config.models = {"mlp": {"kind": "mlp", "widths": (8,)}}
-        config.training.probe_steps = (0, 10, 60)
-        config.training.batch_size = 16
-    return config
+    return tiny_run.digits(
+        "tiny",
+        num_pairs=2,
+        num_examples=60,
+        num_holdout=60,
+        models={"mlp": {"kind": "mlp", "widths": (8,)}},
+        training={"probe_steps": (0, 10, 60), "batch_size": 16},
+    )
 
 
 def _smaller(monkeypatch):
@@ -65,7 +64,6 @@ def done(digits, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         _smaller(patch)
         config = _config()
-        config.lock()
         path = tmp_path_factory.mktemp("generalization") / "run"
         run = Run.create(path, Identity("small", config.to_dict(), "checksum"), 2)
         chosen = [studies.available()[name] for name in NAMES]

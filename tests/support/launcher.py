@@ -14,7 +14,7 @@ from typing import NamedTuple
 CACHE = os.environ["HALFWAY_TEST_CACHE"]
 _CONTEXT = multiprocessing.get_context("forkserver")
 # Modules, not JAX's backend: that and all of our state begin in the child.
-_CONTEXT.set_forkserver_preload(["halfway.lab.commands.cli", "orbax.checkpoint"])
+_CONTEXT.set_forkserver_preload(["halfway.lab.commands.launch", "orbax.checkpoint"])
 FOLDERS = (f"--compilation_cache={CACHE}/jax", f"--data_dir={CACHE}/data")
 
 

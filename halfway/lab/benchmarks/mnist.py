@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from halfway import data, losses, models
-from halfway.lab.runtime import environment
+from halfway.lab.runtime import datasets
 from halfway.types import Array, LogitsFn, Params
 
 NUM_IMAGES, BATCH_SIZE, LEARNING_RATE = 1000, 128, 1e-3
@@ -52,7 +52,7 @@ def problem(data_dir: str | None) -> Problem | str:
       data_dir: data folder, as of the flag.
     """
     try:
-        found = data.load("mnist", environment.data_dir(data_dir))
+        found = data.load("mnist", datasets.folder(data_dir))
     except data.DataError as error:
         return str(error)
     assert found.test is not None

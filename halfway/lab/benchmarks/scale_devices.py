@@ -3,7 +3,7 @@
 On a CPU each number of devices is a process of its own, since it is fixed when JAX starts; all have
 the same cores. They wait for their turns, so that a busy minute falls on all of them.
 
-python -m experiments.benchmarks.scale_devices train_mlp_x16    # is what such a process runs
+python -m halfway.lab.benchmarks.scale_devices train_mlp_x16    # is what such a process runs
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from halfway import sharding
 from halfway.lab.benchmarks import scale_work
 from halfway.lab.benchmarks.scale_work import NUM_CHECKED, WORKS
 from halfway.lab.benchmarks.timing import Row
-from halfway.lab.runtime import environment
+from halfway.lab.runtime import devices
 
 COUNTS = (1, 2, 4, 8)
 LIMIT = 1.15
@@ -114,7 +114,7 @@ def _warm(name: str) -> Turn:
 
 def _serve(name: str, cache: str = "off") -> None:
     """Takes the pieces that it reads from its input, and says how long each took."""
-    environment.use_cache(cache)
+    devices.use_cache(cache)
     take = _warm(name)
     print("warm", flush=True)
     for line in sys.stdin:

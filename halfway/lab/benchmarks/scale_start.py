@@ -12,12 +12,11 @@ LIMIT = 5.0
 """Seconds from the start of the process."""
 NUM_RUNS = 3
 """Second runs, of which the least time counts."""
-_COMMAND = ("-m", "experiments.reproduce", "--config=configs/digits.py:tiny")
-_ROOT = Path(__file__).resolve().parents[2]
+_COMMAND = ("-m", "halfway.lab.commands", "reproduce", "--config=digits:tiny")
 
 
 def row() -> Row:
-    """Returns the row of `experiments.reproduce`, tiny.
+    """Returns the row of `reproduce`, tiny.
 
     Raises:
       RuntimeError: if a run fails.
@@ -31,7 +30,7 @@ def row() -> Row:
         min(starts),
         ratio=min(starts) / LIMIT,
         target=1.0,
-        note=f"experiments.reproduce, tiny, until config.json is there; whole run "
+        note=f"reproduce, tiny, until config.json is there; whole run "
         f"{min(wholes):.1f} s, the first {first[1]:.1f} s; ratio to {LIMIT:.0f} s",
     )
 
@@ -45,7 +44,7 @@ def _run(root: Path, number: int) -> tuple[float, float]:
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            [sys.executable, *_COMMAND, *flags], cwd=_ROOT, stdout=output, stderr=output
+            [sys.executable, *_COMMAND, *flags], cwd=root, stdout=output, stderr=output
         ) as process,
     ):
         while process.poll() is None:
@@ -55,5 +54,5 @@ def _run(root: Path, number: int) -> tuple[float, float]:
     whole = time.perf_counter() - started
     if process.returncode or standing is None:
         said = log.read_text(errors="replace").strip().splitlines()[-1:]
-        raise RuntimeError(f"a run of experiments.reproduce failed: {' '.join(said)}")
+        raise RuntimeError(f"a run of reproduce failed: {' '.join(said)}")
     return standing, whole

@@ -1,35 +1,47 @@
-"""Times what is done side by side with what people use today, in the same run on the same threads.
+"""Time what is done side by side with what people use today, in the same run on the same threads.
 
-python -m experiments.benchmark --suite=attacks [--data_dir=DIR] [--out=FILE.json]
+Example: halfway benchmark --suite=attacks --data_dir=DIR --out=FILE.json
 """
 
 import dataclasses
 from pathlib import Path
 
+from absl import flags
+
 from halfway import storage
 from halfway.lab import benchmarks
 from halfway.lab.benchmarks.timing import Row
-from halfway.lab.commands import cli
+from halfway.lab.commands import launch, shared
 from halfway.lab.config.user import UserError
-from halfway.lab.runtime import environment
+from halfway.lab.runtime import devices
 from halfway.lab.study import wording
 
+FLAGS = flags.FlagValues()
+SUITE = flags.DEFINE_string(
+    "suite", None, "attacks, landscapes, scale, strength or transfer", flag_values=FLAGS
+)
+OUT = flags.DEFINE_string("out", None, "FILE.json for the rows", flag_values=FLAGS)
+DATA_DIR = shared.data_dir(FLAGS)
+CACHE = flags.DEFINE_string(
+    "compilation_cache", None, "folder of compiled programs, or 'off'", flag_values=FLAGS
+)
 
-def main(options: cli.Options) -> None:
-    """One suite to a table, and to a file where one is named."""
+
+def main() -> None:
+    """Runs one suite to a table, and to a file where one is named."""
     suites = benchmarks.available()
-    if options.suite not in suites:
-        raise UserError(f"--suite must be one of {', '.join(suites)}, got {options.suite!r}")
-    environment.use_cores()
-    environment.use_cache(options.compilation_cache)
-    suite = suites[options.suite]
-    rows = suite.rows(options.data_dir)
+    if SUITE.value not in suites:
+        raise UserError(f"--suite must be one of {', '.join(suites)}, got {SUITE.value!r}")
+    devices.use_cores()
+    devices.use_cache(CACHE.value)
+    suite = suites[SUITE.value]
+    rows = suite.rows(DATA_DIR.value)
     print(getattr(suite, "as_text", as_text)(rows))
-    if options.out:
+    if OUT.value:
         try:
-            storage.write_json(Path(options.out), [dataclasses.asdict(row) for row in rows])
+            storage.write_json(Path(OUT.value), [dataclasses.asdict(row) for row in rows])
         except OSError as error:
-            raise UserError(f"--out={options.out} cannot be written ({error.strerror})") from error
+            raise UserError(f"--out={OUT.value} cannot be written ({error.strerror})") from error
 
 
 def as_text(rows: list[Row]) -> str:
@@ -58,4 +70,4 @@ def _number(value: float | None) -> str:
 
 def run() -> None:
     """Runs the command with the arguments of the process."""
-    cli.launch(main, takes=("suite", "data_dir", "out", "compilation_cache"))
+    launch.run(main, FLAGS)

@@ -1,24 +1,29 @@
-"""Compares runs: what differs in their configs, then verdicts and effects side by side.
+"""Compare runs: what differs in their configs, then verdicts and effects side by side.
 
-python -m experiments.compare RUN RUN...
+Example: halfway compare runs/digits runs/mine
 """
 
 from pathlib import Path
 
+from absl import flags
+
 from halfway import storage
-from halfway.lab.commands import cli
-from halfway.lab.config import config_file
+from halfway.lab.commands import launch, shared
+from halfway.lab.config import settings
 from halfway.lab.config.user import UserError
 from halfway.lab.report import comparison
 from halfway.lab.report.comparison import Summary
 from halfway.lab.runtime.runs import Run
 
+FLAGS = flags.FlagValues()
 
-def main(options: cli.Options) -> None:
-    """Two or more working directories to one text; nothing is written."""
-    if len(options.arguments) < 2:
+
+def main() -> None:
+    """Prints two or more working directories side by side; nothing is written."""
+    names = shared.arguments(FLAGS)
+    if len(names) < 2:
         raise UserError("two or more runs are needed: the folders of finished runs")
-    print(comparison.text([summarize(name) for name in options.arguments]))
+    print(comparison.text([summarize(name) for name in names]))
 
 
 def summarize(name: str) -> Summary:
@@ -40,13 +45,13 @@ def summarize(name: str) -> Summary:
         by_id = {verdict["id"]: verdict for verdict in verdicts}
     except storage.UNREADABLE as error:
         raise UserError(
-            f"{name} has no verdicts that can be read: finish it by experiments.reproduce, or "
-            f"rebuild them by experiments.decide --workdir={name}"
+            f"{name} has no verdicts that can be read: finish it by `halfway reproduce`, or "
+            f"rebuild them by `halfway decide --workdir={name}`"
         ) from error
-    settings = comparison.settings(stored, run.notes(), config_file.leaves(run.config))
-    return Summary(name, settings, by_id)
+    different = comparison.settings(stored, run.notes(), settings.leaves(run.config))
+    return Summary(name, different, by_id)
 
 
 def run() -> None:
     """Runs the command with the arguments of the process."""
-    cli.launch(main, takes=(), positional=True)
+    launch.run(main, FLAGS, positional=True)

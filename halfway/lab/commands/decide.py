@@ -1,24 +1,30 @@
-"""Rebuilds verdicts, figures and report of a finished run from its records, without training.
+"""Rebuild verdicts, figures and report of a finished run from its records, without training.
 
-python -m experiments.decide --workdir=runs/digits
+Example: halfway decide --workdir=runs/digits
 """
 
 from pathlib import Path
 
-from halfway.lab.commands import cli
+from absl import flags
+
+from halfway.lab.commands import launch
 from halfway.lab.config.user import UserError
+from halfway.lab.runtime import pipeline
 from halfway.lab.runtime.runs import Run
 
+FLAGS = flags.FlagValues()
+WORKDIR = flags.DEFINE_string("workdir", None, "the folder of a run", flag_values=FLAGS)
 
-def main(options: cli.Options) -> None:
-    """A working directory to verdicts."""
-    if not options.workdir:
+
+def main() -> None:
+    """Goes from a working directory to its verdicts and report."""
+    if not WORKDIR.value:
         raise UserError("--workdir is needed: the folder of a run, e.g. --workdir=runs/digits")
-    run = Run.open(Path(options.workdir))
+    run = Run.open(Path(WORKDIR.value))
     with run.locked():
-        cli.finish(run)
+        pipeline.finish(run)
 
 
 def run() -> None:
     """Runs the command with the arguments of the process."""
-    cli.launch(main, takes=("workdir",))
+    launch.run(main, FLAGS)

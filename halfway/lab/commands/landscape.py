@@ -1,16 +1,14 @@
-"""Draws the landscapes of a trained population, or of anybody's own model, with error bars.
-
-python -m experiments.landscape [--config=configs/digits.py[:VARIANT]] [--workdir=RUN] \
-    [--architecture=cnn | --condition=KEY]
-python -m experiments.landscape --params=a.npz[,b.npz[,c.npz]] --loss=pkg.module:fn --workdir=DIR
+"""Draw the landscapes of a trained population, or of anybody's own model, with error bars.
 
 A workdir that holds a run needs no --config; what is not trained yet is trained. The page goes to
-`landscape/` in it, that of a named architecture to `landscape_<architecture>/`, that of one of the
-run's populations (noise rates, controls) to `landscape_<its key>/`.
+`landscape/` in it, that of a named architecture to `landscape_ARCHITECTURE/`, that of one of the
+run's populations (noise rates, controls) to `landscape_ID/`.
+
+Example: halfway landscape --workdir=runs/digits --architecture=cnn
+Example: halfway landscape --params=a.npz,b.npz --loss=pkg.module:fn --workdir=DIR
 """
 
 import dataclasses
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,19 +16,46 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
 from halfway import sharding, storage
-from halfway.lab.commands import cli
+from halfway.lab.commands import launch, shared
 from halfway.lab.config import user
+from halfway.lab.config.config_file import ConfigFile
+from halfway.lab.config.settings import LandscapeSizes
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.measurements import weight_space
 from halfway.lab.report import landscape_page, page, report
-from halfway.lab.runtime import environment, pipeline, processes
+from halfway.lab.runtime import datasets, devices, environment, pipeline, processes, runs
 from halfway.lab.runtime.runs import Run
 from halfway.lab.study import conditions
-from halfway.lab.study.conditions import Condition
+from halfway.populations import Condition
 from halfway.types import Params
 
+FLAGS = flags.FlagValues()
+CONFIG = shared.config(FLAGS)
+WORKDIR = flags.DEFINE_string("workdir", None, "a run, or where results go", flag_values=FLAGS)
+ARCHITECTURE = flags.DEFINE_string(
+    "architecture", None, "which of the config's to draw; its first by default", flag_values=FLAGS
+)
+CONDITION = flags.DEFINE_string(
+    "condition",
+    None,
+    "id (conditions.parquet) of a stored population of the run",
+    flag_values=FLAGS,
+)
+PARAMS = flags.DEFINE_list(
+    "params",
+    None,
+    "one to three .npz files of parameters, an array for each tensor",
+    flag_values=FLAGS,
+)
+LOSS = flags.DEFINE_string(
+    "loss", None, "pkg.module:fn, a function from those parameters to a scalar", flag_values=FLAGS
+)
+DATA_DIR = shared.data_dir(FLAGS)
+CHECKPOINT_EVERY = shared.checkpoint_every(FLAGS)
+PLACE = shared.place(FLAGS)
 SALT = 10
 """Folded into a run's key, so that landscapes share no draw with any measurement."""
 DISTRUST = (
@@ -46,90 +71,85 @@ DISTRUST = (
 )
 
 
-def main(options: cli.Options) -> None:
-    """One page of landscapes."""
+def main() -> None:
+    """Draws one page of landscapes."""
     started = time.monotonic()
-    if bool(options.params) != bool(options.loss):
+    if bool(PARAMS.value) != bool(LOSS.value):
         raise UserError("--params and --loss belong together: parameters, and a loss_fn of them")
-    if options.params and options.loss:
-        _own(options, options.params, options.loss)
+    devices.start(PLACE.value)  # the first of several processes reads the folder
+    if PARAMS.value and LOSS.value:
+        _own(PARAMS.value, LOSS.value)
         return
-    cli.start(options)  # the first of several processes reads the folder
-    found = processes.shared(lambda: _stored(options))
-    if found is not None:
-        options = options._replace(config=found.config, name=found.name)
-    try:
-        sizes = weight_space.sizes_of(options.config)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    condition, subfolder = _choose(options, sizes)
-    settings = cli.prepare(options, needs=lambda config: [condition], started=True)
-    with sharding.use(settings.layout):
-        _page(settings, condition, settings.workdir / subfolder, sizes, started)
+    file = processes.shared(_stored) or CONFIG.load()
+    condition, subfolder = _choose(file)
+    dataset = datasets.load_for(file.config, DATA_DIR.value)
+    pool = dataset.pool(file.config.subset)
+    pipeline.check_conditions([condition], pool)
+    layout = devices.lay_out(PLACE.value, [condition], pool)
+    with sharding.use(layout):
+        folder = Path(WORKDIR.value or runs.default_folder(file))
+        run = Run.create(folder, runs.identity(file, dataset), layout.mesh.size)
+        run.checkpoint_every = CHECKPOINT_EVERY.value
+        with run.locked():
+            described = environment.describe(dataset, launch.command_line())
+            run.describe(lambda: described)
+            population = run.load_population(condition)
+            if population is None:
+                LOG.info("training %d pairs of %s", condition.num_pairs, condition.architecture)
+                population = run.train(condition, pool)
+            pipeline.stop_if_asked()
+            LOG.info("drawing landscapes")
+            key = jax.random.fold_in(jax.random.key(file.config.seed), SALT)
+            arrays = weight_space.measure(population, pool, key, file.config.landscape)
+            seconds = {"landscapes": time.monotonic() - started}
+            # The command of this page, not of the run that trained.
+            info = dataclasses.replace(
+                pipeline.run_info(run, seconds, [], 1), command=described["command"]
+            )
+            lead = _lead(condition, arrays["slice_own"].shape[0])
+            processes.shared(
+                lambda: _write(
+                    folder / subfolder, arrays, "What the two parties see", lead, page.repeat(info)
+                )
+            )
 
 
-def _stored(options: cli.Options) -> Run | None:
-    """Returns the run that is named and holds the config, where no config is given."""
-    folder = Path(options.workdir or "")
-    if options.workdir and not options.config_given and (folder / "config.json").is_file():
-        return Run.open(folder)
+def _stored() -> ConfigFile | None:
+    """Returns the settings of the run that is named, where no config is given."""
+    folder = Path(WORKDIR.value or "")
+    if WORKDIR.value and not CONFIG.given and (folder / "config.json").is_file():
+        run = Run.open(folder)
+        return ConfigFile(run.config, run.name, {})
     return None
 
 
-def _page(
-    settings: cli.Settings,
-    condition: Condition,
-    folder: Path,
-    sizes: weight_space.Sizes,
-    started: float,
-) -> None:
-    config, pool = settings.config, settings.dataset.pool(settings.config.subset)
-    run = Run.create(settings.workdir, cli.identity(settings), settings.layout.mesh.size)
-    run.checkpoint_every = settings.checkpoint_every
-    with run.locked():
-        if not run.notes()["environment"]:
-            run.note(environment=environment.describe(settings.dataset))
-        population = run.load_population(condition)
-        if population is None:
-            LOG.info("training %d pairs of %s", condition.num_pairs, condition.architecture)
-            population = run.train(condition, pool)
-        pipeline.stop_if_asked()
-        LOG.info("drawing landscapes")
-        key = jax.random.fold_in(jax.random.key(config.seed), SALT)
-        arrays = weight_space.measure(population, pool, key, sizes)
-        seconds = {"landscapes": time.monotonic() - started}
-        info = pipeline.run_info(run, seconds, [], 1)
-        # The command of this page, not of the run that trained.
-        command = environment.describe(settings.dataset)["command"]
-        info = dataclasses.replace(info, command=command)
-        labels = "permuted labels, " if condition.permuted else ""
-        if condition.noise_rate:
-            labels = f"labels replaced at rate ρ = {condition.noise_rate:g}, "
-        lead = (
-            f"{config.dataset}, {condition.architecture}, {labels}n = {condition.num_examples} in "
-            f"each half, {arrays['slice_own'].shape[0]} of {condition.num_pairs} pairs, "
-            f"{condition.probe_steps[-1]} steps of {condition.optimizer}."
-        )
-        processes.shared(
-            lambda: _write(folder, arrays, "What the two parties see", lead, page.repeat(info))
-        )
+def _lead(condition: Condition, num_drawn: int) -> str:
+    """Returns what is drawn in one sentence."""
+    labels = "permuted labels, " if condition.permuted else ""
+    if condition.noise_rate:
+        labels = f"labels replaced at rate ρ = {condition.noise_rate:g}, "
+    return (
+        f"{condition.dataset}, {condition.architecture}, {labels}n = {condition.num_examples} in "
+        f"each half, {num_drawn} of {condition.num_pairs} pairs, {condition.probe_steps[-1]} steps "
+        f"of {condition.optimizer}."
+    )
 
 
-def _choose(options: cli.Options, sizes: weight_space.Sizes) -> tuple[Condition, str]:
+def _choose(file: ConfigFile) -> tuple[Condition, str]:
     """Returns what to draw, and the folder within the run that it goes to."""
-    config, name, key = options.config, options.architecture, options.condition
+    config, name, key = file.config, ARCHITECTURE.value, CONDITION.value
     if key:
-        if name or options.config_given or not options.workdir:
+        if name or CONFIG.given or not WORKDIR.value:
             raise UserError(
                 "--condition names a population of a finished run: give its --workdir, and neither "
                 "--config nor --architecture"
             )
-        folder = Path(options.workdir)
+        folder = Path(WORKDIR.value)
         stored = processes.shared(lambda: Run.open(folder).conditions())
         if key not in stored:
             known = "; ".join(f"{k} ({pipeline.label(one)})" for k, one in stored.items())
             raise UserError(
-                f"--condition={key} is not stored in {options.workdir}: there are {known or 'none'}"
+                f"--condition={key} is not stored in {WORKDIR.value}: there are {known or 'none'}"
             )
         return stored[key], f"landscape_{key}"
     if name and name not in config.architectures:
@@ -137,12 +157,11 @@ def _choose(options: cli.Options, sizes: weight_space.Sizes) -> tuple[Condition,
         raise UserError(f"--architecture must be one of {among}, got {name!r}")
     condition = conditions.condition(config, name or config.architectures[0])
     folder = f"landscape_{name}" if name else "landscape"
-    return dataclasses.replace(condition, overlap=sizes.overlap), folder
+    return dataclasses.replace(condition, overlap=config.landscape.overlap), folder
 
 
-def _own(options: cli.Options, names: str, loss: str) -> None:
-    cli.start(options)
-    members = [load_params(Path(name)) for name in names.split(",")]
+def _own(names: list[str], loss: str) -> None:
+    members = [load_params(Path(name)) for name in names]
     if len(members) > 3:
         raise UserError(f"--params takes one to three files, got {len(members)}")
     shapes = [jax.tree.map(jnp.shape, member) for member in members]
@@ -157,14 +176,14 @@ def _own(options: cli.Options, names: str, loss: str) -> None:
         raise UserError(f"--loss={loss} must return a scalar, got {value}")
     if not np.isfinite(loss_fn(members[0])):
         raise UserError(f"--loss={loss} is not finite at the parameters given")
-    folder = Path(options.workdir or "runs/landscape") / "landscape"
-    with sharding.use(cli.place(options)):
-        arrays = weight_space.measure_own(loss_fn, members, jax.random.key(0), weight_space.Sizes())
+    folder = Path(WORKDIR.value or "runs/landscape") / "landscape"
+    with sharding.use(devices.lay_out(PLACE.value)):
+        arrays = weight_space.measure_own(loss_fn, members, jax.random.key(0), LandscapeSizes())
     repeat = landscape_page.repeat_own(
-        " ".join(["python -m experiments.landscape", *sys.argv[1:]]),
-        {"Parameters": names, "Loss": loss, "JAX": jax.__version__},
+        launch.command_line(),
+        {"Parameters": ", ".join(names), "Loss": loss, "JAX": jax.__version__},
     )
-    lead = f"{names} under {loss}."
+    lead = f"{', '.join(names)} under {loss}."
     processes.shared(lambda: _write(folder, arrays, "The landscape of a model", lead, repeat))
 
 
@@ -220,10 +239,4 @@ def load_params(path: Path) -> Params:
 
 def run() -> None:
     """Runs the command with the arguments of the process."""
-    cli.launch(
-        main,
-        takes=(
-            *(flag for flag in cli.RUN_FLAGS if flag != "only"),
-            *("architecture", "condition", "params", "loss"),
-        ),
-    )
+    launch.run(main, FLAGS)

@@ -1,10 +1,10 @@
-"""Checks the laws of the framework and draws them: predicted on one set, measured on another.
-
-python -m experiments.laws [--config=configs/digits.py[:VARIANT]] [--workdir=runs/laws]
+"""Check the laws of the framework and draw them: predicted on one set, measured on another.
 
 The first law (P3) at initialization and after 100 steps, the second (P4) on trained models, the
 linear-Gaussian model (P7), with the equivalence tests of the first two. Identities and laws get no
 verdict.
+
+Example: halfway laws --config=digits --workdir=runs/laws
 """
 
 import dataclasses
@@ -16,21 +16,28 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
 from halfway import losses, meeting, plots, populations, sharding, stats, storage
 from halfway.data import Split, synthetic
-from halfway.lab.commands import cli
-from halfway.lab.config import settings
+from halfway.lab.commands import launch, shared
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.report import landscape_page, report
 from halfway.lab.report.document import document
 from halfway.lab.report.elements import Drawing, Table, figure, table, text
-from halfway.lab.runtime import environment, pipeline, processes
+from halfway.lab.runtime import datasets, devices, pipeline, processes
 from halfway.lab.study import conditions, rules
 from halfway.lab.study.protocol import Figure
 from halfway.lab.study.wording import format_estimate, format_p
 from halfway.populations import Condition
 from halfway.types import Key
+
+FLAGS = flags.FlagValues()
+CONFIG = shared.config(FLAGS)
+WORKDIR = flags.DEFINE_string("workdir", "runs/laws", "where the page goes", flag_values=FLAGS)
+DATA_DIR = shared.data_dir(FLAGS)
+PLACE = shared.place(FLAGS)
 
 NUM_THETAS, TRAINED = 320, 100
 """Draws of θ, and the steps of training after which the first law is looked at again."""
@@ -183,19 +190,23 @@ def linear_gaussian(key: Key) -> dict[str, np.ndarray]:
     }
 
 
-def main(options: cli.Options) -> None:
-    """One page of laws."""
+def main() -> None:
+    """Draws one page of laws."""
     started = time.monotonic()
-    settings = cli.prepare(
-        options,
-        needs=lambda config: [conditions.condition(config, n) for n in config.architectures],
-    )
-    with sharding.use(settings.layout):
-        _page(settings, Path(options.workdir or "runs/laws"), started)
+    file = CONFIG.load()
+    devices.start(PLACE.value)
+    dataset = datasets.load_for(file.config, DATA_DIR.value)
+    pool = dataset.pool(file.config.subset)
+    models = _models(file.config)
+    pipeline.check_conditions(models.values(), pool)
+    layout = devices.lay_out(PLACE.value, models.values(), pool)
+    with sharding.use(layout):
+        _page(file.config, pool, layout, Path(WORKDIR.value), started)
 
 
-def _page(settings: cli.Settings, folder: Path, started: float) -> None:
-    config, pool = settings.config, settings.dataset.pool(settings.config.subset)
+def _page(
+    config: RunConfig, pool: Split, layout: sharding.Layout, folder: Path, started: float
+) -> None:
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), _SALT), 3)
     every = _models(config)
     first: dict[int, dict[str, tuple[float, list[Checked]]]] = {}
@@ -229,10 +240,10 @@ def _page(settings: cli.Settings, folder: Path, started: float) -> None:
     lead = (
         f"First law on a Gaussian mixture, second on {config.dataset}; {', '.join(every)}; "
         f"{time.monotonic() - started:.0f} s on "
-        f"{settings.layout.mesh.size} devices. Estimated on one set of examples or models, "
+        f"{layout.mesh.size} devices. Estimated on one set of examples or models, "
         "measured on another: on the same set agreement would be arithmetic."
     )
-    command = environment.describe(settings.dataset)["command"]
+    command = launch.command_line()
     processes.shared(lambda: _write(folder, lead, drawn, tables, command))
     if processes.is_first():
         for one in tables:
@@ -240,7 +251,7 @@ def _page(settings: cli.Settings, folder: Path, started: float) -> None:
         print(folder / "laws.html")
 
 
-def _models(config: settings.Config) -> dict[str, Condition]:
+def _models(config: RunConfig) -> dict[str, Condition]:
     return {name: conditions.condition(config, name) for name in config.architectures}
 
 
@@ -359,7 +370,4 @@ def _write(folder: Path, lead: str, drawn: list[Figure], tables: list[Table], co
 
 def run() -> None:
     """Runs the command with the arguments of the process."""
-    cli.launch(
-        main,
-        takes=tuple(flag for flag in cli.RUN_FLAGS if flag not in ("only", "checkpoint_every")),
-    )
+    launch.run(main, FLAGS)

@@ -1,31 +1,39 @@
-"""Prepares MNIST, Fashion-MNIST, CIFAR-10 or CIFAR-100 from its original files, once.
+"""Prepare MNIST, Fashion-MNIST, CIFAR-10 or CIFAR-100 from its original files, once.
 
-python -m experiments.prepare_data --dataset=mnist --source=FOLDER [--data_dir=FOLDER]
+Example: halfway prepare_data --dataset=mnist --source=FOLDER
 """
 
 import functools
 
+from absl import flags
 from tqdm import tqdm
 
 from halfway import data
-from halfway.lab.commands import cli
+from halfway.lab.commands import launch, shared
 from halfway.lab.config.user import UserError
-from halfway.lab.runtime import environment
+from halfway.lab.runtime import datasets
+
+FLAGS = flags.FlagValues()
+DATASET = flags.DEFINE_string(
+    "dataset", None, f"what to prepare: {', '.join(data.preparable())}", flag_values=FLAGS
+)
+SOURCE = flags.DEFINE_string("source", None, "folder of its original files", flag_values=FLAGS)
+DATA_DIR = shared.data_dir(FLAGS)
 
 
-def main(options: cli.Options) -> None:
-    """Original files to a data set in the data folder."""
-    if not options.dataset or not options.source:
+def main() -> None:
+    """Goes from original files to a data set in the data folder."""
+    if not DATASET.value or not SOURCE.value:
         raise UserError(
             f"--dataset and --source are needed: one of {', '.join(data.preparable())}, and the "
             "folder of its original files"
         )
-    folder = environment.data_dir(options.data_dir)
+    folder = datasets.folder(DATA_DIR.value)
     bar = functools.partial(
-        tqdm, desc=f"writing {options.dataset}", unit="image", leave=False, disable=None
+        tqdm, desc=f"writing {DATASET.value}", unit="image", leave=False, disable=None
     )
     try:
-        dataset = data.prepare(options.dataset, options.source, folder, progress=bar)
+        dataset = data.prepare(DATASET.value, SOURCE.value, folder, progress=bar)
     except ValueError as error:
         raise UserError(str(error)) from error
     print(
@@ -36,4 +44,4 @@ def main(options: cli.Options) -> None:
 
 def run() -> None:
     """Runs the command with the arguments of the process."""
-    cli.launch(main, takes=("dataset", "source", "data_dir"))
+    launch.run(main, FLAGS)

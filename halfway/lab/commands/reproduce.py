@@ -1,41 +1,71 @@
-"""Trains populations of pairs, measures where they meet, decides hypotheses, writes a report.
+"""Train populations of pairs, measure where they meet, decide hypotheses, write a report.
 
-python -m experiments.reproduce [--config=configs/digits.py[:VARIANT]] [--only=G1,T1|all]
-    [--dry_run]
+Example: halfway reproduce --config=digits:smoke --only=G1,T1
 """
 
+from pathlib import Path
+
+from absl import flags
+
 from halfway import sharding
-from halfway.data import Split
-from halfway.lab.commands import cli
-from halfway.lab.runtime import environment, pipeline, processes, tensorboard
+from halfway.lab import studies
+from halfway.lab.commands import launch, shared
+from halfway.lab.runtime import datasets, devices, environment, pipeline, processes, runs
 from halfway.lab.runtime.runs import Run
 
+FLAGS = flags.FlagValues()
+CONFIG = shared.config(FLAGS)
+ONLY = flags.DEFINE_list(
+    "only", None, "hypotheses, e.g. G1,T1, or 'all'; the config's own by default", flag_values=FLAGS
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "where results go; runs/CONFIG[-VARIANT][-OVERRIDES] by default",
+    flag_values=FLAGS,
+)
+DATA_DIR = shared.data_dir(FLAGS)
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "say what would be trained and how long it takes, train nothing",
+    flag_values=FLAGS,
+)
+TENSORBOARD = flags.DEFINE_bool(
+    "tensorboard", False, "write event files into WORKDIR/tensorboard", flag_values=FLAGS
+)
+CHECKPOINT_EVERY = shared.checkpoint_every(FLAGS)
+PLACE = shared.place(FLAGS)
 
-def main(options: cli.Options) -> None:
-    """One run."""
-    settings = cli.prepare(options)
-    pool = settings.dataset.pool(settings.config.subset)
-    if options.tensorboard:
-        tensorboard.check()
-    with sharding.use(settings.layout):
-        if options.dry_run:
-            processes.shared(lambda: print(_plan(settings, pool)))
+
+def main() -> None:
+    """Goes from a config to a report; each stage reads what the one before it left on disk."""
+    file = CONFIG.load()
+    chosen = studies.choose(file.config.hypotheses if ONLY.value is None else ONLY.value)
+    pipeline.check_tensorboard(TENSORBOARD.value)
+    devices.start(PLACE.value)
+    dataset = datasets.load_for(file.config, DATA_DIR.value)
+    pool = dataset.pool(file.config.subset)
+    wanted = pipeline.conditions(chosen, file.config, pool)
+    layout = devices.lay_out(PLACE.value, wanted, pool)
+    folder = Path(WORKDIR.value or runs.default_folder(file))
+    with sharding.use(layout):
+        if DRY_RUN.value:
+            plan = processes.shared(
+                lambda: pipeline.plan(folder, file.config, chosen, pool, layout)
+            )
+            processes.shared(lambda: print(plan))
             return
-        run = Run.create(settings.workdir, cli.identity(settings), settings.layout.mesh.size)
-        run.checkpoint_every = settings.checkpoint_every
+        identity = runs.identity(file, dataset)
+        run = Run.create(folder, identity, layout.mesh.size)
+        run.checkpoint_every = CHECKPOINT_EVERY.value
         with run.locked():
-            if not run.notes()["environment"]:
-                run.note(environment=environment.describe(settings.dataset))
-            pipeline.measure(run, settings.studies, pool)
-            if options.tensorboard:
-                processes.shared(lambda: pipeline.write_events(run, settings.studies))
-            cli.finish(run)
-
-
-def _plan(settings: cli.Settings, pool: Split) -> str:
-    return pipeline.plan(settings.workdir, settings.config, settings.studies, pool, settings.layout)
+            run.describe(lambda: environment.describe(dataset, launch.command_line()))
+            pipeline.measure(run, chosen, pool)
+            pipeline.write_events(run, chosen, TENSORBOARD.value)
+            pipeline.finish(run)
 
 
 def run() -> None:
     """Runs the command with the arguments of the process."""
-    cli.launch(main, takes=(*cli.RUN_FLAGS, "dry_run", "tensorboard"))
+    launch.run(main, FLAGS)

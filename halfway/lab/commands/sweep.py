@@ -1,9 +1,9 @@
-"""Runs many settings of a config, each in a folder of its own, and puts them into one table.
-
-python -m experiments.sweep --sweep=configs/sweeps/example.toml [--shard=1/4] [--dry_run]
+"""Run many settings of a config, each in a folder of its own, and put them into one table.
 
 A setting that fails does not stop the others. The same command again runs what is missing; shards
 on several machines may share the folder.
+
+Example: halfway sweep --sweep=configs/sweeps/example.toml --shard=1/4
 """
 
 import contextlib
@@ -13,44 +13,63 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
+from absl import flags
 
 from halfway import storage
-from halfway.lab.commands import cli, sweep_file
-from halfway.lab.commands.sweep_file import Setting
+from halfway.lab.commands import launch, shared
 from halfway.lab.config.user import UserError
-from halfway.lab.runtime.runs import Identity
-from halfway.lab.study import wording
+from halfway.lab.runtime import sweep_file, sweep_table
+from halfway.lab.runtime.sweep_file import Setting
 
-_PASSED_ON = ("data_dir", "compilation_cache")
+FLAGS = flags.FlagValues()
+SWEEP = flags.DEFINE_string(
+    "sweep",
+    None,
+    "FILE.toml: a config and what varies, see configs/sweeps/example.toml",
+    flag_values=FLAGS,
+)
+SHARD = flags.DEFINE_string(
+    "shard",
+    "1/1",
+    "i/n: each n-th setting from the i-th on, the others elsewhere",
+    flag_values=FLAGS,
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "runs/FILE by default", flag_values=FLAGS)
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "say what would be run", flag_values=FLAGS)
+DATA_DIR = shared.data_dir(FLAGS)
+CACHE = flags.DEFINE_string(
+    "compilation_cache", None, "folder of compiled programs, or 'off'", flag_values=FLAGS
+)
 
 
-def main(options: cli.Options) -> None:
-    """Every setting of a file, then a table over all of them."""
-    if not options.sweep:
+def main() -> None:
+    """Runs every setting of a file, then prints a table over all of them."""
+    if not SWEEP.value:
         raise UserError("--sweep is needed: a file such as configs/sweeps/example.toml")
-    sweep = sweep_file.load(options.sweep)
-    root = Path(options.workdir or f"runs/{sweep.name}")
-    first, every = _shard(options.shard)
-    mine = sweep.settings[first - 1 :: every]
-    given = [(name, getattr(options, name)) for name in _PASSED_ON]
-    passed_on = [f"--{name}={value}" for name, value in given if value is not None]
-    if options.dry_run:
+    sweep = sweep_file.load(SWEEP.value)
+    root = Path(WORKDIR.value or f"runs/{sweep.name}")
+    first, step = _shard(SHARD.value)
+    mine = sweep.settings[first - 1 :: step]
+    passed_on = [
+        f"--{holder.name}={holder.value}"
+        for holder in (DATA_DIR, CACHE)
+        if holder.value is not None
+    ]
+    if DRY_RUN.value:
         _announce(root, mine, passed_on)
         return
     with _writing(root):
         root.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the child as Ctrl-C does
     failures = _run_all(root, mine, passed_on)
-    table = tabulate(root, sweep.settings)
+    table = sweep_table.tabulate(root, sweep.settings)
     with _writing(root):
         storage.write_table(root / "sweep.parquet", table)
         storage.write_whole(root / "sweep.csv", table.to_csv(index=False).encode())
-    print(f"\n{format_table(table)}\n\n{root / 'sweep.csv'}")
+    print(f"\n{sweep_table.format_table(table)}\n\n{root / 'sweep.csv'}")
     if failures:
         names = "; ".join(f"{name} ({reason})" for name, reason in failures.items())
         print(f"{len(failures)} of {len(mine)} settings failed: {names}", file=sys.stderr)
@@ -65,23 +84,22 @@ def _writing(root: Path) -> Iterator[None]:
         raise UserError(f"--workdir={root} cannot be written ({error.strerror})") from error
 
 
-def _shard(text: str | None) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text or "1/1")
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise UserError(f"--shard={text} must be i/n with 1 <= i <= n, e.g. --shard=1/4")
     return int(match[1]), int(match[2])
 
 
 def _command(root: Path, setting: Setting, passed_on: Sequence[str]) -> list[str]:
-    """Returns the arguments of Python that run a setting."""
-    program = ["-m", "experiments.reproduce"]
-    return [*program, *setting.arguments, f"--workdir={root / setting.name}", *passed_on]
+    """Returns the command that runs a setting, without the program."""
+    return ["reproduce", *setting.arguments, f"--workdir={root / setting.name}", *passed_on]
 
 
 def _announce(root: Path, mine: Sequence[Setting], passed_on: Sequence[str]) -> None:
     for setting in mine:
-        state = "finished" if is_finished(root / setting.name, setting) else "to run"
-        print(f"{state:9} python {shlex.join(_command(root, setting, passed_on))}")
+        state = "finished" if sweep_file.is_finished(root / setting.name, setting) else "to run"
+        print(f"{state:9} {shlex.join(['halfway', *_command(root, setting, passed_on)])}")
 
 
 def _run_all(root: Path, mine: Sequence[Setting], passed_on: Sequence[str]) -> dict[str, str]:
@@ -89,7 +107,7 @@ def _run_all(root: Path, mine: Sequence[Setting], passed_on: Sequence[str]) -> d
     failures = {}
     for number, setting in enumerate(mine, 1):
         where = f"[{number}/{len(mine)}] {setting.name}"
-        if is_finished(root / setting.name, setting):
+        if sweep_file.is_finished(root / setting.name, setting):
             print(f"{where}: finished before", flush=True)
             continue
         print(f"{where} ...", flush=True)
@@ -112,7 +130,7 @@ def _run(root: Path, setting: Setting, passed_on: Sequence[str]) -> str:
     with _writing(root), log.open("ab") as file:
         before = file.tell()
         process = subprocess.Popen(
-            [sys.executable, *_command(root, setting, passed_on)],
+            [sys.executable, "-m", "halfway.lab.commands", *_command(root, setting, passed_on)],
             stdout=file,
             stderr=subprocess.STDOUT,
         )
@@ -141,89 +159,6 @@ def _last_words(output: bytes) -> str:
     return (errors or [line for line in lines if line] or ["no output"])[-1]
 
 
-def is_finished(folder: Path, setting: Setting) -> bool:
-    """Returns whether a folder holds this very run with verdicts on all hypotheses and its report.
-
-    Nothing is loaded but two small files. Of what identifies a run the checksum of the data is
-    left out, which only reading them would tell; the report is written last.
-    """
-    try:
-        stored = storage.read_json(folder / "config.json")
-        decided = {verdict["id"] for verdict in storage.read_json(folder / "verdicts.json")}
-        same = Identity(setting.run_name, setting.config.to_dict(), stored["data_checksum"])
-        identical = all(stored[name] == value for name, value in same.to_json().items())
-    except storage.UNREADABLE:
-        return False
-    written = (folder / "report.html").is_file()
-    return identical and written and set(setting.hypotheses) <= decided
-
-
-def tabulate(root: Path, settings: Sequence[Setting]) -> pd.DataFrame:
-    """Returns one row for each setting and hypothesis, whoever has run it.
-
-    Args:
-      root: folder of the sweep.
-      settings: of all shards.
-
-    Returns:
-      Columns: setting, status ("finished" or "missing"), the fields that are set, id, verdict,
-      effect, low, high, p_value, p_adjusted, evidence, num_pairs; infinite ends are null.
-    """
-    fields = list(dict.fromkeys(name for setting in settings for name in setting.fields))
-    rows = []
-    for setting in settings:
-        finished = is_finished(root / setting.name, setting)
-        verdicts = storage.read_json(root / setting.name / "verdicts.json") if finished else []
-        for name in setting.hypotheses:
-            verdict = next((one for one in verdicts if one["id"] == name), {})
-            row: dict[str, Any] = {
-                "setting": setting.name,
-                "status": "finished" if finished else "missing",
-            }
-            row |= {field: _cell(setting.fields.get(field)) for field in fields}
-            row |= {"id": name, "verdict": verdict.get("verdict"), "effect": verdict.get("effect")}
-            row |= dict(zip(("low", "high"), verdict.get("interval", (None, None)), strict=True))
-            row |= {key: verdict.get(key) for key in ("p_value", "p_adjusted")}
-            row |= {key: verdict.get(key) for key in ("evidence", "num_pairs")}
-            rows.append(row)
-    return pd.DataFrame(rows).convert_dtypes()
-
-
-def _cell(value: Any) -> Any:
-    return str(value) if isinstance(value, list) else value
-
-
-def format_table(table: pd.DataFrame) -> str:
-    """Returns the table as text of at most 100 columns; names that are too long head their rows."""
-    heads = ("id", "verdict", "effect [95 % interval]", "pairs", "evidence")
-    names = [str(name) for name in table["setting"]]
-    rows = [_cells(row) for row in table.to_dict("records")]
-    beside = wording.align(
-        [("setting", *heads), *((name, *row) for name, row in zip(names, rows, strict=True))]
-    )
-    lines = beside if max(map(len, beside)) <= wording.WIDTH else _headed(names, [heads, *rows])
-    note = "p-values are adjusted over the family within a setting, not over the sweep."
-    return "\n".join([*lines, note])
-
-
-def _headed(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    first, *lines = wording.align([("", *row) for row in rows])
-    headed = [first]
-    for index, (name, line) in enumerate(zip(names, lines, strict=True)):
-        headed += [line] if index and names[index - 1] == name else [name, line]
-    return headed
-
-
-def _cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
-    if row["status"] != "finished":
-        return row["id"], row["status"], "", "", ""
-    numbers = (row[name] for name in ("effect", "low", "high"))
-    text = wording.format_stored(*(None if pd.isna(number) else number for number in numbers))
-    return row["id"], row["verdict"], text, str(row["num_pairs"]), row["evidence"]
-
-
 def run() -> None:
     """Runs the command with the arguments of the process."""
-    cli.launch(
-        main, takes=("sweep", "shard", "dry_run", "workdir", "data_dir", "compilation_cache")
-    )
+    launch.run(main, FLAGS)

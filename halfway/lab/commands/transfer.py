@@ -1,16 +1,13 @@
-"""Attacks models through each other: any JAX classifiers, with controls and intervals.
-
-python -m experiments.transfer --surrogates=pkg.module:load_models [--targets=pkg.module:others] \
-    [--data=digits] [--attacks=pgd,mi_fgsm] [--epsilon=0.05,0.1] [--out_dir=DIR]
+"""Attack models through each other: any JAX classifiers, with controls and intervals.
 
 A function of yours returns the models: {"mlp": lambda images: logits, ...}, of linen, NNX, Equinox
 or plain JAX. Models called NAME/0, NAME/1, ... are replicates of one kind, and (apply_fn, params)
 with stacked parameters stands for several of them.
+
+Example: halfway transfer --surrogates=pkg.module:load_models --attacks=pgd,mi_fgsm --epsilon=8/255
 """
 
 import functools
-import math
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,40 +15,78 @@ from typing import Any
 
 import jax
 import tqdm
+from absl import flags
 
 from halfway import sharding, storage, transfer
-from halfway.lab.commands import cli, transfer_models
+from halfway.lab.commands import launch, shared
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.report import landscape_page, report, transfer_page, transfer_summary
-from halfway.lab.runtime import pipeline, processes
+from halfway.lab.runtime import devices, pipeline, processes, user_models
 
-NUM_EXAMPLES, CHUNK_SIZE = 1000, 128
+FLAGS = flags.FlagValues()
+SURROGATES = flags.DEFINE_string(
+    "surrogates",
+    None,
+    "pkg.module:fn, a function without arguments that returns the models to "
+    "attack by name: images [B, H, W, D] to logits [B, C], or (apply_fn, stacked parameters)",
+    flag_values=FLAGS,
+)
+TARGETS = flags.DEFINE_string(
+    "targets",
+    None,
+    "the same, for the models that are looked at; the surrogates by default",
+    flag_values=FLAGS,
+)
+DATA = flags.DEFINE_string(
+    "data",
+    "digits",
+    "a data set, whose test split is used, or FILE.npz with images [N, ...] in "
+    "[0, 1] and labels [N]",
+    flag_values=FLAGS,
+)
+ATTACKS = flags.DEFINE_list("attacks", ["pgd"], "names from halfway.attacks", flag_values=FLAGS)
+EPSILON = shared.budgets(FLAGS, "epsilon", [0.1], "budgets, e.g. 8/255 or 0.05,0.1")
+NORM = flags.DEFINE_enum(
+    "norm", "linf", list(user_models.NORMS), "of the budget", flag_values=FLAGS
+)
+NUM_STEPS = flags.DEFINE_integer(
+    "num_steps",
+    None,
+    "of the attacks that take steps; each one's own by default",
+    1,
+    flag_values=FLAGS,
+)
+NUM_EXAMPLES = flags.DEFINE_integer(
+    "num_examples", 1000, "the first so many images are attacked", 1, flag_values=FLAGS
+)
+OUT_DIR = flags.DEFINE_string(
+    "out_dir",
+    "runs/transfer",
+    "folder for the page, its figures, tables and outcomes",
+    flag_values=FLAGS,
+)
+DATA_DIR = shared.data_dir(FLAGS)
+PLACE = shared.place(FLAGS)
+CHUNK_SIZE = 128
 
 
-def main(options: cli.Options) -> None:
-    """One page of transfer, its figures, tables and outcomes."""
+def main() -> None:
+    """Writes one page of transfer, its figures, tables and outcomes."""
     started = time.monotonic()
-    if not options.surrogates:
+    if not SURROGATES.value:
         raise UserError("--surrogates is needed: pkg.module:fn, a function that returns the models")
-    num_steps = _integer("num_steps", options.num_steps)
-    num_examples = _integer("num_examples", options.num_examples) or NUM_EXAMPLES
-    budgets = _budgets(options.epsilon or "0.1")
-    threat_fn = transfer_models.choose_threat(options.norm or "linf")
-    attack_fns = transfer_models.choose_attacks(options.attacks or "pgd", num_steps)
-    cli.start(options)
-    folder = Path(options.out_dir or "runs/transfer")
+    budgets, threat_fn = EPSILON.value, user_models.NORMS[NORM.value]
+    attack_fns = user_models.choose_attacks(ATTACKS.value, NUM_STEPS.value)
+    devices.start(PLACE.value)
+    folder = Path(OUT_DIR.value)
     processes.shared(lambda: _check_empty(folder))
-    examples = transfer_models.load_examples(
-        options.data or "digits", options.data_dir, num_examples
-    )
-    surrogates = transfer_models.load_models("surrogates", options.surrogates)
-    same = options.targets in (None, options.surrogates)
-    targets = surrogates if same else transfer_models.load_models("targets", options.targets or "")
-    transfer_models.check_models({"surrogates": surrogates, "targets": targets}, examples)
-    (_, first), *_ = transfer_models.members(surrogates)
-    transfer_models.check_attacks(attack_fns, threat_fn(budgets[0]), first, examples)
+    examples = user_models.load_examples(DATA.value, DATA_DIR.value, NUM_EXAMPLES.value)
+    surrogates, targets = _load_models()
+    user_models.check_models({"surrogates": surrogates, "targets": targets}, examples)
+    (_, first), *_ = user_models.members(surrogates)
+    user_models.check_attacks(attack_fns, threat_fn(budgets[0]), first, examples)
     LOG.info("%d images of %s", len(examples.labels), examples.source)
-    layout = cli.place(options)
+    layout = devices.lay_out(PLACE.value)
     with sharding.use(layout):
         grid = transfer.transfer_grid(
             surrogates,
@@ -65,15 +100,11 @@ def main(options: cli.Options) -> None:
             chunk_size=CHUNK_SIZE,
             progress=_progress,
         )
-    whole, cells = transfer_page.summarize(grid)
-    drawn = transfer_page.figures(grid, whole, cells)
-    tabled = transfer_page.tables(whole, cells)
-    distrusted = transfer_page.distrust(whole, examples.source)
     settings = {
         "surrogates": list(grid.surrogates),
         "targets": list(grid.targets),
         "attacks": {name: _options(fn) for name, fn in attack_fns.items()},
-        "norm": options.norm or "linf",
+        "norm": NORM.value,
         "budgets": budgets,
         "data": examples.source,
         "num_examples": len(examples.labels),
@@ -81,36 +112,50 @@ def main(options: cli.Options) -> None:
     lead = (
         f"{len(grid.surrogates)} surrogates, {len(grid.targets)} targets, "
         f"{len(examples.labels)} images of {examples.source}; {', '.join(grid.attacks)} in "
-        f"{settings['norm']}; {time.monotonic() - started:.0f} s on {layout.mesh.size} devices."
+        f"{NORM.value}; {time.monotonic() - started:.0f} s on {layout.mesh.size} devices."
     )
-    command = " ".join(["python -m experiments.transfer", *sys.argv[1:]])
+    processes.shared(lambda: _write(folder, grid, examples, settings, lead))
+
+
+def _load_models() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns surrogates and targets, the same where one function is named."""
+    surrogates = user_models.load_models("surrogates", str(SURROGATES.value))
+    if not TARGETS.value or TARGETS.value == SURROGATES.value:
+        return surrogates, surrogates
+    return surrogates, user_models.load_models("targets", TARGETS.value)
+
+
+def _write(
+    folder: Path,
+    grid: transfer.Grid,
+    examples: user_models.Examples,
+    settings: dict[str, Any],
+    lead: str,
+) -> None:
+    whole, cells = transfer_page.summarize(grid)
+    drawn = transfer_page.figures(grid, whole, cells)
+    tabled = transfer_page.tables(whole, cells)
     facts = settings | {"JAX": jax.__version__}
-
-    def write() -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            storage.write_json(folder / "settings.json", settings)
-            storage.write_table(folder / "transfer.parquet", transfer_summary.long_table(grid))
-            arrays = transfer_summary.arrays(grid, examples.labels)
-            storage.write_arrays(folder / "outcomes.npz", arrays)
-            report.save_figures(folder / "figures", drawn)
-            transfer_page.write(
-                folder / "transfer.html",
-                lead=lead,
-                drawn=drawn,
-                tabled=tabled,
-                distrusted=distrusted,
-                repeat=landscape_page.repeat_own(command, facts),
-            )
-        except OSError as error:
-            raise UserError(
-                f"{folder} cannot be written ({error.strerror}): choose another"
-            ) from error
-        for one in tabled:
-            print(f"{one.title}\n{landscape_page.as_text(one)}\n")
-        print(folder / "transfer.html")
-
-    processes.shared(write)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        storage.write_json(folder / "settings.json", settings)
+        storage.write_table(folder / "transfer.parquet", transfer_summary.long_table(grid))
+        arrays = transfer_summary.arrays(grid, examples.labels)
+        storage.write_arrays(folder / "outcomes.npz", arrays)
+        report.save_figures(folder / "figures", drawn)
+        transfer_page.write(
+            folder / "transfer.html",
+            lead=lead,
+            drawn=drawn,
+            tabled=tabled,
+            distrusted=transfer_page.distrust(whole, examples.source),
+            repeat=landscape_page.repeat_own(launch.command_line(), facts),
+        )
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another") from error
+    for table in tabled:
+        print(f"{table.title}\n{landscape_page.as_text(table)}\n")
+    print(folder / "transfer.html")
 
 
 def _options(fn: functools.partial) -> dict[str, Any]:
@@ -133,31 +178,6 @@ def _check_empty(folder: Path) -> None:
         raise UserError(f"--out_dir={folder} is not empty: choose another folder")
 
 
-def _integer(flag: str, value: str | None) -> int | None:
-    if value is None:
-        return None
-    if not value.isdecimal() or int(value) < 1:
-        raise UserError(f"--{flag} must be a whole number from 1 on, got {value!r}")
-    return int(value)
-
-
-def _budgets(words: str) -> list[float]:
-    try:
-        found = [float(word) for word in words.split(",")]
-    except ValueError:
-        found = [math.nan]
-    if not all(math.isfinite(value) and value > 0 for value in found):
-        raise UserError(f"--epsilon must be positive numbers, e.g. 0.05,0.1, got {words!r}")
-    return sorted(dict.fromkeys(found))
-
-
 def run() -> None:
     """Runs the command with the arguments of the process."""
-    cli.launch(
-        main,
-        takes=(
-            *("surrogates", "targets", "data", "attacks", "epsilon", "norm", "num_steps"),
-            *("num_examples", "out_dir", "data_dir", "compilation_cache"),
-            *cli.PLACE_FLAGS,
-        ),
-    )
+    launch.run(main, FLAGS)

@@ -1,83 +1,114 @@
-"""A config file, where it is found, and the fields of it that flags set."""
+"""Config files: where they are found, what they return, and the fields that flags set."""
 
-import difflib
 import importlib.machinery
 import importlib.util
-import math
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from halfway.lab.config.settings import Config
+from halfway.lab.config import settings
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.config.user import UserError
 
-ROOT = Path(__file__).resolve().parents[3]
-DEFAULT = ROOT / "configs" / "digits.py"
-_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
-_KINDS = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    str: "a text",
-    tuple: "a tuple",
-    ConfigDict: "a group of fields, which are set one by one",
-}
+_PACKAGE = Path(__file__).resolve().parents[2]
+CHECKOUT = _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").is_file() else None
+"""The repository that the code is run from; None where the package is installed."""
+DEFAULT = "digits"
 
 
 class ConfigFile(NamedTuple):
-    """A config as its file gives it, and a name for the run: file and variant."""
+    """The settings that a config file and flags give.
 
-    config: Config
+    Attributes:
+      config: typed.
+      name: of the file and its variant, for the run.
+      overrides: values of the fields that differ from the file, by dotted name.
+    """
+
+    config: RunConfig
     name: str
+    overrides: dict[str, Any]
 
 
-def take(argv: Sequence[str]) -> tuple[list[str], ConfigFile]:
-    """Returns the arguments without --config, and what it names; the last one counts.
+def shipped_folder() -> Path:
+    """Returns the folder of the configs that come with the project: of the checkout or package."""
+    return CHECKOUT / "configs" if CHECKOUT else _PACKAGE / "lab" / "configs"
+
+
+def shipped(text: str = DEFAULT) -> ConfigDict:
+    """Returns a config that comes with the project, to be changed by a config file of one's own.
 
     Args:
-      argv: program and arguments.
+      text: its name, or NAME:VARIANT.
 
     Raises:
-      UserError: if there is no such file, it cannot be loaded, or it has no such variant.
+      UserError: if there is none of that name or variant.
+
+    Examples:
+      >>> config = config_file.shipped("digits:smoke")
+      >>> config.num_pairs
+      6
     """
-    rest, chosen, arguments = [], str(DEFAULT), iter(argv)
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if argument == "--":
-            rest += [argument, *arguments]
-        elif flag in ("--config", "-config"):
-            chosen = value if equals else next(arguments, "")
-            if not chosen:
-                raise UserError("--config needs a file: FILE.py or FILE.py:VARIANT")
-        else:
-            rest.append(argument)
-    return rest, load(chosen)
+    name, _, variant = text.partition(":")
+    path = shipped_folder() / f"{name}.py"
+    if not path.is_file():
+        raise UserError(f"no config {name!r} is shipped: there are {', '.join(shipped_names())}")
+    return ConfigDict(_get_config(path, name, variant).to_dict())
+
+
+def shipped_names() -> list[str]:
+    """Returns the names of the shipped configs, sorted."""
+    return sorted(path.stem for path in shipped_folder().glob("*.py"))
 
 
 def find(text: str) -> Path | None:
-    """Returns the file of a path, relative to the current folder or else the repository."""
-    found = [path for path in (Path(text), ROOT / text) if path.is_file()]
-    return found[0].resolve() if found else None
+    """Returns the file of a path, or of a name: `digits` is `configs/digits.py`.
 
-
-def load(text: str) -> ConfigFile:
-    """Returns the config that FILE.py or FILE.py:VARIANT names, locked.
+    It is looked for in the current folder, then in the checkout, then in the package.
 
     Args:
-      text: a relative path is looked for in the current folder, then in the repository.
+      text: a path, or the name of a config.
+    """
+    path = Path(text)
+    places = [path, Path("configs") / f"{text}.py"]
+    if CHECKOUT:
+        places.append(CHECKOUT / text)
+    if path.parts[:-1] in ((), ("configs",)):
+        places.append(shipped_folder() / f"{path.stem}.py")
+    return next((place.resolve() for place in places if place.is_file()), None)
+
+
+def load(text: str = DEFAULT, overrides: Mapping[str, str] | None = None) -> ConfigFile:
+    """Returns the settings of NAME, FILE.py, NAME:VARIANT or FILE.py:VARIANT.
+
+    Args:
+      text: see `find`.
+      overrides: text of flags by dotted name of the field.
 
     Raises:
-      UserError: if there is no such file, it cannot be loaded, or it has no such variant.
+      UserError: if there is no such file, it cannot be loaded, it has no such variant, or a field
+        is unknown, missing, of another type or out of range.
     """
     given, _, variant = text.partition(":")
     path = find(given)
     if path is None:
-        there = ", ".join(sorted(f"configs/{p.name}" for p in (ROOT / "configs").glob("*.py")))
-        raise UserError(f"config file {given!r} does not exist: there is {there}")
+        raise UserError(
+            f"config file {given!r} does not exist: there are {', '.join(shipped_names())}, or the "
+            "path of a file of yours"
+        )
+    plain = _get_config(path, given, variant).to_dict()
+    fresh = settings.parse(plain)
+    config = settings.parse(settings.override(plain, overrides or {}))
+    before, after = settings.leaves(fresh), settings.leaves(config)
+    changed = {name: value for name, value in after.items() if value != before.get(name)}
+    return ConfigFile(config, "-".join(filter(None, (path.stem, variant))), changed)
+
+
+def _get_config(path: Path, given: str, variant: str) -> ConfigDict:
+    """Returns what the function `get_config` of a file returns for a variant."""
     try:
         get_config = getattr(_module(path), "get_config", None)
         if get_config is None:
@@ -92,8 +123,7 @@ def load(text: str) -> ConfigFile:
         ) from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config of {given!r} must return a ConfigDict, got {config!r}")
-    config.lock()
-    return ConfigFile(config, "-".join(filter(None, (path.stem, variant))))
+    return config
 
 
 def _module(path: Path) -> Any:
@@ -107,94 +137,3 @@ def _module(path: Path) -> Any:
     finally:
         sys.dont_write_bytecode = writes
     return module
-
-
-def leaves(config: Config, prefix: str = "") -> dict[str, Any]:
-    """Returns the values of all fields by dotted name."""
-    return dict(_leaves(config, prefix))
-
-
-def _leaves(config: Config, prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def check_names(argv: Sequence[str], config: Config) -> None:
-    """Checks that each --config.FIELD is a field.
-
-    Raises:
-      UserError: naming the nearest field that exists.
-    """
-    fields = leaves(config)
-    for argument in argv:
-        match = _OVERRIDE.match(argument)
-        if argument == "--":
-            return
-        if match is None or match[1] in fields:
-            continue
-        name = match[1]
-        inside = [field for field in fields if field.startswith(f"{name}.")]
-        if inside:
-            raise UserError(f"config.{name} is a group of fields: there are {', '.join(inside)}")
-        close = difflib.get_close_matches(name, fields, n=1)
-        close += [field for field in fields if field.endswith(f".{name}")]
-        hint = f"did you mean {close[-1]}?" if close else f"there are {', '.join(fields)}"
-        raise UserError(f"unknown config field {name!r} in {argument}: {hint}")
-
-
-def explain(error: Exception, fresh: Mapping[str, Any]) -> str:
-    """Returns one line for a value that a field's parser refused.
-
-    Args:
-      error: of absl, which begins with "flag --config.FIELD=VALUE:".
-      fresh: what the file says.
-    """
-    text = str(error).strip()
-    match = re.match(r"flag --config\.([^=]*)=(.*?): ", text, re.DOTALL)
-    if match is None or match[1] not in fresh:
-        return text.splitlines()[0]
-    return f"config.{match[1]} must be {_kind(fresh[match[1]])}, got {match[2]!r}"
-
-
-def settle(config: Config, fresh: Mapping[str, Any]) -> dict[str, Any]:
-    """Checks the types of fields that flags have set; integers become floats where floats were.
-
-    Args:
-      config: changed in place.
-      fresh: what the file says.
-
-    Returns:
-      The fields that differ from what the file says, however that came about.
-
-    Raises:
-      UserError: if a value is not finite, or an element of a tuple has another type than the
-        file's.
-    """
-    changed = {}
-    for name, value in leaves(config).items():
-        if name in fresh and isinstance(value, tuple):
-            value = tuple(_element(name, item, fresh[name], value) for item in value)
-        for item in value if isinstance(value, tuple) else (value,):
-            if isinstance(item, float) and not math.isfinite(item):
-                raise UserError(f"config.{name} must be finite, got {value!r}")
-        if value != fresh.get(name):
-            changed[name] = value
-            config.update_from_flattened_dict({name: value})
-    return changed
-
-
-def _element(name: str, item: Any, like: Any, value: tuple) -> Any:
-    kinds = {type(element) for element in like} if isinstance(like, tuple) else set()
-    if len(kinds) != 1 or type(item) in kinds:
-        return item
-    if kinds == {float} and type(item) is int:
-        return float(item)
-    raise UserError(f"config.{name} must be {_kind(like)}, got {value!r}")
-
-
-def _kind(like: Any) -> str:
-    kind = _KINDS.get(type(like), f"a {type(like).__name__}")
-    return f"{kind} like {like!r}" if isinstance(like, tuple) else kind

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-LOG = logging.getLogger("halfway.experiments")
+LOG = logging.getLogger("halfway.lab")
 """For lines that a user should read; other libraries' loggers stay as quiet as they are."""
 
 

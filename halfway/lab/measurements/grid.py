@@ -16,7 +16,7 @@ import numpy as np
 
 from halfway import landscapes, meeting, populations, sharding
 from halfway.data import Split
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.study import evidence, tables
 from halfway.lab.study.conditions import condition
 from halfway.lab.study.protocol import Measured, Measurement
@@ -63,7 +63,7 @@ class Cell(NamedTuple):
     condition: Condition
 
 
-def cells(config: Config) -> list[Cell]:
+def cells(config: RunConfig) -> list[Cell]:
     """Returns the grid's conditions, those of one noise rate and depth next to each other.
 
     They are MLPs, since width and depth are theirs, half as wide as the config's first one. With
@@ -75,7 +75,7 @@ def cells(config: Config) -> list[Cell]:
     Raises:
       ValueError: if no architecture of the config is an MLP.
     """
-    widths = [m.widths for m in config.models.values() if m.kind == "mlp" and len(m.widths)]
+    widths = [m["widths"] for m in config.models.values() if m["kind"] == "mlp" and m.get("widths")]
     if not widths:
         raise ValueError(
             "the grid of G3 is of MLPs: config.models must have one with a hidden layer"
@@ -178,7 +178,7 @@ def _complexity_program(members, images, *, program: Condition):
 
 
 def _complexity(
-    key: Key, population: Sequence[Population], pool: Split, config: Config
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
 ) -> Measured:
     """Returns what is told of each model inside its own half: coherence early, measures at the end.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from halfway import attacks, losses, populations, sharding, transfer
 from halfway.data import Split
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.meetings import attack_of, settings_of
 from halfway.lab.study import tables
 from halfway.lab.study.protocol import Measured, Measurement
@@ -20,7 +20,9 @@ ATTACKS = ("attack", "noise", "other_example")
 TARGETS = ("A", "B", "A permuted", "B permuted")
 
 
-def _learning(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
+def _learning(
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
+) -> Measured:
     """Returns the landscapes along training, as the population's probes saw them."""
     del key, pool, config  # everything was read while training
     (one,) = population
@@ -47,7 +49,7 @@ def _learning(key: Key, population: Sequence[Population], pool: Split, config: C
 LEARNING = Measurement("learning", 1, _learning)
 
 
-def budgets_of(condition: Condition, config: Config) -> tuple[float, ...]:
+def budgets_of(condition: Condition, config: RunConfig) -> tuple[float, ...]:
     """Returns the budgets a condition is attacked at: the whole curve without noise, else one."""
     decides = float(config.attack.epsilon)
     if condition.noise_rate > 0:
@@ -73,7 +75,9 @@ def _transfer_program(members, images, labels, epsilon, *, program: Condition, s
     return sharding.spread(pair)(members, images, labels, epsilon)
 
 
-def _transfer(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
+def _transfer(
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
+) -> Measured:
     """Returns sums over S of what attacks on each model do to the other and to the controls.
 
     The populations are the condition and its control with permuted labels, which share S.
@@ -167,7 +171,7 @@ def _first_order_program(members, images, labels, epsilon, *, program: Condition
 
 
 def _first_order(
-    key: Key, population: Sequence[Population], pool: Split, config: Config
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
 ) -> Measured:
     """Returns P5 for each example of S, both directions, as arrays `[P, 2, B]`."""
     del key  # nothing here is random

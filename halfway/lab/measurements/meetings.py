@@ -9,7 +9,7 @@ import numpy as np
 
 from halfway import attacks, losses, populations, sharding, transfer
 from halfway.data import Split
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.study import tables
 from halfway.lab.study.protocol import Measured, Measurement
 from halfway.populations import Condition, Population
@@ -39,7 +39,7 @@ def attack_of(
     )
 
 
-def settings_of(config: Config) -> tuple[int, float]:
+def settings_of(config: RunConfig) -> tuple[int, float]:
     """Returns what of the config's attack is part of a program: steps, and their relative size."""
     return config.attack.num_steps, config.attack.relative_step
 
@@ -70,7 +70,9 @@ def _program(members, images, labels, epsilon, *, program: Condition, settings: 
     return sharding.spread(pair)(members, images, labels, epsilon)
 
 
-def _meeting(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
+def _meeting(
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
+) -> Measured:
     """Returns sums over S, labels clean, of what the attack on each model does to both of a pair.
 
     `increase` of the margin loss, `num_fooled` of `num_examples` that both had right, all at the

@@ -1,12 +1,12 @@
 """Landscapes of a trained population, and of anybody's own models, as named arrays.
 
-Everything is computed here, with JAX; `experiments.landscape_report` draws the arrays without it.
+Everything is computed here, with JAX; `report.landscape_page` draws the arrays without it.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import numpy as np
 
 from halfway import landscapes, meeting, populations, sharding
 from halfway.data import Split
+from halfway.lab.config.settings import LandscapeSizes
 from halfway.populations import Condition, Population, program_of
 from halfway.types import Array, Key, Params, Sample
 
@@ -25,35 +26,7 @@ MARGIN = 0.35
 _compiled = functools.partial(sharding.jit)
 
 
-class Sizes(NamedTuple):
-    """How much is drawn.
-
-    Attributes:
-      num_pairs: of the population, at most its own; planes and sections show the first.
-      num_points: on a segment.
-      grid: points along each side of a plane.
-      num_examples: of each half for planes, slices and spectra, at most n.
-      chunk_size: examples at once.
-      num_eigenvalues: the largest.
-      num_steps: of Lanczos for a density.
-      num_samples: random starts of a density, and of a trace.
-      num_class_examples: of each half for the meeting matrix, and of S for alignments.
-      overlap: of the halves in the population drawn, 0 to 1: at 1 both models have the same data.
-    """
-
-    num_pairs: int = 8
-    num_points: int = 25
-    grid: int = 25
-    num_examples: int = 600
-    chunk_size: int = 300
-    num_eigenvalues: int = 5
-    num_steps: int = 40
-    num_samples: int = 8
-    num_class_examples: int = 100
-    overlap: float = 0.0
-
-
-def measure(population: Population, pool: Split, key: Key, sizes: Sizes) -> Arrays:
+def measure(population: Population, pool: Split, key: Key, sizes: LandscapeSizes) -> Arrays:
     """Returns the landscapes of a population.
 
     Args:
@@ -63,7 +36,7 @@ def measure(population: Population, pool: Split, key: Key, sizes: Sizes) -> Arra
       sizes: how much.
     """
     num_pairs = min(sizes.num_pairs, population.condition.num_pairs)
-    sizes = sizes._replace(num_pairs=num_pairs)
+    sizes = dataclasses.replace(sizes, num_pairs=num_pairs)
     first = jax.tree.map(lambda leaf: leaf[:num_pairs], population)
     # What a party sees are the labels it trains on: permuted ones in a control.
     seen = first.trained_labels
@@ -102,7 +75,7 @@ def retrace(condition: Condition, pool: Split, num_pairs: int) -> Params:
 
 
 def _landscape(
-    population: Population, images: Array, sample: Sample, sizes: Sizes
+    population: Population, images: Array, sample: Sample, sizes: LandscapeSizes
 ) -> Callable[[Params], dict[str, Array]]:
     """Returns error and cross-entropy over the first examples of one pair's sample."""
     # Padding is last, so that the first examples are valid ones.
@@ -121,7 +94,7 @@ def _member(tree: Any, *index: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def plane(population: Population, walks: Params, images: Array, sizes: Sizes) -> Arrays:
+def plane(population: Population, walks: Params, images: Array, sizes: LandscapeSizes) -> Arrays:
     """Returns the plane through θ_0, θ_A and θ_B of the first pair, which share their start.
 
     Args:
@@ -161,7 +134,7 @@ def segments(
     images: Array,
     labels: Array,
     key: Key,
-    sizes: Sizes,
+    sizes: LandscapeSizes,
 ) -> Arrays:
     """Returns error and cross-entropy on S along segments, `[P, T]` each.
 
@@ -217,7 +190,7 @@ def segment(
     end: Params,
     images: Array,
     labels: Array,
-    sizes: Sizes,
+    sizes: LandscapeSizes,
 ) -> Arrays:
     """Returns error and cross-entropy on S from start to end, `[P, T]` by loss.
 
@@ -261,7 +234,7 @@ def _side(tree: Params, side: int) -> Params:
     return jax.tree.map(lambda leaf: leaf[:, side], tree)
 
 
-def random_slices(population: Population, images: Array, key: Key, sizes: Sizes) -> Arrays:
+def random_slices(population: Population, images: Array, key: Key, sizes: LandscapeSizes) -> Arrays:
     """Returns cross-entropy around θ_A along filter-normalized directions, of A and of B.
 
     One direction a pair, `[P, G]`; and the two directions of the first pair, `[2, G, G]`.
@@ -308,7 +281,7 @@ def random_slices(population: Population, images: Array, key: Key, sizes: Sizes)
 
 
 def spectrum_of(
-    loss_fn: Callable[[Params], Array], params: Params, key: Key, sizes: Sizes
+    loss_fn: Callable[[Params], Array], params: Params, key: Key, sizes: LandscapeSizes
 ) -> dict[str, Array]:
     """Returns the largest eigenvalues, the trace with its error, and the density's quadrature.
 
@@ -342,7 +315,9 @@ def spectrum_of(
     }
 
 
-def spectra(population: Population, walks: Params, images: Array, key: Key, sizes: Sizes) -> Arrays:
+def spectra(
+    population: Population, walks: Params, images: Array, key: Key, sizes: LandscapeSizes
+) -> Arrays:
     """Returns Hessian spectra of L_A in cross-entropy at θ_0 and at θ_A, of each pair.
 
     Args:
@@ -374,7 +349,7 @@ def _block_size(params: Params) -> int:
 
 
 def class_matrix(
-    population: Population, walks: Params, images: Array, labels: Array, sizes: Sizes
+    population: Population, walks: Params, images: Array, labels: Array, sizes: LandscapeSizes
 ) -> Arrays:
     """Returns the residual-free meeting matrix `[P, C, C]` at initialization.
 
@@ -405,7 +380,7 @@ def class_matrix(
 
 
 def alignments(
-    population: Population, walks: Params, images: Array, key: Key, sizes: Sizes
+    population: Population, walks: Params, images: Array, key: Key, sizes: LandscapeSizes
 ) -> Arrays:
     """Returns centred alignments `[P]` of tangent kernels tr K/C on examples of S.
 
@@ -443,7 +418,7 @@ def alignments(
     return {n: np.asarray(v) for n, v in run(((start, *ends), rows, keys), images).items()}
 
 
-def section(population: Population, images: Array, labels: Array, sizes: Sizes) -> Arrays:
+def section(population: Population, images: Array, labels: Array, sizes: LandscapeSizes) -> Arrays:
     """Returns what θ_A and θ_B of the first pair decide on the plane through three examples of S.
 
     Args:
@@ -485,7 +460,7 @@ def section(population: Population, images: Array, labels: Array, sizes: Sizes) 
 
 
 def measure_own(
-    loss_fn: Callable[[Params], Array], members: Sequence[Params], key: Key, sizes: Sizes
+    loss_fn: Callable[[Params], Array], members: Sequence[Params], key: Key, sizes: LandscapeSizes
 ) -> Arrays:
     """Returns landscapes of models that are not ours: of one to three points of one loss.
 
@@ -525,7 +500,7 @@ def measure_own(
 
 
 def _own_plane(
-    loss_fn: Callable[[Params], Array], members: Sequence[Params], sizes: Sizes
+    loss_fn: Callable[[Params], Array], members: Sequence[Params], sizes: LandscapeSizes
 ) -> Arrays:
     through = landscapes.plane(*members[:3])
     places = np.stack(
@@ -552,25 +527,3 @@ def summary(arrays: Mapping[str, np.ndarray]) -> dict[tuple[str, str], np.ndarra
                 heights = landscapes.barrier(jnp.asarray(values), baseline=baseline)
                 result[name.removeprefix("segment_"), baseline] = np.asarray(heights)
     return result
-
-
-def sizes_of(config: Any) -> Sizes:
-    """Returns the sizes of a config's `landscape` block, the defaults where it has none.
-
-    Raises:
-      ValueError: for a field that does not exist, or a number below what can be drawn.
-    """
-    given = dict(config.get("landscape", {}))
-    least = {"num_points": 3, "grid": 3, "num_samples": 2, "overlap": 0}
-    for name, value in given.items():
-        if name not in Sizes._fields:
-            raise ValueError(
-                f"config.landscape has no field {name!r}: there are {', '.join(Sizes._fields)}"
-            )
-        if value < least.get(name, 1):
-            raise ValueError(
-                f"config.landscape.{name} must be at least {least.get(name, 1)}, got {value}"
-            )
-    if not given.get("overlap", 0) <= 1:
-        raise ValueError(f"config.landscape.overlap must lie in [0, 1], got {given['overlap']}")
-    return Sizes(**given)

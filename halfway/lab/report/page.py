@@ -1,6 +1,6 @@
 """The report as one HTML page: strings in, a string out; no script, no network.
 
-`experiments.report` draws the figures and writes the file; here is what a reader sees, in the
+`report` draws the figures and writes the file; here is what a reader sees, in the
 order of the sections: the answer, the map, the forest, a card for each hypothesis, every
 condition, what to distrust, how to repeat it.
 """
@@ -62,7 +62,7 @@ class RunInfo:
     """What was run, and all that is needed to run it again.
 
     Attributes:
-      command: the command of the run as typed, e.g. "python -m experiments.reproduce".
+      command: the command of the run as typed, e.g. "halfway reproduce".
       config: the configuration, plain data; `seed`: the one all keys are derived from.
       versions: package to version; `commit`: of the code, None outside a repository.
       devices: in words, e.g. "CPU (2 cores)"; `num_devices`: how many JAX used.

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.report.elements import Table
 from halfway.lab.studies import t1
 from halfway.lab.study import rules
@@ -179,7 +179,7 @@ def _scatter(reader: Reader, conditions: list[Condition], epsilon: float) -> Fig
     return Figure("transfer_and_gap", caption, rules.figure_of(axes))
 
 
-def _warnings(reader: Reader, conditions: list[Condition], config: Config) -> list[str]:
+def _warnings(reader: Reader, conditions: list[Condition], config: RunConfig) -> list[str]:
     found = []
     for one in conditions:
         lost = np.flatnonzero(~reader.finite(one.key))

@@ -2,18 +2,18 @@
 
 import collections
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jax
 
-from halfway import sharding, storage
+from halfway import populations, sharding, storage
 from halfway.data import Split
 from halfway.lab import studies
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.report import report, summary
-from halfway.lab.runtime import environment, estimates, processes, tensorboard
+from halfway.lab.runtime import devices, estimates, processes, tensorboard
 from halfway.lab.runtime.progress import Progress
 from halfway.lab.runtime.runs import Run
 from halfway.lab.study import evidence, family, wording
@@ -63,18 +63,66 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
                 run.save_measurement(request, measured)
             run.note(seconds=seconds)
             if processes.count() == 1:  # several would have to do it together
-                environment.forget_programs()
+                devices.forget_programs()
     run.merge(requests)
     run.note(hypotheses=ids)
 
 
-def write_events(run: Run, chosen: Sequence[Study]) -> None:
+def conditions(chosen: Sequence[Study], config: RunConfig, pool: Split) -> list[Condition]:
+    """Returns the conditions that studies need, checked against the pool.
+
+    Args:
+      chosen: the hypotheses.
+      config: of the run.
+      pool: the examples that halves are drawn from.
+
+    Raises:
+      UserError: if a study cannot be run on this config, or the halves do not fit into the pool.
+    """
+    try:
+        wanted = _conditions(_requests(chosen, config))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    check_conditions(wanted, pool)
+    return wanted
+
+
+def check_conditions(wanted: Iterable[Condition], pool: Split) -> None:
+    """Checks that populations can be trained on a pool, without training any.
+
+    Args:
+      wanted: their conditions.
+      pool: the examples that halves are drawn from.
+
+    Raises:
+      UserError: if one cannot.
+    """
+    for condition in wanted:
+        try:
+            populations.validate(condition, pool)
+        except (ValueError, TypeError) as error:
+            raise UserError(str(error)) from error
+
+
+def check_tensorboard(wanted: bool) -> None:
+    """Checks that what writes event files is there, where they are wanted, before any training."""
+    if wanted:
+        tensorboard.check()
+
+
+def write_events(run: Run, chosen: Sequence[Study], wanted: bool = True) -> None:
     """Writes TensorBoard event files of the stored populations that hypotheses need.
 
     Args:
       run: with populations.
       chosen: the hypotheses.
+      wanted: whether to write any.
     """
+    if wanted:
+        processes.shared(lambda: _write_events(run, chosen))
+
+
+def _write_events(run: Run, chosen: Sequence[Study]) -> None:
     for one in _conditions(_requests(chosen, run.config)):
         population = run.load_population(one)
         if population is not None:
@@ -84,7 +132,7 @@ def write_events(run: Run, chosen: Sequence[Study]) -> None:
 
 
 def plan(
-    path: Path, config: Config, chosen: Sequence[Study], pool: Split, layout: sharding.Layout
+    path: Path, config: RunConfig, chosen: Sequence[Study], pool: Split, layout: sharding.Layout
 ) -> str:
     """Returns what a run would train and measure, in words, and does nothing.
 
@@ -132,7 +180,7 @@ def _earlier(run: Run) -> list[Study]:
     return [known[name] for name in names]
 
 
-def _requests(chosen: Sequence[Study], config: Config) -> list[Request]:
+def _requests(chosen: Sequence[Study], config: RunConfig) -> list[Request]:
     requests = {request.key: request for study in chosen for request in study.needs(config)}
     return list(requests.values())
 
@@ -165,7 +213,7 @@ def conclude(run: Run) -> list[Verdict]:
         outcomes = [(study, study.decide(records)) for study in chosen]
     except LookupError as error:
         raise UserError(
-            f"the records of {run.path} are incomplete ({error}): run experiments.reproduce again"
+            f"the records of {run.path} are incomplete ({error}): run reproduce again"
         ) from error
     verdicts = family.conclude(outcomes, evidence=evidence.kind(run.config))
     figures = {
@@ -253,3 +301,12 @@ def run_info(
 def ending(run: Run, verdicts: Sequence[Verdict]) -> str:
     """Returns what a terminal shows at the end: the map, the verdicts, where the report is."""
     return f"{wording.terminal_map(verdicts, family.FAMILY)}\n\n{run.path / 'report.html'}"
+
+
+def finish(run: Run) -> None:
+    """Decides, writes the report and prints the map, the verdicts and where the report is.
+
+    Args:
+      run: with records.
+    """
+    processes.shared(lambda: print(ending(run, conclude(run)), flush=True))

@@ -38,7 +38,7 @@ class _State:
 _state = _State()
 
 
-def start(coordinator: str | None, num_processes: str | None, process_id: str | None) -> None:
+def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Connects the processes of a run through JAX's coordination service.
 
     Args:
@@ -54,23 +54,21 @@ def start(coordinator: str | None, num_processes: str | None, process_id: str | 
         host, _, port = coordinator.rpartition(":")
         if not host or not port.isdecimal():
             raise UserError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
-    given = (coordinator, num_processes, process_id)
+    given = [value is not None for value in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
         raise UserError(
             "--coordinator=HOST:PORT, --num_processes and --process_id belong together; without "
             "them --distributed asks the cluster"
         )
     options: dict[str, Any] = {}
-    if coordinator is not None:
+    if coordinator is not None and num_processes is not None and process_id is not None:
+        if process_id >= num_processes:
+            raise UserError(f"--process_id must lie in [0, {num_processes - 1}], got {process_id}")
         options = {
             "coordinator_address": coordinator,
-            "num_processes": _number("num_processes", num_processes, 1),
-            "process_id": _number("process_id", process_id, 0),
+            "num_processes": num_processes,
+            "process_id": process_id,
         }
-        if options["process_id"] >= options["num_processes"]:
-            raise UserError(
-                f"--process_id must lie in [0, {options['num_processes'] - 1}], got {process_id}"
-            )
     try:
         jax.distributed.initialize(**options, initialization_timeout=START_TIMEOUT)
     except (ValueError, RuntimeError) as error:
@@ -86,12 +84,6 @@ def start(coordinator: str | None, num_processes: str | None, process_id: str | 
 
 START_TIMEOUT = 120
 """Seconds that processes wait for each other at the start."""
-
-
-def _number(flag: str, text: str | None, least: int) -> int:
-    if text is None or not text.isdecimal() or int(text) < least:
-        raise UserError(f"--{flag} must be a whole number from {least} on, got {text!r}")
-    return int(text)
 
 
 def is_first() -> bool:

@@ -26,12 +26,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pandas as pd
-from ml_collections import ConfigDict
 
 import halfway
 from halfway import populations, storage
-from halfway.data import Split
-from halfway.lab.config.settings import Config
+from halfway.data import Dataset, Split
+from halfway.lab.config import settings
+from halfway.lab.config.config_file import ConfigFile
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.runtime import checkpoints, processes
 from halfway.lab.study import conditions, tables
@@ -55,17 +55,24 @@ class Identity:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
-def to_config(plain: Mapping[str, Any]) -> Config:
-    """Returns a locked config from plain data, lists made tuples again."""
+def identity(file: ConfigFile, dataset: Dataset) -> Identity:
+    """Returns what identifies a run.
 
-    def restore(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {k: restore(v) for k, v in value.items()}
-        return tuple(restore(v) for v in value) if isinstance(value, list) else value
+    Args:
+      file: its settings.
+      dataset: that it reads.
+    """
+    return Identity(file.name, file.config.to_dict(), dataset.checksum)
 
-    config = ConfigDict(restore(plain))
-    config.lock()
-    return config
+
+def default_folder(file: ConfigFile) -> str:
+    """Returns runs/CONFIG[-VARIANT][-a hash of the fields that flags changed].
+
+    Args:
+      file: settings and what flags changed of them.
+    """
+    digest = "-" + storage.json_digest(file.overrides)[:6] if file.overrides else ""
+    return f"runs/{file.name}{digest}"
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:
@@ -91,7 +98,7 @@ class Run:
 
     def __init__(self, path: Path, stored: Mapping[str, Any]):
         self.path = path
-        self.config = to_config(stored["config"])
+        self.config = settings.parse(stored["config"])
         self.name = stored["name"]
         self.data_checksum = stored["data_checksum"]
         self.num_devices = stored["num_devices"]
@@ -146,7 +153,7 @@ class Run:
             raise UserError(f"--workdir={path} holds no run (no config.json)")
         try:
             return cls(path, storage.read_json(marker))
-        except (*storage.UNREADABLE, AttributeError) as error:
+        except (*storage.UNREADABLE, AttributeError, UserError) as error:
             raise UserError(f"{marker} cannot be read ({error}): choose another folder") from error
 
     def _check(self, identity: Identity) -> None:
@@ -347,7 +354,7 @@ class Run:
         """
         path = self.path / "records.parquet"
         if not path.is_file():
-            raise UserError(f"{path} does not exist: run experiments.reproduce first")
+            raise UserError(f"{path} does not exist: run `halfway reproduce` first")
         try:
             table = tables.normalize(pd.read_parquet(path))
             conditions_table = pd.read_parquet(self.path / "conditions.parquet")
@@ -359,8 +366,7 @@ class Run:
                     arrays[name, key] = storage.read_arrays(archive)
         except storage.UNREADABLE as error:
             raise UserError(
-                f"the records of {self.path} cannot be read ({error}): run experiments.reproduce "
-                "again"
+                f"the records of {self.path} cannot be read ({error}): run reproduce again"
             ) from error
         return Records(table, conditions_table, self.config, arrays)
 
@@ -377,8 +383,17 @@ class Run:
             return empty | storage.read_json(path) if path.is_file() else empty
         except storage.UNREADABLE as error:
             raise UserError(
-                f"{path} cannot be read ({error}): delete it and run experiments.reproduce again"
+                f"{path} cannot be read ({error}): delete it and run reproduce again"
             ) from error
+
+    def describe(self, describe: Callable[[], dict[str, Any]]) -> None:
+        """Notes what the run stands on, where nothing is noted yet.
+
+        Args:
+          describe: see `environment.describe`; called on every process.
+        """
+        if not self.notes()["environment"]:
+            self.note(environment=describe())
 
     @processes.collective
     @_writing

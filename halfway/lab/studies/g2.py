@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.measurements import LEARNING
 from halfway.lab.study import plants, rules, wording
 from halfway.lab.study.conditions import condition
@@ -25,7 +25,7 @@ NOISE = {0.0: 0.012, 0.2: 0.018, 0.4: 0.018, 0.6: 0.010, 0.8: 0.022, 1.0: 0.018}
 which are smaller than independent pairs would have, since a pair shares its draws across rates."""
 
 
-def _below_one(config: Config) -> list[float]:
+def _below_one(config: RunConfig) -> list[float]:
     return [float(rate) for rate in config.noise_rates if rate < 1]
 
 
@@ -44,7 +44,7 @@ class G2:
     controls: tuple[str, ...] = ("the ceiling 1 − ρ of a perfect predictor",)
     smallest_effect: str = "M_θ/(1 − ρ) falling by .14 from each noise rate to the next"
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns training at every noise rate, for each architecture."""
         return [
             Request(LEARNING, (condition(config, name, noise_rate=float(rate)),))

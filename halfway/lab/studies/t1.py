@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.measurements import LEARNING, TRANSFER
 from halfway.lab.study import plants, rules, wording
 from halfway.lab.study.conditions import condition, control
@@ -24,7 +24,7 @@ NOISE = 0.24
 """Standard deviation over pairs of a mean increase, for `plant`."""
 
 
-def requests(config: Config, architecture: str, noise_rate: float = 0.0) -> list[Request]:
+def requests(config: RunConfig, architecture: str, noise_rate: float = 0.0) -> list[Request]:
     """Returns training and transfer of a condition, with its control's models as targets."""
     one = condition(config, architecture, noise_rate=noise_rate)
     permuted = control(config, architecture)
@@ -63,7 +63,7 @@ class T1:
     )
     smallest_effect: str = "a mean increase of margin loss of .5 above each control"
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns transfer at every noise rate; ρ = 0 decides, the others are described."""
         every = (
             request
@@ -106,7 +106,7 @@ class T1:
         return Outcome(tuple(parts), names, tuple(headlines), tuple(warnings))
 
     @staticmethod
-    def _control(reader: Reader, config: Config, name: str, which: dict[str, Any]) -> np.ndarray:
+    def _control(reader: Reader, config: RunConfig, name: str, which: dict[str, Any]) -> np.ndarray:
         key, epsilon = condition(config, name).key, float(config.attack.epsilon)
         values = mean_increase(reader, key, epsilon, **which)
         if which["target"] == "permuted":  # that target may have diverged too
@@ -160,7 +160,7 @@ class T1:
         figures = [Figure("t1_controls", caption, rules.figure_of(axes))]
         return [*figures, self._curve(reader, config)]
 
-    def _curve(self, reader: Reader, config: Config) -> Figure:
+    def _curve(self, reader: Reader, config: RunConfig) -> Figure:
         name = config.architectures[0]
         key = condition(config, name).key
         budgets = sorted({float(config.attack.epsilon), *map(float, config.attack.budgets)})

@@ -10,7 +10,7 @@ import scipy.stats
 from scipy import optimize
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.measurements import FIRST_ORDER
 from halfway.lab.studies import t1
 from halfway.lab.study import plants, rules, wording
@@ -79,7 +79,7 @@ class T2:
     controls: tuple[str, ...] = ("the target's margin and class (strata)",)
     smallest_effect: str = "AUCs of .55 (pooled) and .55 (stratified)"
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns transfer and first-order predictions of the first architecture at ρ = 0."""
         name = config.architectures[0]
         own = Request(FIRST_ORDER, (condition(config, name),))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.measurements import LEARNING
 from halfway.lab.measurements.meetings import MEETING
 from halfway.lab.studies import t1
@@ -29,13 +29,13 @@ LEVEL, NOISE = 0.6, 0.03
 """Planted M_x at ω = 1, and the standard deviation of M_x over pairs."""
 
 
-def setting(config: Config, overlap: float, shared_start: bool = False) -> Condition:
+def setting(config: RunConfig, overlap: float, shared_start: bool = False) -> Condition:
     """Returns the condition of an overlap and a start, of the config's first architecture."""
     own = condition(config, config.architectures[0])
     return dataclasses.replace(own, overlap=overlap, shared_start=shared_start)
 
 
-def terms(reader: Reader, config: Config, one: Condition) -> tuple[np.ndarray, np.ndarray]:
+def terms(reader: Reader, config: RunConfig, one: Condition) -> tuple[np.ndarray, np.ndarray]:
     """Returns `[P]` numerators and denominators of M_x at the budget that decides."""
     return t1.coefficient_terms(reader, one.key, config.attack.epsilon)
 
@@ -55,7 +55,7 @@ class T5:
         "loss above each control"
     )
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns T1's transfer at ω = 0, and M_x at the other overlaps and from one start."""
         found = t1.requests(config, config.architectures[0])
         for shared in STARTS.values():

@@ -1,14 +1,15 @@
 """From a config to the conditions that studies ask for."""
 
+import dataclasses
 from typing import Any
 
 from halfway import populations
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.populations import Condition
 
 
 def condition(
-    config: Config, architecture: str, *, noise_rate: float = 0.0, permuted: bool = False
+    config: RunConfig, architecture: str, *, noise_rate: float = 0.0, permuted: bool = False
 ) -> Condition:
     """Returns a condition of the config, at its own n and without overlap.
 
@@ -18,12 +19,12 @@ def condition(
       noise_rate: ρ.
       permuted: whether models train on permuted labels (the control of G1 and T1).
     """
-    fields: dict[str, Any] = config.training.to_dict()
+    fields: dict[str, Any] = dataclasses.asdict(config.training)
     return populations.Condition(
         dataset=config.dataset,
         subset=config.subset,
         architecture=architecture,
-        model=config.models[architecture].to_dict(),
+        model=config.models[architecture],
         num_classes=config.num_classes,
         num_examples=config.num_examples,
         num_holdout=config.num_holdout,
@@ -35,12 +36,12 @@ def condition(
     )
 
 
-def control(config: Config, architecture: str) -> Condition:
+def control(config: RunConfig, architecture: str) -> Condition:
     """Returns the control with permuted labels: same halves, seeds and batches, no label noise."""
     return condition(config, architecture, permuted=True)
 
 
-def order(config: Config, one: Condition) -> tuple[Any, ...]:
+def order(config: RunConfig, one: Condition) -> tuple[Any, ...]:
     """Returns what conditions are sorted by in tables: architecture, control last, noise rate.
 
     Architectures come in the config's order, those that are a study's own after them.

@@ -3,8 +3,8 @@
 import functools
 from typing import Any
 
-from halfway.lab.config import config_file
-from halfway.lab.config.settings import Config
+from halfway.lab.config import config_file, settings
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.study.protocol import Evidence
 
 MIN_PAIRS = 16
@@ -16,7 +16,7 @@ OF_THE_DATA = ("dataset", "subset", "num_classes", "num_examples", "num_holdout"
 """Fields that may differ too where the data set is not that of the shipped config."""
 
 
-def kind(config: Config, min_pairs: int = MIN_PAIRS) -> Evidence:
+def kind(config: RunConfig, min_pairs: int = MIN_PAIRS) -> Evidence:
     """Returns the kind of evidence of a run.
 
     "none" with fewer than `min_pairs` pairs; "exploratory" on a data set that was looked at before
@@ -33,13 +33,13 @@ def kind(config: Config, min_pairs: int = MIN_PAIRS) -> Evidence:
     return "confirmatory"
 
 
-def changed(config: Config) -> tuple[str, ...]:
+def changed(config: RunConfig) -> tuple[str, ...]:
     """Returns the fields in which a config differs from the shipped one that it is nearest to.
 
     What may differ in a confirmatory run is left out: `FREE` and, on another data set than the
     shipped config's, `OF_THE_DATA`.
     """
-    ours = config_file.leaves(config)
+    ours = settings.leaves(config)
     return min((_differences(ours, shipped) for shipped in _shipped()), key=len)
 
 
@@ -51,8 +51,6 @@ def _differences(ours: dict[str, Any], shipped: dict[str, Any]) -> tuple[str, ..
 
 @functools.cache
 def _shipped() -> tuple[dict[str, Any], ...]:
-    folder = config_file.ROOT / "configs"
-    files = sorted(path for path in folder.glob("*.py") if not path.name.startswith("_"))
-    shipped = (config_file.load(str(path)).config for path in files)
+    shipped = (config_file.load(name).config for name in config_file.shipped_names())
     # One that decides nothing was made for other ends: it vouches for no setting.
-    return tuple(config_file.leaves(config) for config in shipped if config.hypotheses)
+    return tuple(settings.leaves(config) for config in shipped if config.hypotheses)

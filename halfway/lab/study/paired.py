@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.measurements import LEARNING
 from halfway.lab.study import plants, rules, wording
 from halfway.lab.study.protocol import Figure, Outcome, Records, Request, Verdict
@@ -33,14 +33,14 @@ class Paired:
     claim: str
     controls: tuple[str, ...]
     smallest_effect: str
-    conditions: Callable[[Config, str], tuple[Condition, Condition]]
+    conditions: Callable[[RunConfig, str], tuple[Condition, Condition]]
     treatment: str
     control: str
     opening: str
     supported: str
     refuted: str
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns training under both conditions, for each architecture."""
         return [
             Request(LEARNING, (one,))

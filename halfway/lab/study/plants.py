@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from configs import digits
-from halfway.lab.config.settings import Config
+from halfway.lab.config import config_file
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.study import tables
 from halfway.lab.study.protocol import Records
 from halfway.populations import Condition
 
-CONFIG: Config = digits.get_config()
+CONFIG: RunConfig = config_file.load().config
 """The setting that plants have the shape of."""
 NOISE = 0.02
 """Standard deviation over pairs of M_θ in error."""
 
 
 def learning(
-    rng: np.random.Generator, config: Config, meeting: float, noise: float = NOISE
+    rng: np.random.Generator, config: RunConfig, meeting: float, noise: float = NOISE
 ) -> dict[str, np.ndarray]:
     """Returns arrays of one condition in which M_θ in error is `meeting` plus noise over pairs.
 
@@ -52,7 +52,7 @@ def learning(
 
 def transfer(
     rng: np.random.Generator,
-    config: Config,
+    config: RunConfig,
     increases: Mapping[tuple[str, str], float],
     noise: float,
 ) -> dict[str, np.ndarray]:
@@ -75,7 +75,7 @@ def transfer(
 
 def success(
     rng: np.random.Generator,
-    config: Config,
+    config: RunConfig,
     shares: Mapping[tuple[str, str], float],
     subset: str = "both_correct",
 ) -> dict[str, np.ndarray]:
@@ -105,7 +105,7 @@ def named(quantity: str, subset: str = "", step: int | None = None) -> str:
 
 
 def records(
-    config: Config,
+    config: RunConfig,
     parts: Mapping[Condition, Mapping[str, np.ndarray]],
     arrays: Mapping[tuple[str, str], Mapping[str, np.ndarray]] | None = None,
 ) -> Records:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure as MplFigure
 
 from halfway.data import Split
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.report.elements import Table
 from halfway.populations import Condition, Population
 from halfway.storage import json_digest
@@ -46,7 +46,7 @@ class Records:
 
     table: pd.DataFrame
     conditions: pd.DataFrame
-    config: Config
+    config: RunConfig
     arrays: Mapping[tuple[str, str], Mapping[str, np.ndarray]] = dataclasses.field(
         default_factory=dict
     )
@@ -72,7 +72,7 @@ class Measurement:
 
     name: str
     salt: int
-    measure: Callable[[Key, Sequence[Population], Split, Config], Measured]
+    measure: Callable[[Key, Sequence[Population], Split, RunConfig], Measured]
 
 
 MANY = 8
@@ -267,7 +267,7 @@ class Study(Protocol):
     @property
     def smallest_effect(self) -> str: ...  # noqa: D102
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns what has to be measured, and on which conditions."""
         ...
 

@@ -15,7 +15,7 @@ from halfway.lab.benchmarks import attacks as attacks_suite
 from halfway.lab.benchmarks import auto_attack, landscapes, mnist, scale, strength, timing
 from halfway.lab.benchmarks import transfer as transfer_suite
 from halfway.lab.benchmarks.timing import Row
-from halfway.lab.commands import benchmark, cli
+from halfway.lab.commands import benchmark, launch
 from halfway.lab.config.user import UserError
 
 FIELDS = {
@@ -62,10 +62,13 @@ def small(monkeypatch):
     return rows
 
 
+def _run(*arguments):
+    launch.call(benchmark.main, benchmark.FLAGS, arguments)
+
+
 def test_rows_go_to_the_terminal_and_to_the_file(small, tmp_path, capsys):
     out = tmp_path / "rows.json"
-    options = cli.Options(suite="small", out=str(out), compilation_cache="off")
-    benchmark.main(options)
+    _run("--suite=small", f"--out={out}", "--compilation_cache=off")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:2] == ["work", "ours,"] and len(lines) == 3
     assert "Peer 1.0" in lines[2] and "equal to 1e-4" in lines[2]
@@ -78,11 +81,9 @@ def test_rows_go_to_the_terminal_and_to_the_file(small, tmp_path, capsys):
 
 def test_a_suite_that_does_not_exist_and_a_file_that_cannot_be(small, tmp_path):
     with pytest.raises(UserError, match="--suite must be one of small, got 'smal'"):
-        benchmark.main(cli.Options(suite="smal"))
+        _run("--suite=smal")
     with pytest.raises(UserError, match="cannot be written"):
-        benchmark.main(
-            cli.Options(suite="small", out=str(tmp_path / "no" / "x"), compilation_cache="off")
-        )
+        _run("--suite=small", f"--out={tmp_path}/no/x", "--compilation_cache=off")
 
 
 def test_suites_are_found():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from halfway.lab.commands import cli, compare
+from halfway.lab.commands import compare, launch
 from halfway.lab.config.user import UserError
 from halfway.lab.report import comparison
 from halfway.lab.report.comparison import Summary
@@ -137,12 +137,13 @@ def test_summary_of_a_run(folder):
     assert list(summary.verdicts) == ["G1"]
 
 
+def _run(*names):
+    launch.call(compare.main, compare.FLAGS, names, positional=True)
+
+
 def test_command(folder, capsys):
     before = sorted(folder.rglob("*"))
-    options = cli.parse(
-        ["x", str(folder), str(folder)], (), cli.flags.FlagValues(), positional=True
-    )
-    compare.main(options)
+    _run(str(folder), str(folder))
     assert "The settings do not differ." in capsys.readouterr().out
     assert sorted(folder.rglob("*")) == before
 
@@ -156,11 +157,11 @@ def test_mistakes(folder, tmp_path):
         ((run, "nowhere"), "nowhere holds no run"),
     ):
         with pytest.raises(UserError, match=words):
-            compare.main(cli.Options(arguments=names))
+            _run(*names)
     for damage in ("{", "[{}]"):
         (folder / "verdicts.json").write_text(damage)
-        with pytest.raises(UserError, match=r"experiments.decide --workdir="):
-            compare.main(cli.Options(arguments=(run, run)))
+        with pytest.raises(UserError, match=r"halfway decide --workdir="):
+            _run(run, run)
     (folder / "verdicts.json").unlink()
     with pytest.raises(UserError, match="has no verdicts"):
-        compare.main(cli.Options(arguments=(run, run)))
+        _run(run, run)

@@ -1,5 +1,6 @@
 """Landscapes of a population and of a user's own model, from arrays to the page."""
 
+import dataclasses
 import re
 
 import jax
@@ -9,16 +10,17 @@ import pytest
 from support.launcher import FOLDERS, Job
 
 from halfway import landscapes, losses, models, populations, storage
-from halfway.lab.commands import cli, landscape
+from halfway.lab.commands import landscape, launch
 from halfway.lab.config import user
+from halfway.lab.config.settings import LandscapeSizes
 from halfway.lab.config.user import UserError
 from halfway.lab.measurements import weight_space
-from halfway.lab.measurements.weight_space import Sizes
 from halfway.lab.report import landscape_page
+from halfway.lab.runtime import devices
 from halfway.lab.runtime.runs import Run
 from halfway.lab.study import conditions
 
-SIZES = Sizes(
+SIZES = LandscapeSizes(
     num_pairs=2,
     num_points=5,
     grid=5,
@@ -30,17 +32,16 @@ SIZES = Sizes(
     num_class_examples=40,
 )
 CONFIG = f"""
-from configs import digits
+from halfway.lab.config import shipped
 
 def get_config(variant=""):
-    config = digits.get_config("tiny")
-    with config.unlocked():
-        config.num_pairs, config.num_examples, config.num_holdout = 3, 60, 50
-        config.models.mlp.widths = (8,)
-        config.training.learning_rate, config.training.batch_size = 1e-2, 16
-        config.training.probe_steps = (0, 60)
-        config.hypotheses = ()
-        config.landscape = {SIZES._asdict()}
+    config = shipped("digits:tiny")
+    config.num_pairs, config.num_examples, config.num_holdout = 3, 60, 50
+    config.models.mlp.widths = (8,)
+    config.training.learning_rate, config.training.batch_size = 1e-2, 16
+    config.training.probe_steps = (0, 60)
+    config.hypotheses = ()
+    config.landscape = {dataclasses.asdict(SIZES)}
     return config
 """
 
@@ -227,15 +228,6 @@ def test_every_figure_is_drawn_and_every_barrier_tabled(arrays):
             one.figure.canvas.draw()
 
 
-def test_sizes_come_from_the_config_and_are_checked():
-    assert weight_space.sizes_of({}) == Sizes()
-    assert weight_space.sizes_of({"landscape": {"grid": 7}}) == Sizes(grid=7)
-    with pytest.raises(ValueError, match="no field 'gird'"):
-        weight_space.sizes_of({"landscape": {"gird": 7}})
-    with pytest.raises(ValueError, match="grid must be at least 3, got 1"):
-        weight_space.sizes_of({"landscape": {"grid": 1}})
-
-
 # Somebody's own model
 
 
@@ -327,9 +319,9 @@ def test_any_population_of_a_run_is_drawn_on_the_labels_it_trained_on(folder, po
 )
 def test_populations_that_cannot_be_drawn(folder, monkeypatch, flags, message):
     monkeypatch.chdir(folder[0].parent)
-    given = dict(flag.removeprefix("--").split("=") for flag in flags)
+    monkeypatch.setattr(devices, "start", lambda place: None)
     with pytest.raises(UserError, match=message):
-        landscape.main(cli.Options(config=Run.open(folder[0]).config, **given))
+        launch.call(landscape.main, landscape.FLAGS, flags)
 
 
 def test_a_model_of_ones_own(tmp_path):

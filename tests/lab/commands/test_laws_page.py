@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from support import tiny_run
 
-from configs import digits
 from halfway import meeting
 from halfway.lab.commands import laws
 from halfway.lab.study.conditions import condition
@@ -40,7 +40,7 @@ def test_the_figure_of_a_law_says_whether_it_holds(measured, words):
 )
 def test_the_first_law_after_100_steps_on_independent_data(model):
     """The page's own check at half of its draws of θ, on a network of a quarter of its width."""
-    one = dataclasses.replace(condition(digits.get_config(), "mlp"), model=model)
+    one = dataclasses.replace(condition(tiny_run.digits(), "mlp"), model=model)
     n_half, found = laws.first_law(jax.random.key(0), one, (8, 8, 1), num_steps=100, num_thetas=160)
     assert n_half > 20
     # It is training that was measured: with no step, the same draws give another n_half.

@@ -8,7 +8,7 @@ from support import idx_files
 from support.launcher import run
 
 from halfway.data import raw
-from halfway.lab.commands import cli, prepare_data
+from halfway.lab.commands import launch, prepare_data
 from halfway.lab.config.user import UserError
 
 PREPARE = "experiments.prepare_data"
@@ -29,12 +29,12 @@ def source(tmp_path):
 def test_prepared_by_command(source, tmp_path, monkeypatch, capsys):
     md5 = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in source.iterdir()}
     monkeypatch.setitem(raw.IDX, "mnist", raw.Idx(md5, packed=False))
-    options = cli.Options(dataset="mnist", source=str(source), data_dir=str(tmp_path / "data"))
-    prepare_data.main(options)
+    options = ["--dataset=mnist", f"--source={source}", f"--data_dir={tmp_path}/data"]
+    launch.call(prepare_data.main, prepare_data.FLAGS, options)
     out, err = capsys.readouterr()
     assert out.startswith(f"mnist 3.0.1: 30 train and 10 test images in {tmp_path}/data, checksum")
     assert err == ""  # a bar is for terminals
-    prepare_data.main(options)
+    launch.call(prepare_data.main, prepare_data.FLAGS, options)
     assert capsys.readouterr() == (out, "")  # nothing is written twice
 
 
@@ -57,9 +57,8 @@ def test_file_that_is_not_the_original(source, tmp_path):
     ],
 )
 def test_mistakes(arguments, words):
-    options = cli.parse([PREPARE, *arguments], ("dataset", "source"), cli.flags.FlagValues())
     with pytest.raises(UserError, match=words):
-        prepare_data.main(options)
+        launch.call(prepare_data.main, prepare_data.FLAGS, arguments)
 
 
 @pytest.mark.parametrize(

@@ -23,17 +23,16 @@ ROOT = Path(__file__).resolve().parents[3]
 TINY = ("--config=configs/digits.py:tiny", *launcher.FOLDERS)
 # Everything there is, small, in a config of one's own: two architectures, three noise rates.
 OWN = """
-from configs import digits
+from halfway.lab.config import shipped
 
 def get_config():
-    config = digits.get_config()
-    with config.unlocked():
-        config.num_pairs = 2
-        config.noise_rates = (0.0, 0.5, 1.0)
-        config.architectures = ("mlp", "linear")
-        config.models.linear = {"kind": "linear"}
-        config.training.probe_steps = (0, 20)
-        config.attack.num_steps = 2
+    config = shipped("digits")
+    config.num_pairs = 2
+    config.noise_rates = (0.0, 0.5, 1.0)
+    config.architectures = ("mlp", "linear")
+    config.models.linear = {"kind": "linear"}
+    config.training.probe_steps = (0, 20)
+    config.attack.num_steps = 2
     return config
 """
 SMALL = ("--config=small.py", *launcher.FOLDERS)

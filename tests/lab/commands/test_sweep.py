@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from support.launcher import FOLDERS, Job, run
 
-from halfway.lab.commands import sweep, sweep_file
 from halfway.lab.config.user import UserError
+from halfway.lab.runtime import sweep_file, sweep_table
 from halfway.lab.runtime.runs import Identity, Run
 
 MODULE = "experiments.sweep"
@@ -155,31 +155,31 @@ def _finish(folder, setting, **verdict):
 def test_finished_is_this_very_run_with_all_verdicts_and_its_report(tmp_path):
     setting, other = _example()
     folder = tmp_path / setting.name
-    assert not sweep.is_finished(folder, setting)
+    assert not sweep_file.is_finished(folder, setting)
     _finish(folder, setting)
-    assert sweep.is_finished(folder, setting)
-    assert not sweep.is_finished(folder, other)
-    assert not sweep.is_finished(folder, setting._replace(hypotheses=("G1", "T1")))
-    assert not sweep.is_finished(folder, setting._replace(run_name="another"))
+    assert sweep_file.is_finished(folder, setting)
+    assert not sweep_file.is_finished(folder, other)
+    assert not sweep_file.is_finished(folder, setting._replace(hypotheses=("G1", "T1")))
+    assert not sweep_file.is_finished(folder, setting._replace(run_name="another"))
     stored = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(stored | {"version": "older"}))
-    assert not sweep.is_finished(folder, setting)
+    assert not sweep_file.is_finished(folder, setting)
     (folder / "config.json").write_text(json.dumps(stored))
     (folder / "report.html").unlink()
-    assert not sweep.is_finished(folder, setting)
+    assert not sweep_file.is_finished(folder, setting)
     (folder / "report.html").touch()
     for damage in ("{", "[{}]", "3"):
         (folder / "verdicts.json").write_text(damage)
-        assert not sweep.is_finished(folder, setting)
+        assert not sweep_file.is_finished(folder, setting)
 
 
 def test_a_table_with_ends_that_are_not_finite(tmp_path):
     settings = _example()
     _finish(tmp_path / settings[0].name, settings[0], interval=[None, 0.6])
     _finish(tmp_path / settings[1].name, settings[1], effect=None, interval=[None, None])
-    table = sweep.tabulate(tmp_path, settings)
+    table = sweep_table.tabulate(tmp_path, settings)
     assert table["low"].isna().all() and table["high"].isna().tolist() == [False, True]
-    lines = sweep.format_table(table).splitlines()
+    lines = sweep_table.format_table(table).splitlines()
     assert lines[0].split()[:3] == ["setting", "id", "verdict"]
     assert "0.500 [−∞, 0.600]" in lines[1] and "undefined" in lines[2]
 
@@ -193,7 +193,7 @@ def test_long_names_stand_above_their_rows(tmp_path):
     _finish(tmp_path / names[0], settings[0]._replace(hypotheses=("G1",)))
     verdicts = [VERDICT | {"verdict": "inconclusive"}, VERDICT | {"id": "T12"}]
     (tmp_path / names[0] / "verdicts.json").write_text(json.dumps(verdicts))
-    lines = sweep.format_table(sweep.tabulate(tmp_path, settings)).splitlines()
+    lines = sweep_table.format_table(sweep_table.tabulate(tmp_path, settings)).splitlines()
     assert [line.split()[0] for line in lines[:7]] == [
         "id",
         names[0],

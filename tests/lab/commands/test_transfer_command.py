@@ -11,10 +11,11 @@ import pytest
 from support.launcher import Job
 
 from halfway import plots, storage, transfer
-from halfway.lab.commands import cli, transfer_models
+from halfway.lab.commands import launch
 from halfway.lab.commands import transfer as command
 from halfway.lab.config.user import UserError
 from halfway.lab.report import transfer_page, transfer_summary
+from halfway.lab.runtime import user_models
 
 CLASSES, SHAPE = 3, (4, 4, 1)
 MODULE = """
@@ -66,7 +67,7 @@ def options(folder, **given):
         "compilation_cache": "off",
         "out_dir": str(folder / "out"),
     } | given
-    return cli.Options(**chosen)
+    return [f"--{name}={value}" for name, value in chosen.items() if value]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def out(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(transfer_summary, "NUM_RESAMPLES", 50)
-        command.main(options(folder))
+        launch.call(command.main, command.FLAGS, options(folder))
     return folder / "out"
 
 
@@ -140,10 +141,10 @@ def test_the_table_is_what_the_outcomes_say(out):
 
 def test_models_are_those_of_the_user(out, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    groups = transfer_models.load_models("surrogates", "own_models:load_models")
+    groups = user_models.load_models("surrogates", "own_models:load_models")
     images, labels = problem()
     arrays = storage.read_arrays(out / "outcomes.npz")
-    for place, (name, model) in enumerate(transfer_models.members(groups)):
+    for place, (name, model) in enumerate(user_models.members(groups)):
         assert arrays["targets"][place] == name
         expected = transfer.evaluate(model, jnp.asarray(images), jnp.asarray(labels)).predicted
         np.testing.assert_array_equal(arrays["pgd_0.1/target_clean_predicted"][place], expected)
@@ -155,9 +156,9 @@ def test_a_folder_that_holds_anything_is_left_alone(out, folder, monkeypatch):
     monkeypatch.chdir(folder)
     before = (out / "transfer.html").read_bytes()
     with pytest.raises(UserError, match="is not empty: choose another folder"):
-        command.main(options(folder))
+        launch.call(command.main, command.FLAGS, options(folder))
     with pytest.raises(UserError, match="is not a folder"):
-        command.main(options(folder, out_dir=str(folder / "x.npz")))
+        launch.call(command.main, command.FLAGS, options(folder, out_dir=str(folder / "x.npz")))
     assert (out / "transfer.html").read_bytes() == before
 
 
@@ -181,7 +182,7 @@ def test_a_mistake_is_one_line(folder, tmp_path):
         ({"epsilon": "0.1,"}, "--epsilon must be positive numbers"),
         ({"epsilon": "-1"}, "--epsilon must be positive numbers"),
         ({"norm": "l3"}, "--norm must be one of linf, l2, l1, got 'l3'"),
-        ({"num_steps": "few"}, "--num_steps must be a whole number from 1 on, got 'few'"),
+        ({"num_steps": "few"}, "--num_steps must be a positive integer, got 'few'"),
         ({"num_examples": "1"}, "at least 2 examples are needed"),
         ({"data": "nothing.npz"}, "cannot be read as an .npz"),
         ({"data": "no_such_set"}, "unknown data set 'no_such_set'"),
@@ -190,7 +191,9 @@ def test_a_mistake_is_one_line(folder, tmp_path):
 def test_flags_that_cannot_be(folder, monkeypatch, given, message):
     monkeypatch.chdir(folder)
     with pytest.raises(UserError, match=message):
-        command.main(options(folder, out_dir=str(folder / "other"), **given))
+        launch.call(
+            command.main, command.FLAGS, options(folder, out_dir=str(folder / "other"), **given)
+        )
     assert not (folder / "other").exists()
 
 
@@ -222,21 +225,21 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_models_that_are_no_classifiers(name):
     images, labels = problem()
-    examples = transfer_models.Examples(images, labels, "x")
+    examples = user_models.Examples(images, labels, "x")
     model, message = BROKEN[name]
     good = {"good": weight}
     with pytest.raises(UserError, match=message) as caught:
-        transfer_models.check_models({"surrogates": good, "targets": {name: model}}, examples)
+        user_models.check_models({"surrogates": good, "targets": {name: model}}, examples)
     assert f"--targets: model {name!r}" in str(caught.value)
-    transfer_models.check_models({"surrogates": good, "targets": good}, examples)
+    user_models.check_models({"surrogates": good, "targets": good}, examples)
 
 
 def test_models_of_other_classes_than_the_others():
     images, labels = problem()
-    examples = transfer_models.Examples(images, labels, "x")
+    examples = user_models.Examples(images, labels, "x")
     other = {"other": lambda x: weight(x, 5)}
     with pytest.raises(UserError, match="'other' has 5 classes, --surrogates: model 'good' has 3"):
-        transfer_models.check_models({"surrogates": {"good": weight}, "targets": other}, examples)
+        user_models.check_models({"surrogates": {"good": weight}, "targets": other}, examples)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +257,7 @@ def test_functions_that_return_no_models(tmp_path, monkeypatch, value, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "no_models", raising=False)
     with pytest.raises(UserError, match=message):
-        transfer_models.load_models("targets", "no_models:load")
+        user_models.load_models("targets", "no_models:load")
 
 
 @pytest.mark.parametrize(
@@ -269,15 +272,15 @@ def test_functions_that_return_no_models(tmp_path, monkeypatch, value, message):
 def test_images_that_are_none(tmp_path, arrays, message):
     storage.write_arrays(tmp_path / "x.npz", arrays)
     with pytest.raises(UserError, match=message):
-        transfer_models.load_examples(str(tmp_path / "x.npz"), None, 10)
+        user_models.load_examples(str(tmp_path / "x.npz"), None, 10)
 
 
 def test_bytes_and_data_sets_are_images_too(tmp_path, digits):
     whole = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
     storage.write_arrays(tmp_path / "x.npz", {"images": whole, "labels": np.arange(3)})
-    found = transfer_models.load_examples(str(tmp_path / "x.npz"), None, 2)
+    found = user_models.load_examples(str(tmp_path / "x.npz"), None, 2)
     np.testing.assert_allclose(found.images, whole[:2] / 255.0, rtol=1e-6)
-    mixture = transfer_models.load_examples("mixture", str(tmp_path), 5)
+    mixture = user_models.load_examples("mixture", str(tmp_path), 5)
     assert mixture.images.shape == (5, 8, 8, 1) and mixture.source == "mixture, test split"
 
 

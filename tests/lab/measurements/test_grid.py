@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import tiny_run
 
-from configs import digits
 from halfway import data, landscapes, losses, meeting, populations
 from halfway.lab.measurements import grid
 from halfway.populations import program_of
 
-CONFIG = digits.get_config()
+CONFIG = tiny_run.digits()
 
 
 def test_every_combination_of_levels_is_there_once():
@@ -47,7 +47,7 @@ def test_depth_alone_is_another_program():
 
 
 def test_a_run_without_evidence_has_a_quarter_of_the_grid():
-    cells = grid.cells(digits.get_config("smoke"))
+    cells = grid.cells(tiny_run.digits("smoke"))
     assert len(cells) == 32 and {cell.condition.num_pairs for cell in cells} == {4}
     whole = {cell.levels for cell in grid.cells(CONFIG)}
     assert {cell.levels for cell in cells} == {c for c in whole if not (c[2] or c[5])}
@@ -55,10 +55,7 @@ def test_a_run_without_evidence_has_a_quarter_of_the_grid():
 
 
 def test_a_config_without_an_mlp_has_no_grid():
-    config = digits.get_config().copy_and_resolve_references()
-    with config.unlocked():
-        config.models = {"cnn": config.models.cnn}
-        config.architectures = ("cnn",)
+    config = tiny_run.digits(models={"cnn": CONFIG.models["cnn"]}, architectures=("cnn",))
     with pytest.raises(ValueError, match="the grid of G3 is of MLPs"):
         grid.cells(config)
 

@@ -120,9 +120,7 @@ def test_learning_names_the_pair_that_diverged(trained, pool):
 def test_budgets():
     own = conditions.condition(CONFIG, "mlp")
     noisy = conditions.condition(CONFIG, "mlp", noise_rate=0.2)
-    config = _config()
-    with config.unlocked():
-        config.attack.epsilon, config.attack.budgets = 0.1, (0.2, 0.05)
+    config = _config(attack={"epsilon": 0.1, "budgets": (0.2, 0.05)})
     assert measurements.budgets_of(own, config) == (0.05, 0.1, 0.2)
     assert measurements.budgets_of(noisy, config) == (0.1,)
     assert measurements.budgets_of(own, CONFIG) == (0.05, 0.1)

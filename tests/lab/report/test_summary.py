@@ -6,9 +6,8 @@ import re
 import numpy as np
 import pytest
 from matplotlib.text import Text
-from ml_collections import ConfigDict
+from support import tiny_run
 
-from configs import digits
 from halfway import transfer
 from halfway.lab.report import summary
 from halfway.lab.study import conditions, tables
@@ -21,11 +20,9 @@ ESTIMATE = re.compile(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]( × 10\^−?\d+)?")
 
 
 def _config():
-    config = ConfigDict(digits.get_config().to_dict())
-    config.num_pairs, config.num_holdout = NUM_PAIRS, NUM_HOLDOUT
-    config.noise_rates = (0.0, 0.5, 1.0)
-    config.lock()
-    return config
+    return tiny_run.digits(
+        num_pairs=NUM_PAIRS, num_holdout=NUM_HOLDOUT, noise_rates=(0.0, 0.5, 1.0)
+    )
 
 
 CONFIG = _config()

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from halfway.lab.runtime import environment
+from halfway.lab.runtime import devices
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="memory maps are read on Linux")
@@ -19,11 +19,11 @@ def test_programs_are_forgotten_only_where_they_hold_too_many_maps():
         return 2 * x
 
     double(jnp.ones(3))
-    assert not environment.forget_programs(10**9)
+    assert not devices.forget_programs(10**9)
     double(jnp.ones(3))
     assert len(traces) == 1
-    assert environment.forget_programs(0)
+    assert devices.forget_programs(0)
     double(jnp.ones(3))
     assert len(traces) == 2
     # Linux gives 65,530 to a process: half of them are left for what compiles next.
-    assert environment.MOST_MAPS < 65_530 / 2
+    assert devices.MOST_MAPS < 65_530 / 2

@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from support import tiny_run
 
-from configs import digits as config_digits
 from halfway import populations, storage
 from halfway.data import Split
 from halfway.lab.config.user import UserError
@@ -17,7 +17,7 @@ from halfway.lab.runtime.runs import Identity, Run
 from halfway.lab.study import conditions, tables
 from halfway.lab.study.protocol import Measured, Measurement, Request
 
-CONFIG = config_digits.get_config("tiny")
+CONFIG = tiny_run.digits("tiny")
 IDENTITY = Identity("digits-tiny", CONFIG.to_dict(), "checksum")
 ONE = conditions.condition(CONFIG, "mlp")
 TWO = conditions.control(CONFIG, "mlp")

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from support import tiny_run
 
-from configs import digits as digits_config
 from halfway import losses, plots, populations, stats, transfer
 from halfway.lab.measurements.meetings import attack_of, settings_of
 from halfway.lab.studies.t11 import measure as architectures
@@ -52,13 +51,13 @@ def measured(trained, pool):
 
 
 def test_settings_are_five_architectures_on_one_s():
-    config = digits_config.get_config()
+    config = tiny_run.digits()
     found = architectures.settings(config)
     assert tuple(found) == NAMES == tuple(one.architecture for one in found.values())
     assert {one.num_pairs for one in found.values()} == {8}
     assert {one.num_holdout for one in found.values()} == {config.num_holdout}
     assert all(one.common_holdout and one.seed == config.seed for one in found.values())
-    assert dict(found["cnn"].model) == {k: v for k, v in config.models.cnn.items()}
+    assert dict(found["cnn"].model) == {k: v for k, v in config.models["cnn"].items()}
     assert dict(found["transformer"].model)["patch"] == 2
     for pairs, number in ((2, 3), (6, 6), (16, 8), (64, 8)):
         one = architectures.settings(_config(num_pairs=pairs))["linear"]

@@ -7,17 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from support import tiny_run
 
-from configs import digits as digits_config
 from halfway import attacks, losses, populations, transfer
 from halfway.lab.measurements.meetings import attack_of, settings_of
 from halfway.lab.studies.t12 import measure as factors
 from halfway.lab.studies.t12.measure import FACTORS
 from halfway.populations import program_of
 
-DIGITS = digits_config.get_config()
+DIGITS = tiny_run.digits()
 
 
 def test_every_architecture_has_every_decay():
@@ -40,17 +38,17 @@ def test_architectures_are_those_of_the_config_where_it_has_them():
     found = factors.architectures(DIGITS)
     assert list(found) == ["linear", "mlp", "deep mlp", "cnn"]
     for name in ("mlp", "cnn"):
-        assert found[name] == DIGITS.models[name].to_dict()
+        assert found[name] == DIGITS.models[name]
     assert found["deep mlp"]["widths"] == (64, 64, 64, 64)
-    config = ConfigDict(DIGITS.to_dict())
-    config.models = {"linear": {"kind": "linear"}}
+    linear = {"linear": {"kind": "linear"}}
+    config = tiny_run.digits(models=linear, architectures=("linear",))
     other = factors.architectures(config)
     assert other["mlp"]["widths"] == (128, 128) and other["cnn"]["kind"] == "cnn"
 
 
 @pytest.mark.parametrize("variant", ["smoke", "tiny"])
 def test_a_run_without_evidence_is_small_and_still_has_two_replicates(variant):
-    units = factors.units(digits_config.get_config(variant))
+    units = factors.units(tiny_run.digits(variant))
     assert len(units) == 12 and {unit.condition.num_pairs for unit in units} == {6}
 
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from support import tiny_run
 
-from configs import digits
 from halfway import data, losses, populations
 from halfway.lab.studies.g8 import gap_paths
 from halfway.lab.study.conditions import condition
@@ -37,7 +37,7 @@ def measured(digits):
     return pool, trained, table
 
 
-_CONFIG = digits.get_config()
+_CONFIG = tiny_run.digits()
 
 
 def _values(table, one, quantity):

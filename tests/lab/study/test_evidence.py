@@ -2,15 +2,19 @@
 
 import pytest
 
-from halfway.lab.config import config_file
+from halfway.lab.config import config_file, settings
 from halfway.lab.study import evidence
 
 
 def _config(name="mnist", **changes):
-    config = config_file.load(f"configs/{name}.py").config.copy_and_resolve_references()
-    with config.unlocked():
-        config.update_from_flattened_dict(changes)
-    return config
+    plain = config_file.load(name).config.to_dict()
+    for field, value in changes.items():
+        *groups, last = field.split(".")
+        place = plain
+        for group in groups:
+            place = place[group]
+        place[last] = value
+    return settings.parse(plain)
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])

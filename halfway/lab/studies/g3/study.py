@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from halfway import plots
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements import grid
 from halfway.lab.measurements.grid import COMPLEXITY, FACTORS, RIVALS
 from halfway.lab.measurements.measurements import LEARNING
@@ -73,7 +73,7 @@ NOISE_RATE = [factor.name for factor in FACTORS].index("noise_rate")
 """The place of ρ among the factors."""
 
 
-def read(reader: Reader, config: Config) -> Grid:
+def read(reader: Reader, config: RunConfig) -> Grid:
     """Returns measures and gaps of every condition: that on trial, its rivals, and `BESIDE`."""
     cells = grid.cells(config)
     quantities = ("early_signal", "early_noise", "reached", *RIVALS)
@@ -149,7 +149,7 @@ class G3:
         "a correlation with the gap of .85 across conditions, where that of the best rival is .45"
     )
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns training and complexity of every condition of the grid."""
         every = [cell.condition for cell in grid.cells(config)]
         return [Request(what, (one,)) for one in every for what in (LEARNING, COMPLEXITY)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from halfway import meeting, sharding
 from halfway.data import Split
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.study import tables
 from halfway.lab.study.protocol import Measured, Measurement
 from halfway.populations import Population
@@ -28,7 +28,9 @@ def _predictions(population: Population, rows: Array, images: Array) -> np.ndarr
     return np.asarray(run((population.params, rows), images))
 
 
-def _agreement(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
+def _agreement(
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
+) -> Measured:
     """Returns on how many examples of S, labels clean, models of a pair differ and err.
 
     And one calibration error of the vote of all models on the pool, each voting where it has not

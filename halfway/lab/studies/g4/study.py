@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.measurements import LEARNING
 from halfway.lab.studies.g4.measure import AGREEMENT
 from halfway.lab.study import plants, rules, wording
@@ -36,7 +36,7 @@ NOISE = (0.0095, 0.011)
 """Planted standard deviations over pairs of error, and of disagreement minus error."""
 
 
-def setting(config: Config, name: str) -> Condition:
+def setting(config: RunConfig, name: str) -> Condition:
     """Returns the condition of one of `SETTINGS`, of the config's first architecture."""
     own = condition(config, config.architectures[0])
     return dataclasses.replace(
@@ -75,7 +75,7 @@ class G4:
     )
     smallest_effect: str = "disagreement equal to the error to 1 %, told from 10 % off"
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns training and agreement in the four settings."""
         every = [setting(config, name) for name in SETTINGS]
         return [Request(what, (one,)) for one in every for what in (LEARNING, AGREEMENT)]

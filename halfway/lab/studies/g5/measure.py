@@ -8,7 +8,7 @@ import numpy as np
 
 from halfway import meeting, populations
 from halfway.data import Split
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.study import tables
 from halfway.lab.study.protocol import Measured, Measurement
 from halfway.populations import Condition, Population
@@ -36,7 +36,9 @@ def _class_matrices(
     return found
 
 
-def _classes(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
+def _classes(
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
+) -> Measured:
     """Returns how much more examples of one class meet than those of two, untrained and trained.
 
     The population trains on S, so that θ depends on neither half all along its walk. `contrast` is

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.measurements import LEARNING
 from halfway.lab.studies.g5.measure import CLASSES, MATRICES
 from halfway.lab.study import plants, rules, wording
@@ -22,7 +22,7 @@ PLANTED = 0.05
 """Contrast above that of shuffled labels at effect 1."""
 
 
-def on_holdout(config: Config) -> Condition:
+def on_holdout(config: RunConfig) -> Condition:
     """Returns the condition that is looked at: trained on S, so that θ depends on neither half."""
     own = condition(config, config.architectures[0])
     return dataclasses.replace(own, on_holdout=True)
@@ -52,7 +52,7 @@ class G5:
     controls: tuple[str, ...] = ("labels shuffled within each half",)
     smallest_effect: str = "a contrast .05 above that of shuffled labels"
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns training on S and the class matrices before and after it."""
         one = on_holdout(config)
         return [Request(LEARNING, (one,)), Request(CLASSES, (one,))]

@@ -7,16 +7,17 @@ import numpy as np
 
 from halfway import landscapes
 from halfway.data import Split
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import LandscapeSizes, RunConfig
 from halfway.lab.measurements import weight_space
-from halfway.lab.measurements.weight_space import Sizes
 from halfway.lab.study import tables
 from halfway.lab.study.protocol import Measured, Measurement
 from halfway.populations import Population
 from halfway.types import Key
 
 
-def _barriers(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
+def _barriers(
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
+) -> Measured:
     """Returns barriers on S, labels clean, between θ_A and θ_B, and the curves they come from.
 
     The first population's pairs as trained ("raw") and with θ_B permuted to match θ_A ("matched"),
@@ -25,7 +26,9 @@ def _barriers(key: Key, population: Sequence[Population], pool: Split, config: C
     del config
     first, *others = population
     images, labels = jnp.asarray(pool.images, jnp.float32), jnp.asarray(pool.labels, jnp.int32)
-    sizes = Sizes(num_pairs=first.condition.num_pairs, chunk_size=first.condition.num_holdout)
+    sizes = LandscapeSizes(
+        num_pairs=first.condition.num_pairs, chunk_size=first.condition.num_holdout
+    )
     ends = {"raw": weight_space.ends(first.params)}
     ends["matched"] = weight_space.matched_ends(first, key)
     for one in others:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.measurements import LEARNING
 from halfway.lab.studies.g6.measure import BARRIERS
 from halfway.lab.study import plants, rules, wording
@@ -27,7 +27,7 @@ PLANTED = (0.014, 0.1)
 WORDS = {"raw": "as trained", "matched": "permutation matched"}
 
 
-def compared(config: Config) -> tuple[Condition, Condition, Condition]:
+def compared(config: RunConfig) -> tuple[Condition, Condition, Condition]:
     """Returns the condition that decides, and those of a shared start and of a shared trunk."""
     own = condition(config, config.architectures[0])
     trunk = min(TRUNK_STEPS, own.probe_steps[-1])
@@ -54,7 +54,7 @@ class G6:
     )
     smallest_effect: str = "a matched barrier of .006, and a raw one .1 above it"
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns training of all three, and the barriers between their models."""
         every = compared(config)
         return [*(Request(LEARNING, (one,)) for one in every), Request(BARRIERS, every)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from halfway import populations, stats
 from halfway.data import Split
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.study import tables
 from halfway.lab.study.protocol import Measured, Measurement
 from halfway.populations import Condition, Population
@@ -53,7 +53,7 @@ def learned_at(correct: np.ndarray, steps: Sequence[int]) -> np.ndarray:
 
 
 def _learning_times(
-    key: Key, population: Sequence[Population], pool: Split, config: Config
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
 ) -> Measured:
     """Returns rank correlations of when the other model and the own one learn a half's examples.
 

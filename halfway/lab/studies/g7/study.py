@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.measurements import LEARNING
 from halfway.lab.studies.g7.measure import LEARNING_TIMES
 from halfway.lab.study import plants, rules, wording
@@ -37,7 +37,7 @@ class G7:
     controls: tuple[str, ...] = ("learning times permuted within class",)
     smallest_effect: str = "a rank correlation of .05 within class"
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns learning times of the first architecture; ρ = 0 decides."""
         name = config.architectures[0]
         every = [condition(config, name, noise_rate=float(r)) for r in config.noise_rates if r < 1]
@@ -84,7 +84,7 @@ class G7:
         return Outcome((part,), (WITHIN,), tuple(headlines), warnings)
 
     @staticmethod
-    def _noisy(config: Config) -> list[tuple[float, Condition]]:
+    def _noisy(config: RunConfig) -> list[tuple[float, Condition]]:
         name = config.architectures[0]
         return [
             (float(rate), condition(config, name, noise_rate=float(rate)))

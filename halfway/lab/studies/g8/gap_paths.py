@@ -11,7 +11,7 @@ import numpy as np
 
 from halfway import meeting, populations, sharding
 from halfway.data import Split
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.study import tables
 from halfway.lab.study.protocol import Measured, Measurement
 from halfway.populations import Condition, Population
@@ -82,7 +82,9 @@ def _identity_program(members, images, *, program: Condition):
     return sharding.spread(lambda member: jax.vmap(model)(*member))(members)
 
 
-def _gap_path(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
+def _gap_path(
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
+) -> Measured:
     """Returns the gap along training and the sum that it should be, by two optimizers.
 
     By full-batch gradient descent, each step adding η (1 − κ) tr Cov(g)/n to first order; and by

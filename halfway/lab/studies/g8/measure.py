@@ -9,7 +9,7 @@ import numpy as np
 
 from halfway import meeting, populations, sharding
 from halfway.data import Split, synthetic
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.studies.g8.gap_paths import gap
 from halfway.lab.study import tables
 from halfway.lab.study.protocol import Measured, Measurement
@@ -48,7 +48,7 @@ def pass_steps(condition: Condition) -> tuple[int, ...]:
 
 
 def _memorization(
-    key: Key, population: Sequence[Population], pool: Split, config: Config
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
 ) -> Measured:
     """Returns what κ is made of after each number of passes over the own half."""
     del key, config
@@ -109,7 +109,7 @@ def _fresh_program(members, distribution, settings, *, program: Condition, shape
     return sharding.spread(run)(members, distribution)
 
 
-def _fresh(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
+def _fresh(key: Key, population: Sequence[Population], pool: Split, config: RunConfig) -> Measured:
     """Returns what κ is made of where every batch is fresh, summed over steps, a run for each pair.
 
     The distribution is a Gaussian mixture of the pool's shape and number of classes, A the batch

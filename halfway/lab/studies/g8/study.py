@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.measurements import LEARNING
 from halfway.lab.studies.g8.gap_paths import EVERY, GAP_PATH, by_gradient_descent
 from halfway.lab.studies.g8.measure import FRESH, MEMORIZATION, PASSES, pass_steps
@@ -30,7 +30,7 @@ PLANTED = 0.65
 """κ(32 passes) − κ(1) at effect 1."""
 
 
-def cells(config: Config) -> dict[str, Condition]:
+def cells(config: RunConfig) -> dict[str, Condition]:
     """Returns the cells by name; n as data of the program of the larger one."""
     name = config.architectures[0]
     found = {}
@@ -44,7 +44,7 @@ def cells(config: Config) -> dict[str, Condition]:
     return found
 
 
-def paths(config: Config) -> tuple[Condition, Condition]:
+def paths(config: RunConfig) -> tuple[Condition, Condition]:
     """Returns what the gap is followed along: gradient descent, and the config's optimizer."""
     own = cells(config)[f"n = {SIZES[0]}, ρ = {RATES[1]:g}"]
     return by_gradient_descent(own), own
@@ -90,7 +90,7 @@ class G8:
     controls: tuple[str, ...] = ("fresh data at every step", "one pass")
     smallest_effect: str = "κ rising by .65 from one pass to 32, and 0 on fresh data"
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns memorization in every cell, fresh data, and the gap along two walks."""
         every = list(cells(config).values())
         reuse = [Request(what, (one,)) for one in every for what in (LEARNING, MEMORIZATION)]
@@ -230,7 +230,7 @@ class G8:
         return plants.records(config, parts)
 
 
-def _gap_figure(reader: Reader, config: Config) -> Figure:
+def _gap_figure(reader: Reader, config: RunConfig) -> Figure:
     """Returns the gap along training beside the sum of what each step adds."""
     names = "gradient descent", f"{config.training.optimizer}, by the path identity"
     found, ends = {}, []

@@ -9,7 +9,7 @@ import numpy as np
 
 from halfway import input_space, losses, populations, sharding, transfer
 from halfway.data import Split
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.meetings import attack_of, settings_of
 from halfway.lab.study import tables
 from halfway.lab.study.protocol import Measured, Measurement
@@ -120,7 +120,9 @@ def bases(population: Population, images: np.ndarray, num_components: int) -> np
     return np.asarray(found, np.float32)
 
 
-def _manifold(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
+def _manifold(
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
+) -> Measured:
     """Returns sums over S, labels clean, about the parts of each attack's perturbation.
 
     The subspace is spanned by 16 principal directions of the images that the surrogate trained on:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.measurements import LEARNING
 from halfway.lab.studies.t10.measure import MANIFOLD_PARTS, NUM_COMPONENTS
 from halfway.lab.study import plants, rules, wording
@@ -59,7 +59,7 @@ class T10:
         f"a difference of {PLANTED:g} in M_x, of either sign; within ±{MARGIN:g} counts as equal"
     )
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns the parts' effects for each architecture at ρ = 0; the first decides."""
         return [
             Request(measurement, (condition(config, name),))

@@ -11,7 +11,7 @@ import numpy as np
 
 from halfway import populations, sharding, transfer
 from halfway.data import Split
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.meetings import attack_of, settings_of
 from halfway.lab.study import tables
 from halfway.lab.study.conditions import condition
@@ -37,7 +37,7 @@ _PATCH = {"digits": 2}
 """Pixels of the transformer's patches by data set, 4 elsewhere: on digits that would be four."""
 
 
-def settings(config: Config) -> dict[str, Condition]:
+def settings(config: RunConfig) -> dict[str, Condition]:
     """Returns the condition of each architecture: its models have not seen S, the same for all.
 
     Models are the config's own of that name; it may name more than it trains elsewhere.
@@ -50,7 +50,7 @@ def settings(config: Config) -> dict[str, Condition]:
         if name == "transformer":
             model["patch"] = _PATCH.get(config.dataset, 4)
         if name in config.models:
-            model = config.models[name].to_dict()
+            model = config.models[name]
         found[name] = dataclasses.replace(
             own,
             architecture=name,
@@ -98,7 +98,9 @@ def _target_program(targets, points, labels, *, program: Condition):
     return sharding.spread(one)(targets, points, labels)
 
 
-def _measure(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
+def _measure(
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
+) -> Measured:
     """Returns sums over S, labels clean, for each surrogate θ_A and target θ_B, `[K, targets, M]`.
 
     Surrogates are those of the first population; targets those of every one, in the order of

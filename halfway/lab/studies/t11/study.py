@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.measurements import LEARNING
 from halfway.lab.report.elements import Table
 from halfway.lab.studies.t11.measure import CROSSING, NAMES, settings
@@ -80,7 +80,7 @@ class T11:
     controls: tuple[str, ...] = ("random feasible signs on random pixels, matched in l∞ and l2",)
     smallest_effect: str = "a fooling rate .05 above that of matched noise in every cell"
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns every architecture trained, and attacks of each on all."""
         every = list(settings(config).values())
         crossings = [
@@ -218,7 +218,7 @@ class T11:
         return plants.records(config, parts, arrays)
 
 
-def _quality(reader: Reader, config: Config) -> Table | None:
+def _quality(reader: Reader, config: RunConfig) -> Table | None:
     """Returns how good the models are, and how far they are fooled themselves."""
     rows = []
     for name, one in settings(config).items():

@@ -15,7 +15,7 @@ import numpy as np
 
 from halfway import attacks, losses, populations, sharding, transfer
 from halfway.data import Split
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.meetings import attack_of, settings_of
 from halfway.lab.study import evidence, tables
 from halfway.lab.study.conditions import condition
@@ -36,7 +36,7 @@ class Unit(NamedTuple):
     condition: Condition
 
 
-def architectures(config: Config) -> dict[str, dict[str, Any]]:
+def architectures(config: RunConfig) -> dict[str, dict[str, Any]]:
     """Returns four models by name: linear, the config's first MLP, one twice as deep, its CNN.
 
     The deeper MLP is half as wide; where the config has no MLP or CNN, those of digits stand in.
@@ -44,7 +44,7 @@ def architectures(config: Config) -> dict[str, dict[str, Any]]:
     Args:
       config: of the run.
     """
-    known = [model.to_dict() for model in config.models.values()]
+    known = list(config.models.values())
     mlp = {"kind": "mlp", "widths": (128, 128)}
     mlp = next((m for m in known if m["kind"] == "mlp" and len(m["widths"])), mlp)
     cnn = {"kind": "cnn", "features": (16, 32), "stride": 2, "widths": (64,)}
@@ -53,7 +53,7 @@ def architectures(config: Config) -> dict[str, dict[str, Any]]:
     return {"linear": {"kind": "linear"}, "mlp": mlp, "deep mlp": deep, "cnn": cnn}
 
 
-def units(config: Config) -> list[Unit]:
+def units(config: RunConfig) -> list[Unit]:
     """Returns every architecture with every weight decay, decays of one next to each other.
 
     With a learning rate η, T steps and decoupled decay λ a weight loses a share η λ a step: what a
@@ -170,7 +170,9 @@ def _target_program(members, surrogates, rows, x, labels, epsilon, *, program: C
     return spread(members, surrogates, rows, x, labels, epsilon)
 
 
-def _factors(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
+def _factors(
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
+) -> Measured:
     """Returns what a condition's surrogates do to the targets of every condition.
 
     The first population is that of the surrogates, the others are the targets, itself among them.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from halfway import plots
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.measurements import LEARNING
 from halfway.lab.report.elements import Table
 from halfway.lab.studies.t12 import partial_ranks
@@ -61,7 +61,7 @@ class T12:
         "a partial rank correlation of .5 of each: a quarter of the variance that the others leave"
     )
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns training of every condition, and attacks of each on all of them."""
         every = [unit.condition for unit in units(config)]
         found = [Request(LEARNING, (one,)) for one in every]

@@ -9,7 +9,7 @@ import numpy as np
 
 from halfway import attacks, losses, meeting, sharding, transfer
 from halfway.data import Split, synthetic
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.study import tables
 from halfway.lab.study.protocol import Measured, Measurement
 from halfway.populations import Population
@@ -111,7 +111,7 @@ def attack(keys: Key, weights: Array) -> tuple[Array, Array]:
 
 
 def _linear_gaussian(
-    key: Key, population: Sequence[Population], pool: Split, config: Config
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
 ) -> Measured:
     """Returns transfer and excess risk of linear models on linear-Gaussian data, and P7's values.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements import grid
 from halfway.lab.measurements.grid import FACTORS
 from halfway.lab.measurements.measurements import LEARNING
@@ -56,7 +56,7 @@ class T3:
         "less in two comparisons of three"
     )
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns training and attacks of G3's conditions, and the linear model beside them."""
         every = [cell.condition for cell in grid.cells(config)]
         found = [Request(what, (one,)) for one in every for what in (LEARNING, MEETING)]
@@ -112,7 +112,7 @@ class T3:
         found = read(Reader(records), records.config)
         return [self._scatter(found, records.config, verdict), self._theory(records)]
 
-    def _scatter(self, found: Grid, config: Config, verdict: Verdict) -> Figure:
+    def _scatter(self, found: Grid, config: RunConfig, verdict: Verdict) -> Figure:
         own = correlate(found)
         used = np.isfinite(found.gap)
         some = used.any(1)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from halfway import stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements import grid
 from halfway.lab.studies.g3 import contest
 from halfway.lab.studies.g3.study import Grid, gaps
@@ -33,7 +33,7 @@ class Correlations(NamedTuple):
     p_reverse: float
 
 
-def read(reader: Reader, config: Config) -> Grid:
+def read(reader: Reader, config: RunConfig) -> Grid:
     """Returns M_x, both directions summed, the surrogates' input-gradient norm, and the gaps."""
     cells = grid.cells(config)
     keys = [cell.condition.key for cell in cells]

@@ -9,7 +9,7 @@ import numpy as np
 
 from halfway import losses, populations
 from halfway.data import Split
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.meetings import attack_of, settings_of
 from halfway.lab.study import tables
 from halfway.lab.study.protocol import Measured, Measurement
@@ -78,7 +78,7 @@ def alignment(inner: np.ndarray, square: np.ndarray) -> np.ndarray:
 
 
 def _early_directions(
-    key: Key, population: Sequence[Population], pool: Split, config: Config
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
 ) -> Measured:
     """Returns curves `[P, T]` over the first steps: two alignments between the models of a pair.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.measurements import LEARNING
 from halfway.lab.studies.t4.measure import ACCURACY, EARLY_DIRECTIONS, steps_of
 from halfway.lab.study import plants, rules, wording
@@ -51,7 +51,7 @@ def half_step(curves: np.ndarray, steps: np.ndarray) -> np.ndarray:
     return np.where(defined, found, np.nan)
 
 
-def _one(config: Config) -> Condition:
+def _one(config: RunConfig) -> Condition:
     return condition(config, config.architectures[0])
 
 
@@ -79,7 +79,7 @@ class T4:
     )
     smallest_effect: str = "the alignment of input gradients half-way 2 steps before accuracy"
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns the first steps of the first architecture at ρ = 0."""
         one = _one(config)
         return [Request(LEARNING, (one,)), Request(EARLY_DIRECTIONS, (one,))]

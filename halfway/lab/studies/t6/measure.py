@@ -10,7 +10,7 @@ import numpy as np
 
 from halfway import losses, populations, sharding, transfer, trees
 from halfway.data import Split
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.meetings import attack_of, settings_of
 from halfway.lab.study import tables
 from halfway.lab.study.protocol import Measured, Measurement
@@ -110,7 +110,9 @@ def _program(
     return sharding.spread(pair, at_once=1)(members)
 
 
-def _features(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
+def _features(
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
+) -> Measured:
     """Returns accuracies on S, labels clean, of fresh models trained on each model's perturbations.
 
     `feature_accuracy` for the class c, `feature_next_accuracy` for c + 1, `feature_own_accuracy` on

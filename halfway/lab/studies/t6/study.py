@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.measurements import LEARNING
 from halfway.lab.studies.t6.measure import FEATURES, INPUTS, TARGETS, seen_name
 from halfway.lab.study import plants, rules, wording
@@ -32,7 +32,7 @@ SPREAD = {ATTACK: 0.03, NOISE: 0.02, UNPERTURBED: 0.025}
 """Standard deviations over pairs of the accuracies, for `plant`."""
 
 
-def _one(config: Config) -> Condition:
+def _one(config: RunConfig) -> Condition:
     return condition(config, config.architectures[0])
 
 
@@ -64,7 +64,7 @@ class T6:
     )
     smallest_effect: str = "an accuracy .05 above each control and above chance"
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns fresh models of the first architecture at ρ = 0."""
         one = _one(config)
         return [Request(LEARNING, (one,)), Request(FEATURES, (one,))]

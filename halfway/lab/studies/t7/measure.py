@@ -11,7 +11,7 @@ import numpy as np
 from halfway import attacks, losses, meeting, populations, sharding
 from halfway.attacks.ensembles import HOW
 from halfway.data import Split
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements import weight_space
 from halfway.lab.measurements.meetings import attack_of, settings_of
 from halfway.lab.study import tables
@@ -30,7 +30,7 @@ PER_PASS = 4
 """Models that are kept of a tail in each pass over the half (Gubri et al.)."""
 
 
-def setting(config: Config) -> Condition:
+def setting(config: RunConfig) -> Condition:
     """Returns twice the config's pairs, of which no model has seen S.
 
     θ_A of the first half are the surrogates, θ_B of the second half the targets. The partner of
@@ -45,7 +45,7 @@ def setting(config: Config) -> Condition:
     )
 
 
-def numbers(config: Config) -> tuple[int, ...]:
+def numbers(config: RunConfig) -> tuple[int, ...]:
     """Returns the numbers k of surrogates: powers of two up to the number of pairs."""
     return tuple(2**i for i in range(config.num_pairs.bit_length()))
 
@@ -183,7 +183,9 @@ def _blocks(params: Params, k: int) -> Params:
     return jax.tree.map(cut, params)
 
 
-def _measure(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
+def _measure(
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
+) -> Measured:
     """Returns what alignment, the law's constant and success rates are made of, a row a target.
 
     All are sums over examples of S, labels clean, for each target: `target_square` ‖h_m‖²,
@@ -266,7 +268,7 @@ def _others(
     surrogates: Params,
     chosen: np.ndarray,
     images: Array,
-    config: Config,
+    config: RunConfig,
     key: Key,
     fooled,
 ) -> Mapping[str, tuple[int, np.ndarray]]:

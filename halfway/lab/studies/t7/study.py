@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.measurements import LEARNING
 from halfway.lab.studies.t7.measure import ENSEMBLES, MIDPOINTS, TAIL, numbers, setting
 from halfway.lab.study import plants, rules, wording
@@ -127,7 +127,7 @@ class Terms(NamedTuple):
     examples: np.ndarray
 
 
-def terms(reader: Reader, config: Config) -> Terms:
+def terms(reader: Reader, config: RunConfig) -> Terms:
     """Returns what the rule looks at, from the records."""
     key = setting(config).key
     finite, every = reader.finite(key), numbers(config)
@@ -161,7 +161,7 @@ class T7:
         "that of one"
     )
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns twice the config's pairs, and what surrogates among them do to targets."""
         one = setting(config)
         return [Request(LEARNING, (one,)), Request(ENSEMBLES, (one,))]
@@ -266,7 +266,7 @@ class T7:
         return drawn
 
     @staticmethod
-    def _ways(reader: Reader, config: Config, rate: Any) -> list[Figure]:
+    def _ways(reader: Reader, config: RunConfig, rate: Any) -> list[Figure]:
         last, single = numbers(config)[-1], "one surrogate"
         size = {TAIL: last, MIDPOINTS[0]: 2, MIDPOINTS[1]: 2}
         rows = {single: rate("logits", 1)} | {

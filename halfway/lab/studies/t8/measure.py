@@ -10,7 +10,7 @@ from jax import lax
 
 from halfway import input_space, losses, populations, sharding
 from halfway.data import Split
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.study import tables
 from halfway.lab.study.protocol import Measured, Measurement
 from halfway.populations import Condition, Population
@@ -108,7 +108,9 @@ def _along(surrogate, target, x, labels, frame, epsilon, num_directions) -> dict
     return found
 
 
-def _subspace(key: Key, population: Sequence[Population], pool: Split, config: Config) -> Measured:
+def _subspace(
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
+) -> Measured:
     """Returns sums over examples of S, labels clean, that both models of a pair have right.
 
     For each surrogate, k random orthogonal directions of equal cosine to its gradient of the margin

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.measurements import LEARNING
 from halfway.lab.studies.t8.measure import EPSILON, NUM_DIRECTIONS, SUBSPACE
 from halfway.lab.study import plants, rules, wording
@@ -46,7 +46,7 @@ class T8:
     )
     smallest_effect: str = "B fooled .05 more often along directions that fool A"
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns steps along orthogonal directions, of the first architecture at ρ = 0."""
         one = condition(config, config.architectures[0])
         return [Request(LEARNING, (one,)), Request(SUBSPACE, (one,))]

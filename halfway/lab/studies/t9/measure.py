@@ -11,7 +11,7 @@ import numpy as np
 
 from halfway import input_space, landscapes, populations, sharding
 from halfway.data import Split
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.meetings import attack_of, settings_of
 from halfway.lab.study import tables
 from halfway.lab.study.protocol import Measured, Measurement
@@ -163,7 +163,7 @@ def _plane(each, key, x, y, right):
 
 
 def _boundaries(
-    key: Key, population: Sequence[Population], pool: Split, config: Config
+    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
 ) -> Measured:
     """Returns where both models of a pair change their mind on segments between examples of S.
 

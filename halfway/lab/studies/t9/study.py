@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from halfway import plots, stats
-from halfway.lab.config.settings import Config
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.measurements import LEARNING
 from halfway.lab.studies.t9.measure import BOUNDARIES, GRID, KINDS, NUM_SEGMENTS
 from halfway.lab.study import plants, rules, wording
@@ -126,7 +126,7 @@ class T9:
         "boundaries that lie .2 (l2) nearer to each other than to the example"
     )
 
-    def needs(self, config: Config) -> Sequence[Request]:
+    def needs(self, config: RunConfig) -> Sequence[Request]:
         """Returns boundaries of the first architecture at ρ = 0."""
         own = condition(config, config.architectures[0])
         return [Request(LEARNING, (own,)), Request(BOUNDARIES, (own,))]

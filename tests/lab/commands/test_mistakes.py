@@ -9,26 +9,25 @@ from pathlib import Path
 
 import jax
 import pytest
-from absl import flags
 from support import launcher
 
 from halfway.lab import studies
-from halfway.lab.commands import cli
-from halfway.lab.config import config_file
+from halfway.lab.commands import __main__ as console
+from halfway.lab.commands import decide, launch, reproduce, shared, transfer
+from halfway.lab.config import config_file, settings
 from halfway.lab.config.user import UserError
-from halfway.lab.runtime import environment
+from halfway.lab.runtime import datasets, devices, environment, runs
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = "--config=configs/digits.py:tiny"
 OWN = textwrap.dedent(
     """
-    from configs import digits
+    from halfway.lab.config import shipped
 
     def get_config(variant=""):
-        config = digits.get_config("tiny")
-        with config.unlocked():
-            config.num_pairs = 3
-            config.note = variant
+        config = shipped("digits:tiny")
+        config.num_pairs = 3
+        config.num_holdout = len(variant) or 7
         return config
     """
 )
@@ -39,6 +38,7 @@ BROKEN = {
     "number.py": "def get_config():\n    return 3",
     "lacking.py": "from ml_collections import ConfigDict\n"
     "def get_config():\n    return ConfigDict({'dataset': 'digits', 'num_pairs': 4})",
+    "extra.py": OWN.replace("num_holdout = len(variant) or 7", "note = 1"),
     "text": "hello",
 }
 
@@ -46,7 +46,7 @@ BROKEN = {
 MISTAKES = [
     (["--onyl=G1"], ["--onyl", "did you mean --only"]),
     (["--epochs=3"], ["--epochs", "--workdir"]),
-    (["--noconfig"], ["--noconfig"]),
+    (["--noconfig"], ["unknown flag --noconfig"]),
     (["--workdir"], ["--workdir", "Missing value"]),
     (["stray"], ["'stray'", "--"]),
     ([TINY, "--", "--only=G1"], ["'--only=G1'"]),
@@ -54,9 +54,13 @@ MISTAKES = [
     (["--only=G1,,t1"], ["'t1'"]),
     (["--only="], ["--only", "G1,T1"]),
     (["--only=,"], ["--only", "G1,T1"]),
+    (["--only=g1"], ["'g1'", "did you mean G1?"]),
+    (["--at_once=0"], ["--at_once", "0"]),
+    (["--at_once=two"], ["--at_once", "two"]),
+    (["--checkpoint_every=-1"], ["--checkpoint_every", "-1"]),
     # The config's file.
-    (["--config=nope.py"], ["'nope.py'", "configs/digits.py"]),
-    (["--config"], ["--config", "FILE.py"]),
+    (["--config=nope.py"], ["'nope.py'", "digits"]),
+    (["--config"], ["--config", "Missing value"]),
     (["--config="], ["--config", "FILE.py"]),
     (["--config=."], ["'.'"]),
     (["--config=configs/digits.py:nope"], ["'nope'", "smoke, tiny"]),
@@ -65,15 +69,17 @@ MISTAKES = [
     (["--config=files/nothing.py"], ["files/nothing.py", "get_config"]),
     (["--config=files/number.py"], ["files/number.py", "ConfigDict", "3"]),
     (["--config=files/lacking.py"], ["no field 'subset'"]),
+    (["--config=files/extra.py"], ["unknown config field 'note'"]),
     (["--config=files/text"], ["files/text"]),
     # Its fields.
     (["--config.num_pair=3"], ["'num_pair'", "did you mean num_pairs?"]),
+    (["--config.training.lr=3"], ["did you mean training.learning_rate?"]),
     (["--config.training.learning_rat=3"], ["did you mean training.learning_rate?"]),
     (["--config.trainin.learning_rate=3"], ["did you mean training.learning_rate?"]),
     (["--config.batch_size=3"], ["'batch_size'", "did you mean training.batch_size?"]),
     (["--config.models.mlp.depth=3"], ["'models.mlp.depth'"]),
     (["--config.zzz", "3"], ["'zzz'", "num_pairs"]),
-    (["--config.training=3"], ["config.training", "training.optimizer"]),
+    (["--config.training=3"], ["'training'", "group of fields", "training.optimizer"]),
     (["--config.num_pairs"], ["num_pairs", "Missing value"]),
     # Types.
     (["--config.num_pairs=abc"], ["config.num_pairs must be an integer", "'abc'"]),
@@ -100,7 +106,7 @@ MISTAKES = [
     (["--config.models.mlp.kind=svm"], ["'svm'", "mlp, cnn"]),
     (["--config.architectures=('gru',)"], ["architectures", "mlp", "'gru'"]),
     (["--config.hypotheses=('X9',)"], ["'X9'", "G1, G2"]),
-    (["--config.hypotheses=()"], ["config.hypotheses"]),
+    (["--config.hypotheses=()"], ["no hypothesis is named"]),
     (["--config.subset=test"], ["subset", "'test'", "'train'"]),
     (["--config.dataset=imagenet"], ["'imagenet'", "digits"]),
     (["--config.num_classes=3"], ["num_classes is 3", "10 classes"]),
@@ -110,158 +116,209 @@ MISTAKES = [
     (["--workdir=files/text"], ["--workdir=files/text", "not a folder"]),
     (["--workdir=files/text/below"], ["--workdir=files/text/below", "cannot be written"]),
     (["--workdir=files"], ["--workdir=files", "not empty", "choose another"]),
-    (["--compilation_cache=files/text/x"], ["--compilation_cache=files/text/x", "'off'"]),
 ]
 IDS = [" ".join(arguments) or "nothing" for arguments, _ in MISTAKES]
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """What each mistake led to, and the names of the files that were there afterwards."""
-
-    def start(arguments):
-        folder = tmp_path_factory.mktemp("mistake")
-        cwd = folder / "cwd"
-        (cwd / "files").mkdir(parents=True)
-        for name, content in BROKEN.items():
-            (cwd / "files" / name).write_text(content)
-        rest = [f for f in launcher.FOLDERS if f.partition("=")[0] not in str(arguments)]
-        first = [] if "--" in arguments else rest  # nothing after "--" is a flag
-        return launcher.Job(folder, *first, *arguments, cwd=cwd), cwd
-
-    outcomes = {}
-    jobs = [start(MISTAKES[0][0])]
-    for i, name in enumerate(IDS):
-        if i + 1 < len(IDS):  # two at a time
-            jobs.append(start(MISTAKES[i + 1][0]))
-        job, cwd = jobs[i]
-        result = job.wait()
-        outcomes[name] = result, sorted(str(path.relative_to(cwd)) for path in cwd.rglob("*"))
-    return outcomes
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A current folder with broken files; devices stay those of the tests."""
+    (tmp_path / "files").mkdir()
+    for name, content in BROKEN.items():
+        (tmp_path / "files" / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(devices, "start", lambda place: None)
+    return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("name", "words"), [*zip(IDS, [w for _, w in MISTAKES], strict=True)], ids=IDS
-)
-def test_a_mistake_is_one_line_and_changes_nothing(results, name, words):
-    result, left = results[name]
-    line = result.complaint
+def complaint(command, *arguments, positional=False):
+    with pytest.raises(UserError) as caught:
+        launch.call(command.main, command.FLAGS, arguments, positional=positional)
+    return " ".join(str(caught.value).split())
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=IDS)
+def test_a_mistake_is_one_line_and_changes_nothing(folder, arguments, words):
+    first = [] if "--" in arguments else launcher.FOLDERS  # nothing after "--" is a flag
+    line = complaint(reproduce, *first, *arguments)
     for word in words:
         assert word in line
+    left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
     assert left == ["files", *sorted(f"files/{file}" for file in BROKEN)]
 
 
-def test_decide_takes_a_workdir_and_nothing_else(tmp_path):
+# From the shell to the line: one of a flag, a field, a config file, a folder, the cache, and none.
+SHELL = [
+    ("reproduce", ["--onyl=G1"], "did you mean --only"),
+    ("reproduce", ["--config.num_pairs=0"], "[2, 4096]"),
+    ("reproduce", ["--config=nope.py"], "'nope.py'"),
+    ("reproduce", ["--workdir=there"], "not empty"),
+    ("reproduce", ["--compilation_cache=text/x"], "'off'"),
+    ("decide", [], "--workdir is needed"),
+]
+
+
+def test_a_mistake_in_a_shell_is_one_line_and_exit_code_2(tmp_path):
+    (tmp_path / "cwd" / "there").mkdir(parents=True)
+    for name in ("text", "there/text"):
+        (tmp_path / "cwd" / name).write_text("hello")
+    jobs = []
+    for index, (command, arguments, _) in enumerate(SHELL):
+        (tmp_path / str(index)).mkdir()
+        job = launcher.Job(
+            tmp_path / str(index), *arguments, cwd=tmp_path / "cwd", module=f"experiments.{command}"
+        )
+        jobs.append(job)
+    for job, (_, _, words) in zip(jobs, SHELL, strict=True):
+        assert words in job.wait().complaint
+    assert len(list((tmp_path / "cwd").rglob("*"))) == 3
+
+
+def test_decide_takes_a_workdir_and_nothing_else(folder):
     for arguments, words in (
         ([], ["--workdir is needed"]),
         (["--workdir=nowhere"], ["--workdir=nowhere", "no run"]),
-        (["--config=configs/digits.py"], ["unknown flag --config", "--workdir"]),
+        (["--config=digits"], ["unknown flag --config", "--workdir"]),
         (["--config.seed=3"], ["unknown flag --config.seed", "--workdir"]),
         (["--only=G1"], ["unknown flag --only"]),
         (["--wrkdir=x"], ["unknown flag --wrkdir", "did you mean --workdir?"]),
         (["x"], ["'x'"]),
     ):
-        (tmp_path / "cwd").mkdir(exist_ok=True)
-        result = launcher.run(
-            tmp_path, *arguments, module="experiments.decide", cwd=tmp_path / "cwd"
-        )
-        for word in words:
-            assert word in result.complaint
-        assert not list((tmp_path / "cwd").iterdir())
+        line = complaint(decide, *arguments)
+        assert all(word in line for word in words), line
 
 
-def test_help_lists_the_flags_of_each_entry_point_even_without_a_home(tmp_path):
+def test_help_is_the_docstring_and_the_flags_even_without_a_home(tmp_path):
     variables = os.environ | {"HOME": "/dev/null", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "experiments.reproduce", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=tmp_path)
     assert done.returncode == 0
-    assert "\n  --config\n" in done.stdout and "decides hypotheses" in done.stdout
-    for name in cli.RUN_FLAGS:
-        assert f"--{name}" in done.stdout
-    result = launcher.run(tmp_path, "--help", module="experiments.decide")
-    assert result.code == 0 and not result.err
-    assert "\n  --workdir\n" in result.out and "--config" not in result.out
+    assert "decide hypotheses" in done.stdout and "Example: " in done.stdout
+    for name in reproduce.FLAGS:
+        assert (f"\n--{name} " in done.stdout) == (name != shared.FIELD)
 
 
-def parse(*arguments):
-    return cli.parse(["prog", *arguments], cli.RUN_FLAGS, flags.FlagValues())
+@pytest.mark.parametrize("name", console.COMMANDS)
+def test_help_of_each_command_fits_a_screen(name):
+    command = __import__(f"halfway.lab.commands.{name}", fromlist=["main"])
+    lines = launch.usage(command.main, command.FLAGS).splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 100
+    assert f"Example: halfway {name}" in "\n".join(lines)
 
 
-def prepare(*arguments):
-    return cli.prepare(parse("--compilation_cache=off", launcher.FOLDERS[1], *arguments))
+def test_the_console_script_names_the_nearest_command(monkeypatch, capsys):
+    for word, answer in (("reprodcue", "did you mean reproduce?"), ("zz", "there are reproduce")):
+        monkeypatch.setattr(sys, "argv", ["halfway", word])
+        with pytest.raises(SystemExit) as caught:
+            console.main()
+        assert caught.value.code == 2 and answer in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["halfway"])
+    console.main()
+    assert all(f"  {name} " in capsys.readouterr().out for name in list(console.COMMANDS)[:1])
+
+
+def load(*arguments):
+    launch.parse(reproduce.FLAGS, arguments)
+    return reproduce.CONFIG.load()
 
 
 def test_without_arguments_digits_are_taken_whatever_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = parse()
-    assert (options.name, options.config.num_pairs, options.overrides) == ("digits", 16, {})
-    assert options.config.is_locked
-    assert not any(options[3:])
+    file = load()
+    assert (file.name, file.config.num_pairs, file.overrides) == ("digits", 16, {})
+    assert not reproduce.CONFIG.given and load("--config=digits:smoke").config.num_pairs == 6
+    assert reproduce.CONFIG.given
+    # What an earlier command line said is forgotten.
+    assert load().config.num_pairs == 16
 
 
-def test_a_relative_config_is_looked_for_in_the_current_folder_first(tmp_path, monkeypatch):
+def test_a_config_is_looked_for_in_the_current_folder_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert parse("--config=configs/digits.py:smoke").config.num_pairs == 6  # the repository's
+    for text in ("digits:smoke", "configs/digits.py:smoke", "digits.py:smoke"):
+        assert load(f"--config={text}").config.num_pairs == 6
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "digits.py").write_text(OWN)
-    assert parse("--config=configs/digits.py").config.num_pairs == 3
-    assert parse(f"--config={ROOT}/configs/digits.py").config.num_pairs == 16
+    assert load("--config=digits").config.num_pairs == 3
+    assert load("--config=configs/digits.py").config.num_pairs == 3
+    assert load(f"--config={ROOT}/configs/digits.py").config.num_pairs == 16
     assert [path.name for path in (tmp_path / "configs").iterdir()] == ["digits.py"]
+
+
+def test_packages_of_a_user_are_not_taken_for_ours(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for package in ("configs", "experiments"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise RuntimeError('not ours')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in config_file.shipped_names():
+        assert load(f"--config={name}").name == name
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--config=own.py:a:b", "--config.num_pairs=7"],
-        ["--config", "own.py:a:b", "--config.num_pairs", "7"],
-        ["-config", "own.py:a:b", "-config.num_pairs=7"],
-        ["--config.num_pairs=7", "--config=own.py:a:b"],
-        ["--config=no.py", "--config.num_pairs=5", "--config=own.py:a:b", "--config.num_pairs=7"],
+        ["--config=own.py:ab", "--config.num_pairs=7"],
+        ["--config", "own.py:ab", "--config.num_pairs", "7"],
+        ["-config", "own.py:ab", "-config.num_pairs=7"],
+        ["--config.num_pairs=7", "--config=own.py:ab"],
+        ["--config=no.py", "--config.num_pairs=5", "--config=own.py:ab", "--config.num_pairs=7"],
     ],
 )
 def test_ways_to_write_the_same_config(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(OWN)
-    options = parse(*arguments)
-    assert options.config.num_pairs == 7
-    assert options.config.note == "a:b"
-    assert options.name == "own-a:b"
-    assert options.overrides == {"num_pairs": 7}
+    file = load(*arguments)
+    assert file.config.num_pairs == 7
+    assert file.config.num_holdout == 2
+    assert file.name == "own-ab"
+    assert file.overrides == {"num_pairs": 7}
 
 
-def test_fields_keep_the_types_of_the_file():
-    config = parse(
-        "--config.noise_rates=(0,1,1)",
+def test_fields_have_the_types_that_are_declared():
+    config = load(
+        "--config.noise_rates=(0,.5,1)",
         "--config.training.learning_rate=1",
+        "--config.attack.epsilon=8/255",
+        "--config.attack.budgets=4/255,8/255",
         "--config.architectures=cnn",
         "--config.models.mlp.widths=64",
+        "--config.models.mlp.mean=0",
         "--config.seed=5",
     ).config
     assert [type(rate) for rate in config.noise_rates] == [float] * 3
     assert type(config.training.learning_rate) is float
+    assert config.attack.epsilon == 8 / 255 and config.attack.budgets == (4 / 255, 8 / 255)
     assert config.architectures == ("cnn",)
-    assert config.models.mlp.widths == (64,)
+    assert config.models["mlp"]["widths"] == (64,) and config.models["mlp"]["mean"] == 0.0
     assert type(config.seed) is int
 
 
-def test_only_chooses_among_studies_and_the_config_is_the_default():
-    def chosen(*arguments):
-        return [study.id for study in prepare(*arguments).studies]
+def test_budgets_are_understood_wherever_they_are_a_flag():
+    launch.parse(transfer.FLAGS, ["--epsilon=8/255,0.01", "--attacks=pgd,fgsm"])
+    assert transfer.EPSILON.value == (0.01, 8 / 255)
+    assert transfer.ATTACKS.value == ["pgd", "fgsm"]
+    launch.parse(transfer.FLAGS, [])
+    assert transfer.EPSILON.value == (0.1,)
+    for wrong in ("0", "-1", "1/0", "x", "", "nan", "inf", "0.1,,"):
+        with pytest.raises(UserError, match="--epsilon must be positive numbers"):
+            launch.parse(transfer.FLAGS, [f"--epsilon={wrong}"])
 
-    assert chosen() == ["G1", "G2", "T1", "T2"]
-    assert chosen(TINY) == ["G1"]
-    assert chosen("--only=T1, G1") == ["G1", "T1"]
-    assert chosen("--only=all") == list(studies.available())
+
+def test_studies_are_chosen_in_the_order_of_the_family():
+    def chosen(*names):
+        return [study.id for study in studies.choose(names)]
+
+    assert chosen("T1", " G1") == ["G1", "T1"]
+    assert chosen("all") == list(studies.available())
 
 
 def test_the_default_workdir_names_config_variant_and_overrides():
     def workdir(*arguments):
-        return str(prepare(*arguments).workdir)
+        return runs.default_folder(load(*arguments))
 
     assert workdir() == "runs/digits"
-    assert workdir(TINY, "--only=G1") == "runs/digits-tiny"
+    assert workdir(TINY) == "runs/digits-tiny"
     assert workdir(TINY, "--config.num_pairs=4", "--config.seed=0") == "runs/digits-tiny"
-    assert workdir(TINY, "--workdir=here") == "here"
     a, b = "--config.num_pairs=5", "--config.training.learning_rate=1"
     both = workdir(TINY, a, b)
     assert both.startswith("runs/digits-tiny-")
@@ -271,25 +328,22 @@ def test_the_default_workdir_names_config_variant_and_overrides():
 
 def test_the_data_folder_is_the_flag_else_the_variable_else_at_home(monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", "/variable")
-    assert environment.data_dir("/flag") == "/flag"
-    assert environment.data_dir(None) == "/variable"
+    assert datasets.folder("/flag") == "/flag"
+    assert datasets.folder(None) == "/variable"
     for unset in ("", None):
         if unset is None:
             monkeypatch.delenv("TFDS_DATA_DIR")
         else:
             monkeypatch.setenv("TFDS_DATA_DIR", unset)
-        assert environment.data_dir(None) == "~/tensorflow_datasets"
+        assert datasets.folder(None) == "~/tensorflow_datasets"
 
 
 @pytest.mark.parametrize("variable", ["flag", "TFDS_DATA_DIR", "HOME"])
 def test_data_are_prepared_where_they_should_be(tmp_path, monkeypatch, variable):
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-    arguments = [TINY, "--compilation_cache=off"]
-    if variable == "flag":
-        arguments.append(f"--data_dir={tmp_path}")
-    else:
+    if variable != "flag":
         monkeypatch.setenv(variable, str(tmp_path))
-    cli.prepare(parse(*arguments))
+    datasets.load_for(load(TINY).config, str(tmp_path) if variable == "flag" else None)
     folder = tmp_path / "tensorflow_datasets" if variable == "HOME" else tmp_path
     assert list(folder.glob("digits/*/dataset_info.json"))
 
@@ -297,18 +351,18 @@ def test_data_are_prepared_where_they_should_be(tmp_path, monkeypatch, variable)
 def test_programs_are_kept_in_the_users_cache_if_there_is_one(tmp_path, monkeypatch):
     kept = {}
     monkeypatch.setattr(jax.config, "update", kept.__setitem__)
-    environment.use_cache("off")
+    devices.use_cache("off")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", "/dev/null")
-    environment.use_cache(None)
+    devices.use_cache(None)
     assert not kept
     monkeypatch.setenv("HOME", str(tmp_path))
-    environment.use_cache(None)
+    devices.use_cache(None)
     assert kept["jax_compilation_cache_dir"] == str(tmp_path / ".cache/halfway/jax")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    environment.use_cache(None)
+    devices.use_cache(None)
     assert kept["jax_compilation_cache_dir"] == str(tmp_path / "xdg/halfway/jax")
-    environment.use_cache(str(tmp_path / "given"))
+    devices.use_cache(str(tmp_path / "given"))
     assert kept["jax_compilation_cache_dir"] == str(tmp_path / "given")
     assert (tmp_path / "given").is_dir()
 
@@ -317,36 +371,40 @@ def test_each_core_is_a_device_unless_xla_is_told_otherwise(monkeypatch):
     kept = {}
     monkeypatch.setattr(jax.config, "update", kept.__setitem__)
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=1")
-    environment.use_cores()
+    devices.use_cores()
     assert not kept
     monkeypatch.setenv("XLA_FLAGS", "")
-    environment.use_cores()
+    devices.use_cores()
     assert kept == {"jax_num_cpu_devices": len(os.sched_getaffinity(0))}
 
 
 def test_a_config_of_ones_own_that_lacks_a_field_is_named(tmp_path):
     path = tmp_path / "own.py"
-    path.write_text(OWN.replace("config.note = variant", "del config.attack.epsilon"))
+    path.write_text(OWN.replace("config.num_pairs = 3", "del config.attack.epsilon"))
     with pytest.raises(UserError, match=r"'attack\.epsilon'"):
-        prepare(f"--config={path}")
+        load(f"--config={path}")
 
 
-def test_the_recorded_command_can_be_pasted(monkeypatch, digits):
+@pytest.mark.parametrize("program", ["prog", "halfway reproduce"])
+def test_the_recorded_command_can_be_pasted(monkeypatch, digits, program):
     arguments = ["--config.noise_rates=(0, .5, 1)", "--only=G1"]
-    monkeypatch.setattr(sys, "argv", ["prog", *arguments])
-    described = environment.describe(digits)
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    described = environment.describe(digits, launch.command_line())
     words = shlex.split(described["command"])
     assert described["data_version"] == digits.version
     assert described["data_size"] == "1437 train, 360 test"
-    assert words[:2] == ["python", "-m"]
-    assert words[3:] == arguments
+    assert words[0] == ("python" if program == "prog" else "halfway")
+    assert words[-2:] == arguments
 
 
 def test_leaves_are_all_fields_by_dotted_name():
-    fields = config_file.leaves(parse().config)
+    fields = settings.leaves(load().config)
     assert fields["training.batch_size"] == 64
     assert fields["models.mlp.widths"] == (128, 128)
     assert not {"training", "models"} & set(fields)
+    # What is stored comes back the same.
+    config = load("--config=cifar10").config
+    assert settings.parse(config.to_dict()) == config
 
 
 @pytest.mark.parametrize(
@@ -357,11 +415,11 @@ def test_leaves_are_all_fields_by_dotted_name():
     ],
 )
 def test_out_of_memory_is_one_line(error, capsys):
-    def main(options):
+    def main():
         raise error
 
     with pytest.raises(SystemExit) as caught:
-        cli.guard(main, cli.Options())
+        launch.guard(main)
     assert caught.value.code == 2
     err = capsys.readouterr().err
     assert err.startswith("error: out of memory: lower --at_once where there are several processes")
@@ -370,8 +428,8 @@ def test_out_of_memory_is_one_line(error, capsys):
 
 
 def test_other_faults_of_a_program_keep_their_traceback():
-    def main(options):
+    def main():
         raise jax.errors.JaxRuntimeError("INTERNAL: a fault")
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="a fault"):
-        cli.guard(main, cli.Options())
+        launch.guard(main)

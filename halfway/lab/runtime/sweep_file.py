@@ -4,15 +4,15 @@ import itertools
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from absl import flags
-
 from halfway import storage
-from halfway.lab.commands import cli
-from halfway.lab.config import config_file, settings
-from halfway.lab.config.settings import Config
+from halfway.lab import studies
+from halfway.lab.config import config_file
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.config.user import UserError
+from halfway.lab.runtime.runs import Identity
 
 _FIELDS = ("config", "only", "grid", "settings")
 _LONGEST = 80  # characters of a folder's name
@@ -24,7 +24,7 @@ class Setting(NamedTuple):
     Attributes:
       name: made from what varies; names its folder.
       fields: config fields that are set, by dotted name.
-      arguments: of `experiments.reproduce`, without its working directory.
+      arguments: of `reproduce`, without its working directory.
       run_name: of config file and variant.
       config: as the run will have it.
       hypotheses: that it decides.
@@ -34,7 +34,7 @@ class Setting(NamedTuple):
     fields: dict[str, Any]
     arguments: list[str]
     run_name: str
-    config: Config
+    config: RunConfig
     hypotheses: tuple[str, ...]
 
 
@@ -54,7 +54,7 @@ def load(text: str) -> Sweep:
     Raises:
       UserError: if there is no such file, it is no sweep, or a setting cannot be run.
     """
-    path = config_file.find(text)
+    path = _find(text)
     if path is None:
         raise UserError(f"sweep file {text!r} does not exist: see configs/sweeps/example.toml")
     try:
@@ -66,12 +66,18 @@ def load(text: str) -> Sweep:
             f"sweep file {text!r} has an unknown entry {unknown[0]!r}: there are "
             f"{', '.join(_FIELDS)}"
         )
-    config, only = plain.get("config", "configs/digits.py"), plain.get("only")
+    config, only = plain.get("config", "digits"), plain.get("only")
     if not isinstance(config, str) or not isinstance(only, str | None):
         raise UserError(f"sweep file {text!r}: config and only are texts")
     chosen = [_setting(text, config, only, fields) for fields in _combinations(text, plain)]
     _check_distinct(text, chosen)
     return Sweep(path.stem, _named(chosen))
+
+
+def _find(text: str) -> Path | None:
+    """Returns the file of a path, relative to the current folder or else to the checkout."""
+    places = [Path(text), *([config_file.CHECKOUT / text] if config_file.CHECKOUT else [])]
+    return next((place.resolve() for place in places if place.is_file()), None)
 
 
 def _combinations(text: str, plain: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -108,15 +114,15 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _setting(text: str, config: str, only: str | None, fields: dict[str, Any]) -> Setting:
+    overrides = {name: _value(value) for name, value in fields.items()}
     arguments = [f"--config={config}", *([f"--only={only}"] if only is not None else [])]
-    arguments += [f"--config.{name}={_value(value)}" for name, value in fields.items()]
+    arguments += [f"--config.{name}={value}" for name, value in overrides.items()]
     try:
-        options = cli.parse(["sweep", *arguments], cli.RUN_FLAGS, flags.FlagValues())
-        settings.validate(options.config)
-        chosen = tuple(study.id for study in cli.choose(options.config, options.only))
-    except (UserError, ValueError, TypeError, KeyError, AttributeError) as error:
+        file = config_file.load(config, overrides)
+        chosen = studies.choose(file.config.hypotheses if only is None else only.split(","))
+    except UserError as error:
         raise UserError(f"sweep file {text!r}, setting {_name(fields)}: {error}") from error
-    return Setting("", fields, arguments, options.name, options.config, chosen)
+    return Setting("", fields, arguments, file.name, file.config, tuple(s.id for s in chosen))
 
 
 def _check_distinct(text: str, chosen: Sequence[Setting]) -> None:
@@ -156,3 +162,20 @@ def _named(chosen: Sequence[Setting]) -> list[Setting]:
             name = f"{name[:_LONGEST]}-{storage.json_digest(setting.arguments)[:6]}"
         named.append(setting._replace(name=name))
     return named
+
+
+def is_finished(folder: Path, setting: Setting) -> bool:
+    """Returns whether a folder holds this very run with verdicts on all hypotheses and its report.
+
+    Nothing is loaded but two small files. Of what identifies a run the checksum of the data is
+    left out, which only reading them would tell; the report is written last.
+    """
+    try:
+        stored = storage.read_json(folder / "config.json")
+        decided = {verdict["id"] for verdict in storage.read_json(folder / "verdicts.json")}
+        same = Identity(setting.run_name, setting.config.to_dict(), stored["data_checksum"])
+        identical = all(stored[name] == value for name, value in same.to_json().items())
+    except storage.UNREADABLE:
+        return False
+    written = (folder / "report.html").is_file()
+    return identical and written and set(setting.hypotheses) <= decided

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,18 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from halfway import attacks, data, losses, storage
+from halfway import attacks, losses, storage
 from halfway.attacks import AttackResult, Threat
-from halfway.lab.commands import cli
 from halfway.lab.config import user
 from halfway.lab.config.user import UserError
-from halfway.lab.runtime import environment
+from halfway.lab.runtime import datasets
 from halfway.transfer.grid import Model, ThreatAttack
 from halfway.types import LogitsFn
 
 NUM_CHECKED = 64
 """Images on which every model is looked at."""
-_NORMS: dict[str, Callable[..., Threat]] = {
+NORMS: dict[str, Callable[..., Threat]] = {
     "linf": attacks.linf,
     "l2": attacks.l2,
     "l1": attacks.l1,
@@ -79,10 +78,7 @@ def load_examples(name: str, data_dir: str | None, num_examples: int) -> Example
       UserError: if they cannot be read, or are no images in [0, 1] with labels.
     """
     if not name.endswith(".npz"):
-        try:
-            dataset = cli.load_data(name, environment.data_dir(data_dir))
-        except data.DataError as error:
-            raise UserError(str(error)) from error
+        dataset = datasets.load(name, data_dir)
         part = "test" if len(dataset.test.labels) else "train"
         images, labels = getattr(dataset, part)
         source = f"{name}, {part} split"
@@ -202,18 +198,18 @@ def attack_names() -> list[str]:
     return found
 
 
-def choose_attacks(names: str, num_steps: int | None) -> dict[str, functools.partial]:
+def choose_attacks(names: Sequence[str], num_steps: int | None) -> dict[str, functools.partial]:
     """Returns attacks by name; those that take a loss ascend the margin loss, in which M_x is.
 
     Args:
-      names: separated by commas.
+      names: of `halfway.attacks`.
       num_steps: of those that take steps; None for their own.
 
     Raises:
       UserError: for a name that is none.
     """
     known, chosen = attack_names(), {}
-    for name in dict.fromkeys(one.strip() for one in names.split(",")):
+    for name in dict.fromkeys(name.strip() for name in names):
         if name not in known:
             raise UserError(f"--attacks must be among {', '.join(known)}, got {name!r}")
         fn = getattr(attacks, name)
@@ -226,20 +222,6 @@ def choose_attacks(names: str, num_steps: int | None) -> dict[str, functools.par
             options["num_steps"] = num_steps
         chosen[name] = functools.partial(fn, **options)
     return chosen
-
-
-def choose_threat(norm: str) -> Callable[..., Threat]:
-    """Returns the constructor of a threat model.
-
-    Args:
-      norm: of --norm.
-
-    Raises:
-      UserError: for another.
-    """
-    if norm not in _NORMS:
-        raise UserError(f"--norm must be one of {', '.join(_NORMS)}, got {norm!r}")
-    return _NORMS[norm]
 
 
 def check_attacks(

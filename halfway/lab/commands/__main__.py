@@ -1,0 +1,39 @@
+"""The console script `halfway`: `halfway COMMAND ...` is `python -m experiments.COMMAND ...`."""
+
+import difflib
+import importlib
+import sys
+
+COMMANDS = {
+    "reproduce": "train, measure, decide hypotheses, write a report",
+    "decide": "verdicts and report of a finished run again, without training",
+    "sweep": "many settings of a config, one table",
+    "compare": "two or more runs side by side",
+    "transfer": "attack models of your own through each other",
+    "landscape": "draw the landscapes of a run, or of your own model",
+    "laws": "check the laws of the framework and draw them",
+    "benchmark": "time the library side by side with what people use today",
+    "prepare_data": "prepare a data set from its original files",
+}
+
+
+def main() -> None:
+    """Runs the command that is named first."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "-help", "--help", "help"):
+        width = max(map(len, COMMANDS)) + 2
+        lines = [f"  {name.ljust(width)}{words}" for name, words in COMMANDS.items()]
+        print("\n".join(["halfway COMMAND --help says what a command takes:", "", *lines]))
+        return
+    name = arguments[0]
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
+        print(f"error: unknown command {name!r}: {hint}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"halfway {name}", *arguments[1:]]
+    importlib.import_module(f"halfway.lab.commands.{name}").run()
+
+
+if __name__ == "__main__":
+    main()

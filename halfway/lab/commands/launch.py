@@ -1,0 +1,206 @@
+"""How a command starts and ends: its flags, and a user's mistake as one line and exit code 2."""
+
+import difflib
+import io
+import logging
+import re
+import shlex
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+
+import jax
+from absl import flags
+from absl import logging as absl_logging
+
+from halfway.lab.commands import shared
+from halfway.lab.config.user import LOG, UserError
+from halfway.lab.runtime import processes
+
+_WIDTH = 98
+_FIELD = re.compile(r"--?(?:no)?config\.(.+)", re.DOTALL)
+OUT_OF_MEMORY = (
+    "out of memory: lower --at_once where there are several processes, config.training.batch_size, "
+    "config.num_examples, config.num_holdout or config.num_pairs (of transfer, --num_examples), or "
+    "choose smaller config.models ({})"
+)
+
+
+def run(main: Callable[[], None], values: flags.FlagValues, *, positional: bool = False) -> None:
+    """Runs a command with the arguments of the process.
+
+    Args:
+      main: the command; its module's docstring is the help.
+      values: the flags that its module declares.
+      positional: whether it takes arguments that are no flags, see `shared.arguments`.
+    """
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks ρ or ● shows "?"
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    # A log line of ours is for the user; absl's own handler would show other libraries' too.
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
+    if {"--help", "-help", "-h"} & set(sys.argv[1:]):
+        print(usage(main, values))
+        return
+    guard(lambda: call(main, values, sys.argv[1:], positional=positional))
+
+
+def call(
+    main: Callable[[], None],
+    values: flags.FlagValues,
+    arguments: Sequence[str],
+    *,
+    positional: bool = False,
+) -> None:
+    """Reads the arguments of a command and calls it.
+
+    Args:
+      main: the command.
+      values: its flags.
+      arguments: without the program.
+      positional: whether it takes arguments that are no flags.
+
+    Raises:
+      UserError: for an unknown flag, a value of another type, an argument that is no flag, and
+        whatever the command raises.
+    """
+    parse(values, arguments, positional=positional)
+    main()
+
+
+def parse(values: flags.FlagValues, arguments: Sequence[str], *, positional: bool = False) -> None:
+    """Sets the flags of a command to what its arguments say, the others to their defaults.
+
+    Args:
+      values: the flags.
+      arguments: without the program.
+      positional: whether it takes arguments that are no flags.
+
+    Raises:
+      UserError: as of `call`.
+    """
+    values.unparse_flags()
+    try:
+        rest = values(["", *_fields_as_flags(values, arguments)])[1:]
+    except flags.UnrecognizedFlagError as error:
+        names = sorted(name for name in values if name not in shared.HIDDEN)
+        close = difflib.get_close_matches(error.flagname, names, n=1)
+        there = f"there are --{', --'.join(names)}" if names else "there are none here"
+        hint = f"did you mean --{close[0]}?" if close else there
+        raise UserError(f"unknown flag --{error.flagname}: {hint}") from error
+    except flags.IllegalFlagValueError as error:
+        raise UserError(_explain(str(error), values)) from error
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if rest and not positional:
+        raise UserError(f"unexpected argument {rest[0]!r}: all options begin with --")
+    shared.set_arguments(values, rest)
+
+
+def _explain(message: str, values: flags.FlagValues) -> str:
+    """Returns what a value that its flag refused must be, from absl's "flag --NAME=VALUE: WHY"."""
+    match = re.match(r"flag --(\w+)=(.*?): ", message, re.DOTALL)
+    if match is None or match[1] not in values:
+        return " ".join(message.split())
+    parser = values[match[1]].parser
+    names = getattr(parser, "enum_values", None)
+    rule = f"one of {', '.join(names)}" if names else parser.syntactic_help or "true or false"
+    return f"--{match[1]} must be {rule}, got {match[2]!r}"
+
+
+def _fields_as_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
+    """Returns arguments with --config.FIELD=VALUE as values of one flag that takes many."""
+    if shared.FIELD not in values:
+        return list(arguments)
+    rewritten, words = [], iter(arguments)
+    for word in words:
+        match = _FIELD.fullmatch(word)
+        if word == "--":
+            return [*rewritten, word, *words]
+        if match is None:
+            rewritten.append(word)
+            continue
+        name, equals, value = match[1].partition("=")
+        if not equals:
+            following = next(words, None)
+            if following is None:
+                raise UserError(f"Missing value for --config.{name}")
+            value = following
+        rewritten.append(f"--{shared.FIELD}={name}={value}")
+    return rewritten
+
+
+def guard(command: Callable[[], None]) -> None:
+    """Calls a command; what a user can do something about ends the process with one line.
+
+    Args:
+      command: without arguments.
+    """
+    try:
+        command()
+    except UserError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        processes.abandon(130)
+        sys.exit(130)
+    except processes.Terminated:
+        if processes.is_first():
+            print("terminated: the same command goes on from here", file=sys.stderr)
+        sys.exit(processes.EXIT_TERMINATED)
+    except (jax.errors.JaxRuntimeError, ValueError, MemoryError) as error:
+        if processes.lost(error):
+            processes.leave()
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            _abandon()
+            raise
+        _fail(UserError(OUT_OF_MEMORY.format(" ".join(str(error).split())[:200])))
+    except Exception:
+        _abandon()
+        raise
+
+
+def _abandon() -> None:
+    """Ends one of several processes that met a fault, with its traceback; of one does nothing."""
+    if processes.count() > 1:
+        traceback.print_exc()
+        processes.abandon(1)
+
+
+def _fail(error: UserError) -> None:
+    line = " ".join(str(error).split())
+    print(f"error: {line}", file=sys.stderr)
+    processes.abandon(2)
+    sys.exit(2)
+
+
+def usage(main: Callable[[], None], values: flags.FlagValues) -> str:
+    """Returns what --help prints: the docstring of the command's module, and its flags."""
+    doc = (sys.modules[main.__module__].__doc__ or "").strip()
+    shown = [values[name] for name in values if name not in shared.HIDDEN]
+    names = [f"--{flag.name}" for flag in shown]
+    width = max(map(len, names), default=0) + 2
+    lines = []
+    for name, flag in zip(names, shown, strict=True):
+        words = flag.help or ""
+        if flag.default not in (None, False):
+            words += f" (default {flag.default_as_str})".replace("'", "")
+        first, *rest = textwrap.wrap(words, _WIDTH - width) or [""]
+        lines.append(f"{name.ljust(width)}{first}")
+        lines += [f"{' ' * width}{line}" for line in rest]
+    return "\n".join([doc, "", *lines])
+
+
+def command_line() -> str:
+    """Returns the command of this process as it can be pasted into a shell."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = sys.argv[0]
+    if not program.startswith("halfway "):
+        program = f"python -m {spec.name}" if spec else f"python {shlex.quote(program)}"
+    return " ".join([program, *map(shlex.quote, sys.argv[1:])])

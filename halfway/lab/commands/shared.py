@@ -1,0 +1,148 @@
+"""Flags that several commands declare: a config, a data folder, where a run computes, budgets."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from halfway.lab.config import config_file, settings
+from halfway.lab.config.config_file import ConfigFile
+from halfway.lab.config.user import UserError
+from halfway.lab.runtime.devices import Place
+
+FIELD = "set"
+"""The flag that --config.FIELD=VALUE becomes."""
+HIDDEN = (FIELD,)
+_ARGUMENTS: dict[int, tuple[str, ...]] = {}
+
+
+def arguments(values: flags.FlagValues) -> tuple[str, ...]:
+    """Returns the arguments of a command that are no flags."""
+    return _ARGUMENTS.get(id(values), ())
+
+
+def set_arguments(values: flags.FlagValues, rest: Sequence[str]) -> None:
+    """Keeps the arguments of a command that are no flags."""
+    _ARGUMENTS[id(values)] = tuple(rest)
+
+
+class ConfigFlag(NamedTuple):
+    """--config and --config.FIELD=VALUE."""
+
+    file: flags.FlagHolder
+    fields: flags.FlagHolder
+
+    @property
+    def given(self) -> bool:
+        """Whether the command line says anything of the config."""
+        return bool(self.file.present or self.fields.present)
+
+    def load(self) -> ConfigFile:
+        """Returns the settings that the flags name.
+
+        Raises:
+          UserError: as `config_file.load`.
+        """
+        if not self.file.value:
+            raise UserError(
+                "--config needs a name or a file: NAME, FILE.py, or either with :VARIANT"
+            )
+        overrides = dict(text.split("=", 1) for text in self.fields.value)
+        return config_file.load(self.file.value, overrides)
+
+
+def config(values: flags.FlagValues) -> ConfigFlag:
+    """Declares --config, whose fields are set by --config.FIELD=VALUE."""
+    text = (
+        "NAME or FILE.py, with :VARIANT where there are variants; fields are set by "
+        "--config.FIELD=VALUE"
+    )
+    return ConfigFlag(
+        flags.DEFINE_string("config", config_file.DEFAULT, text, flag_values=values),
+        flags.DEFINE_multi_string(FIELD, [], "FIELD=VALUE", flag_values=values),
+    )
+
+
+def data_dir(values: flags.FlagValues) -> flags.FlagHolder:
+    """Declares --data_dir."""
+    text = "data folder; $TFDS_DATA_DIR, else ~/tensorflow_datasets, by default"
+    return flags.DEFINE_string("data_dir", None, text, flag_values=values)
+
+
+def checkpoint_every(values: flags.FlagValues) -> flags.FlagHolder:
+    """Declares --checkpoint_every."""
+    text = "seconds from one checkpoint of a training to the next"
+    return flags.DEFINE_float("checkpoint_every", 60.0, text, lower_bound=0.0, flag_values=values)
+
+
+class PlaceFlags(NamedTuple):
+    """Flags that say where a run computes."""
+
+    mesh: flags.FlagHolder
+    at_once: flags.FlagHolder
+    distributed: flags.FlagHolder
+    coordinator: flags.FlagHolder
+    num_processes: flags.FlagHolder
+    process_id: flags.FlagHolder
+    compilation_cache: flags.FlagHolder
+
+    @property
+    def value(self) -> Place:
+        """What they say."""
+        return Place(*(holder.value for holder in self))
+
+
+def place(values: flags.FlagValues) -> PlaceFlags:
+    """Declares the flags that say where a run computes."""
+    here: dict[str, Any] = {"flag_values": values}
+    return PlaceFlags(
+        flags.DEFINE_string(
+            "mesh", None, "devices for members and examples, e.g. member:4,data:2", **here
+        ),
+        flags.DEFINE_integer(
+            "at_once", None, "members of one device that run at once, at most", 1, **here
+        ),
+        flags.DEFINE_bool(
+            "distributed", False, "this is one of several processes of the same command", **here
+        ),
+        flags.DEFINE_string(
+            "coordinator", None, "HOST:PORT of process 0, where no cluster says it", **here
+        ),
+        flags.DEFINE_integer(
+            "num_processes", None, "how many there are, with --coordinator", 1, **here
+        ),
+        flags.DEFINE_integer(
+            "process_id", None, "which one this is, from 0, with --coordinator", 0, **here
+        ),
+        flags.DEFINE_string(
+            "compilation_cache",
+            None,
+            "folder of compiled programs, or 'off'; the user's cache folder by default",
+            **here,
+        ),
+    )
+
+
+class _BudgetParser(flags.ArgumentParser):
+    """Reads "8/255,0.1" as an increasing tuple of positive numbers."""
+
+    syntactic_help = "positive numbers with commas between, e.g. 8/255,0.1"
+
+    def parse(self, argument: Any) -> tuple[float, ...]:
+        """Returns the budgets of a text, or those of a default as they are."""
+        if isinstance(argument, tuple):
+            return argument
+        try:
+            budgets = [settings.number(word) for word in argument.split(",")]
+        except ValueError:
+            budgets = [-1.0]
+        if not all(0 < budget < float("inf") for budget in budgets):
+            raise ValueError("must be positive numbers, e.g. 8/255 or 0.05,0.1")
+        return tuple(sorted(set(budgets)))
+
+
+def budgets(values: flags.FlagValues, name: str, default: Sequence[float], text: str) -> Any:
+    """Declares a flag of one or more budgets; "8/255" is understood."""
+    return flags.DEFINE(  # pyright: ignore
+        _BudgetParser(), name, tuple(default), text, flag_values=values
+    )
