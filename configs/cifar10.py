@@ -36,8 +36,6 @@ from typing import Any
 
 from halfway.lab.config import shipped
 
-VARIANTS = ("", "smoke")
-
 
 def get_config(variant: str = "") -> Any:
     """Returns the config: that of MNIST but for what is set here.

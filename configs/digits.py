@@ -23,8 +23,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-VARIANTS = ("", "smoke", "tiny")
-
 
 def get_config(variant: str = "") -> Any:
     """Returns the config: plain data.
@@ -36,7 +34,7 @@ def get_config(variant: str = "") -> Any:
     Raises:
       ValueError: for another variant.
     """
-    if variant not in VARIANTS:
+    if variant not in ("", "smoke", "tiny"):
         raise ValueError(f"unknown variant {variant!r}: choose one of smoke, tiny, or none")
     config: Any = ConfigDict(
         {

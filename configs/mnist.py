@@ -30,8 +30,6 @@ from typing import Any
 
 from halfway.lab.config import shipped
 
-VARIANTS = ("", "smoke")
-
 
 def get_config(variant: str = "") -> Any:
     """Returns the config: that of digits but for what is set here.
@@ -43,7 +41,7 @@ def get_config(variant: str = "") -> Any:
     Raises:
       ValueError: for another variant.
     """
-    if variant not in VARIANTS:
+    if variant not in ("", "smoke"):
         raise ValueError(f"unknown variant {variant!r}: choose smoke, or none")
     config: Any = shipped("digits")
     config.dataset = "mnist"

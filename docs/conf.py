@@ -95,10 +95,11 @@ def _alias(_app: Any, _what: str, _name: str, _obj: Any, _opts: Any, arguments: 
 
 
 def _skip(_app: Any, what: str, name: str, obj: Any, _skip: bool, _opts: Any) -> bool | None:
-    """Leaves out the fields of a NamedTuple, which its class describes, and what flax adds."""
+    """Leaves out fields of a NamedTuple, which its class describes, and what others add."""
     is_field = type(obj).__name__ == "_tuplegetter"
     is_added = name == "replace" and getattr(obj, "__module__", "").startswith("flax")
-    return True if is_field or is_added else None
+    is_typing = isinstance(obj, type) and obj.__module__ in ("typing", "collections.abc")
+    return True if is_field or is_added or is_typing else None
 
 
 def _formula(translator: Any, node: nodes.math) -> None:

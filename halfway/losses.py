@@ -1,7 +1,7 @@
 """Losses per example, unreduced, and the one mean that all of the library takes.
 
 Every loss maps logits `[B, C]` and integer labels `[B]` to `[B]`, is pure, and is safe under `jit`,
-`vmap` and `grad`. None couples examples.
+`vmap` and `grad`. The loss of an example depends on that example alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from halfway import sharding
 from halfway.types import Array
 
 CHUNK_SIZE = 2048
-"""Examples that are looked at together: activations of a whole half would not fit the memory."""
+"""Number of examples that pass through a model at once: a whole half would not fit in memory."""
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
@@ -117,11 +117,14 @@ def dlr(logits: Array, labels: Array) -> Array:
 def targeted_dlr(labels: Array) -> Callable[[Array, Array], Array]:
     """Returns a loss of logits and *targets*: (z_y − z_t) / (z_π1 − (z_π3 + z_π4)/2).
 
-    Small where the target t is ahead of the label y, so that a targeted attack, which descends its
-    loss, heads for it. Invariant and differentiable like `dlr`.
+    The loss is small where the target t is ahead of the label y; a targeted attack descends it.
+    Invariant and differentiable like `dlr`.
 
     Args:
-      labels: `[B]` integers, the y that is left.
+      labels: `[B]` integers, the classes y that the attack leads away from.
+
+    Returns:
+      `(logits, targets) -> [B]`, with logits `[B, C]` and targets `[B]`.
 
     Raises:
       ValueError: when called with fewer than four classes.
@@ -146,6 +149,7 @@ def targeted_dlr(labels: Array) -> Callable[[Array, Array], Array]:
 
 
 def _largest(logits: Array, number: int, name: str) -> Array:
+    """Returns the largest logits `[B, number]`, sorted from the largest."""
     if logits.shape[1] < number:
         raise ValueError(
             f"{name} compares the {number} largest logits, got {logits.shape[1]} classes: use "
@@ -155,6 +159,7 @@ def _largest(logits: Array, number: int, name: str) -> Array:
 
 
 def _over(values: Array, scale: Array) -> Array:
+    """Returns values divided by a scale, 0 where the scale is 0."""
     return jnp.where(scale == 0, 0, values / jnp.where(scale == 0, 1, scale))
 
 
@@ -162,12 +167,12 @@ def masked_mean(values: Array, mask: Array, axis: int | tuple[int, ...] | None =
     """Returns the mean of the values under the mask: a masked sum over a count, divided once.
 
     Values outside the mask do not enter, NaN and infinities included. Where the mask selects
-    nothing the mean is 0/0 = NaN: no value stands for "no data".
+    nothing the mean is 0/0 = NaN, since no number stands for "no data".
 
     Args:
-      values: any shape.
+      values: numbers of any shape.
       mask: booleans, or numbers of which all but 0 select (not weights); broadcast to `values`.
-      axis: reduced axes; None reduces all of them.
+      axis: the axes to reduce; None reduces all of them.
 
     Examples:
       >>> values, mask = jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False])
@@ -190,12 +195,13 @@ def chunked_sum(
     """Returns the sum of `sum_fn(*arrays, mask)` over chunks of the examples, in constant memory.
 
     Args:
-      sum_fn: arrays `[chunk_size, ...]` and their mask to sums over the examples under the mask, a
-        pytree.
-      arrays: `[N, ...]` each.
-      mask: `[N]` bool.
-      chunk_size: examples at once; None, or at least N: all, by a single call.
-      axis: of `sharding.data_axis`: each device along it sums over its part of the examples.
+      sum_fn: maps arrays `[chunk_size, ...]` and their mask to a pytree of sums over the examples
+        under the mask.
+      arrays: arrays `[N, ...]` with the examples on their leading axis.
+      mask: `[N]` bool, the examples that count.
+      chunk_size: number of examples at once; None, or N and more: all of them in a single call.
+      axis: name and size of a mesh axis, from `sharding.data_axis`; each device along it
+        sums over its part of the examples. None: one device sums over all.
 
     Raises:
       ValueError: if `chunk_size` is below 1.
@@ -229,15 +235,17 @@ def chunked_sum(
         return jax.tree.map(jnp.add, total, sum_fn(*chunk)), None
 
     shapes = jax.eval_shape(sum_fn, *jax.tree.map(lambda array: array[0], chunks))
-    zeros = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), shapes)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return lax.scan(add, zeros, chunks)[0]
 
 
 def _is_label(logits: Array, labels: Array) -> Array:
+    """Returns `[B, C]` bool, true at the label of each example."""
     return jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
 
 
 def _check(logits: Array, labels: Array) -> None:
+    """Checks that logits are floats `[B, C]` and labels integers `[B]`."""
     chex.assert_rank([logits, labels], [2, 1])
     chex.assert_equal_shape_prefix([logits, labels], 1)
     chex.assert_type([logits, labels], [float, int])

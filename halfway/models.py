@@ -25,9 +25,10 @@ def convolve(inputs: Array, kernel: Array, window_strides: Sequence[int], paddin
     Args:
       inputs: `[B, H, W, D]`.
       kernel: `[h, w, D, F]`.
-      window_strides: of height and width.
+      window_strides: steps of the window in height and width, in pixels.
       padding: "SAME", "VALID" or a (low, high) pair for each of height and width.
-      **kwargs: the rest of `lax.conv_general_dilated`'s arguments, at their defaults.
+      **kwargs: further arguments of `lax.conv_general_dilated`, which flax passes; at their
+        defaults.
 
     Returns:
       `[B, H', W', F]`.
@@ -60,11 +61,13 @@ def convolve(inputs: Array, kernel: Array, window_strides: Sequence[int], paddin
 
 
 def average_pool(x: Array, size: int) -> Array:
-    """Returns `size` x `size` average pooling without overlap, rows and columns left over dropped.
+    """Returns averages over windows of `size` x `size` pixels that do not overlap.
+
+    Rows and columns that fill no window are dropped.
 
     Args:
       x: `[B, H, W, D]`.
-      size: of the window; 1 is the identity.
+      size: height and width of a window in pixels; 1 is the identity.
     """
     if size == 1:
         return x
@@ -84,7 +87,7 @@ def _mean_of_windows(x: Array) -> Array:
 
 @_mean_of_windows.defjvp
 def _tangent_of_means(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """The same as one reduction: its transpose is a broadcast, that of slices a sum of paddings."""
+    """Returns the mean and its tangent, taken as one reduction: its transpose is a broadcast."""
     return _mean_of_windows(primals[0]), tangents[0].mean((2, 4))
 
 
@@ -92,6 +95,7 @@ ACTIVATIONS = ("relu", "elu", "gelu", "sigmoid", "silu", "softplus", "tanh")
 
 
 def _scale(x: Array) -> Array:
+    """Returns images in [0, 1] scaled to [-1, 1]."""
     return 2.0 * x - 1.0
 
 
@@ -234,14 +238,15 @@ class VisionTransformer(nn.Module):
 def narrow(params: Params, width: int | Array) -> Params:
     """Returns initial parameters of an MLP of which only `width` units of each hidden layer work.
 
-    The others have weights of 0, in and out, and keep them under any optimizer that does not move
-    where the gradient is 0: they feed nothing forward and nothing back (for activations with f(0) =
-    0). Kernels are rescaled to the variance 1/fan-in of the narrower network. So networks of many
-    widths are one program.
+    The other units have weights of 0, in and out. For activations with f(0) = 0 they pass nothing
+    forward and nothing back, so that any optimizer that does not move where the gradient is 0 keeps
+    them at 0. Kernels are rescaled to the variance 1/fan-in of the narrower network. In this way
+    networks of many widths are one program.
 
     Args:
-      params: of an `MLP`, freshly initialized: "Dense_0", ..., the last of which is the output.
-      width: at least 1 and at most that of the narrowest layer; may be traced.
+      params: parameters of an `MLP`, freshly initialized: "Dense_0", ..., the last of which is the
+        output layer.
+      width: the number of units, at least 1 and at most that of the narrowest layer; may be traced.
 
     Raises:
       ValueError: if the parameters are not those of an MLP with a hidden layer.
@@ -279,7 +284,7 @@ def fields_of(kind: str) -> dict[str, Any]:
       kind: "linear", "mlp", "cnn", "residual" or "transformer".
 
     Raises:
-      ValueError: for another.
+      ValueError: for an unknown kind.
     """
     if kind not in _KINDS:
         raise ValueError(f"unknown model kind {kind!r}: choose one of {', '.join(_KINDS)}")
@@ -295,7 +300,7 @@ def build(config: Mapping[str, Any], *, num_classes: int) -> nn.Module:
     Args:
       config: `kind` ("linear", "mlp", "cnn", "residual" or "transformer") and the module's fields,
         lists allowed for tuples.
-      num_classes: C.
+      num_classes: C, the number of classes.
 
     Raises:
       ValueError: for an unknown kind, field or activation, naming it and those that exist.
@@ -321,7 +326,7 @@ def build(config: Mapping[str, Any], *, num_classes: int) -> nn.Module:
 
 
 DTYPES = ("float32", "bfloat16")
-"""Of what a training step may compute."""
+"""Names of the types that a training step may compute in."""
 
 
 def check_dtype(name: str) -> None:

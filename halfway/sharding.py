@@ -1,9 +1,9 @@
-"""Where members live: one layer that maps over a population on all devices of all processes.
+"""Placement: maps over the members of a population on all devices of all processes.
 
-A mesh has two axes. Members are spread over `member` first, since they need nothing of each other;
-over `data` are spread the examples of a batch or a sum, where there are more devices than members
-or a member does not fit. Every program of training, attacks, transfer and landscapes is made by
-`jit` and mapped by `spread`; the layout in force (`use`) is part of it.
+A mesh has two axes. Members are spread over `member` first, since they need nothing of each other.
+The examples of a batch or a sum are spread over `data`, where there are more devices than members
+or a member does not fit on a device. Every program of training, attacks, transfer and landscapes is
+made by `jit` and mapped by `spread`; the layout in force (`use`) is part of it.
 """
 
 import contextlib
@@ -31,10 +31,11 @@ AT_ONCE: dict[tuple[str, str], int] = {
     ("cpu", "cnn"): 1,
     ("cpu", "residual"): 1,
 }
-"""Members of a device that train at once, by backend and kind of model; all where it says nothing.
+"""Number of members that a device trains at once, by backend and kind of model; all by default.
 
-What several members hold at once goes beyond the cache of a CPU: one after another MLPs take 20 %
-less and CNNs 6 % (measured: digits, 8 pairs on each of 2 devices; residual networks were not).
+Several members at once exceed the cache of a CPU. Trained one after another, MLPs take 20 % less
+time and CNNs 6 % (measured on digits with 8 pairs on each of 2 devices; residual networks were not
+measured).
 """
 _LOG = logging.getLogger("halfway.placement")
 
@@ -44,15 +45,16 @@ class Layout:
     """Devices, and how many members of a device run at once.
 
     Attributes:
-      mesh: with the axes `member` and `data`.
-      at_once: at most so many, in chunks of equal size; None: as many as each program likes.
+      mesh: devices along the axes `member` and `data`.
+      at_once: the largest number of members of a device that run at once, in chunks of equal size;
+        None: each program decides.
     """
 
     mesh: Mesh
     at_once: int | None = None
 
     def __str__(self) -> str:
-        """In words, e.g. "member:2,data:1"."""
+        """Returns the layout in words, e.g. "member:2,data:1"."""
         axes = ",".join(f"{name}:{size}" for name, size in self.mesh.shape.items())
         return axes if self.at_once is None else f"{axes}, {self.at_once} members at once"
 
@@ -61,11 +63,11 @@ def make_mesh(num_members: int | None = None, num_data: int = 1) -> Mesh:
     """Returns a mesh over the first `num_members` · `num_data` devices of all processes.
 
     Args:
-      num_members: devices along `member`; by default as many as there are.
-      num_data: devices along `data`.
+      num_members: number of devices along `member`; by default as many as there are.
+      num_data: number of devices along `data`.
 
     Raises:
-      ValueError: if there are fewer devices.
+      ValueError: if a number is below 1, or there are fewer devices.
     """
     devices = jax.devices()
     if num_members is None:
@@ -84,7 +86,7 @@ def make_mesh(num_members: int | None = None, num_data: int = 1) -> Mesh:
 
 
 def parse_mesh(text: str) -> dict[str, int]:
-    """Returns the sizes of the axes of a text, "member:4,data:2"; what it does not name is 1.
+    """Returns the sizes of the axes that a text such as "member:4,data:2" names; others are 1.
 
     Raises:
       ValueError: if the text is of another form.
@@ -105,14 +107,15 @@ def parse_mesh(text: str) -> dict[str, int]:
 def choose(num_members: int, *, member_bytes: int = 0, device_bytes: int | None = None) -> Layout:
     """Returns the layout of a population on all devices.
 
-    Along `member` lie as many devices as there are members for, among the numbers that divide the
-    devices; what is left lies along `data`. Where a member needs more memory than a device has,
-    `data` takes devices from `member` until its share fits, or all are taken.
+    The axis `member` has as many devices as there are members for, among the numbers that divide
+    the number of devices; the rest lies along `data`. Where a member needs more memory than a
+    device has, `data` takes devices from `member` until the share of each device fits, or all are
+    taken.
 
     Args:
-      num_members: of the smallest population of a run.
-      member_bytes: that a member needs while it trains, see `costs`; 0: not known.
-      device_bytes: memory of a device; None: not known.
+      num_members: number of members of the smallest population of a run.
+      member_bytes: memory that a member needs while it trains, in bytes; 0: not known.
+      device_bytes: memory of a device in bytes; None: not known.
     """
     number = len(jax.devices())
     divisors = [d for d in range(1, number + 1) if number % d == 0]
@@ -153,7 +156,7 @@ def at_once(kind: str) -> int | None:
     """Returns how many members of a device train at once for a kind of model; None: all.
 
     Args:
-      kind: of `models.build`.
+      kind: kind of a model, as in `models.build`.
     """
     return AT_ONCE.get((jax.default_backend(), kind))
 
@@ -172,14 +175,15 @@ def jit(
     training and attacks within 5 %); level 0 runs twice as long. Other backends keep their own
     level.
 
-    Where a device has no memory for it, the program is made again with half as many members at
-    once, down to one; several processes end instead.
+    Where a device runs out of memory, the program is compiled again with half as many members at
+    once, down to one. With several processes the error is raised instead.
 
     Args:
-      fn: to be compiled.
-      static_argnames: arguments that are part of the program.
-      brief: whether it takes less time than its compilation: level 0.
-      gather: whether each process gets what others hold of the result. False: `local` does it.
+      fn: the function to compile.
+      static_argnames: names of arguments that are part of the program.
+      gather: whether each process gets the entries of the result that others hold. If False, the
+        caller gathers them with `local`.
+      brief: whether a call takes less time than compilation, so that level 0 is enough.
     """
 
     @functools.cache
@@ -231,24 +235,25 @@ def jit(
 
 
 def local(tree: Any) -> Any:
-    """Returns arrays of which every process holds everything; arrays of one process are as before.
+    """Returns arrays of which every process holds all entries; with one process, as they are.
 
     All processes must call it together.
 
     Args:
-      tree: of arrays.
+      tree: a pytree of arrays.
     """
     if jax.process_count() == 1 or not any(map(_is_far, jax.tree.leaves(tree))):
         return tree
     leaves, structure = jax.tree.flatten(tree)
-    found = [
+    full_leaves = [
         multihost_utils.process_allgather(leaf, tiled=True) if _is_far(leaf) else leaf
         for leaf in leaves
     ]
-    return jax.tree.unflatten(structure, [jnp.asarray(np.asarray(leaf)) for leaf in found])
+    return jax.tree.unflatten(structure, [jnp.asarray(np.asarray(leaf)) for leaf in full_leaves])
 
 
 def _is_far(leaf: Any) -> bool:
+    """Returns whether other processes hold entries of an array."""
     return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
 
 
@@ -262,10 +267,10 @@ def spread(
 
     Args:
       fn: `(member, *shared) -> pytree` for one member.
-      at_once: members of one device that run at once, by `vmap`; chunks of that size take turns,
-        by `lax.map`. None: all. The layout may say less.
-      by_data: whether `fn` shares its examples out over the axis `data`, see `data_axis`. Else that
-        axis holds members too.
+      at_once: number of members of one device that run at once, by `vmap`; chunks of that size take
+        turns, by `lax.map`. None: all. The layout may allow fewer.
+      by_data: whether `fn` shares its examples out over the axis `data`, see `data_axis`. If False,
+        that axis holds members too.
 
     Returns:
       `(members, *shared) -> pytree`, `[M, ...]` in each leaf; `shared` is the same for all.
@@ -286,9 +291,9 @@ def spread(
         most = min(n for n in (at_once, layout.at_once, each) if n is not None)
         num_turns = -(-each // most)
         chunk = -(-each // num_turns)
-        seen = _CHUNKS.get()
-        if seen is not None:
-            seen.append(chunk)
+        chunks = _CHUNKS.get()
+        if chunks is not None:
+            chunks.append(chunk)
         pad = number * num_turns * chunk - size
         if pad:
             members = jax.tree.map(
@@ -296,18 +301,18 @@ def spread(
             )
 
         def lifted(members, *shared):
-            one = lambda member: fn(member, *shared)  # noqa: E731
+            member_fn = lambda member: fn(member, *shared)  # noqa: E731
             token = _WITHIN.set((DATA, mesh.shape[DATA]) if by_data else None)
             try:
                 if num_turns == 1 and chunk > 1:
-                    return jax.vmap(one)(members)
+                    return jax.vmap(member_fn)(members)
                 if chunk == 1:
-                    return jax.lax.map(one, members)
+                    return jax.lax.map(member_fn, members)
                 turns = jax.tree.map(
                     lambda leaf: leaf.reshape(num_turns, chunk, *leaf.shape[1:]), members
                 )
-                found = jax.lax.map(jax.vmap(one), turns)
-                return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+                results = jax.lax.map(jax.vmap(member_fn), turns)
+                return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
             finally:
                 _WITHIN.reset(token)
 
@@ -324,10 +329,10 @@ def spread(
 
 
 def data_axis() -> tuple[str, int] | None:
-    """Returns name and size of the axis that shares examples out; None where there is nothing to.
+    """Returns name and size of the mesh axis over which examples are shared out, or None.
 
-    It is there while a function of `spread(..., by_data=True)` is traced, if the mesh has more than
-    one device along `data`.
+    There is such an axis while a function of `spread(..., by_data=True)` is traced, if the mesh has
+    more than one device along `data`.
     """
     within = _WITHIN.get()
     return within if within and within[1] > 1 else None
@@ -338,7 +343,7 @@ def share(array: jax.Array, axis: tuple[str, int]) -> jax.Array:
 
     Args:
       array: `[N, ...]`, the same on all devices along the axis.
-      axis: of `data_axis`.
+      axis: name and size of the axis, from `data_axis`.
 
     Returns:
       `[⌈N / size⌉, ...]`.
@@ -352,6 +357,14 @@ def share(array: jax.Array, axis: tuple[str, int]) -> jax.Array:
 
 
 def share_mask(mask: jax.Array, axis: tuple[str, int]) -> jax.Array:
-    """Returns this device's part of a mask `[N]`, padded by False; see `share`."""
+    """Returns this device's part of a mask, padded by False to equal parts.
+
+    Args:
+      mask: `[N]` bool, the same on all devices along the axis.
+      axis: name and size of the axis, from `data_axis`.
+
+    Returns:
+      `[⌈N / size⌉]` bool.
+    """
     pad = -mask.shape[0] % axis[1]
     return share(jnp.concatenate([mask.astype(bool), jnp.zeros(pad, bool)]), axis)

@@ -25,7 +25,8 @@ Key = jax.Array
 Params = Any
 """A pytree of arrays: the parameters of one model, or of many along leading axes."""
 LogitsFn = Callable[[Array], Array]
-"""Inputs `[B, ...]` to logits `[B, C]`: how a model reaches attacks; M at once: `[B, M, C]`."""
+"""Inputs `[B, ...]` to logits `[B, C]`, the form in which a model reaches attacks; several models
+at once have logits `[B, M, C]`."""
 ApplyFn = Callable[[Params, Array], Array]
 """Parameters and inputs `[B, ...]` to logits `[B, C]`."""
 ScalarFn = Callable[[Params], Array]

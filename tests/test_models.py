@@ -76,12 +76,13 @@ def test_convolution_refuses_dilation_and_groups(option):
 
 
 def test_average_pooling_by_hand():
-    x = jnp.arange(15.0).reshape(1, 5, 3, 1)
+    x = np.arange(15, dtype=np.float32).reshape(1, 5, 3, 1)
     # Windows {0, 1, 3, 4} and {6, 7, 9, 10}; the last row and column are left over.
-    np.testing.assert_array_equal(models.average_pool(x, 2).squeeze(), [2.0, 8.0])
-    np.testing.assert_array_equal(models.average_pool(x, 1), x)
-    channels = jnp.concatenate([x, -10 * x], axis=-1)
-    np.testing.assert_array_equal(models.average_pool(channels, 3).ravel(), [4.0, -40.0])
+    pool = jax.jit(models.average_pool, static_argnums=1)
+    np.testing.assert_array_equal(np.squeeze(pool(x, 2)), [2.0, 8.0])
+    np.testing.assert_array_equal(pool(x, 1), x)
+    channels = np.concatenate([x, -10 * x], axis=-1)
+    np.testing.assert_array_equal(np.ravel(pool(channels, 3)), [4.0, -40.0])
 
 
 # Models
@@ -132,12 +133,12 @@ def transformer_logits(config, params, x):
         attention = params[f"block{block}_attention"]
         normed, heads = normalize(x, params[f"block{block}_norm0"]), []
         for h in range(config["heads"]):
-            query, key, value = (
+            queries, keys, values = (
                 normed @ attention[name]["kernel"][:, h] + attention[name]["bias"][h][None, None]
                 for name in ("query", "key", "value")
             )
-            scores = jnp.einsum("bqc,bkc->bqk", query, key) / jnp.sqrt(query.shape[-1])
-            heads.append(jax.nn.softmax(scores) @ value @ attention["out"]["kernel"][h])
+            scores = jnp.einsum("bqc,bkc->bqk", queries, keys) / jnp.sqrt(queries.shape[-1])
+            heads.append(jax.nn.softmax(scores) @ values @ attention["out"]["kernel"][h])
         x = x + sum(heads) + attention["out"]["bias"][None, None]
         normed = normalize(x, params[f"block{block}_norm1"])
         hidden = jax.nn.gelu(dense(normed, params[f"block{block}_dense0"]))
@@ -145,13 +146,18 @@ def transformer_logits(config, params, x):
     return dense(normalize(x, params["norm"]).mean(1), params["head"])
 
 
+REFERENCES = {
+    "residual": residual_logits,
+    "transformer": transformer_logits,
+}
+"""Layers written out, for models that are more than convolutions followed by dense layers."""
+
+
 def reference_logits(config, params, images):
     """Written out with XLA's convolution, from parameters as flax names them."""
     x = 2 * images - 1
-    if config["kind"] in ("residual", "transformer"):
-        return {"residual": residual_logits, "transformer": transformer_logits}[config["kind"]](
-            config, params, x
-        )
+    if config["kind"] in REFERENCES:
+        return REFERENCES[config["kind"]](config, params, x)
     activation = jnp.tanh if config.get("activation") == "tanh" else lambda z: jnp.maximum(z, 0)
     stride, pool = config.get("stride"), config.get("pool", 1)
     for i in range(len(config.get("features", ()))):
@@ -171,18 +177,23 @@ def reference_logits(config, params, images):
     return x
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
-def model(request):
+def drawn(config):
     """The config, the module's apply as `(params, x) -> logits`, and three members' parameters."""
-    config = CONFIGS[request.param]
     module = models.build(config, num_classes=NUM_CLASSES)
-
     shapes = jax.eval_shape(module.init, jax.random.key(0), IMAGES[:1])["params"]
     # Drawn here, not by flax, whose biases start at 0, where a forgotten one would not show.
     leaves, structure = jax.tree.flatten(shapes)
-    members = [0.4 * draw((3, *leaf.shape), seed) for seed, leaf in enumerate(leaves)]
+    members = [
+        np.float32(0.4) * np.asarray(draw((3, *leaf.shape), seed))
+        for seed, leaf in enumerate(leaves)
+    ]
     members = jax.tree.unflatten(structure, members)
     return config, jax.jit(lambda params, x: module.apply({"params": params}, x)), members
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def model(request):
+    return drawn(CONFIGS[request.param])
 
 
 def member(members, i):
@@ -202,11 +213,13 @@ def test_logits_of_an_example_depend_on_that_example_alone(model):
     _, apply_fn, members = model
     params = member(members, 0)
     logits = apply_fn(params, IMAGES)
-    alone = jnp.concatenate([apply_fn(params, image[None]) for image in IMAGES])
+    images = np.array(IMAGES)
+    alone = np.concatenate([apply_fn(params, image[None]) for image in images])
     np.testing.assert_allclose(alone, logits, rtol=1e-5, atol=1e-6)
-    beside_nan = apply_fn(params, IMAGES.at[1].set(jnp.nan))
-    assert jnp.isnan(beside_nan[1]).all()
-    np.testing.assert_array_equal(jnp.delete(beside_nan, 1, 0), jnp.delete(logits, 1, 0))
+    images[1] = np.nan
+    beside_nan = np.asarray(apply_fn(params, images))
+    assert np.isnan(beside_nan[1]).all()
+    np.testing.assert_array_equal(np.delete(beside_nan, 1, 0), np.delete(logits, 1, 0))
 
 
 def test_members_stacked_equal_members_one_by_one(model):
@@ -216,15 +229,16 @@ def test_members_stacked_equal_members_one_by_one(model):
         return jnp.sum(apply_fn(params, IMAGES) ** 2)
 
     stacked = jax.jit(jax.vmap(jax.value_and_grad(loss)))(members)
-    one = jax.jit(jax.value_and_grad(loss))
+    jitted = jax.jit(jax.value_and_grad(loss))
     for i in range(3):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
             member(stacked, i),
-            one(member(members, i)),
+            jitted(member(members, i)),
         )
 
 
+@pytest.mark.quick
 def test_lists_stand_for_tuples():
     for config in CONFIGS.values():
         lists = {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
@@ -245,6 +259,7 @@ def test_lists_stand_for_tuples():
         ({"kind": "cnn", "activation": "rleu"}, "'rleu'", "relu"),
     ],
 )
+@pytest.mark.quick
 def test_unknown_kinds_and_fields_are_named(config, culprit, known):
     with pytest.raises(ValueError) as error:
         models.build(config, num_classes=NUM_CLASSES)
@@ -252,6 +267,7 @@ def test_unknown_kinds_and_fields_are_named(config, culprit, known):
     assert known in str(error.value)
 
 
+@pytest.mark.quick
 def test_a_residual_stage_halves_the_image_and_shortcuts_only_where_it_enters():
     module = models.build({"kind": "residual", "features": (4, 6, 8), "blocks": 2}, num_classes=3)
     params = jax.eval_shape(module.init, jax.random.key(0), IMAGES)["params"]
@@ -276,25 +292,29 @@ def test_a_transformer_refuses_what_does_not_divide(fields, message):
 # Widths as data
 
 
+narrow = jax.jit(models.narrow)
+
+
 def test_a_narrowed_network_is_the_small_one():
     x = jax.random.uniform(jax.random.key(0), (6, 3, 3, 1))
     wide = models.MLP(num_classes=4, widths=(16, 16))
-    params = wide.init(jax.random.key(1), x)["params"]
-    narrowed = jax.jit(models.narrow)(params, jnp.int32(5))
+    params = jax.tree.map(np.asarray, jax.jit(wide.init)(jax.random.key(1), x)["params"])
+    narrowed = narrow(params, jnp.int32(5))
     small = {
-        "Dense_0": {"kernel": params["Dense_0"]["kernel"][:, :5], "bias": jnp.zeros(5)},
+        "Dense_0": {"kernel": params["Dense_0"]["kernel"][:, :5], "bias": np.zeros(5, np.float32)},
         "Dense_1": {
-            "kernel": params["Dense_1"]["kernel"][:5, :5] * np.sqrt(16 / 5),
-            "bias": jnp.zeros(5),
+            "kernel": params["Dense_1"]["kernel"][:5, :5] * np.float32(np.sqrt(16 / 5)),
+            "bias": np.zeros(5, np.float32),
         },
         "Dense_2": {
-            "kernel": params["Dense_2"]["kernel"][:5] * np.sqrt(16 / 5),
-            "bias": jnp.zeros(4),
+            "kernel": params["Dense_2"]["kernel"][:5] * np.float32(np.sqrt(16 / 5)),
+            "bias": np.zeros(4, np.float32),
         },
     }
-    expected = models.MLP(num_classes=4, widths=(5, 5)).apply({"params": small}, x)
-    np.testing.assert_allclose(wide.apply({"params": narrowed}, x), expected, rtol=1e-5, atol=1e-6)
-    whole = models.narrow(params, 16)
+    expected = jax.jit(models.MLP(num_classes=4, widths=(5, 5)).apply)({"params": small}, x)
+    logits = jax.jit(wide.apply)({"params": narrowed}, x)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+    whole = narrow(params, jnp.int32(16))
     jax.tree.map(np.testing.assert_array_equal, whole, dict(params))
 
 
@@ -302,7 +322,7 @@ def test_masked_units_stay_out_under_any_optimizer():
     x = jax.random.uniform(jax.random.key(0), (8, 3, 3, 1))
     labels = jnp.arange(8) % 4
     module = models.MLP(num_classes=4, widths=(16, 16))
-    start = models.narrow(module.init(jax.random.key(1), x)["params"], 5)
+    start = narrow(jax.jit(module.init)(jax.random.key(1), x)["params"], 5)
     for name in populations.OPTIMIZERS:
         optimizer = populations.make_optimizer(name, 0.05, 0.1)
         state = populations.init_state(start, optimizer)
@@ -313,8 +333,9 @@ def test_masked_units_stay_out_under_any_optimizer():
         step = jax.jit(functools.partial(populations.train_step, apply_fn, optimizer))
         for _ in range(20):
             state = step(state, x, labels)
-        first, second, last = (state.params[f"Dense_{i}"] for i in range(3))
-        assert not np.array_equal(first["kernel"][:, :5], start["Dense_0"]["kernel"][:, :5])
+        first, second, last = jax.device_get([state.params[f"Dense_{i}"] for i in range(3)])
+        before = np.asarray(start["Dense_0"]["kernel"])
+        assert not np.array_equal(first["kernel"][:, :5], before[:, :5])
         for masked in (
             first["kernel"][:, 5:],
             first["bias"][5:],
@@ -323,22 +344,25 @@ def test_masked_units_stay_out_under_any_optimizer():
             second["bias"][5:],
             last["kernel"][5:],
         ):
-            assert (np.asarray(masked) == 0).all()
+            assert (masked == 0).all()
 
 
 def test_narrowed_kernels_keep_their_scale():
     x = jnp.zeros((1, 20, 20, 1))
-    params = models.MLP(num_classes=300, widths=(400, 400)).init(jax.random.key(2), x)["params"]
-    narrowed = models.narrow(params, 100)
+    module = models.MLP(num_classes=300, widths=(400, 400))
+    narrowed = jax.jit(lambda key: models.narrow(module.init(key, x)["params"], 100))(
+        jax.random.key(2)
+    )
     for name in ("Dense_1", "Dense_2"):
-        used = narrowed[name]["kernel"][:100, :100]
+        used = np.asarray(narrowed[name]["kernel"])[:100, :100]
         assert float(used.std()) == pytest.approx(1 / np.sqrt(100), rel=0.03)
 
 
 def test_only_an_mlp_is_narrowed():
     x = jnp.zeros((1, 8, 8, 1))
     for config in ({"kind": "linear"}, {"kind": "cnn", "features": (4,), "widths": ()}):
-        params = models.build(config, num_classes=3).init(jax.random.key(0), x)["params"]
+        module = models.build(config, num_classes=3)
+        params = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
         with pytest.raises(ValueError, match="only an MLP with a hidden layer is narrowed"):
             models.narrow(params, 2)
 
@@ -353,6 +377,7 @@ def test_pooling_and_its_derivatives_are_those_of_a_mean(shape, size):
         x = x[:, : rows * size, : columns * size]
         return x.reshape(-1, rows, size, columns, size, depth).mean((2, 4))
 
+    @functools.partial(jax.jit, static_argnums=0)
     def derivatives(pool, x):
         total = lambda x: (pool(x) ** 3).sum()  # noqa: E731
         slope = jax.grad(total)

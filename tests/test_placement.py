@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 from halfway import sharding
 
 
-def one(member, weights):
+def member_fn(member, weights):
     key, x = member
     noise = jax.random.uniform(key, x.shape)
     return {"product": x @ weights + noise, "sum": x.sum()}
@@ -20,8 +22,14 @@ def draw(size):
     return jax.random.split(jax.random.key(2), size), jnp.asarray(x, jnp.float32)
 
 
+@functools.cache
+def mapped(size):
+    """What `vmap` gives for so many members, computed once."""
+    return jax.jit(jax.vmap(member_fn, in_axes=(0, None)))(draw(size), WEIGHTS)
+
+
 def assert_mapped(result, size):
-    expected = jax.jit(jax.vmap(one, in_axes=(0, None)))(draw(size), WEIGHTS)
+    expected = mapped(size)
     assert result["product"].shape == (size, 3)
     assert result["sum"].shape == (size,)
     jax.tree.map(
@@ -29,8 +37,18 @@ def assert_mapped(result, size):
     )
 
 
-@pytest.mark.parametrize("by_data", [False, True])
-@pytest.mark.parametrize("mesh", [(1, 1), (2, 1), (1, 2)])
+# Where the mesh has no axis of data, to spread by data is to spread: one of them with each change.
+@pytest.mark.parametrize(
+    ("mesh", "by_data"),
+    [
+        ((1, 1), False),
+        ((2, 1), False),
+        ((1, 2), False),
+        ((1, 2), True),
+        pytest.param((1, 1), True, marks=pytest.mark.slow),
+        pytest.param((2, 1), True, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     "size, at_once, most",
     [
@@ -48,20 +66,21 @@ def assert_mapped(result, size):
 )
 def test_spread_is_vmap(size, at_once, most, mesh, by_data):
     with sharding.use(sharding.Layout(sharding.make_mesh(*mesh), most)):
-        run = sharding.jit(sharding.spread(one, at_once=at_once, by_data=by_data))
+        run = sharding.jit(sharding.spread(member_fn, at_once=at_once, by_data=by_data))
         assert_mapped(run(draw(size), WEIGHTS), size)
 
 
 def test_all_devices_by_default():
     assert sharding.make_mesh().size == jax.device_count() == 2
     assert sharding.make_mesh(1).size == 1
-    result = jax.jit(sharding.spread(one))(draw(4), WEIGHTS)
+    result = jax.jit(sharding.spread(member_fn))(draw(4), WEIGHTS)
     shards = result["product"].addressable_shards
     assert {shard.device for shard in shards} == set(jax.devices())
     assert [shard.data.shape for shard in shards] == [(2, 3), (2, 3)]
 
 
 @pytest.mark.parametrize("sizes", [(0, 1), (-1, 1), (3, 1), (2, 2), (1, 0), (None, 3)])
+@pytest.mark.quick
 def test_impossible_meshes_are_refused(sizes):
     with pytest.raises(ValueError, match="from 1 to 2 devices, all that there are, got member:"):
         sharding.make_mesh(*sizes)
@@ -71,11 +90,13 @@ def test_impossible_meshes_are_refused(sizes):
     "text, shape",
     [("member:2", (2, 1)), ("data:2", (1, 2)), ("member:1,data:2", (1, 2)), ("member:1", (1, 1))],
 )
+@pytest.mark.quick
 def test_a_mesh_is_read_from_text(text, shape):
     assert tuple(sharding.parse_mesh(text).values()) == shape
 
 
 @pytest.mark.parametrize("text", ["", "2", "member", "member:x", "batch:2", "member:2,", "data:-1"])
+@pytest.mark.quick
 def test_what_is_no_mesh_is_refused(text):
     with pytest.raises(ValueError, match="a mesh is like 'member:8'"):
         sharding.parse_mesh(text)
@@ -97,18 +118,18 @@ def test_members_come_first_and_share_a_device_where_they_fit(fields, shape):
 
 
 def test_the_layout_in_force_is_part_of_a_program():
-    seen = []
+    mesh_sizes = []
 
     @sharding.jit
     def run(members, weights):
-        seen.append(sharding.current().mesh.size)
-        return sharding.spread(one)(members, weights)
+        mesh_sizes.append(sharding.current().mesh.size)
+        return sharding.spread(member_fn)(members, weights)
 
     for size in (1, 2, 1):
         with sharding.use(sharding.Layout(sharding.make_mesh(size))):
-            found = run(draw(4), WEIGHTS)["sum"]
-            assert len(found.sharding.device_set) == size
-    assert seen == [1, 2]  # each is made once
+            sums = run(draw(4), WEIGHTS)["sum"]
+            assert len(sums.sharding.device_set) == size
+    assert mesh_sizes == [1, 2]  # each is made once
 
 
 def test_examples_are_shared_out_over_the_data_axis():
@@ -154,7 +175,7 @@ def test_without_memory_members_go_in_smaller_chunks(monkeypatch, caplog):
 
     @sharding.jit
     def run(members, weights):
-        return sharding.spread(one)(members, weights)
+        return sharding.spread(member_fn)(members, weights)
 
     for _ in range(2):
         assert_mapped(run(draw(10), WEIGHTS), 10)
@@ -167,7 +188,7 @@ def test_a_member_that_does_not_fit_alone_is_an_error(monkeypatch):
 
     @sharding.jit
     def run(members, weights):
-        return sharding.spread(one)(members, weights)
+        return sharding.spread(member_fn)(members, weights)
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
         run(draw(10), WEIGHTS)

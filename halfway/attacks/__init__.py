@@ -1,13 +1,31 @@
 """Attacks as pure functions: `attack(logits_fn, key, x, labels, *, threat, ...) -> AttackResult`.
 
-All are exported flat. They are not jitted: the caller is, and may `vmap` over parameters, examples
-and budgets.
+All are exported flat, with what they are composed of: `objective`, gradient estimators
+(`exact_gradient` and what wraps it), update rules (`steps`, `momentum`) and the loop, `ascend`.
+They are not jitted: the caller is, and may `vmap` over parameters, examples and budgets.
 """
 
 from halfway.attacks.auto_pgd import apgd
-from halfway.attacks.base import AttackResult
+from halfway.attacks.base import (
+    AttackResult,
+    Estimator,
+    GradientEstimate,
+    Objective,
+    ascend,
+    exact_gradient,
+    objective,
+    steps,
+)
 from halfway.attacks.diagnostics import Diagnosis, diagnose, in_words
 from halfway.attacks.ensembles import Ensemble, collect_weights, ensemble, leave_one_out
+from halfway.attacks.estimators import (
+    diverse_inputs,
+    look_ahead,
+    momentum,
+    scaled_copies,
+    smoothed,
+    variance_tuned,
+)
 from halfway.attacks.gradient import (
     bim,
     di_fgsm,
@@ -34,10 +52,14 @@ __all__ = [
     "AttackResult",
     "Diagnosis",
     "Ensemble",
+    "Estimator",
+    "GradientEstimate",
+    "Objective",
     "Outcome",
     "Threat",
     "UniversalResult",
     "apgd",
+    "ascend",
     "auto_attack",
     "bim",
     "boundary",
@@ -48,7 +70,9 @@ __all__ = [
     "di_fgsm",
     "diagnose",
     "distance",
+    "diverse_inputs",
     "ensemble",
+    "exact_gradient",
     "fab",
     "fgsm",
     "fmn",
@@ -58,15 +82,22 @@ __all__ = [
     "l2",
     "leave_one_out",
     "linf",
+    "look_ahead",
     "mi_fgsm",
     "minimum_budget",
+    "momentum",
     "ni_fgsm",
+    "objective",
     "outcome",
     "pgd",
+    "scaled_copies",
     "si_fgsm",
+    "smoothed",
     "square",
+    "steps",
     "svre",
     "ti_fgsm",
     "universal",
+    "variance_tuned",
     "vmi_fgsm",
 ]

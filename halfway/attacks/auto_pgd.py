@@ -126,15 +126,17 @@ def apgd(
     def walk(key: Key) -> Candidate:
         return walk_of(goal, key, x, threat, num_steps, random_start)
 
-    found = base.best_walk(walk, jax.random.split(key, num_restarts), goal, x)
+    end = base.best_walk(walk, jax.random.split(key, num_restarts), goal, x)
     queries = jnp.full(labels.shape, num_restarts * (num_steps + 1), jnp.int32)
-    return AttackResult(found.point, found.success, found.loss, queries)
+    return AttackResult(end.point, end.success, end.loss, queries)
 
 
 def _look(goal: base.Objective, point: Array) -> tuple[Array, Candidate]:
     """Returns the gradient at a point `[B, ...]`, and what the point is worth."""
-    found = base.exact_gradient(goal).estimate(None, (), point)
-    return base.finite(found.gradient), Candidate(point, goal.success(found.logits), found.loss)
+    estimate = base.exact_gradient(goal).estimate(None, (), point)
+    return base.finite(estimate.gradient), Candidate(
+        point, goal.success(estimate.logits), estimate.loss
+    )
 
 
 def _walk(
@@ -167,18 +169,18 @@ def _walk(
         mixed = state.point + weight * (ahead - state.point)
         mixed = mixed + (1 - weight) * (state.point - state.before)
         point = threat.project(mixed, x)
-        gradient, found = _look(goal, point)
-        better = found.loss > state.best_loss
+        gradient, moved = _look(goal, point)
+        better = moved.loss > state.best_loss
         return state._replace(
             point=point,
             before=state.point,
             gradient=gradient,
-            loss=found.loss,
-            kept=base.better_of(found, state.kept),
+            loss=moved.loss,
+            kept=base.better_of(moved, state.kept),
             best=jnp.where(each(better), point, state.best),
             best_gradient=jnp.where(each(better), gradient, state.best_gradient),
-            best_loss=jnp.where(better, found.loss, state.best_loss),
-            gains=state.gains + (found.loss > state.loss),
+            best_loss=jnp.where(better, moved.loss, state.best_loss),
+            gains=state.gains + (moved.loss > state.loss),
         )
 
     def check(state: _State, gap: Array) -> _State:
@@ -264,15 +266,15 @@ def _sparse_walk(
     def step(state: _SparseState, index: Array) -> tuple[_SparseState, None]:
         along = largest_components(state.gradient, state.number)
         point = threat.project(state.point + each(state.step) * radius * along, x)
-        gradient, found = _look(goal, point)
-        better = found.loss > state.best_loss
+        gradient, moved = _look(goal, point)
+        better = moved.loss > state.best_loss
         state = state._replace(
             point=point,
             gradient=gradient,
-            kept=base.better_of(found, state.kept),
+            kept=base.better_of(moved, state.kept),
             best=jnp.where(each(better), point, state.best),
             best_gradient=jnp.where(each(better), gradient, state.best_gradient),
-            best_loss=jnp.where(better, found.loss, state.best_loss),
+            best_loss=jnp.where(better, moved.loss, state.best_loss),
         )
         return jax.lax.cond((index + 1) % period == 0, adapt, lambda s: s, state), None
 

@@ -2,7 +2,8 @@
 
 An attack *ascends* its attack loss. The objective says what that is, a gradient estimator is a
 closure over it, the update rule is an `optax.GradientTransformation` on the input whose updates are
-added, and `iterate` is the loop within a threat model (`threat.py`).
+added, and `ascend` is the loop within a threat model (`threat.py`). A named attack is a short
+composition of these, to be copied and changed.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from halfway.attacks.threat import Threat, per_example
 from halfway.types import Array, Key, LogitsFn, LossFn, is_traced
 
 
-class Estimate(NamedTuple):
+class GradientEstimate(NamedTuple):
     """What a gradient estimator says of a point.
 
     Attributes:
@@ -40,12 +41,13 @@ class Estimator(NamedTuple):
 
     Attributes:
       init: inputs `[B, ...]` to the state of the first call.
-      estimate: `(key, state, x) -> Estimate`; the key is consumed, None where nothing is random.
+      estimate: `(key, state, x) -> GradientEstimate`; the key is consumed, None where nothing is
+        random.
       num_queries: of a call, per example.
     """
 
     init: Callable[[Array], Any]
-    estimate: Callable[[Key | None, Any, Array], Estimate]
+    estimate: Callable[[Key | None, Any, Array], GradientEstimate]
     num_queries: int
 
 
@@ -71,13 +73,14 @@ class Objective(NamedTuple):
     """What an attack wants of a model.
 
     Attributes:
-      value: inputs `[B, ...]` to attack loss `[B]` and logits `[B, C]`, of M models `[B, M, C]`;
-        costs one query.
+      value: inputs `[B, ...]` to attack loss `[B]` and logits `[B, C]`, of M models `[B, M, C]`.
       success: these logits to whether the attack has reached its aim, `[B]` bool.
+      num_queries: of a value, per example.
     """
 
     value: Callable[[Array], tuple[Array, Array]]
     success: Callable[[Array], Array]
+    num_queries: int = 1
 
 
 def objective(
@@ -95,6 +98,8 @@ def objective(
       loss_fn: these logits and labels to a loss per example.
       targets: `[B]` integers, or None.
     """
+    chex.assert_type(labels, int)
+    chex.assert_rank(labels, 1)
     if targets is not None:
         chex.assert_equal_shape([labels, targets])
     aim, sign = (labels, 1) if targets is None else (targets, -1)
@@ -121,13 +126,13 @@ def exact_gradient(goal: Objective) -> Estimator:
       goal: what to ascend.
     """
 
-    def estimate(key: Key | None, state: Any, x: Array) -> Estimate:
+    def estimate(key: Key | None, state: Any, x: Array) -> GradientEstimate:
         del key
         loss, pullback, logits = jax.vjp(goal.value, x, has_aux=True)
         (gradient,) = pullback(jnp.ones_like(loss))
-        return Estimate(gradient, loss, logits, state)
+        return GradientEstimate(gradient, loss, logits, state)
 
-    return Estimator(lambda x: (), estimate, 1)
+    return Estimator(lambda x: (), estimate, goal.num_queries)
 
 
 def steepest(threat: Threat) -> optax.GradientTransformation:
@@ -166,8 +171,12 @@ def steps(threat: Threat, relative_step: Any) -> optax.GradientTransformation:
 
     Args:
       threat: of the norm and the budget.
-      relative_step: length as a fraction of ε, a scalar.
+      relative_step: length as a fraction of ε, a scalar ≥ 0; may be traced.
+
+    Raises:
+      ValueError: for a step that is negative or not finite.
     """
+    check_length("relative_step", relative_step)
     return optax.chain(steepest(threat), scale_by_epsilon(threat), optax.scale(relative_step))
 
 
@@ -258,6 +267,11 @@ def check(x: Array, labels: Array, num_steps: int, *, least: int) -> None:
 def check_count(name: str, value: int, *, least: int = 1) -> None:
     """Checks a static count.
 
+    Args:
+      name: of the argument.
+      value: that was given.
+      least: smallest that is allowed.
+
     Raises:
       ValueError: where it is smaller than it may be.
     """
@@ -268,12 +282,101 @@ def check_count(name: str, value: int, *, least: int = 1) -> None:
 def check_length(name: str, value: Any) -> None:
     """Checks the length of a step or a rate, a scalar; traced ones are not looked at.
 
+    Args:
+      name: of the argument.
+      value: that was given.
+
     Raises:
       ValueError: where it is negative or not finite.
     """
     chex.assert_rank(value, 0)
     if not is_traced(value) and not (np.isfinite(value) and value >= 0):
         raise ValueError(f"{name} must be finite and at least 0, got {value}")
+
+
+def ascend(
+    goal: Objective,
+    estimator: Estimator,
+    update_rule: optax.GradientTransformation,
+    key: Key,
+    x: Array,
+    *,
+    threat: Threat,
+    num_steps: int,
+    num_restarts: int = 1,
+    random_start: bool = False,
+    best: bool = True,
+    early_stop: bool = False,
+) -> AttackResult:
+    """Returns the best point of projected walks: the loop that attacks are compositions with.
+
+    It spends, on each restart, `num_steps` estimates and one value of the objective.
+
+    Args:
+      goal: what is ascended.
+      estimator: of its gradient.
+      update_rule: gradients to updates, which are *added* to the point; `params` is the point.
+      key: consumed; its value matters with a random start or a random estimator only.
+      x: `[B, ...]` clean inputs within the bounds of the threat model.
+      threat: every step ends with its projection; its budget may be traced.
+      num_steps: steps a restart, ≥ 0; static.
+      num_restarts: independent walks, one after the other, of which each example's best end is
+        kept; ≥ 1, static.
+      random_start: whether walks begin at a uniform draw from the ball rather than at x.
+      best: whether a walk ends at its best iterate (success first, then attack loss) rather than at
+        its last.
+      early_stop: whether an example rests where it first succeeds; the estimator has to look at the
+        point itself. Shapes are static, so that it saves no time and no queries.
+
+    Raises:
+      ValueError: for counts outside these ranges, and for several restarts without a random start.
+
+    Examples:
+      An attack on the mean gradient over scales, with momentum, that looks where momentum would go:
+
+      >>> logits_fn = lambda x: (x - 0.5) @ jnp.array([[1.0, -1.0], [1.0, -1.0]])
+      >>> x, labels = jnp.array([[0.625, 0.5], [0.875, 0.875]]), jnp.array([0, 0])
+      >>> threat = attacks.linf(0.125)
+      >>> goal = attacks.objective(logits_fn, labels, losses.margin)
+      >>> gradient = attacks.scaled_copies(attacks.exact_gradient(goal), num_scales=5)
+      >>> gradient = attacks.look_ahead(gradient, step=0.1 * threat.radius(x), decay=1.0)
+      >>> rule = attacks.momentum(threat, 0.1, decay=1.0)
+      >>> result = attacks.ascend(
+      ...     goal, gradient, rule, jax.random.key(0), x, threat=threat, num_steps=10)
+      >>> result.success.tolist(), result.queries.tolist()
+      ([True, False], [51, 51])
+    """
+    chex.assert_type(x, float)
+    check_count("num_steps", num_steps, least=0)
+    check_count("num_restarts", num_restarts)
+    if num_restarts > 1 and not random_start:
+        raise ValueError(f"num_restarts must be 1 without random_start, got {num_restarts}")
+
+    def walk(key: Key) -> Candidate:
+        start = x
+        if random_start:
+            key, key_start = jax.random.split(key)
+            start = threat.random_start(key_start, x)
+        return iterate(
+            goal,
+            estimator,
+            update_rule,
+            x,
+            start,
+            threat=threat,
+            num_steps=num_steps,
+            key=key,
+            best=best,
+            early_stop=early_stop,
+        )
+
+    if num_restarts == 1:
+        end = walk(key)
+    else:
+        end = best_walk(walk, jax.random.split(key, num_restarts), goal, x)
+    spent = num_restarts * (num_steps * estimator.num_queries + goal.num_queries)
+    queries = jnp.full(x.shape[:1], spent, jnp.int32)
+    return AttackResult(end.point, end.success, end.loss, queries)
 
 
 def iterate(
@@ -311,16 +414,17 @@ def iterate(
 
     def step(carry: tuple[Array, Any, Any, Candidate | None], index: Array) -> tuple[Any, None]:
         point, memory, state, kept = carry
-        own = None if key is None else jax.random.fold_in(key, index)
-        found, before = estimator.estimate(own, memory, point), point
+        key_step = None if key is None else jax.random.fold_in(key, index)
+        estimate, before = estimator.estimate(key_step, memory, point), point
         if kept is not None:
-            kept = better_of(Candidate(point, goal.success(found.logits), found.loss), kept)
-        updates, state = update_rule.update(finite(found.gradient), state, point)
+            here = Candidate(point, goal.success(estimate.logits), estimate.loss)
+            kept = better_of(here, kept)
+        updates, state = update_rule.update(finite(estimate.gradient), state, point)
         point = threat.project(jnp.asarray(optax.apply_updates(point, updates)), x)
         if early_stop:
-            rests = per_example(goal.success(found.logits), point)
+            rests = per_example(goal.success(estimate.logits), point)
             point = jnp.where(rests, before, point)
-        return (point, found.state, state, kept), None
+        return (point, estimate.state, state, kept), None
 
     kept = no_candidate(goal, start) if best else None
     carry = (start, estimator.init(start), update_rule.init(start), kept)

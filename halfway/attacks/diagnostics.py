@@ -79,9 +79,9 @@ def diagnose(
       >>> def logits_fn(x):  # a quantized model: no gradient anywhere
       ...     return jnp.stack([jnp.round(4 * x[:, 0]), jnp.full(x.shape[0], 1.5)], axis=-1)
       >>> x, labels = jnp.linspace(0.5, 1.0, 8)[:, None], jnp.zeros(8, int)
-      >>> found = attacks.diagnose(
+      >>> diagnosis = attacks.diagnose(
       ...     attacks.pgd, logits_fn, jax.random.key(0), x, labels, threat=attacks.linf(0.3))
-      >>> for line in attacks.in_words(found):
+      >>> for line in attacks.in_words(diagnosis):
       ...     print(line.split(":")[0])
       the loss has no gradient at 100.0% of the inputs
       Square fools 37.5% of the inputs that the attack leaves
@@ -106,19 +106,19 @@ def diagnose(
     # One program for all budgets, with the same draws.
     results = jax.lax.map(at, jnp.asarray(scales, x.dtype))
     rates = jax.vmap(share)(results.success)
-    own = jax.tree.map(lambda leaf: leaf[scales.index(1.0)], results)
+    result = jax.tree.map(lambda leaf: leaf[scales.index(1.0)], results)
     only = jnp.asarray(jnp.nan, x.dtype)
     if threat.norm.name != "l1":
         other = square(
             logits_fn, key_square, x, labels, threat=threat, num_queries=num_queries
         ).success
-        only = share(other & ~own.success)
+        only = share(other & ~result.success)
     lower, upper = (jnp.asarray(bound, x.dtype) for bound in threat.bounds)
-    rounded = lower + jnp.round((own.adversarial - lower) / (upper - lower) * LEVELS) / LEVELS * (
-        upper - lower
-    )
+    rounded = lower + jnp.round(
+        (result.adversarial - lower) / (upper - lower) * LEVELS
+    ) / LEVELS * (upper - lower)
     undone = losses.error(logits_fn(rounded), labels) == 0
-    lost = losses.masked_mean(undone.astype(x.dtype), right & own.success)
+    lost = losses.masked_mean(undone.astype(x.dtype), right & result.success)
     alone = jax.lax.map(lambda image: logits_fn(image[None])[0], x)
     spread = jnp.std(logits)
     return Diagnosis(
@@ -132,26 +132,29 @@ def diagnose(
     )
 
 
-def in_words(found: Diagnosis) -> tuple[str, ...]:
+def in_words(diagnosis: Diagnosis) -> tuple[str, ...]:
     """Returns what is suspicious about a diagnosis, a line each; nothing where nothing is.
 
     Args:
-      found: concrete, of one model.
+      diagnosis: concrete, of one model.
     """
     said: list[str] = []
-    if int(found.num_inputs) == 0:
+    if int(diagnosis.num_inputs) == 0:
         return ("no input is classified rightly: there is nothing to attack",)
-    if found.zero_gradient > ZERO_GRADIENT:
+    if diagnosis.zero_gradient > ZERO_GRADIENT:
         said.append(
-            f"the loss has no gradient at {float(found.zero_gradient):.1%} of the inputs: a walk "
-            "cannot begin there; try losses.margin or losses.dlr, a random start, or square"
+            f"the loss has no gradient at {float(diagnosis.zero_gradient):.1%} of the inputs: "
+            "a walk cannot begin there; try losses.margin or losses.dlr, a random start, or square"
         )
-    if found.black_box_only > BLACK_BOX_ONLY:
+    if diagnosis.black_box_only > BLACK_BOX_ONLY:
         said.append(
-            f"Square fools {float(found.black_box_only):.1%} of the inputs that the attack leaves: "
-            "gradients mislead it; what it leaves is not robust"
+            f"Square fools {float(diagnosis.black_box_only):.1%} of the inputs that the attack "
+            "leaves: gradients mislead it; what it leaves is not robust"
         )
-    rates, budgets = np.asarray(found.success_rates, float), np.asarray(found.budgets, float)
+    rates, budgets = (
+        np.asarray(diagnosis.success_rates, float),
+        np.asarray(diagnosis.budgets, float),
+    )
     worst = int(np.argmin(np.diff(rates))) if len(rates) > 1 else 0
     if len(rates) > 1 and rates[worst] - rates[worst + 1] > FALL:
         said.append(
@@ -159,15 +162,15 @@ def in_words(found: Diagnosis) -> tuple[str, ...]:
             f"from {budgets[worst]:.3g} to {budgets[worst + 1]:.3g}: the attack is not at its "
             "optimum; give it more steps, smaller steps or restarts"
         )
-    if found.lost_by_rounding > LOST:
+    if diagnosis.lost_by_rounding > LOST:
         said.append(
-            f"rounding to 8 bits undoes {float(found.lost_by_rounding):.1%} of the successes: they "
-            "do not survive being stored as images"
+            f"rounding to 8 bits undoes {float(diagnosis.lost_by_rounding):.1%} of the successes: "
+            "they do not survive being stored as images"
         )
-    if found.coupling > COUPLING:
+    if diagnosis.coupling > COUPLING:
         said.append(
-            f"logits of an input change by {float(found.coupling):.2g} standard deviations with "
-            "its batch: the model couples examples, so results depend on which are attacked "
+            f"logits of an input change by {float(diagnosis.coupling):.2g} standard deviations "
+            "with its batch: the model couples examples, so results depend on which are attacked "
             "together; evaluate it with fixed statistics"
         )
     return tuple(said)

@@ -81,8 +81,8 @@ def ensemble(
     num_models = num_models_of(params)
 
     def each(x: Array) -> Array:
-        one = lambda member: apply_fn(member, x)  # noqa: E731
-        return jnp.moveaxis(jax.vmap(one)(params) if vectorized else lax.map(one, params), 0, 1)
+        look = lambda member: apply_fn(member, x)  # noqa: E731
+        return jnp.moveaxis(jax.vmap(look)(params) if vectorized else lax.map(look, params), 0, 1)
 
     def mean_probability(x: Array) -> Array:
         # Of logarithms, so that no probability is 0.
@@ -120,10 +120,14 @@ def leave_one_out(
 
     Args:
       attack: any with a `loss_fn`, such as `attacks.pgd`.
-      apply_fn, params, how, loss_fn, vectorized: as of `ensemble`, M at least 2.
+      apply_fn: one model's parameters and inputs to logits `[B, C]`.
+      params: leaves `[M, ...]`, M at least 2.
       key: consumed; split, one for each attack.
       x: `[B, ...]` clean inputs.
       labels: `[B]` integers.
+      how: see `ensemble`.
+      loss_fn: logits `[B, C]` and labels to a loss per example.
+      vectorized: see `ensemble`.
       **options: of the attack.
 
     Raises:
@@ -136,13 +140,13 @@ def leave_one_out(
         raise ValueError(f"leave_one_out needs at least 2 models, got {num_models}")
     others = np.array([np.delete(np.arange(num_models), k) for k in range(num_models)])
 
-    def one(inputs: tuple[Key, Array]) -> AttackResult:
-        own, rest = inputs
+    def attack_others(inputs: tuple[Key, Array]) -> AttackResult:
+        key_attack, rest = inputs
         members = jax.tree.map(lambda leaf: leaf[rest], params)
         logits_fn, joint_fn = ensemble(apply_fn, members, how, loss_fn, vectorized=vectorized)
-        return attack(logits_fn, own, x, labels, loss_fn=joint_fn, **options)
+        return attack(logits_fn, key_attack, x, labels, loss_fn=joint_fn, **options)
 
-    return lax.map(one, (jax.random.split(key, num_models), jnp.asarray(others)))
+    return lax.map(attack_others, (jax.random.split(key, num_models), jnp.asarray(others)))
 
 
 def collect_weights(

@@ -2,10 +2,6 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import optax
-
 from halfway import losses
 from halfway.attacks import base, estimators
 from halfway.attacks.base import AttackResult
@@ -63,37 +59,26 @@ def pgd(
       ...     return (x - 0.5) @ jnp.array([[1.0, -1.0], [1.0, -1.0]])
       >>> x, labels = jnp.array([[0.625, 0.5], [0.875, 0.875]]), jnp.array([0, 0])
       >>> threat = attacks.linf(0.125)
-      >>> found = attacks.pgd(logits_fn, jax.random.key(0), x, labels, threat=threat)
-      >>> found.success.tolist(), found.queries.tolist()
+      >>> result = attacks.pgd(logits_fn, jax.random.key(0), x, labels, threat=threat)
+      >>> result.success.tolist(), result.queries.tolist()
       ([True, False], [21, 21])
-      >>> print(found.adversarial[1])
+      >>> print(result.adversarial[1])
       [0.75 0.75]
     """
-    _check(x, labels, num_steps, relative_step, num_restarts, random_start)
     goal = base.objective(logits_fn, labels, loss_fn, targets)
-    estimator = base.exact_gradient(goal)
-    update_rule = base.steps(threat, relative_step)
-
-    def walk(key: Key) -> base.Candidate:
-        start = threat.random_start(key, x) if random_start else x
-        return base.iterate(
-            goal,
-            estimator,
-            update_rule,
-            x,
-            start,
-            threat=threat,
-            num_steps=num_steps,
-            best=best,
-            early_stop=early_stop,
-        )
-
-    if num_restarts == 1:
-        found = walk(key)
-    else:
-        found = base.best_walk(walk, jax.random.split(key, num_restarts), goal, x)
-    queries = jnp.full(labels.shape, num_restarts * (num_steps + 1), jnp.int32)
-    return AttackResult(found.point, found.success, found.loss, queries)
+    return base.ascend(
+        goal,
+        base.exact_gradient(goal),
+        base.steps(threat, relative_step),
+        key,
+        x,
+        threat=threat,
+        num_steps=num_steps,
+        num_restarts=num_restarts,
+        random_start=random_start,
+        best=best,
+        early_stop=early_stop,
+    )
 
 
 def fgsm(
@@ -148,9 +133,20 @@ def bim(
 
     It is `pgd` without random start or choice of the best.
 
-    Args, errors: as of `pgd`; `num_steps` at least 1.
+    Args:
+      logits_fn: `[B, ...]` to logits `[B, C]`.
+      key: consumed; its value does not matter.
+      x: `[B, ...]` clean inputs within the bounds.
+      labels: `[B]` integers.
+      threat: from `attacks.linf`.
+      targets: `[B]` integers, or None.
+      loss_fn: logits and labels to a loss per example.
+      num_steps: ≥ 1, static.
+
+    Raises:
+      ValueError: for fewer steps.
     """
-    base.check(x, labels, num_steps, least=1)
+    base.check_count("num_steps", num_steps)
     return pgd(
         logits_fn,
         key,
@@ -177,147 +173,247 @@ def mi_fgsm(
     num_steps: int = 10,
     relative_step: Any = 0.1,
     decay: Any = 1.0,
-    lookahead: bool = False,
-    diversity: float = 0.0,
-    smallest: float = 0.9,
-    num_scales: int = 1,
-    kernel_size: int = 1,
-    deviation: float = 3.0,
-    num_neighbours: int = 0,
-    neighbourhood: float = 1.5,
     best: bool = False,
 ) -> AttackResult:
-    """Returns the end of a walk with momentum, made to transfer (Dong et al., arXiv 1710.06081).
+    """Returns the end of a walk with momentum, made to transfer (MI-FGSM).
 
-    x_{t+1} = project(x_t + relative_step · ε · s(g_t)), g_t = decay · g_{t−1} + h_t/mean|h_t|. The
-    options compose, in this order, what h_t is; each by itself has a name of its own (`ni_fgsm`,
-    `di_fgsm`, `ti_fgsm`, `si_fgsm`, `vmi_fgsm`), and DI-TI-SI-MI, say, is
-    `mi_fgsm(..., diversity=0.5, kernel_size=15, num_scales=5)`.
+    x_{t+1} = project(x_t + relative_step · ε · s(g_t)), g_t = decay · g_{t−1} + h_t/mean|h_t|, with
+    the gradient h_t of the attack loss at x_t. The attacks below replace h_t; `attacks.ascend`
+    shows how to combine what they do.
 
     Args:
       logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
-      key: consumed; its value matters with `diversity` or `num_neighbours` only.
-      x: `[B, ...]` clean inputs within the bounds; images `[B, H, W, D]` for `diversity` and
-        `kernel_size`.
+      key: consumed; its value does not matter.
+      x: `[B, ...]` clean inputs within the bounds.
       labels: `[B]` integers.
       threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
       targets: `[B]` integers that the attack steers to, or None.
       loss_fn: logits and labels to a loss per example.
       num_steps: ≥ 0, static.
-      relative_step: length of a step as a fraction of ε.
+      relative_step: length of a step as a fraction of ε, ≥ 0.
       decay: μ of the momentum; 0: none.
-      lookahead: whether gradients are taken where momentum alone would go.
-      diversity: probability that an image is shrunk and moved before a gradient is taken.
-      smallest: share of its side that it is shrunk to at least.
-      num_scales: copies of the input at scales 1, 1/2, ..., whose gradients are averaged.
-      kernel_size: of the Gaussian that smooths gradients, odd; 1: none.
-      deviation: of that Gaussian, in pixels.
-      num_neighbours: whose gradients tune the next one (variance tuning); 0: none.
-      neighbourhood: half of the side of their cube, in units of ε.
-      best: whether the best iterate is returned rather than the last, which transfers better; with
-        `lookahead` or `diversity` only the last is ever looked at.
+      best: whether the best iterate is returned rather than the last, which transfers better.
 
     Raises:
-      ValueError: for counts, steps or probabilities out of their ranges.
+      ValueError: for counts or steps outside these ranges.
+
+    Source: Dong et al., arXiv 1710.06081.
     """
-    _check(x, labels, num_steps, relative_step, 1, False)
-    _check_options(diversity, smallest, num_scales, num_neighbours)
     goal = base.objective(logits_fn, labels, loss_fn, targets)
-    estimator = base.exact_gradient(goal)
-    if diversity > 0:
-        estimator = estimators.diverse_inputs(goal, probability=diversity, smallest=smallest)
-    if num_scales > 1:
-        estimator = estimators.scaled_copies(estimator, number=num_scales)
-    if num_neighbours > 0:
-        radius = neighbourhood * threat.radius(x)
-        estimator = estimators.variance_tuned(estimator, number=num_neighbours, radius=radius)
-    if kernel_size > 1:
-        estimator = estimators.smoothed(estimator, size=kernel_size, deviation=deviation)
-    if lookahead:
-        step = relative_step * threat.radius(x)
-        estimator = estimators.look_ahead(estimator, step=step, decay=decay)
-    update_rule = optax.chain(estimators.accumulate(decay), base.steps(threat, relative_step))
-    found = base.iterate(
-        goal, estimator, update_rule, x, x, threat=threat, num_steps=num_steps, key=key, best=best
-    )
-    queries = jnp.full(labels.shape, num_steps * estimator.num_queries + 1, jnp.int32)
-    return AttackResult(found.point, found.success, found.loss, queries)
+    gradient = base.exact_gradient(goal)
+    rule = estimators.momentum(threat, relative_step, decay=decay)
+    return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=num_steps, best=best)
 
 
 def ni_fgsm(
-    logits_fn: LogitsFn, key: Key, x: Array, labels: Array, *, threat: Threat, **options: Any
+    logits_fn: LogitsFn,
+    key: Key,
+    x: Array,
+    labels: Array,
+    *,
+    threat: Threat,
+    targets: Array | None = None,
+    loss_fn: LossFn = losses.cross_entropy,
+    num_steps: int = 10,
+    relative_step: Any = 0.1,
+    decay: Any = 1.0,
 ) -> AttackResult:
-    """Returns the end of a walk whose gradients look ahead (Lin et al., arXiv 1908.06281).
+    """Returns the end of a walk whose gradients look ahead along the momentum (NI-FGSM).
 
-    Args, errors: as of `mi_fgsm`, with `lookahead=True`.
+    Args:
+      logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
+      key: consumed; its value does not matter.
+      x: `[B, ...]` clean inputs within the bounds.
+      labels: `[B]` integers.
+      threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
+      targets: `[B]` integers that the attack steers to, or None.
+      loss_fn: logits and labels to a loss per example.
+      num_steps: ≥ 0, static.
+      relative_step: length of a step as a fraction of ε, ≥ 0.
+      decay: μ of the momentum; 0: none.
+
+    Raises:
+      ValueError: for counts or steps outside these ranges.
+
+    Source: Lin et al., arXiv 1908.06281.
     """
-    defaults: dict[str, Any] = {"lookahead": True}
-    return mi_fgsm(logits_fn, key, x, labels, threat=threat, **defaults | options)
+    goal = base.objective(logits_fn, labels, loss_fn, targets)
+    gradient = estimators.look_ahead(
+        base.exact_gradient(goal), step=relative_step * threat.radius(x), decay=decay
+    )
+    rule = estimators.momentum(threat, relative_step, decay=decay)
+    return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=num_steps, best=False)
 
 
 def di_fgsm(
-    logits_fn: LogitsFn, key: Key, x: Array, labels: Array, *, threat: Threat, **options: Any
+    logits_fn: LogitsFn,
+    key: Key,
+    x: Array,
+    labels: Array,
+    *,
+    threat: Threat,
+    targets: Array | None = None,
+    loss_fn: LossFn = losses.cross_entropy,
+    num_steps: int = 10,
+    relative_step: Any = 0.1,
+    decay: Any = 0.0,
+    probability: float = 0.5,
+    smallest: float = 0.9,
 ) -> AttackResult:
-    """Returns the end of a walk on images shrunk and moved (Xie et al., arXiv 1803.06978).
+    """Returns the end of a walk on images shrunk and moved at random (DI-FGSM).
 
-    Args, errors: as of `mi_fgsm`, with `diversity=0.5` and no momentum.
+    Args:
+      logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
+      key: consumed; its value matters.
+      x: `[B, ...]` clean inputs within the bounds, images `[B, H, W, D]`.
+      labels: `[B]` integers.
+      threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
+      targets: `[B]` integers that the attack steers to, or None.
+      loss_fn: logits and labels to a loss per example.
+      num_steps: ≥ 0, static.
+      relative_step: length of a step as a fraction of ε, ≥ 0.
+      decay: μ of the momentum; 0: none.
+      probability: that an image is shrunk and moved before a gradient is taken.
+      smallest: share of its side that it is shrunk to at least, in (0, 1].
+
+    Raises:
+      ValueError: for counts or steps outside these ranges.
+
+    Source: Xie et al., arXiv 1803.06978.
     """
-    defaults: dict[str, Any] = {"diversity": 0.5, "decay": 0.0}
-    return mi_fgsm(logits_fn, key, x, labels, threat=threat, **defaults | options)
+    goal = base.objective(logits_fn, labels, loss_fn, targets)
+    gradient = estimators.diverse_inputs(goal, probability=probability, smallest=smallest)
+    rule = estimators.momentum(threat, relative_step, decay=decay)
+    return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=num_steps, best=False)
 
 
 def ti_fgsm(
-    logits_fn: LogitsFn, key: Key, x: Array, labels: Array, *, threat: Threat, **options: Any
+    logits_fn: LogitsFn,
+    key: Key,
+    x: Array,
+    labels: Array,
+    *,
+    threat: Threat,
+    targets: Array | None = None,
+    loss_fn: LossFn = losses.cross_entropy,
+    num_steps: int = 10,
+    relative_step: Any = 0.1,
+    decay: Any = 0.0,
+    kernel_size: int = 15,
+    deviation: float = 3.0,
 ) -> AttackResult:
-    """Returns the end of a walk along smoothed gradients (Dong et al., arXiv 1904.02884).
+    """Returns the end of a walk along gradients smoothed by a Gaussian (TI-FGSM).
 
-    Args, errors: as of `mi_fgsm`, with `kernel_size=15` and no momentum.
+    Args:
+      logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
+      key: consumed; its value does not matter.
+      x: `[B, ...]` clean inputs within the bounds, images `[B, H, W, D]`.
+      labels: `[B]` integers.
+      threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
+      targets: `[B]` integers that the attack steers to, or None.
+      loss_fn: logits and labels to a loss per example.
+      num_steps: ≥ 0, static.
+      relative_step: length of a step as a fraction of ε, ≥ 0.
+      decay: μ of the momentum; 0: none.
+      kernel_size: of the Gaussian, odd; 1: none.
+      deviation: of the Gaussian, in pixels.
+
+    Raises:
+      ValueError: for counts or steps outside these ranges.
+
+    Source: Dong et al., arXiv 1904.02884.
     """
-    defaults: dict[str, Any] = {"kernel_size": 15, "decay": 0.0}
-    return mi_fgsm(logits_fn, key, x, labels, threat=threat, **defaults | options)
+    goal = base.objective(logits_fn, labels, loss_fn, targets)
+    gradient = estimators.smoothed(
+        base.exact_gradient(goal), kernel_size=kernel_size, deviation=deviation
+    )
+    rule = estimators.momentum(threat, relative_step, decay=decay)
+    return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=num_steps, best=False)
 
 
 def si_fgsm(
-    logits_fn: LogitsFn, key: Key, x: Array, labels: Array, *, threat: Threat, **options: Any
+    logits_fn: LogitsFn,
+    key: Key,
+    x: Array,
+    labels: Array,
+    *,
+    threat: Threat,
+    targets: Array | None = None,
+    loss_fn: LossFn = losses.cross_entropy,
+    num_steps: int = 10,
+    relative_step: Any = 0.1,
+    decay: Any = 1.0,
+    num_scales: int = 5,
 ) -> AttackResult:
-    """Returns the end of a walk along means over scales (SI-NI-FGSM, arXiv 1908.06281).
+    """Returns the end of a walk along means over scales that look ahead (SI-NI-FGSM).
 
-    Args, errors: as of `mi_fgsm`, with `num_scales=5` and `lookahead=True`.
+    Args:
+      logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
+      key: consumed; its value does not matter.
+      x: `[B, ...]` clean inputs within the bounds.
+      labels: `[B]` integers.
+      threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
+      targets: `[B]` integers that the attack steers to, or None.
+      loss_fn: logits and labels to a loss per example.
+      num_steps: ≥ 0, static.
+      relative_step: length of a step as a fraction of ε, ≥ 0.
+      decay: μ of the momentum; 0: none.
+      num_scales: copies of the input at scales 1, 1/2, ..., whose gradients are averaged.
+
+    Raises:
+      ValueError: for counts or steps outside these ranges.
+
+    Source: Lin et al., arXiv 1908.06281.
     """
-    defaults: dict[str, Any] = {"num_scales": 5, "lookahead": True}
-    return mi_fgsm(logits_fn, key, x, labels, threat=threat, **defaults | options)
+    goal = base.objective(logits_fn, labels, loss_fn, targets)
+    gradient = estimators.scaled_copies(base.exact_gradient(goal), num_scales=num_scales)
+    step = relative_step * threat.radius(x)
+    gradient = estimators.look_ahead(gradient, step=step, decay=decay)
+    rule = estimators.momentum(threat, relative_step, decay=decay)
+    return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=num_steps, best=False)
 
 
 def vmi_fgsm(
-    logits_fn: LogitsFn, key: Key, x: Array, labels: Array, *, threat: Threat, **options: Any
-) -> AttackResult:
-    """Returns the end of a walk along variance-tuned gradients (Wang and He, arXiv 2103.15571).
-
-    Args, errors: as of `mi_fgsm`, with `num_neighbours=20`.
-    """
-    defaults: dict[str, Any] = {"num_neighbours": 20}
-    return mi_fgsm(logits_fn, key, x, labels, threat=threat, **defaults | options)
-
-
-def _check_options(diversity: float, smallest: float, num_scales: int, num_neighbours: int) -> None:
-    if not 0 <= diversity <= 1:
-        raise ValueError(f"diversity must lie in [0, 1], got {diversity}")
-    if not 0 < smallest <= 1:
-        raise ValueError(f"smallest must lie in (0, 1], got {smallest}")
-    base.check_count("num_scales", num_scales)
-    base.check_count("num_neighbours", num_neighbours, least=0)
-
-
-def _check(
+    logits_fn: LogitsFn,
+    key: Key,
     x: Array,
     labels: Array,
-    num_steps: int,
-    relative_step: Any,
-    num_restarts: int,
-    random_start: bool,
-) -> None:
-    base.check(x, labels, num_steps, least=0)
-    base.check_count("num_restarts", num_restarts)
-    if num_restarts > 1 and not random_start:
-        raise ValueError(f"num_restarts must be 1 without random_start, got {num_restarts}")
-    base.check_length("relative_step", relative_step)
+    *,
+    threat: Threat,
+    targets: Array | None = None,
+    loss_fn: LossFn = losses.cross_entropy,
+    num_steps: int = 10,
+    relative_step: Any = 0.1,
+    decay: Any = 1.0,
+    num_neighbours: int = 20,
+    neighbourhood: float = 1.5,
+) -> AttackResult:
+    """Returns the end of a walk along variance-tuned gradients (VMI-FGSM).
+
+    Args:
+      logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
+      key: consumed; its value matters.
+      x: `[B, ...]` clean inputs within the bounds.
+      labels: `[B]` integers.
+      threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
+      targets: `[B]` integers that the attack steers to, or None.
+      loss_fn: logits and labels to a loss per example.
+      num_steps: ≥ 0, static.
+      relative_step: length of a step as a fraction of ε, ≥ 0.
+      decay: μ of the momentum; 0: none.
+      num_neighbours: whose gradients tune the next one, at least 1.
+      neighbourhood: half of the side of their cube, in units of ε.
+
+    Raises:
+      ValueError: for counts or steps outside these ranges.
+
+    Source: Wang and He, arXiv 2103.15571.
+    """
+    goal = base.objective(logits_fn, labels, loss_fn, targets)
+    gradient = estimators.variance_tuned(
+        base.exact_gradient(goal),
+        num_neighbours=num_neighbours,
+        radius=neighbourhood * threat.radius(x),
+    )
+    rule = estimators.momentum(threat, relative_step, decay=decay)
+    return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=num_steps, best=False)

@@ -83,39 +83,39 @@ def square(
         return loss, goal.success(logits)
 
     loss, success = look(x)
-    found = _Search(x, loss, success, jnp.ones(labels.shape, jnp.int32))
+    state = _Search(x, loss, success, jnp.ones(labels.shape, jnp.int32))
 
-    def consider(found: _Search, moves: Array, always: bool = False) -> _Search:
+    def consider(state: _Search, moves: Array, always: bool = False) -> _Search:
         point = threat.project(x + moves.reshape(x.shape), x)
         loss, success = look(point)
-        better = always | (loss > found.loss) | success | jnp.isnan(found.loss)
-        kept = better & ~found.success
+        better = always | (loss > state.loss) | success | jnp.isnan(state.loss)
+        kept = better & ~state.success
         return _Search(
-            jnp.where(base.per_example(kept, x), point, found.point),
-            jnp.where(kept, loss, found.loss),
-            jnp.where(kept, success, found.success),
-            found.queries + ~found.success,
+            jnp.where(base.per_example(kept, x), point, state.point),
+            jnp.where(kept, loss, state.loss),
+            jnp.where(kept, success, state.success),
+            state.queries + ~state.success,
         )
 
     first = jax.vmap(lambda k, r: begin(jax.random.fold_in(k, 0), shape, r))(keys, radius)
-    found = consider(found, first, always=True)
+    state = consider(state, first, always=True)
 
     def searching(carry: tuple[Array, _Search]) -> Array:
-        index, found = carry
-        return (index < num_queries - 1) & ~found.success.all()
+        index, state = carry
+        return (index < num_queries - 1) & ~state.success.all()
 
     def query(carry: tuple[Array, _Search]) -> tuple[Array, _Search]:
-        index, found = carry
+        index, state = carry
         size = sizes[index - 1]
 
         def move(key: Key, point: Array, x: Array, radius: Array) -> Array:
             return propose(jax.random.fold_in(key, index), point, x, radius, size, threat.bounds)
 
-        moves = jax.vmap(move)(keys, images(found.point), images(x), radius)
-        return index + 1, consider(found, moves)
+        moves = jax.vmap(move)(keys, images(state.point), images(x), radius)
+        return index + 1, consider(state, moves)
 
-    _, found = jax.lax.while_loop(searching, query, (jnp.array(1), found))
-    return AttackResult(found.point, found.success, found.loss, found.queries)
+    _, state = jax.lax.while_loop(searching, query, (jnp.array(1), state))
+    return AttackResult(state.point, state.success, state.loss, state.queries)
 
 
 def window_sizes(
@@ -210,8 +210,8 @@ def _bump(key: Key, point: Array, x: Array, radius: Array, size: Array, bounds: 
     giver = _inside(*_place(key_from, point.shape, size), size)
     shape = bump(*to, size, jax.random.bernoulli(key_turn))[..., None]
     sign = jax.random.rademacher(key_sign, (1, 1, point.shape[2]), point.dtype)
-    own = jnp.where(taker, moves, 0)
-    new = jnp.where(taker, shape * sign + own / _norm(own, channels=True), 0)
+    taken = jnp.where(taker, moves, 0)
+    new = jnp.where(taker, shape * sign + taken / _norm(taken, channels=True), 0)
     both = jnp.where(taker | giver, moves, 0)
     # Each channel keeps the norm of its two windows, and all share what the budget has left.
     spare = jnp.maximum(radius**2 - (moves**2).sum(), 0) / point.shape[2]

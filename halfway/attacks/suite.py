@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
     robust: Array
 
 
-def outcome(logits_fn: LogitsFn, x: Array, labels: Array, found: AttackResult) -> Outcome:
+def outcome(logits_fn: LogitsFn, x: Array, labels: Array, result: AttackResult) -> Outcome:
     """Returns what became of each input, with those misclassified from the start apart.
 
     Robust accuracy is `outcome.robust.mean()`; the success rate among the inputs that were
@@ -46,20 +46,20 @@ def outcome(logits_fn: LogitsFn, x: Array, labels: Array, found: AttackResult) -
       logits_fn: of the model.
       x: `[B, ...]`, clean inputs.
       labels: `[B]`.
-      found: of an untargeted attack.
+      result: of an untargeted attack.
 
     Examples:
       >>> def logits_fn(x):
       ...     return jnp.stack([x[:, 0], jnp.zeros(x.shape[0])], axis=-1)
       >>> x, labels = jnp.array([[0.5], [-0.5], [2.0]]), jnp.array([0, 0, 0])
       >>> threat = attacks.linf(1.0, bounds=(-9.0, 9.0))
-      >>> found = attacks.pgd(logits_fn, jax.random.key(0), x, labels, threat=threat)
-      >>> [a.tolist().index(True) for a in attacks.outcome(logits_fn, x, labels, found)]
+      >>> result = attacks.pgd(logits_fn, jax.random.key(0), x, labels, threat=threat)
+      >>> [a.tolist().index(True) for a in attacks.outcome(logits_fn, x, labels, result)]
       [1, 0, 2]
     """
     right = losses.error(logits_fn(x), labels) == 0
     # NaN logits are neither right nor a success.
-    return Outcome(~right, right & found.success, right & ~found.success)
+    return Outcome(~right, right & result.success, right & ~result.success)
 
 
 def auto_attack(
@@ -102,24 +102,24 @@ def auto_attack(
     Source: arXiv 2003.01690.
     """
     check(x, labels, stages, num_steps, num_targets, chunk_size)
-    found = clean(logits_fn, x, labels, chunk_size=chunk_size)
+    result = clean(logits_fn, x, labels, chunk_size=chunk_size)
     for index, name in enumerate(stages):
         if name == "square" and threat.norm.name == "l1":
             continue
-        found = stage(
+        result = stage(
             name,
             logits_fn,
             jax.random.fold_in(key, index),
             x,
             labels,
-            found,
+            result,
             threat=threat,
             num_steps=num_steps,
             num_targets=num_targets,
             num_queries=num_queries,
             chunk_size=chunk_size,
         )
-    return found
+    return result
 
 
 def check(
@@ -131,6 +131,14 @@ def check(
     chunk_size: int,
 ) -> None:
     """Checks what `auto_attack` takes.
+
+    Args:
+      x: `[B, ...]` floats.
+      labels: `[B]` integers.
+      stages: names of stages.
+      num_steps: of each walk, at least 1.
+      num_targets: of targeted stages, at least 1.
+      chunk_size: inputs at once, at least 1.
 
     Raises:
       ValueError: for an unknown stage and counts below 1.
@@ -153,8 +161,8 @@ def clean(logits_fn: LogitsFn, x: Array, labels: Array, *, chunk_size: int) -> A
       chunk_size: inputs at once.
     """
 
-    def look(one: tuple[Array, Array]) -> AttackResult:
-        image, label = one
+    def look(example: tuple[Array, Array]) -> AttackResult:
+        image, label = example
         return _alone(logits_fn, image[None], label[None], 1)
 
     return jax.lax.map(look, (x, labels), batch_size=chunk_size)
@@ -166,7 +174,7 @@ def stage(
     key: Key,
     x: Array,
     labels: Array,
-    found: AttackResult,
+    result: AttackResult,
     *,
     threat: Threat,
     num_steps: int,
@@ -174,12 +182,12 @@ def stage(
     num_queries: int,
     chunk_size: int,
 ) -> AttackResult:
-    """Returns the result after one more stage of `auto_attack`; args as there.
+    """Returns the result after one more stage of `auto_attack`.
 
     Args:
       name: of the stage.
       logits_fn, key, x, labels: as of `auto_attack`.
-      found: before the stage, from `clean` or another stage.
+      result: before the stage, from `clean` or another stage.
       threat, num_steps, num_targets, num_queries, chunk_size: as of `auto_attack`.
     """
     num_classes = jax.eval_shape(logits_fn, x).shape[1]
@@ -215,10 +223,10 @@ def stage(
 
     single = {"apgd_ce": apgd_ce, "apgd_t": apgd_t, "fab_t": fab_t, "square": random}[name]
     if name in ("apgd_ce", "square"):
-        return _on_survivors(single, logits_fn, key, x, labels, labels, found, threat, chunk_size)
+        return _on_survivors(single, logits_fn, key, x, labels, labels, result, threat, chunk_size)
     order = _ranked(logits_fn, x, labels, chunk_size)
 
-    def towards(rank: Array, found: AttackResult) -> AttackResult:
+    def towards(rank: Array, result: AttackResult) -> AttackResult:
         return _on_survivors(
             single,
             logits_fn,
@@ -226,12 +234,12 @@ def stage(
             x,
             labels,
             order[:, rank],
-            found,
+            result,
             threat,
             chunk_size,
         )
 
-    return jax.lax.fori_loop(0, min(num_targets, num_classes - 1), towards, found)
+    return jax.lax.fori_loop(0, min(num_targets, num_classes - 1), towards, result)
 
 
 def _ranked(logits_fn: LogitsFn, x: Array, labels: Array, chunk_size: int) -> Array:
@@ -248,7 +256,7 @@ def _on_survivors(
     x: Array,
     labels: Array,
     targets: Array,
-    found: AttackResult,
+    result: AttackResult,
     threat: Threat,
     chunk_size: int,
 ) -> AttackResult:
@@ -258,24 +266,24 @@ def _on_survivors(
     matter.
     """
     size = labels.shape[0]
-    left = ~found.success
+    left = ~result.success
     # Those that are left come first, then the others; beyond the end a place that is dropped.
     places = jnp.concatenate([jnp.argsort(~left), jnp.full(-size % chunk_size, size)])
     number = left.sum()
     keys = base.example_keys(key, size)
     budgets = jnp.broadcast_to(threat.epsilon, (size,))
 
-    def one(key: Key, image: Array, label: Array, budget: Array, target: Array) -> AttackResult:
-        own = threat.replace(epsilon=budget)  # pyright: ignore[reportAttributeAccessIssue]
-        point, queries = single(key, image[None], label[None], own, target[None])
+    def alone(key: Key, image: Array, label: Array, budget: Array, target: Array) -> AttackResult:
+        scaled = threat.replace(epsilon=budget)  # pyright: ignore[reportAttributeAccessIssue]
+        point, queries = single(key, image[None], label[None], scaled, target[None])
         return _alone(logits_fn, point, label[None], queries + 1)
 
     def attack(carry: tuple[Array, AttackResult]) -> tuple[Array, AttackResult]:
-        begin, found = carry
+        begin, result = carry
         rows = jax.lax.dynamic_slice_in_dim(places, begin, chunk_size)
-        old = jax.tree.map(lambda leaf: leaf.at[rows].get(mode="clip"), found)
+        old = jax.tree.map(lambda leaf: leaf.at[rows].get(mode="clip"), result)
         chunk = (a.at[rows].get(mode="clip") for a in (keys, x, labels, budgets, targets))
-        new = jax.vmap(one)(*chunk)
+        new = jax.vmap(alone)(*chunk)
         kept = base.better_of(
             base.Candidate(new.adversarial, new.success, new.loss),
             base.Candidate(old.adversarial, old.success, old.loss),
@@ -284,10 +292,10 @@ def _on_survivors(
         # What was done already, and only fills the last chunk, is not touched.
         rows = jnp.where(begin + jnp.arange(chunk_size) < number, rows, size)
         write = lambda whole, part: whole.at[rows].set(part, mode="drop")  # noqa: E731
-        return begin + chunk_size, jax.tree.map(write, found, new)
+        return begin + chunk_size, jax.tree.map(write, result, new)
 
     begin = jnp.zeros((), number.dtype)
-    return jax.lax.while_loop(lambda carry: carry[0] < number, attack, (begin, found))[1]
+    return jax.lax.while_loop(lambda carry: carry[0] < number, attack, (begin, result))[1]
 
 
 def _alone(logits_fn: LogitsFn, point: Array, label: Array, queries: Array | int) -> AttackResult:

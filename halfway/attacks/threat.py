@@ -140,7 +140,13 @@ def linf(epsilon: Any, bounds: Bounds = (0.0, 1.0)) -> Threat:
 def l2(epsilon: Any, bounds: Bounds = (0.0, 1.0)) -> Threat:
     """Returns the threat model ‖x' − x‖_2 ≤ ε over all features of an example, within bounds.
 
-    Args, errors: as of `linf`.
+    Args:
+      epsilon: ε ≥ 0, finite, in units of the input: a scalar, traced or not, or one per example
+        `[B]`.
+      bounds: smallest and largest value of a feature; infinite where there is none.
+
+    Raises:
+      ValueError: as `linf`.
 
     Examples:
       >>> threat = attacks.l2(0.5, bounds=(-1.0, 1.0))
@@ -201,12 +207,22 @@ def _make(epsilon: Any, bounds: Bounds, norm: Norm) -> Threat:
 
 
 def per_example(values: Array, like: Array) -> Array:
-    """Returns numbers `[B]` with trailing axes of 1, so that they broadcast against `[B, ...]`."""
+    """Returns numbers with trailing axes of 1, so that they broadcast against examples.
+
+    Args:
+      values: `[B]`.
+      like: `[B, ...]`.
+    """
     return values.reshape(values.shape + (1,) * (like.ndim - 1))
 
 
 def clip_to_box(x: Array, bounds: Bounds) -> Array:
-    """Returns x with every feature moved to the nearest value within the bounds."""
+    """Returns x with every feature moved to the nearest value within the bounds.
+
+    Args:
+      x: `[B, ...]`.
+      bounds: smallest and largest value, each broadcast against x.
+    """
     lower, upper = (jnp.asarray(bound, x.dtype) for bound in bounds)
     return jnp.clip(x, lower, upper)
 

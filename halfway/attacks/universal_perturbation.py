@@ -79,9 +79,9 @@ def universal(
       >>> def logits_fn(x):
       ...     return (x - 0.5) @ jnp.array([[1.0, -1.0], [1.0, -1.0]])
       >>> x, labels = jnp.array([[0.625, 0.5], [0.75, 0.625]]), jnp.array([0, 0])
-      >>> found = attacks.universal(
+      >>> result = attacks.universal(
       ...     logits_fn, jax.random.key(0), x, labels, threat=attacks.linf(0.125))
-      >>> print(found.perturbation, found.success)
+      >>> print(result.perturbation, result.success)
       [-0.125 -0.125] [ True False]
     """
     base.check(x, labels, num_steps=0, least=0)
@@ -105,11 +105,11 @@ def universal(
         rows, counts = inputs
         moved = x[rows] + delta
         point = clip_to_box(moved, threat.bounds)
-        found = base.exact_gradient(goal_of(rows)).estimate(None, (), point)
-        slope = base.finite(found.gradient)
+        estimate = base.exact_gradient(goal_of(rows)).estimate(None, (), point)
+        slope = base.finite(estimate.gradient)
         # Only outwards: the way back from beyond a bound stays open.
         stopped = ((moved >= upper) & (slope > 0)) | ((moved <= lower) & (slope < 0))
-        pushes = counts if cap is None else counts & (found.loss < cap)
+        pushes = counts if cap is None else counts & (estimate.loss < cap)
         # The sum has the direction of the mean.
         total = jnp.where(base.per_example(pushes, x) & ~stopped, slope, 0).sum(0, keepdims=True)
         delta = delta + relative_step * radius * threat.steepest(total)
@@ -130,8 +130,8 @@ def universal(
         loss, logits = goal.value(adversarial[rows])
         return goal.success(logits), loss
 
-    seen = lax.map(look, batches(everyone))
-    success, loss = (values.reshape(-1)[:num_examples] for values in seen)
+    looked_at = lax.map(look, batches(everyone))
+    success, loss = (values.reshape(-1)[:num_examples] for values in looked_at)
     queries = jnp.full(labels.shape, num_epochs + 1, jnp.int32)
     return UniversalResult(delta[0], adversarial, success, loss, queries)
 

@@ -6,12 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
 from halfway import losses
 from halfway.attacks import base, estimators
-from halfway.attacks.base import AttackResult, Estimate, Estimator, Objective
+from halfway.attacks.base import AttackResult, Estimator, GradientEstimate, Objective
 from halfway.attacks.ensembles import ensemble, num_models_of
 from halfway.attacks.threat import Threat
 from halfway.types import ApplyFn, Array, Key, LossFn, Params
@@ -49,26 +48,27 @@ def variance_reduced(
     """
     num_models = num_models_of(params)
 
-    def look(member: Params, point: Array) -> Estimate:
-        found = base.exact_gradient(goal_fn(member)).estimate(None, (), point)
-        return found._replace(gradient=base.finite(found.gradient))
+    def look(member: Params, point: Array) -> GradientEstimate:
+        estimate = base.exact_gradient(goal_fn(member)).estimate(None, (), point)
+        return estimate._replace(gradient=base.finite(estimate.gradient))
 
-    def estimate(key: Key | None, state: Any, point: Array) -> Estimate:
+    def estimate(key: Key | None, state: Any, point: Array) -> GradientEstimate:
         assert key is not None, "models are drawn at random: the walk needs a key"
-        found = lax.map(lambda member: look(member, point), params)
-        mean = found.gradient.mean(0)
+        estimates = lax.map(lambda member: look(member, point), params)
+        mean = estimates.gradient.mean(0)
 
         def move(carry: tuple[Array, Array], key: Key) -> tuple[Any, None]:
             moved, momentum = carry
             index = jax.random.randint(key, (), 0, num_models)
-            own = look(jax.tree.map(lambda leaf: leaf[index], params), moved).gradient
-            momentum = decay * momentum + own - (found.gradient[index] - mean)
+            drawn = look(jax.tree.map(lambda leaf: leaf[index], params), moved).gradient
+            momentum = decay * momentum + drawn - (estimates.gradient[index] - mean)
             moved = threat.project(moved + step * threat.steepest(momentum), x)
             return (moved, momentum), None
 
         start = (point, jnp.zeros_like(point))
         (_, momentum), _ = lax.scan(move, start, jax.random.split(key, num_inner))
-        return Estimate(momentum, found.loss.mean(0), jnp.moveaxis(found.logits, 0, 1), state)
+        logits = jnp.moveaxis(estimates.logits, 0, 1)
+        return GradientEstimate(momentum, estimates.loss.mean(0), logits, state)
 
     return Estimator(lambda x: (), estimate, num_models + num_inner)
 
@@ -99,8 +99,15 @@ def svre(
     Args:
       apply_fn: one model's parameters and inputs to logits `[B, C]`; it must not couple examples.
       key: consumed; models are drawn.
-      x, labels, threat, targets, loss_fn, num_steps, relative_step, decay: as of `mi_fgsm`.
+      x: `[B, ...]` clean inputs within the bounds.
+      labels: `[B]` integers.
       params: leaves `[M, ...]`.
+      threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
+      targets: `[B]` integers that the attack steers to, or None.
+      loss_fn: logits and labels to a loss per example.
+      num_steps: ≥ 0, static.
+      relative_step: length of a step as a fraction of ε, ≥ 0.
+      decay: μ of the momentum of the outer walk; 0: none.
       num_inner: steps of each inner walk, at least 1, static; None: 4 M.
       inner_decay: μ of the momentum of an inner walk.
       inner_step: length of its steps as a fraction of ε.
@@ -110,14 +117,12 @@ def svre(
 
     Source: Xiong et al., arXiv 2111.10752.
     """
-    base.check(x, labels, num_steps, least=0)
     num_models = num_models_of(params)
     num_inner = 4 * num_models if num_inner is None else num_inner
     base.check_count("num_inner", num_inner)
-    base.check_length("relative_step", relative_step)
     base.check_length("inner_step", inner_step)
     logits_fn, joint_fn = ensemble(apply_fn, params, "loss", loss_fn, vectorized=False)
-    goal = base.objective(logits_fn, labels, joint_fn, targets)
+    goal = base.objective(logits_fn, labels, joint_fn, targets)._replace(num_queries=num_models)
 
     def goal_fn(member: Params) -> Objective:
         return base.objective(functools.partial(apply_fn, member), labels, loss_fn, targets)
@@ -131,10 +136,7 @@ def svre(
         step=inner_step * threat.radius(x),
         decay=inner_decay,
     )
-    update_rule = optax.chain(estimators.accumulate(decay), base.steps(threat, relative_step))
-    found = base.iterate(
-        goal, estimator, update_rule, x, x, threat=threat, num_steps=num_steps, key=key, best=False
+    rule = estimators.momentum(threat, relative_step, decay=decay)
+    return base.ascend(
+        goal, estimator, rule, key, x, threat=threat, num_steps=num_steps, best=False
     )
-    num_queries = num_steps * estimator.num_queries + num_models
-    queries = jnp.full(labels.shape, num_queries, jnp.int32)
-    return AttackResult(found.point, found.success, found.loss, queries)

@@ -8,9 +8,9 @@ Kaynak, *Optical Recognition of Handwritten Digits*, UCI, 1998), in scikit-learn
 classifier is known (`halfway.data.synthetic.mixture`). They are made in memory, without a file.
 
 `mnist`, `fashion_mnist`, `cifar10` and `cifar100` are read where TensorFlow Datasets (TFDS) or
-`prepare` has prepared them, in the same order from either; `folder:PATH` is a tree of images, or a
-tar of one; any other name is one that a user has prepared with TFDS. What is prepared is
-ArrayRecord and needs no TensorFlow. There is no network access.
+`prepare` has prepared them, in the same order from both. `folder:PATH` is a tree of images, or a
+tar of such a tree. Any other name is a data set that a user has prepared with TFDS. Prepared data
+sets are ArrayRecord files, which need no TensorFlow. There is no network access.
 """
 
 import importlib
@@ -74,7 +74,7 @@ _WITH_JAX = {
 
 
 def __getattr__(name: str) -> Any:
-    """Returns what needs JAX, which reading images does not, when it is first asked for."""
+    """Imports what needs JAX when it is first used, since reading images does not need JAX."""
     if name not in _WITH_JAX:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_WITH_JAX[name]}"), name)
@@ -91,11 +91,17 @@ _LOADERS: dict[str, Callable[[str | os.PathLike[str] | None], Dataset]] = {
     "digits": digits.load,
     "mixture": _mixture,
 }
-"""Data sets of ours, which need no files of a user's: each a function of the data folder."""
+"""Data sets that need no files of a user: each a function of the data folder."""
 
 
 def names(data_dir: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
-    """Returns the names that `load` finds in a data folder, sorted; beside them `folder:PATH`."""
+    """Returns the names that `load` finds in a data folder, sorted.
+
+    `load` also takes `folder:PATH`, which is not listed.
+
+    Args:
+      data_dir: data folder; None for TFDS's default.
+    """
     return tuple(sorted({*_LOADERS, *prepared.available(prepared.root(data_dir))}))
 
 
@@ -107,13 +113,13 @@ def preparable() -> tuple[str, ...]:
 def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """Returns a data set by its name, with all arrays in memory.
 
-    The first `load` of `digits` prepares them under the data folder. Where that cannot be written
-    or what is in it cannot be read, they come from scikit-learn's own copy with a `DataWarning`:
-    the same arrays with the same checksum.
+    The first `load` of `digits` prepares them under the data folder. Where the folder cannot be
+    written, or its content cannot be read, the digits come from scikit-learn's copy with a
+    `DataWarning`: the same arrays with the same checksum.
 
     Args:
       name: "digits", "mixture", "folder:PATH", or `NAME[/CONFIG][:VERSION]` of a data set that is
-        prepared in the data folder; its newest version by default.
+        prepared in the data folder; the newest version by default.
       data_dir: data folder; None for TFDS's default (`$TFDS_DATA_DIR`, else
         `~/tensorflow_datasets`).
 
@@ -140,15 +146,17 @@ def prepare(
 ) -> Dataset:
     """Returns a data set after preparing it in the data folder from its original files.
 
-    It is written as TFDS's own builder of that name writes it, but without TensorFlow, and appears
-    whole or not at all. What is prepared already is left as it is.
+    It is written as TFDS's builder of that name writes it, but without TensorFlow, and appears
+    whole or not at all. A data set that is prepared already is left as it is.
 
     Args:
-      name: one of `preparable()`.
+      name: a name that `preparable()` returns.
       source: folder of the original files: for MNIST the four idx files, bare, `.gz` or `.xz`; for
-        Fashion-MNIST the four `.gz` files; for CIFAR the binary archive, or its own path.
+        Fashion-MNIST the four `.gz` files; for CIFAR the binary archive, or the path of the
+        archive itself.
       data_dir: data folder, made if it is missing; None for TFDS's default.
-      progress: wraps the examples of each split as they are written, e.g. `tqdm.tqdm`.
+      progress: a function that wraps the examples of each split as they are written, e.g.
+        `tqdm.tqdm`.
 
     Raises:
       DataError: if the name is unknown, or a file is missing, damaged or not the original.

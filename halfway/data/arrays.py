@@ -9,11 +9,11 @@ import numpy as np
 
 
 class DataWarning(UserWarning):
-    """Data came from another place than asked for; the arrays are what they should be."""
+    """The data come from another place than was named, but the arrays are as they should be."""
 
 
 class DataError(ValueError):
-    """Data are missing, damaged or not what they should be; the message says what to do."""
+    """The data are missing, damaged or not as they should be; the message says what to do."""
 
 
 class Split(NamedTuple):
@@ -33,14 +33,14 @@ class Dataset:
     """A named data set; its arrays are read-only, so that the checksum stays true.
 
     Attributes:
-      name: as given to `load`.
-      train: `Split` of N images.
-      test: `Split` of other images of the same shape; of none where the data set has no such split.
-      num_classes: C.
-      version: changes when the arrays do.
-      checksum: hexadecimal SHA-256 of train images, train labels, test images, test labels, see
+      name: the name that `load` was given.
+      train: N images with their labels.
+      test: other images of the same shape; no images where the data set has no such split.
+      num_classes: C, the number of classes.
+      version: the version, which changes when the arrays do.
+      checksum: hexadecimal SHA-256 of train images, train labels, test images and test labels, from
         `checksum`.
-      class_names: C names in the order of the labels, numbers where the data set has no names.
+      class_names: C names in the order of the labels; numbers where the data set has no names.
     """
 
     name: str
@@ -68,13 +68,18 @@ class Dataset:
 
 
 def damaged(where: object, error: Exception) -> DataError:
-    """Returns the error of a file, named by `where`, that `error` kept from being read."""
+    """Returns the error of a file that could not be read.
+
+    Args:
+      where: the file, for the message.
+      error: the exception that reading it raised.
+    """
     reason = " ".join(str(error).split()) or type(error).__name__
     return DataError(f"{where} cannot be read ({reason}): it is truncated or damaged, get it again")
 
 
 def checksum(splits: Sequence[Split]) -> str:
-    """Returns the hexadecimal SHA-256 of arrays: of their bytes, shapes and dtypes.
+    """Returns the hexadecimal SHA-256 of the bytes, shapes and dtypes of arrays.
 
     For each array of each split in turn, the digest takes `<dtype> <shape>\\n` in ASCII, such as
     `<f4 (1437, 8, 8, 1)`, then the little-endian bytes in C order.
@@ -93,10 +98,11 @@ def make_dataset(
     """Returns a data set of arrays, which become read-only.
 
     Args:
-      name: as given to `load`.
-      train, test: of images of one shape.
-      class_names: C names.
-      version: None for the first digits of the checksum.
+      name: the name that `load` was given.
+      train: the split to train on.
+      test: the split to test on, of images of the same shape.
+      class_names: C names in the order of the labels.
+      version: the version; None for the first digits of the checksum.
     """
     for array in (*train, *test):
         array.flags.writeable = False
@@ -106,23 +112,29 @@ def make_dataset(
 
 
 def make_split(images: np.ndarray, labels: np.ndarray, levels: int = 255) -> Split:
-    """Returns integer images `[N, H, W, D]` divided by their largest value, `levels`."""
+    """Returns a split of images that are scaled to [0, 1].
+
+    Args:
+      images: `[N, H, W, D]` integers in [0, `levels`].
+      labels: `[N]` integers.
+      levels: the largest value that a pixel can have.
+    """
     scaled = images.astype(np.float32)
     scaled /= np.float32(levels)
     return Split(scaled, labels.astype(np.int32))
 
 
 def check_split(images: np.ndarray, labels: np.ndarray, num_classes: int, where: object) -> None:
-    """Checks what was read.
+    """Checks images and labels that were read.
 
     Args:
-      images: `[N, H, W, D]`, should be uint8 and not empty.
-      labels: `[N]`, should be integers in [0, `num_classes`).
-      num_classes: C.
+      images: `[N, H, W, D]`, which should be uint8 and not empty.
+      labels: `[N]`, which should be integers in [0, `num_classes`).
+      num_classes: C, the number of classes.
       where: file or folder, for the message.
 
     Raises:
-      DataError: naming `where`.
+      DataError: if images or labels are not so; the message names `where`.
     """
     if len(images) == 0:
         raise DataError(f"{where} is an empty split: it needs at least one image")

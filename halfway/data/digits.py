@@ -21,9 +21,13 @@ _NUM_TRAIN = 1437
 
 
 def load(data_dir: str | os.PathLike[str] | None) -> Dataset:
-    """Returns digits, prepared in the data folder; see `halfway.data.load`."""
-    # TFDS, ArrayRecord and the file system fail with exceptions of every kind, and none of them
-    # may stop a run whose data ship with a dependency.
+    """Returns the digits, which are prepared in the data folder if that is possible.
+
+    Args:
+      data_dir: data folder; None for TFDS's default.
+    """
+    # TFDS, ArrayRecord and the file system raise exceptions of every kind, and none of them may
+    # stop a run whose data ship with a dependency.
     try:
         with prepared.quiet():
             return _load_prepared(data_dir)
@@ -62,7 +66,7 @@ def _digits(train: Split, test: Split) -> Dataset:
 
 def _sklearn_digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns images `[N, 8, 8, 1]` uint8 in 0..16 and labels `[N]` of train and test."""
-    from sklearn.datasets import load_digits  # takes a second, and only the first load needs it
+    from sklearn.datasets import load_digits  # slow to import, and only the first load needs it
 
     images, labels = map(np.asarray, load_digits(return_X_y=True))
     images = images.reshape(-1, 8, 8, 1).astype(np.uint8)

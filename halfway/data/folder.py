@@ -1,4 +1,4 @@
-"""Folders of images, or a tar of one: `<split>/<class>/*.png` or `*.jpg`. Read in place."""
+"""Images in a folder or tar, `<split>/<class>/*.png` or `*.jpg`, which are read in place."""
 
 import io
 import tarfile
@@ -14,7 +14,7 @@ from halfway.data.raw import DAMAGED
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
-"""Which split a folder's name stands for."""
+"""The split that the name of a folder stands for."""
 _GREY, _COLOURED = ("L", "1"), ("RGB", "P", "RGBA", "LA", "CMYK", "YCbCr")
 _BLOCK = 512  # of a tar
 
@@ -29,17 +29,17 @@ class _Tree(NamedTuple):
 def load(name: str, path: Path) -> Dataset:
     """Returns the images of a folder or tar, classes numbered in the order of their names.
 
-    The splits are `train` and `test`, the latter also as `val`, `valid` or `validation`, and of no
-    examples where there is none. Folders around the splits are looked through; files that are no
-    PNG or JPEG, and hidden ones, are passed over. Images are grey if all of them are, else RGB;
+    The splits are `train` and `test`. The latter may also be called `val`, `valid` or `validation`;
+    where it is missing, it has no examples. Splits may lie deeper in the folder. Hidden files and
+    files that are no PNG or JPEG are skipped. Images are grey if all files are grey, else RGB;
     transparency is dropped.
 
     Args:
-      name: of the data set.
-      path: of a folder, or a tar, compressed or not.
+      name: the name of the data set.
+      path: the path of a folder, or of a tar, compressed or not.
 
     Raises:
-      DataError: if there is nothing there, a file cannot be read, a split is empty, images differ
+      DataError: if the path does not exist, a file cannot be read, a split is empty, images differ
         in size, or the test split has a class that the train split lacks.
     """
     if not path.exists():
@@ -68,7 +68,7 @@ def load(name: str, path: Path) -> Dataset:
 def _sort_out(path: Path, tree: _Tree) -> dict[str, list[tuple[str, PurePosixPath]]]:
     """Returns class and name of the images of train and test, sorted."""
     depth = _depth(list(tree.images))
-    found: dict[str, list[tuple[str, PurePosixPath]]] = {"train": [], "test": []}
+    parts: dict[str, list[tuple[str, PurePosixPath]]] = {"train": [], "test": []}
     folders = set()
     for name in sorted(tree.images):
         place = name.parts[depth:]
@@ -78,7 +78,7 @@ def _sort_out(path: Path, tree: _Tree) -> dict[str, list[tuple[str, PurePosixPat
                 "(or val, valid, validation)"
             )
         folders.add(place[0])
-        found[SPLITS[place[0]]].append((place[1], name))
+        parts[SPLITS[place[0]]].append((place[1], name))
     named = {name.parts[depth] for name in tree.folders if len(name.parts) > depth} & set(SPLITS)
     for part in ("train", *sorted(named)):
         if part not in folders:
@@ -88,7 +88,7 @@ def _sort_out(path: Path, tree: _Tree) -> dict[str, list[tuple[str, PurePosixPat
             f"{path} has several splits to test on ({', '.join(sorted(folders - {'train'}))}): "
             "keep one"
         )
-    return found
+    return parts
 
 
 def _depth(names: Sequence[PurePosixPath]) -> int:
@@ -105,7 +105,7 @@ def _check_sizes(path: Path, images: Mapping[PurePosixPath, Any]) -> None:
     first, *others = sorted(images)
     for name in others:
         if images[name].size != images[first].size:
-            sizes = ["×".join(map(str, images[one].size)) for one in (first, name)]
+            sizes = ["×".join(map(str, images[file].size)) for file in (first, name)]
             raise DataError(
                 f"{path} has images of several sizes: {first} of {sizes[0]} and {name} of "
                 f"{sizes[1]} pixels; make them one size"
@@ -139,7 +139,7 @@ def _read_tar(path: Path) -> _Tree:
     images, folders = {}, []
     try:
         with tarfile.open(path, "r:*") as archive:
-            for member in archive:  # in order: a compressed tar cannot go back
+            for member in archive:  # in order, since a compressed tar cannot go back
                 name = PurePosixPath(member.name)
                 if member.isdir():
                     folders.append(name)
@@ -153,7 +153,7 @@ def _read_tar(path: Path) -> _Tree:
 
 
 def _check_end(archive: tarfile.TarFile, path: Path) -> None:
-    """Notices a tar that was cut between two members, which the library takes for its end."""
+    """Raises for a tar that was cut between two members, which `tarfile` takes for its end."""
     assert archive.fileobj is not None
     archive.fileobj.seek(archive.offset)
     block = archive.fileobj.read(_BLOCK)

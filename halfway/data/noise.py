@@ -11,14 +11,14 @@ def add_label_noise(
 ) -> Array:
     """Returns labels `[N]`, each replaced with probability ρ by a uniform draw over all C classes.
 
-    The same key at two rates replaces nested sets of examples by the same draws, so that conditions
-    differ by the rate alone.
+    With the same key, a higher rate replaces the same labels by the same draws and more labels
+    besides, so that conditions differ by the rate alone.
 
     Args:
-      key: consumed.
-      labels: `[N]`.
-      noise_rate: ρ in [0, 1].
-      num_classes: C.
+      key: a PRNG key, consumed.
+      labels: `[N]` integer labels.
+      noise_rate: ρ, the probability that a label is replaced, in [0, 1].
+      num_classes: C, the number of classes.
 
     Examples:
       >>> labels = jnp.zeros(1000, jnp.int32)

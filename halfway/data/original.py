@@ -1,4 +1,4 @@
-"""Original files to prepared data sets: as TFDS's builders write them, without TensorFlow."""
+"""Writes data sets from original files as TFDS's builders write them, without TensorFlow."""
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,20 +17,21 @@ def write(name: str, files: Raw, folder: str, progress: _Progress) -> Dataset:
     """Returns a data set after writing it to the data folder, whole or not at all.
 
     Args:
-      name: of TFDS's builder, which `files` are of.
-      files: what the original files hold.
+      name: the name of TFDS's builder.
+      files: the content of the original files.
       folder: data folder.
-      progress: wraps the examples of each split.
+      progress: a function that wraps the examples of each split.
 
     Raises:
-      DataError: if what was written does not read back as it was, or the folder cannot be written.
+      DataError: if the written files do not give the same data when they are read, or the folder
+        cannot be written.
     """
     read = []
 
     def check(builder: Any) -> None:
         dataset = prepared.read(name, builder)
         for part, (images, labels) in files.splits.items():
-            # TFDS shuffles by hashed keys: compare what does not depend on the order.
+            # TFDS shuffles by hashed keys, so what is compared must not depend on the order.
             split = getattr(dataset, part)
             same = split.images.shape == images.shape and np.isclose(
                 split.images.mean(dtype=float) * 255, images.mean(dtype=float), rtol=1e-6
@@ -57,7 +58,7 @@ def _builder(name: str, files: Raw, progress: _Progress) -> Any:
     base: Any = tfds.builder_cls(name)
 
     class Original(prepared.Silent, base, skip_registration=True):  # pyright: ignore
-        """TFDS's builder with other files: features, version and keys are its own."""
+        """TFDS's builder with other files; features, version and keys are those of TFDS."""
 
         def _info(self) -> tfds.core.DatasetInfo:
             return prepared.local(super()._info())

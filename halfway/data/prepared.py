@@ -1,7 +1,7 @@
 """Data sets that TensorFlow Datasets (TFDS) has prepared: found, read and written as ArrayRecord.
 
-TFDS is imported by the functions that need it, never with this module: a data set that is not there
-is noticed before. Nothing here reaches the network.
+TFDS is imported by the functions that need it, not with this module, so that a missing data set is
+reported before the slow import. Nothing here uses the network.
 """
 
 import contextlib
@@ -27,15 +27,18 @@ _TEST_SPLITS = ("test", "validation", "val", "valid")
 
 
 def default_root() -> str:
-    """Returns TFDS's default data folder, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`, as it is.
+    """Returns TFDS's default data folder, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
 
-    TFDS itself is not asked, since importing it takes longer than a missing data set may.
+    The `~` is not expanded. TFDS is not imported for it, since that takes long.
     """
     return os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"  # empty is unset
 
 
 def root(data_dir: str | os.PathLike[str] | None) -> str:
-    """Returns the data folder with `~` expanded; `default_root` for None.
+    """Returns the data folder with `~` expanded.
+
+    Args:
+      data_dir: data folder; None for `default_root()`.
 
     Raises:
       ValueError: if it does not name a folder.
@@ -48,14 +51,14 @@ def root(data_dir: str | os.PathLike[str] | None) -> str:
 
 
 def find(name: str, folder: str) -> Path | None:
-    """Returns where a data set is prepared, its newest version; None where it is not.
+    """Returns the folder of the newest version of a prepared data set; None where there is none.
 
     Args:
-      name: `NAME`, `NAME/CONFIG`, either with `:VERSION` behind it.
+      name: `NAME` or `NAME/CONFIG`, with or without `:VERSION` behind it.
       folder: data folder.
 
     Raises:
-      DataError: if it is prepared in several configs and the name has none.
+      DataError: if the data set is prepared in configs and the name has no config.
     """
     match = _NAME.fullmatch(name)
     if match is None:
@@ -75,13 +78,17 @@ def find(name: str, folder: str) -> Path | None:
 
 
 def available(folder: str) -> list[str]:
-    """Returns the names of data sets that are prepared in a data folder, sorted."""
-    found = []
+    """Returns the names of the data sets that are prepared in a data folder, sorted.
+
+    Args:
+      folder: data folder.
+    """
+    names = []
     for place in _folders(Path(folder)):
         if _versions(place):
-            found.append(place.name)
-        found += [f"{place.name}/{path.name}" for path in _folders(place) if _versions(path)]
-    return sorted(found)
+            names.append(place.name)
+        names += [f"{place.name}/{path.name}" for path in _folders(place) if _versions(path)]
+    return sorted(names)
 
 
 def _folders(place: Path) -> list[Path]:
@@ -102,14 +109,15 @@ def _versions(place: Path) -> list[Path]:
 def load(name: str, place: Path) -> Dataset:
     """Returns a prepared data set with the features `image` and `label`.
 
-    The split `test` is TFDS's, or else its validation split; of no examples where there is neither.
+    The split `test` is that of TFDS, or else its validation split; it has no examples where there
+    is neither.
 
     Args:
-      name: as given to `halfway.data.load`.
-      place: from `find`.
+      name: the name that `halfway.data.load` was given.
+      place: the folder of the data set, from `find`.
 
     Raises:
-      DataError: if it cannot be read, or is not of labelled 8-bit images of one size.
+      DataError: if the data set cannot be read, or does not hold labelled 8-bit images of one size.
     """
     with quiet():
         try:
@@ -123,7 +131,7 @@ def load(name: str, place: Path) -> Dataset:
                 f"{place} is stored in a format that only TensorFlow reads: delete it and prepare "
                 'it again by tfds.builder(...).download_and_prepare(file_format="array_record")'
             ) from error
-        except Exception as error:  # TFDS's and ArrayRecord's are of every kind
+        except Exception as error:  # TFDS and ArrayRecord raise exceptions of every kind
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise DataError(
                 f"{place} cannot be read ({reason}): delete it and prepare the data set again"
@@ -134,11 +142,11 @@ def read(name: str, builder: Any) -> Dataset:
     """Returns a data set as its builder reads it.
 
     Args:
-      name: as given to `halfway.data.load`.
-      builder: of TFDS, prepared.
+      name: the name that `halfway.data.load` was given.
+      builder: a TFDS builder whose data set is prepared.
 
     Raises:
-      DataError: if it is not of labelled 8-bit images of one size.
+      DataError: if the data set does not hold labelled 8-bit images of one size.
     """
     info, place = builder.info, builder.data_dir
     features = dict(info.features.items()) if hasattr(info.features, "items") else {}
@@ -167,11 +175,15 @@ def read(name: str, builder: Any) -> Dataset:
 def arrays_of(builder: Any, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns images `[N, H, W, D]` and labels `[N]` of a split as they are stored.
 
+    Args:
+      builder: a TFDS builder whose data set is prepared.
+      part: the name of the split.
+
     Raises:
       DataError: if the images have several shapes.
     """
     source = builder.as_data_source(split=part)
-    examples = source.__getitems__(range(len(source)))  # in bulk: one by one is slower
+    examples = source.__getitems__(range(len(source)))  # in bulk, since one by one is slower
     shapes = {np.shape(example["image"]) for example in examples}
     if len(shapes) > 1:
         first, second, *_ = sorted(shapes)
@@ -186,13 +198,13 @@ def arrays_of(builder: Any, part: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def missing(name: str, folder: str, known: Sequence[str], preparable: Sequence[str]) -> DataError:
-    """Returns the error of a data set that is not in the data folder: it says what to run.
+    """Returns the error of a data set that is not in the data folder; its message says what to run.
 
     Args:
-      name: that is asked for.
+      name: the name of the data set.
       folder: data folder.
-      known: names that are always there.
-      preparable: names that `halfway.data.prepare` knows.
+      known: the names of data sets that need no preparation.
+      preparable: the names that `halfway.data.prepare` knows.
     """
     if name in preparable:
         return DataError(
@@ -212,31 +224,36 @@ def missing(name: str, folder: str, known: Sequence[str], preparable: Sequence[s
 
 
 class Silent:
-    """Mixed into a builder, it keeps TFDS from printing to stdout."""
+    """A mixin of builders that keeps TFDS from printing to stdout."""
 
     def _log_download_bytes(self) -> None: ...
     def _log_download_done(self) -> None: ...
 
 
 def local(info: Any) -> Any:
-    """Returns a `tfds.core.DatasetInfo` that does not look for its data set on the network."""
+    """Returns a `tfds.core.DatasetInfo` that does not look for its data set on the network.
+
+    Args:
+      info: the `tfds.core.DatasetInfo`, which is changed.
+    """
     info.initialize_from_bucket = lambda: None
     return info
 
 
 def write(builder_class: Callable[..., Any], folder: str, check: Callable[[Any], object]) -> Path:
-    """Prepares a data set in a folder of its own, checks it, and moves it to its place in one step.
+    """Prepares a data set in a temporary folder, checks it, and moves it to its place in one step.
 
-    Several processes may do so at once: the first to end wins, the others find its files. What
-    killed processes have left is removed.
+    Several processes may do this at once: the files of the first to end stay. Files that killed
+    processes have left are removed.
 
     Args:
-      builder_class: a TFDS builder.
+      builder_class: the class of a TFDS builder.
       folder: data folder.
-      check: called with the prepared builder; what it raises keeps the files from their place.
+      check: a function that is called with the prepared builder; where it raises, the files are not
+        moved to their place.
 
     Returns:
-      Where the data set is.
+      The folder of the data set.
     """
     import tensorflow_datasets as tfds
 

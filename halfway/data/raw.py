@@ -19,7 +19,7 @@ import numpy as np
 from halfway.data.arrays import DataError, check_split, damaged
 
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)
-"""What reading a truncated or damaged archive raises."""
+"""Exceptions that reading a truncated or damaged archive raises."""
 _DECOMPRESS = {"": bytes, ".gz": gzip.decompress, ".xz": lzma.decompress}
 _PARTS = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -28,11 +28,11 @@ _PARTS = {
 
 
 class Idx(NamedTuple):
-    """What is particular to a data set of four idx files.
+    """A data set of four idx files.
 
     Attributes:
-      md5: of each file, as published.
-      packed: whether it is that of the `.gz` file, so that no other can be checked.
+      md5: the published md5 of each file.
+      packed: whether the md5 is that of the `.gz` file, so that no other file can be checked.
     """
 
     md5: Mapping[str, str]
@@ -62,13 +62,13 @@ IDX = {
 
 
 class Cifar(NamedTuple):
-    """What is particular to one of the two archives.
+    """A CIFAR data set in its binary archive.
 
     Attributes:
-      archive: file name.
-      md5: of the archive, as its authors publish it.
-      members: names of the files of each split.
-      labels: feature of each label byte in front of an image, with the file of its names.
+      archive: the file name of the archive.
+      md5: the md5 of the archive that its authors publish.
+      members: the names of the files of each split.
+      labels: the feature of each label byte in front of an image, to the file of the class names.
     """
 
     archive: str
@@ -100,8 +100,8 @@ class Raw(NamedTuple):
     """A data set as its original files hold it.
 
     Attributes:
-      splits: images `[N, H, W, D]` uint8 and, for each label feature, labels `[N]`, by split.
-      class_names: of each label feature that has names.
+      splits: for each split, images `[N, H, W, D]` uint8, and labels `[N]` of each label feature.
+      class_names: the class names of each label feature that has names.
     """
 
     splits: Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]]
@@ -113,7 +113,7 @@ def read(name: str, source: Path) -> Raw:
 
     Args:
       name: "mnist", "fashion_mnist", "cifar10" or "cifar100".
-      source: folder that holds them; for CIFAR, or the archive itself.
+      source: the folder of the files; for CIFAR it may be the archive itself.
 
     Raises:
       DataError: if a file is missing, damaged, or not the original.
@@ -139,7 +139,7 @@ def _read_idx_pairs(kind: Idx, source: Path) -> Raw:
 def _find_idx(kind: Idx, source: Path, stem: str) -> Path:
     endings = (".gz",) if kind.packed else tuple(_DECOMPRESS)
     stems = (stem, stem.replace("-idx", ".idx"))  # some mirrors write a dot
-    for path in (source / f"{one}{ending}" for one in stems for ending in endings):
+    for path in (source / f"{name}{ending}" for name in stems for ending in endings):
         if path.is_file():
             return path
     if kind.packed and any(path.name.startswith(stem) for path in source.glob("*")):
@@ -160,8 +160,8 @@ def _read_idx(kind: Idx, path: Path, stem: str, num_axes: int) -> np.ndarray:
     except DAMAGED as error:
         raise damaged(path, error) from error
     array = parse_idx(content, path, num_axes)
-    found = hashlib.md5(stored if kind.packed else content).hexdigest()
-    _compare_md5(path, found, kind.md5[stem])
+    digest = hashlib.md5(stored if kind.packed else content).hexdigest()
+    _compare_md5(path, digest, kind.md5[stem])
     return array
 
 
@@ -170,11 +170,11 @@ def parse_idx(content: bytes, path: Path, num_axes: int) -> np.ndarray:
 
     Args:
       content: two zero bytes, 8 for uint8, the number of axes, the big-endian sizes, the data.
-      path: for the message.
-      num_axes: that are expected.
+      path: the path of the file, for the message.
+      num_axes: the number of axes that is expected.
 
     Raises:
-      DataError: if they are not that, or of another length than the header says.
+      DataError: if the bytes are not such a file, or have another length than the header says.
     """
     start = 4 + 4 * num_axes
     if content[:4] != bytes((0, 0, 8, num_axes)) or len(content) < start:
@@ -200,7 +200,7 @@ def _read_cifar(kind: Cifar, source: Path) -> Raw:
         )
         raise DataError(f"{source} lacks {kind.archive}{why}: get {kind.archive}")
     wanted = {*kind.labels.values(), *(name for names in kind.members.values() for name in names)}
-    found = {}
+    contents = {}
     try:
         with path.open("rb") as file:
             md5 = hashlib.file_digest(file, "md5").hexdigest()
@@ -209,16 +209,18 @@ def _read_cifar(kind: Cifar, source: Path) -> Raw:
                 name = Path(member.name).name
                 file = archive.extractfile(member) if member.isfile() else None
                 if file is not None and name in wanted:
-                    found[name] = file.read()
+                    contents[name] = file.read()
     except DAMAGED as error:
         raise damaged(path, error) from error
-    if absent := sorted(wanted - set(found)):
+    if absent := sorted(wanted - set(contents)):
         raise DataError(f"{path} lacks {absent[0]}: it is another archive than {kind.archive}")
     _compare_md5(path, md5, kind.md5)
-    names = {feature: tuple(found[file].decode().split()) for feature, file in kind.labels.items()}
+    names = {
+        feature: tuple(contents[file].decode().split()) for feature, file in kind.labels.items()
+    }
     splits = {}
     for part, members in kind.members.items():
-        content = b"".join(found[name] for name in members)
+        content = b"".join(contents[name] for name in members)
         images, labels = parse_cifar(content, path, len(kind.labels))
         columns = dict(zip(kind.labels, labels.T, strict=True))
         for feature, column in columns.items():
@@ -232,11 +234,11 @@ def parse_cifar(content: bytes, path: Path, num_labels: int) -> tuple[np.ndarray
 
     Args:
       content: for each example its label bytes, then 1,024 bytes each of red, green and blue.
-      path: for the message.
-      num_labels: of an example.
+      path: the path of the archive, for the message.
+      num_labels: the number of label bytes of an example.
 
     Raises:
-      DataError: if the length is no multiple of an example's.
+      DataError: if the length is no multiple of the length of an example.
     """
     size = num_labels + 3 * 32 * 32
     if len(content) % size:
@@ -249,9 +251,9 @@ def parse_cifar(content: bytes, path: Path, num_labels: int) -> tuple[np.ndarray
     return images, examples[:, :num_labels]
 
 
-def _compare_md5(path: Path, found: str, expected: str) -> None:
-    if found != expected:
+def _compare_md5(path: Path, md5: str, expected: str) -> None:
+    if md5 != expected:
         raise DataError(
-            f"{path} has md5 {found} where the original has {expected}: it is damaged or another "
+            f"{path} has md5 {md5} where the original has {expected}: it is damaged or another "
             "file, get it again"
         )

@@ -1,8 +1,8 @@
-"""Distributions whose answers are known: fresh examples at every step, exact population quantities.
+"""Distributions with known population quantities, from which fresh examples can be drawn.
 
 Each is a pytree with a pure `sample(key, num_examples)`, which works inside `jit` and `vmap`
-(`num_examples` is static), and a constructor that draws its parameters from a key. `mixture` is the
-one that is also a named data set.
+(`num_examples` is static), and a constructor that draws its parameters from a key. `mixture` is
+also a named data set.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ from halfway.types import ApplyFn, Array, Key, Params
 
 
 class LinearRegression(NamedTuple):
-    """x ~ N(0, I_d), y = ⟨w*, x⟩ + σξ with ξ ~ N(0, 1): the model of `halfway.theory`.
+    """A linear-Gaussian regression: x ~ N(0, I_d), y = ⟨w*, x⟩ + σξ with ξ ~ N(0, 1).
 
     Its quantities are those of the loss ½(⟨w, x⟩ − y)², whose gradient at one example is
     g = x (⟨w − w*, x⟩ − σξ). Weights may have axes in front: `[..., d]` gives `[...]`.
 
     Attributes:
-      optimum: `[d]`, w*.
-      noise: scalar, the variance σ².
+      optimum: `[d]`, w*, the weights of least risk.
+      noise: scalar, the variance σ² of the noise.
     """
 
     optimum: Array
@@ -37,8 +37,8 @@ class LinearRegression(NamedTuple):
         """Returns x `[N, d]` and y `[N]`.
 
         Args:
-          key: consumed.
-          num_examples: N, static.
+          key: a PRNG key, consumed.
+          num_examples: N, the number of examples, static.
         """
         x_key, noise_key = jax.random.split(key)
         x = jax.random.normal(x_key, (num_examples, self.optimum.shape[0]))
@@ -61,7 +61,7 @@ class LinearRegression(NamedTuple):
     def n_half(self, weights: Array) -> Array:
         """Returns tr Cov(g) / ‖E g‖² `[...]`, the half point of P3: d + 1 + dσ²/‖w − w*‖².
 
-        It is infinite at w*, and undefined (NaN) there where σ = 0.
+        It is infinite at w*, or NaN at w* where σ = 0.
         """
         dimension = self.optimum.shape[0]
         return dimension + 1 + dimension * self.noise / self._distance(weights)
@@ -70,27 +70,16 @@ class LinearRegression(NamedTuple):
         return jnp.sum(self.mean_gradient(weights) ** 2, axis=-1)
 
 
-def squared_loss(weights: Array, x: Array, y: Array) -> Array:
-    """Returns ½(⟨w, x⟩ − y)² of each example `[N]`.
-
-    Args:
-      weights: `[d]`.
-      x: `[N, d]`.
-      y: `[N]`.
-    """
-    return (x @ weights - y) ** 2 / 2
-
-
 def linear_regression(
     key: Key, dimension: int, *, signal: float | Array = 1.0, noise: float | Array = 1.0
 ) -> LinearRegression:
     """Returns a linear-Gaussian regression whose w* has a uniformly random direction.
 
     Args:
-      key: consumed.
-      dimension: d, static.
+      key: a PRNG key, consumed.
+      dimension: d, the number of weights, static.
       signal: ‖w*‖².
-      noise: σ².
+      noise: σ², the variance of the noise.
 
     Examples:
       >>> law = data.linear_regression(jax.random.key(0), 10, signal=4.0, noise=2.0)
@@ -102,7 +91,12 @@ def linear_regression(
 
 
 class Average(NamedTuple):
-    """A mean over random draws: `estimate` and `standard_error`, scalars."""
+    """A mean over random draws.
+
+    Attributes:
+      estimate: scalar, the mean.
+      standard_error: scalar, its standard error.
+    """
 
     estimate: Array
     standard_error: Array
@@ -112,8 +106,8 @@ class GaussianMixture(NamedTuple):
     """C equally frequent classes, x ~ N(m_c, σ² I), labels replaced at rate ρ.
 
     Attributes:
-      means: `[C, ...]`, e.g. `[C, H, W, D]`.
-      scale: scalar, σ > 0.
+      means: `[C, ...]`, the mean of each class, e.g. `[C, H, W, D]`.
+      scale: scalar, σ > 0, the standard deviation of each feature.
       noise_rate: scalar, ρ in [0, 1]: with this probability a label is replaced by a uniform draw
         over all C classes, as in `halfway.data.add_label_noise`.
     """
@@ -126,8 +120,8 @@ class GaussianMixture(NamedTuple):
         """Returns x `[N, ...]` and labels `[N]` int32.
 
         Args:
-          key: consumed.
-          num_examples: N, static.
+          key: a PRNG key, consumed.
+          num_examples: N, the number of examples, static.
         """
         class_key, x_key, label_key = jax.random.split(key, 3)
         num_classes = self.means.shape[0]
@@ -144,10 +138,10 @@ class GaussianMixture(NamedTuple):
         at every ρ < 1.
 
         Args:
-          x: `[B, ...]`.
+          x: `[B, ...]`, the inputs.
         """
         num_classes = self.means.shape[0]
-        # Relative to their centre: the products below are differences of smaller numbers.
+        # Numbers relative to the centre of the means are smaller, and so are rounding errors.
         center = self.means.mean(0, keepdims=True)
         means = (self.means - center).reshape(num_classes, -1)
         x = (x - center).reshape(x.shape[0], -1)
@@ -160,7 +154,7 @@ class GaussianMixture(NamedTuple):
     def bayes_error(self) -> Array:
         """Returns the error of the Bayes classifier of two classes, against labels as sampled.
 
-        `(1 − ρ) Φ(−‖m_0 − m_1‖ / 2σ) + ρ/2`.
+        It is `(1 − ρ) Φ(−‖m_0 − m_1‖ / 2σ) + ρ/2`.
 
         Raises:
           ValueError: for another number of classes, which has no closed form.
@@ -182,8 +176,8 @@ class GaussianMixture(NamedTuple):
         varies less than that classifier's errors do.
 
         Args:
-          key: consumed.
-          num_examples: N ≥ 2, static.
+          key: a PRNG key, consumed.
+          num_examples: N ≥ 2, the number of draws, static.
         """
         x, _ = self.sample(key, num_examples)
         errors = 1 - jnp.exp(self.logits(x).max(-1))
@@ -202,17 +196,17 @@ def gaussian_mixture(
 ) -> GaussianMixture:
     """Returns a mixture whose means are drawn from a Gaussian around a grey image.
 
-    By default nearly all pixels lie in [0, 1], though none is clipped.
+    By default nearly all pixels lie in [0, 1]; none is clipped.
 
     Args:
-      key: consumed.
-      num_classes: C, static.
-      shape: of one example, static.
-      separation: root mean square of ‖m_c − m_c'‖ / σ. Two classes at distance 4.5 σ are confused
-        at rate Φ(−2.25) = .012.
-      scale: σ.
-      center: mean of all pixels.
-      noise_rate: ρ.
+      key: a PRNG key, consumed.
+      num_classes: C, the number of classes, static.
+      shape: the shape of an example, static.
+      separation: the root mean square of ‖m_c − m_c'‖ / σ. Two classes at distance 4.5 σ are
+        confused at rate Φ(−2.25) = .012.
+      scale: σ, the standard deviation of each feature.
+      center: the mean of all pixels.
+      noise_rate: ρ, the rate of label noise, in [0, 1].
 
     Examples:
       >>> law = data.gaussian_mixture(jax.random.key(0), num_classes=2, shape=(3,))
@@ -230,10 +224,10 @@ class Teacher:
     """Labels given by a fixed network to random inputs.
 
     Attributes:
-      params: of the teacher.
+      params: the parameters of the teacher.
       temperature: scalar τ: labels are draws from softmax(logits / τ). None: labels are the argmax.
-      apply_fn: `(params, x)` to logits `[B, C]`, static.
-      shape: of one input, static.
+      apply_fn: a function of parameters and inputs that returns logits `[B, C]`, static.
+      shape: the shape of an input, static.
       inputs: "normal" for N(0, I), "uniform" for uniform on [0, 1], static.
     """
 
@@ -247,8 +241,8 @@ class Teacher:
         """Returns x `[N, ...]` and labels `[N]` int32.
 
         Args:
-          key: consumed.
-          num_examples: N, static.
+          key: a PRNG key, consumed.
+          num_examples: N, the number of examples, static.
 
         Raises:
           ValueError: for another kind of inputs.
@@ -275,7 +269,7 @@ class Teacher:
         only their argmax means something.
 
         Args:
-          x: `[B, ...]`.
+          x: `[B, ...]`, the inputs.
         """
         logits = self.apply_fn(self.params, x)
         return logits if self.temperature is None else logits / self.temperature
@@ -292,17 +286,17 @@ def teacher(
 ) -> Teacher:
     """Returns a teacher of one hidden layer of tanh units with Gaussian weights.
 
-    Inputs are standardized first; weights have variance 4/fan-in and 1/fan-in in the two layers, so
-    that units bend. There are no biases: the logits are odd in the standardized input, and classes
-    are about as frequent as each other. Any other network is
+    Inputs are standardized first. Weights have variance 4/fan-in in the first layer, so that units
+    are far from linear, and 1/fan-in in the second. There are no biases: the logits are odd in the
+    standardized input, and all classes are about equally frequent. A teacher of another network is
     `Teacher(params, temperature, apply_fn, shape)`.
 
     Args:
-      key: consumed.
-      num_classes: C, static.
-      shape: of one input, static.
-      width: of the hidden layer, static.
-      temperature: τ, or None for the argmax.
+      key: a PRNG key, consumed.
+      num_classes: C, the number of classes, static.
+      shape: the shape of an input, static.
+      width: the width of the hidden layer, static.
+      temperature: τ, or None for labels that are the argmax.
       inputs: "normal" or "uniform", static.
 
     Examples:
@@ -328,7 +322,7 @@ def tanh_network(params: Params, x: Array) -> Array:
 
     Args:
       params: `mean` and `deviation`, scalars; `hidden` `[D, width]`; `output` `[width, C]`.
-      x: `[B, ...]` of D numbers an example.
+      x: `[B, ...]`, the inputs, of D numbers each.
     """
     x = (x.reshape(x.shape[0], -1) - params["mean"]) / params["deviation"]
     chex.assert_axis_dimension(x, 1, params["hidden"].shape[0])
@@ -351,10 +345,10 @@ _LEVELS = 255
 
 
 def mixture() -> GaussianMixture:
-    """Returns the distribution of the named data set `mixture`, to draw more of it or to compare
-    with its Bayes classifier.
+    """Returns the distribution of the named data set `mixture`.
 
-    Ten classes of 8×8×1 images around grey, σ = .08, classes 4.5 σ apart (root mean square); the
+    More examples can be drawn from it, and models compared with its Bayes classifier. It has ten
+    classes of 8×8×1 images around grey, σ = .08, classes 4.5 σ apart (root mean square); the
     Bayes error is .071.
     """
     return GaussianMixture(jnp.asarray(_means(np.random.PCG64(_SEED)), jnp.float32), _SCALE)
@@ -363,8 +357,8 @@ def mixture() -> GaussianMixture:
 def load_mixture() -> Dataset:
     """Returns the named data set `mixture`: 6,000 and 1,000 images from the distribution `mixture`.
 
-    The same bits on every machine, without a file. Pixels are rounded to 255ths, which adds 0.02 %
-    to their variance; no pixel reaches 0 or 1, so nothing is clipped.
+    It is made without a file and has the same bits on every machine. Pixels are rounded to 255ths,
+    which adds 0.02 % to their variance; no pixel reaches 0 or 1, so nothing is clipped.
     """
     bits = np.random.PCG64(_SEED)
     means = _means(bits)

@@ -1,10 +1,10 @@
 """Sections of input space: decisions on segments and in planes, and how far boundaries lie.
 
-A model is a `logits_fn`, `[B, ...]` to `[B, C]`. An ensemble is one that gives `[B, M, C]`, as
-`attacks.ensemble(apply_fn, params, "loss").logits_fn` does; what is returned then has M in front.
-Everything lifts with `vmap`, over the parameters of models too:
+A model is a `logits_fn`, `[B, ...]` to `[B, C]`. An ensemble is a `logits_fn` that returns
+`[B, M, C]`, as `attacks.ensemble(apply_fn, params, "loss").logits_fn` does; results then have M in
+front. Everything lifts with `vmap`, over the parameters of models too:
 
-    jax.vmap(lambda one: input_space.crossing(functools.partial(apply_fn, one), x, other))(params)
+    jax.vmap(lambda p: input_space.crossing(functools.partial(apply_fn, p), x, other))(params)
 
 Lengths are in l2, in units of the input.
 """
@@ -23,7 +23,12 @@ from halfway.types import Array, Key, LogitsFn, LossFn, is_traced
 
 
 class Section(NamedTuple):
-    """What models say at points: the class decided, int32, and the loss, arrays of one shape."""
+    """The outputs of models at points.
+
+    Attributes:
+      decision: `[...]` int32, the class that a model decides on.
+      loss: `[...]`, the loss, of the same shape.
+    """
 
     decision: Array
     loss: Array
@@ -42,13 +47,14 @@ def segment(
     """Returns decisions and losses along segments between examples, `[B, T]` or `[M, B, T]`.
 
     Args:
-      logits_fn: one model or several.
-      start: `[B, ...]`.
-      end: `[B, ...]`.
-      labels: `[B]`, of the loss all along.
-      num_points: T ≥ 2, equally spaced, ends included.
-      loss_fn: per example.
-      chunk_size: positions at which all B points are evaluated at once; None: one after another.
+      logits_fn: one model, or M models at once.
+      start: `[B, ...]`, the examples where segments start.
+      end: `[B, ...]`, the examples where segments end.
+      labels: `[B]`, the labels of the loss along each whole segment.
+      num_points: T ≥ 2, the number of equally spaced points, ends included.
+      loss_fn: a loss per example.
+      chunk_size: the number of positions at which all B points are evaluated at once; None: one
+        after another.
 
     Raises:
       ValueError: if `num_points` is below 2.
@@ -56,8 +62,8 @@ def segment(
     Examples:
       >>> logits_fn = lambda x: jnp.concatenate([x, jnp.full_like(x, 0.6)], -1)
       >>> start, end, labels = jnp.array([[1.0]]), jnp.array([[0.0]]), jnp.array([0])
-      >>> found = input_space.segment(logits_fn, start, end, labels, num_points=5)
-      >>> print(found.decision)  # at 1, .75, .5, .25 and 0
+      >>> section = input_space.segment(logits_fn, start, end, labels, num_points=5)
+      >>> print(section.decision)  # at 1, .75, .5, .25 and 0
       [[0 0 1 1 1]]
     """
     chex.assert_equal_shape([start, end])
@@ -65,8 +71,8 @@ def segment(
     def read(points):
         return _read(logits_fn(points), labels, loss_fn)
 
-    found = landscapes.interpolate(read, start, end, num_points, chunk_size=chunk_size)
-    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), found)
+    sections = landscapes.interpolate(read, start, end, num_points, chunk_size=chunk_size)
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), sections)
 
 
 def plane_section(
@@ -82,32 +88,32 @@ def plane_section(
     """Returns decisions and losses on a grid of a plane, `[Y, X]` or `[M, Y, X]`.
 
     Args:
-      logits_fn: one model or several.
+      logits_fn: one model, or M models at once.
       plane: `landscapes.plane` of three examples, or `random_plane` of two.
-      x: `[X]` coordinates along the first axis.
-      y: `[Y]` along the second.
-      label: of the loss at every point, a scalar.
-      loss_fn: per example.
-      chunk_size: points evaluated at once; None: one after another.
+      x: `[X]`, coordinates along the first axis.
+      y: `[Y]`, coordinates along the second axis.
+      label: the label of the loss at every point, a scalar.
+      loss_fn: a loss per example.
+      chunk_size: the number of points evaluated at once; None: one after another.
     """
 
     def read(point):
         return _read(logits_fn(point[None]), jnp.asarray(label)[None], loss_fn)
 
-    found = landscapes.surface(read, plane, x, y, chunk_size=chunk_size)
-    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], (0, 1), (-2, -1)), found)
+    sections = landscapes.surface(read, plane, x, y, chunk_size=chunk_size)
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], (0, 1), (-2, -1)), sections)
 
 
 def random_plane(key: Key, origin: Array, first: Array) -> Plane:
     """Returns a plane through two examples: `first` on the x-axis, the y-axis a random direction.
 
     Args:
-      key: consumed.
-      origin: one example, `[...]`, at (0, 0).
-      first: another.
+      key: a PRNG key, consumed.
+      origin: `[...]`, the example at (0, 0).
+      first: `[...]`, another example.
 
     Raises:
-      ValueError: if they are equal (under `jit` the axes are NaN instead).
+      ValueError: if both are equal (under `jit` the axes are NaN instead).
     """
     return landscapes.plane(
         origin, first, origin + jax.random.normal(key, origin.shape, origin.dtype)
@@ -115,12 +121,15 @@ def random_plane(key: Key, origin: Array, first: Array) -> Plane:
 
 
 def window(coordinates: Array, *, num_points: int, margin: float = 0.25) -> tuple[Array, Array]:
-    """Returns coordinates `[T]` and `[T]` of a grid that holds points of a plane and room around.
+    """Returns the coordinates of a grid that holds points of a plane with room around them.
 
     Args:
-      coordinates: `[K, 2]`, as `landscapes.project_onto_plane` gives for each point.
-      num_points: T, along each axis.
-      margin: room on each side, as a share of the larger of the two extents.
+      coordinates: `[K, 2]`, the coordinates of K points, as `landscapes.project_onto_plane` gives.
+      num_points: T, the number of coordinates along each axis.
+      margin: the room on each side, as a share of the larger of the two extents.
+
+    Returns:
+      The coordinates `[T]` along the first and along the second axis.
     """
     low, high = coordinates.min(0), coordinates.max(0)
     room = margin * (high - low).max()
@@ -140,22 +149,23 @@ def crossing(
 ) -> Array:
     """Returns the share t in [0, 1] of each segment at which the first boundary is crossed.
 
-    The first point of a grid at which the decision is not that at `start`, and bisection between
-    it and the point before: a region thinner than 1/num_steps can be missed, and where the
-    decision changes, t errs by at most 2^−num_halvings / (2 num_steps). Its gradient is that of
-    the crossing of this boundary, by the implicit function theorem.
+    A grid gives the first point at which the decision is not the decision at `start`; bisection
+    between this point and the point before it follows. A region thinner than 1/num_steps can be
+    missed; where the decision changes, the error of t is at most 2^−num_halvings / (2 num_steps).
+    The gradient of t is that of the crossing of this boundary, by the implicit function theorem.
 
     Args:
-      logits_fn: one model or several; of M, bisection queries all for each. With many, `vmap` over
-        their parameters instead.
-      start: `[B, ...]`.
-      end: `[B, ...]`.
-      num_steps: points of the grid beyond `start`; the last is `end`.
-      num_halvings: of bisection.
-      chunk_size: positions at which all B points are evaluated at once; None: one after another.
+      logits_fn: one model, or M models at once. With M models, bisection queries all of them for
+        each; where M is large, `vmap` over their parameters instead.
+      start: `[B, ...]`, the examples where segments start.
+      end: `[B, ...]`, the examples where segments end.
+      num_steps: the number of points of the grid beyond `start`; the last is `end`.
+      num_halvings: the number of halvings of the interval.
+      chunk_size: the number of positions at which all B points are evaluated at once; None: one
+        after another.
 
     Returns:
-      `[B]` or `[M, B]`; inf where the decision is the same all along.
+      The shares `[B]` or `[M, B]`; inf where the decision is the same along the whole segment.
 
     Raises:
       ValueError: if `num_steps` is below 1, or `num_halvings` below 0.
@@ -172,43 +182,44 @@ def crossing(
             f"{num_halvings}"
         )
 
-    def at(share):  # [B], each its own, or one for all
+    def at(share):  # `[B]`, or a scalar for all examples
         share = share.reshape(share.shape + (1,) * (start.ndim - 1)) if share.ndim else share
         return landscapes.linear_path(start, end, share)
 
-    def own(shares):
-        """Logits `[(M,) B, C]` of each model at its own points."""
+    def logits_at(shares):
+        """Returns the logits `[(M,) B, C]` of each model at the points of that model."""
         if shares.ndim == 1:
             return logits_fn(at(shares))
         members = jnp.arange(shares.shape[0])
-        return lax.map(lambda one: logits_fn(at(one[1]))[:, one[0]], (members, shares))
+        return lax.map(lambda member: logits_fn(at(member[1]))[:, member[0]], (members, shares))
 
     before = _decision(logits_fn(start))
     grid = jnp.arange(1, num_steps + 1) / num_steps
     changed = lax.map(
         lambda share: _decision(logits_fn(at(share))) != before, grid, batch_size=chunk_size
     )
-    found, first = changed.any(0), changed.argmax(0)
+    is_crossed, first = changed.any(0), changed.argmax(0)
 
     def halve(_, ends):
         low, high = ends
         middle = (low + high) / 2
-        same = own(middle).argmax(-1) == before
+        same = logits_at(middle).argmax(-1) == before
         return jnp.where(same, middle, low), jnp.where(same, high, middle)
 
     ends = first / num_steps, (first + 1) / num_steps
     share = lax.stop_gradient(sum(lax.fori_loop(0, num_halvings, halve, ends)) / 2)
 
-    def beyond(share):  # 0 on the boundary
-        logits = own(share)
+    def beyond(share):
+        """Returns the margin `[(M,) B]`, which is 0 on the boundary."""
+        logits = logits_at(share)
         flat = losses.margin(logits.reshape(-1, logits.shape[-1]), before.reshape(-1))
         return flat.reshape(before.shape)
 
-    # dt = −dF / F'(t) where F(t) = 0; the value stays that of bisection.
+    # dt = −dF / F'(t) where F(t) = 0; the value remains the result of bisection.
     slope = lax.stop_gradient(jax.grad(lambda share: beyond(share).sum())(share))
     flat = slope == 0
     step = jnp.where(flat, 0.0, -beyond(share) / jnp.where(flat, 1.0, slope))
-    return jnp.where(found, share + (step - lax.stop_gradient(step)), jnp.inf)
+    return jnp.where(is_crossed, share + (step - lax.stop_gradient(step)), jnp.inf)
 
 
 def boundary_distance(
@@ -225,20 +236,21 @@ def boundary_distance(
     """Returns how far from each example the first boundary lies along a direction, in l2.
 
     MinDist_d(f, x) = argmin_{ε > 0} f(x + ε d) ≠ f(x) (Tramèr et al., arXiv 1704.03453), where f(x)
-    is the model's own decision. See `crossing` for how it is found, and to what precision.
+    is the decision of the model at x. It is found as in `crossing`, with the same precision.
 
     Args:
-      logits_fn: one model or several, as for `crossing`.
-      x: `[B, ...]`.
+      logits_fn: one model, or M models at once, as for `crossing`.
+      x: `[B, ...]`, the examples.
       directions: `[B, ...]`, of any length; along 0 there is no boundary.
-      max_distance: up to which it is looked for, a scalar or `[B]`, positive and finite.
-      bounds: of the box that the search ends at; None: it goes on beyond.
-      num_steps: points of the grid up to the end of the search.
-      num_halvings: of bisection.
-      chunk_size: positions at which all B points are evaluated at once; None: one after another.
+      max_distance: the length of the search in l2, a scalar or `[B]`, positive and finite.
+      bounds: the lowest and the highest value of a feature, where the search ends; None: no bounds.
+      num_steps: the number of points of the grid up to the end of the search.
+      num_halvings: the number of halvings of the interval.
+      chunk_size: the number of positions at which all B points are evaluated at once; None: one
+        after another.
 
     Returns:
-      `[B]` or `[M, B]`; inf where no boundary is found.
+      The distances `[B]` or `[M, B]`; inf where no boundary is found.
 
     Raises:
       ValueError: if `max_distance` is not positive and finite (where it is not traced).
@@ -261,21 +273,21 @@ def boundary_distance(
     share = crossing(
         logits_fn, x, end, num_steps=num_steps, num_halvings=num_halvings, chunk_size=chunk_size
     )
-    found = jnp.isfinite(share)
+    is_crossed = jnp.isfinite(share)
     length = length if share.ndim == 1 else length[None]
-    return jnp.where(found, jnp.where(found, share, 0.0) * length, jnp.inf)
+    return jnp.where(is_crossed, jnp.where(is_crossed, share, 0.0) * length, jnp.inf)
 
 
 def inter_boundary_distance(distances: Array) -> Array:
     """Returns how far apart the boundaries of each two models lie along a direction, |d_m − d_m'|.
 
-    Infinite where only one of them has a boundary there, NaN where neither has.
+    It is infinite where only one of the two models has a boundary, and NaN where neither has.
 
     Args:
-      distances: `[M, B]` of M models along the same directions, from `boundary_distance`.
+      distances: `[M, B]`, from `boundary_distance`, of M models along the same directions.
 
     Returns:
-      `[M, M, B]`.
+      The distances `[M, M, B]` between boundaries.
 
     Source: Tramèr et al., arXiv 1704.03453, InterDist.
     """
@@ -285,7 +297,11 @@ def inter_boundary_distance(distances: Array) -> Array:
 def directions_toward(x: Array, points: Array) -> Array:
     """Returns unit directions `[B, ...]` from examples to points; 0 where they are equal.
 
-    Towards its adversarial examples, `attacks.pgd(...).adversarial`, it is an attack's direction.
+    Where the points are `attacks.pgd(...).adversarial`, they are the directions of an attack.
+
+    Args:
+      x: `[B, ...]`, the examples.
+      points: `[B, ...]`, the points.
     """
     return _unit(points - x)
 
@@ -296,21 +312,21 @@ def legitimate_directions(
     """Returns unit directions `[B, ...]` towards the nearest example of another class, in l2.
 
     Args:
-      x: `[B, ...]`.
-      labels: `[B]`.
-      examples: `[N, ...]` that are looked among; x may be some of them.
-      example_labels: `[N]`.
-      chunk_size: rows of x compared at once with all N.
+      x: `[B, ...]`, the points that directions start from.
+      labels: `[B]`, their labels.
+      examples: `[N, ...]`, the examples that are searched; x may be among them.
+      example_labels: `[N]`, their labels.
+      chunk_size: the number of rows of x that are compared with all N examples at once.
 
     Returns:
-      0 where there is no example of another class, or it is x itself.
+      `[B, ...]`; 0 where no example has another class, or the nearest one equals x.
     """
     flat = examples.reshape(examples.shape[0], -1)
     squares = (flat**2).sum(-1)
 
-    def nearest(one):
-        point, label = one
-        # Less the point's own square, which is the same for all.
+    def nearest(example):
+        point, label = example
+        # The squared distance less the square of the point, which is the same for all examples.
         gaps = jnp.where(example_labels != label, squares - 2 * flat @ point.reshape(-1), jnp.inf)
         other = gaps.argmin()
         return jnp.where(jnp.isfinite(gaps[other]), _unit((examples[other] - point)[None])[0], 0.0)
@@ -324,13 +340,13 @@ def adversarial_directions(
     """Returns unit directions `[B, ...]` of the input gradient of a model's attack loss.
 
     Args:
-      logits_fn: one model.
-      x: `[B, ...]`.
-      labels: `[B]`.
-      loss_fn: attack loss.
+      logits_fn: the model.
+      x: `[B, ...]`, the examples.
+      labels: `[B]`, their labels.
+      loss_fn: the loss per example that an attack raises.
 
     Returns:
-      0 where the gradient is.
+      `[B, ...]`; 0 where the gradient is 0.
     """
     return _unit(jax.grad(lambda z: loss_fn(logits_fn(z), labels).sum())(x))
 
@@ -339,8 +355,8 @@ def random_directions(key: Key, x: Array) -> Array:
     """Returns unit directions `[B, ...]`, uniform on the sphere.
 
     Args:
-      key: consumed.
-      x: `[B, ...]`, for its shape.
+      key: a PRNG key, consumed.
+      x: `[B, ...]`; its shape and dtype are those of the result.
     """
     return _unit(jax.random.normal(key, x.shape, x.dtype))
 
@@ -352,7 +368,7 @@ def _decision(logits: Array) -> Array:
 
 def _read(logits: Array, labels: Array, loss_fn: LossFn) -> Section:
     if logits.ndim == 3:
-        return jax.vmap(lambda one: _read(one, labels, loss_fn), 1)(logits)
+        return jax.vmap(lambda member_logits: _read(member_logits, labels, loss_fn), 1)(logits)
     return Section(logits.argmax(-1).astype(jnp.int32), loss_fn(logits, labels))
 
 
@@ -364,7 +380,7 @@ def _unit(vectors: Array) -> Array:
 
 
 def _room(x: Array, direction: Array, bounds: tuple[float, float]) -> Array:
-    """Returns `[B]`, how far one can go before a feature leaves the bounds; inf along 0."""
+    """Returns how far `[B]` a point can move before a feature leaves the bounds; inf along 0."""
     low, high = bounds
     still = direction == 0
     bound = jnp.where(direction > 0, high, low)

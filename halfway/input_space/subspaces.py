@@ -20,8 +20,8 @@ class Mirror(NamedTuple):
     """A reflection that makes a frame's directions equally aligned with a gradient.
 
     Attributes:
-      normal: `[d]`, of the hyperplane; not of unit length, never near 0.
-      sign: scalar, 1 or −1, which the reflected directions are multiplied by.
+      normal: `[d]`, the normal of the hyperplane; not of unit length, never near 0.
+      sign: scalar, 1 or −1, by which reflected directions are multiplied.
     """
 
     normal: Array
@@ -46,9 +46,9 @@ class Subspace(NamedTuple):
     """Principal directions of data; local ones have a leading axis `[B]`.
 
     Attributes:
-      mean: `[d]`.
-      basis: `[k, d]`, orthonormal, the largest variance first.
-      variance: `[k]`, of the data along each, divided by their number.
+      mean: `[d]`, the mean of the data.
+      basis: `[k, d]`, orthonormal directions, the largest variance first.
+      variance: `[k]`, the variance of the data along each direction (sums divided by N).
     """
 
     mean: np.ndarray
@@ -57,14 +57,24 @@ class Subspace(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """A perturbation `[..., d]` as the sum of its projection onto a subspace and of the rest."""
+    """A perturbation as the sum of its projection onto a subspace and of the rest.
+
+    Attributes:
+      on: `[..., d]`, the projection.
+      off: `[..., d]`, the rest.
+    """
 
     on: Array
     off: Array
 
 
 class Rescaled(NamedTuple):
-    """Points `[B, ...]` within the box, and `[B]` the l2 length of the move that led there."""
+    """Examples that were moved along a direction by a given length.
+
+    Attributes:
+      points: `[B, ...]`, the moved examples, within the box.
+      length: `[B]`, the l2 length of the move.
+    """
 
     points: Array
     length: Array
@@ -79,10 +89,10 @@ def orthogonal_frames(
     """Returns random orthonormal directions `[*shape, k, d]`, uniformly distributed; float32.
 
     Args:
-      key: consumed.
-      num_directions: k, at most d.
-      size: d.
-      shape: of independent frames.
+      key: a PRNG key, consumed.
+      num_directions: k, the number of directions, at most d.
+      size: d, the number of features.
+      shape: the shape of the array of independent frames.
 
     Raises:
       ValueError: for k outside [1, d].
@@ -100,11 +110,11 @@ def mirror_onto(gradient: Array, frame: Array, num: Any = None) -> Mirror:
     """Returns the Householder reflection that takes the mean of a frame to the gradient's line.
 
     Args:
-      gradient: g, `[d]`; where it is 0 the frame stays as it is, but for its mirror image.
-      frame: `[k, d]`, orthonormal.
-      num: how many of the frame's directions, its first ones, are to share the gradient; all by
-        default. May be traced. The others become orthogonal to it; with 0 there is nothing to
-        align, and all are mirrored only.
+      gradient: g, `[d]`; where it is 0, the frame is mirrored but not aligned.
+      frame: `[k, d]`, orthonormal directions.
+      num: how many of the frame's directions, counted from the first, share the gradient; all by
+        default. It may be traced. The other directions become orthogonal to the gradient; with 0,
+        the frame is mirrored but not aligned.
 
     Formula: with z = Σ_{i ≤ num} f_i / √num, ĝ = g/‖g‖ and σ = ±1 the sign of ⟨z, ĝ⟩, reflect along
     v = z + σĝ, ‖v‖² = 2 + 2|⟨z, ĝ⟩|; r_i = −σ (f_i − 2 v ⟨v, f_i⟩/‖v‖²).
@@ -121,8 +131,8 @@ def reflect_directions(mirror: Mirror, directions: Array) -> Array:
     """Returns directions `[..., d]` reflected.
 
     Args:
-      mirror: see `mirror`.
-      directions: `[..., d]`, those of the frame or some of them.
+      mirror: the reflection, from `mirror_onto`.
+      directions: `[..., d]`, all directions of the frame or some of them.
     """
     normal = mirror.normal
     squared = jnp.maximum(normal @ normal, jnp.finfo(normal.dtype).tiny)
@@ -139,15 +149,16 @@ def aligned_directions(gradient: Array, frame: Array, num: Any = None) -> Array:
 
     Args:
       gradient: g, `[d]`.
-      frame: `[k, d]`, orthonormal; a random one gives random directions of the same cosine.
-      num: see `mirror`: the first `num`, at least 1, have cosine 1/√num, the others 0.
+      frame: `[k, d]`, orthonormal; a random frame gives random directions of the same cosine.
+      num: how many directions, at least 1, have cosine 1/√num, counted from the first; the others
+        have cosine 0. All by default.
 
     Source: the gradient-aligned adversarial subspace of Tramèr et al., arXiv 1704.03453.
 
     Examples:
-      >>> found = input_space.aligned_directions(jnp.array([0.0, 3.0, 4.0]), jnp.eye(3)[:2])
-      >>> cosines = found @ jnp.array([0.0, 0.6, 0.8])
-      >>> print(cosines.round(4), jnp.abs(found @ found.T).round(4).tolist())
+      >>> rows = input_space.aligned_directions(jnp.array([0.0, 3.0, 4.0]), jnp.eye(3)[:2])
+      >>> cosines = rows @ jnp.array([0.0, 0.6, 0.8])
+      >>> print(cosines.round(4), jnp.abs(rows @ rows.T).round(4).tolist())
       [0.7071 0.7071] [[1.0, 0.0], [0.0, 1.0]]
     """
     return reflect_directions(mirror_onto(gradient, frame, num), frame)
@@ -157,13 +168,14 @@ def most_directions(increase: Array, gradient_norm: Array, epsilon: Any, size: i
     """Returns how many orthogonal directions of length ε gain `increase` each, to first order.
 
     Args:
-      increase: γ, what the loss has to rise by; every direction does where it is at most 0.
-      gradient_norm: ‖g‖_2, of increase's shape.
-      epsilon: ε.
-      size: d.
+      increase: γ, the rise of the loss that is needed; where it is at most 0, every direction
+        suffices.
+      gradient_norm: ‖g‖_2, of the shape of `increase`.
+      epsilon: ε, the length of a direction in l2.
+      size: d, the number of features.
 
     Returns:
-      Integers of increase's shape in [0, d].
+      Integers in [0, d] of the shape of `increase`.
 
     Formula: min(⌊ε² ‖g‖² / γ²⌋, d), since the squared cosines to g sum to at most 1.
     Source: Tramèr et al., arXiv 1704.03453, Lemma 1.
@@ -174,26 +186,9 @@ def most_directions(increase: Array, gradient_norm: Array, epsilon: Any, size: i
     """
     gain = epsilon * gradient_norm
     needed = jnp.where(increase > 0, increase, 1.0)
-    # 2.0 and 1.9999999 are the same number here.
+    # The factor keeps a ratio such as 1.9999999, which stands for 2, from being rounded down.
     count = jnp.floor(jnp.minimum((gain / needed) ** 2, size) * (1 + 1e-6))
     return jnp.where(increase > 0, jnp.minimum(count, size), size).astype(jnp.int32)
-
-
-def equal_cosine(key: Key, gradient: Array, cosine: Any, num_directions: int) -> Array:
-    """Returns random unit directions `[k, d]` of one cosine to a gradient, else independent.
-
-    Args:
-      key: consumed.
-      gradient: g, `[d]`, d at least 2, not 0.
-      cosine: in [−1, 1]; may be traced.
-      num_directions: k, of any number, since they are not orthogonal.
-    """
-    unit = _unit(gradient)
-    normal = jax.random.normal(key, (num_directions, gradient.shape[0]), gradient.dtype)
-    across = normal - (normal @ unit)[:, None] * unit[None]
-    across = across / jnp.linalg.norm(across, axis=-1, keepdims=True)
-    cosine = jnp.asarray(cosine, gradient.dtype)
-    return cosine * unit[None] + jnp.sqrt(1 - cosine**2) * across
 
 
 def move_along(
@@ -202,10 +197,10 @@ def move_along(
     """Returns points `[B, ...]`, each example moved along its direction, then clipped to the box.
 
     Args:
-      x: `[B, ...]` within bounds.
+      x: `[B, ...]`, the examples, within the bounds.
       directions: `[B, d]`, of unit length.
-      length: of the step in l2, before clipping.
-      bounds: of the box; infinite for none.
+      length: the length of the step in l2, before clipping.
+      bounds: the lowest and the highest value of a feature; infinite for no bounds.
     """
     return jnp.clip(x + length * directions.reshape(x.shape), *bounds)
 
@@ -216,15 +211,15 @@ def fooling_contrast(surrogate_fooled: Array, target_fooled: Array) -> Contrast:
     Both rates belong to one example, so that hard and easy examples are not compared.
 
     Args:
-      surrogate_fooled: `[k, B]` bool, along each direction.
-      target_fooled: `[k, B]` bool, likewise.
+      surrogate_fooled: `[k, B]` bool, whether each direction fools the surrogate.
+      target_fooled: `[k, B]` bool, whether each direction fools the target.
 
     Examples:
       >>> surrogate = jnp.array([[True, True], [True, True], [False, True], [False, True]])
       >>> target = jnp.array([[True, True], [False, False], [False, True], [False, True]])
       >>> # No direction spares the second example.
-      >>> found = input_space.fooling_contrast(surrogate, target)
-      >>> found.along.tolist(), found.beside.tolist(), found.mixed.tolist()
+      >>> contrast = input_space.fooling_contrast(surrogate, target)
+      >>> contrast.along.tolist(), contrast.beside.tolist(), contrast.mixed.tolist()
       ([0.5, 0.0], [0.0, 0.0], [True, False])
     """
     number, rest = surrogate_fooled.sum(0), (~surrogate_fooled).sum(0)
@@ -242,18 +237,18 @@ def principal_subspace(x: ArrayLike, num_directions: int) -> Subspace:
     """Returns the principal directions of data, by NumPy in double precision.
 
     Args:
-      x: `[N, ...]`, N at least 2.
-      num_directions: k, at most min(N − 1, d).
+      x: `[N, ...]`, the data, N at least 2.
+      num_directions: k, the number of directions, at most min(N − 1, d).
 
     Raises:
-      ValueError: for another k.
+      ValueError: if k does not lie in [1, min(N − 1, d)].
 
     Formula: eigenvectors of the covariance, or of the N × N matrix of inner products where that is
     smaller. Each is given the sign that makes its largest entry positive.
 
     Examples:
-      >>> found = input_space.principal_subspace([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]], 1)
-      >>> found.mean.tolist(), found.basis.tolist()
+      >>> subspace = input_space.principal_subspace([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]], 1)
+      >>> subspace.mean.tolist(), subspace.basis.tolist()
       ([2.0, 1.0], [[1.0, 0.0]])
     """
     flat = np.asarray(x, np.float64)
@@ -271,7 +266,7 @@ def principal_subspace(x: ArrayLike, num_directions: int) -> Subspace:
         basis = vectors[:, ::-1][:, :num_directions].T
     else:
         values, vectors = np.linalg.eigh(centred @ centred.T)
-        # Directions without variance come out of length 0: QR fills in what is orthogonal.
+        # Directions without variance have length 0 here: QR replaces them by orthogonal ones.
         columns, _ = np.linalg.qr(centred.T @ vectors[:, ::-1][:, :num_directions])
         basis = columns.T
     largest = np.take_along_axis(basis, np.abs(basis).argmax(1)[:, None], 1)
@@ -285,32 +280,33 @@ def local_subspace(
     """Returns the principal directions of each example's nearest neighbours, by NumPy.
 
     Args:
-      x: `[B, ...]`.
-      data: `[N, ...]`, among which neighbours are looked for, in Euclidean distance.
-      num_neighbors: m, at most N, and more than k. An example that is among the data is its own.
-      num_directions: k.
+      x: `[B, ...]`, the examples.
+      data: `[N, ...]`, the data that neighbours are taken from, by Euclidean distance. An example
+        that is among the data counts as one of its neighbours.
+      num_neighbors: m, the number of neighbours, at most N and more than k.
+      num_directions: k, the number of directions.
 
     Returns:
-      Leaves `[B, ...]`.
+      Subspaces whose arrays have a leading axis `[B]`.
 
     Raises:
-      ValueError: for another m, or for k as in `principal`.
+      ValueError: if m does not lie in [2, N], or k in [1, min(m − 1, d)].
     """
     points, pool = (np.asarray(v, np.float64).reshape(len(np.asarray(v)), -1) for v in (x, data))
     if not 2 <= num_neighbors <= len(pool):
         raise ValueError(f"num_neighbors must lie in [2, {len(pool)}], got {num_neighbors}")
     squared = (pool**2).sum(1) - 2 * points @ pool.T
     nearest = np.argpartition(squared, num_neighbors - 1, axis=1)[:, :num_neighbors]
-    found = [principal_subspace(pool[rows], num_directions) for rows in nearest]
-    return Subspace(*(np.stack(leaves) for leaves in zip(*found, strict=True)))
+    subspaces = [principal_subspace(pool[rows], num_directions) for rows in nearest]
+    return Subspace(*(np.stack(leaves) for leaves in zip(*subspaces, strict=True)))
 
 
 def split_on_subspace(delta: Array, basis: Array) -> Parts:
-    """Returns the projection of perturbations onto a subspace, and what is left of them.
+    """Returns the projection of perturbations onto a subspace, and the rest.
 
     Args:
-      delta: `[..., d]`.
-      basis: `[k, d]`, orthonormal.
+      delta: `[..., d]`, the perturbations.
+      basis: `[k, d]`, an orthonormal basis of the subspace.
 
     Examples:
       >>> parts = input_space.split_on_subspace(jnp.array([3.0, 4.0]), jnp.array([[1.0, 0.0]]))
@@ -324,11 +320,11 @@ def split_on_subspace(delta: Array, basis: Array) -> Parts:
 def subspace_energy(delta: Array, basis: Array) -> tuple[Array, Array]:
     """Returns ‖Pδ‖² and ‖δ‖², `[...]` each: their ratio is the energy share of the subspace.
 
-    In a direction that is uniform over the sphere the share has expectation k/d.
+    For a direction that is uniform over the sphere, the share has expectation k/d.
 
     Args:
-      delta: δ, `[..., d]`.
-      basis: `[k, d]`, orthonormal.
+      delta: δ, `[..., d]`, the perturbations.
+      basis: `[k, d]`, an orthonormal basis of the subspace.
     """
     return ((delta @ basis.T) ** 2).sum(-1), (delta**2).sum(-1)
 
@@ -338,27 +334,28 @@ def rescale_parts(
 ) -> Rescaled:
     """Returns points so far along a direction that the move has a given length after clipping.
 
-    Where the box does not allow it, the move is as long as it can be.
+    Where the box does not allow this length, the move is as long as possible.
 
     Args:
-      x: `[B, ...]` within bounds.
+      x: `[B, ...]`, the examples, within the bounds.
       direction: `[B, ...]`, of any length; no move where it is 0.
-      length: `[B]`, of the move in l2.
-      bounds: of the box.
+      length: `[B]`, the length of the move in l2.
+      bounds: the lowest and the highest value of a feature.
 
-    Formula: 40 bisections of the scale, up to that at which every moving feature is at its bound,
-    or 10⁴ of the direction's own length: beyond, only features that it hardly has are chased.
+    Formula: 40 bisections of the scale, up to the scale at which every moving feature is at its
+    bound, or to 10⁴ times the length of the direction; beyond it only features with tiny components
+    would still move.
 
     Examples:
       >>> x, direction = jnp.array([[0.5, 0.875]]), jnp.array([[1.0, 1.0]])
-      >>> found = input_space.rescale_parts(x, direction, jnp.array([0.325]))
-      >>> print(found.points.round(3))  # what one pixel lacks the other makes up
+      >>> rescaled = input_space.rescale_parts(x, direction, jnp.array([0.325]))
+      >>> print(rescaled.points.round(3))  # the second pixel is clipped, the first moves further
       [[0.8 1. ]]
     """
     flat, along = x.reshape(x.shape[0], -1), direction.reshape(x.shape[0], -1)
     norm = jnp.linalg.norm(along, axis=-1, keepdims=True)
-    found = controls.stretched(flat, along / jnp.where(norm > 0, norm, 1.0), length, bounds)
-    return Rescaled(found.reshape(x.shape), jnp.linalg.norm(found - flat, axis=-1))
+    stretched = controls.stretched(flat, along / jnp.where(norm > 0, norm, 1.0), length, bounds)
+    return Rescaled(stretched.reshape(x.shape), jnp.linalg.norm(stretched - flat, axis=-1))
 
 
 def _unit(vector: Array) -> Array:

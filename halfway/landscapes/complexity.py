@@ -3,7 +3,7 @@
 Norms, margins and flatness, from what a model trained on and its parameters alone ("Fantastic
 generalization measures", Jiang et al., arXiv 1912.02178, from which the names come). Each is a
 number of one model; `vmap` lifts it to a population. Sharpness along the steepest directions is in
-`landscapes.curvature`, rank correlation with a gap in `ranks`.
+`landscapes.curvature`, rank correlation with a gap in `halfway.stats`.
 """
 
 import jax
@@ -18,10 +18,10 @@ from halfway.types import ApplyFn, Array, Key, Params, ScalarFn
 
 
 def weight_matrices(params: Params) -> list[Array]:
-    """Returns the weights of every layer as matrices `[fan-in, units]`, biases left out.
+    """Returns the weights of every layer as matrices `[fan-in, units]`, without the biases.
 
     Args:
-      params: a pytree; leaves of two or more axes are weights, the last axis the units.
+      params: a pytree; leaves of two or more axes are weights, and their last axis holds the units.
     """
     leaves = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim >= 2]
     return [leaf.reshape(-1, leaf.shape[-1]) for leaf in leaves]
@@ -33,7 +33,12 @@ def parameter_norm(params: Params) -> Array:
 
 
 def parameter_distance(params: Params, start: Params) -> Array:
-    """Returns ‖θ − θ_0‖, how far training has come from the initialization."""
+    """Returns ‖θ − θ_0‖, how far training has come from the initialization.
+
+    Args:
+      params: θ, a pytree.
+      start: θ_0, a pytree like it.
+    """
     return jnp.asarray(optax.tree.norm(optax.tree.sub(params, start)))
 
 
@@ -45,8 +50,8 @@ def log_frobenius_product(params: Params) -> Array:
 def log_spectral_product(params: Params) -> Array:
     """Returns Σ_l log ‖W_l‖_2, the logarithm of a bound on a network's Lipschitz constant.
 
-    Of a convolution it is the norm of its kernel as a matrix `[h w D, F]`, not of the operator.
-    By 50 steps of power iteration from the row of largest norm.
+    A convolution counts with the norm of its kernel as a matrix `[h w D, F]`, not with the norm of
+    the operator. Norms come from 50 steps of power iteration from the row of largest norm.
     """
 
     def log_norm(kernel):
@@ -57,16 +62,16 @@ def log_spectral_product(params: Params) -> Array:
     return jnp.stack([log_norm(kernel) for kernel in weight_matrices(params)]).sum()
 
 
-def path_norm(apply_fn: ApplyFn, params: Params, ones: Array) -> Array:
+def path_norm(apply_fn: ApplyFn, params: Params, unit_input: Array) -> Array:
     """Returns the square root of Σ over paths from inputs to outputs of Π w² along the path.
 
-    By one pass with squared parameters. A bias is a path from a further input of 1.
+    It takes one pass with squared parameters. A bias is a path from a further input of 1.
 
     Args:
-      apply_fn: parameters and inputs to logits, of a network with a rectifier.
-      params: θ.
-      ones: `[1, ...]`, the input that reaches the first layer as all ones. The models here scale
-        [0, 1] to [-1, 1], so that it is all ones itself.
+      apply_fn: parameters and inputs to logits, of a network with rectifiers.
+      params: θ, a pytree.
+      unit_input: `[1, ...]`, the input that reaches the first layer as all ones. The models here
+        scale [0, 1] to [-1, 1], so that it is all ones itself.
 
     Source: Neyshabur et al., arXiv 1506.02617.
 
@@ -75,7 +80,7 @@ def path_norm(apply_fn: ApplyFn, params: Params, ones: Array) -> Array:
       >>> print(landscapes.path_norm(lambda w, x: x @ w, weights, jnp.ones((1, 2))))
       3.0
     """
-    return jnp.sqrt(apply_fn(jax.tree.map(jnp.square, params), ones).sum())
+    return jnp.sqrt(apply_fn(jax.tree.map(jnp.square, params), unit_input).sum())
 
 
 def margin_quantile(
@@ -84,10 +89,10 @@ def margin_quantile(
     """Returns a quantile over examples of the margin, the label's logit minus the next largest.
 
     Args:
-      logits: `[B, C]`.
-      labels: `[B]`.
+      logits: `[B, C]` logits.
+      labels: `[B]` integer labels.
       mask: `[B]` bool, the examples that count; all by default.
-      quantile: in [0, 1].
+      quantile: the quantile to return, in [0, 1].
     """
     margins = -losses.margin(logits, labels)
     return jnp.nanquantile(margins if mask is None else jnp.where(mask, margins, jnp.nan), quantile)
@@ -106,19 +111,19 @@ def flatness(
 ) -> Array:
     """Returns the largest σ at which Gaussian noise on all parameters raises the loss by `rise`.
 
-    By bisection of log σ for E L(θ + σ u) − L(θ) = rise, with the same draws of u at every σ. 1/σ²
-    is the sharpness of a PAC-Bayes bound, so that a large σ is flat. Where the loss rises by that
-    much at every σ, or at none, it is an end of [low, high].
+    Bisection of log σ solves E L(θ + σ u) − L(θ) = rise, with the same draws of u at every σ. 1/σ²
+    is the sharpness of a PAC-Bayes bound, so that a large σ means a flat minimum. Where the loss
+    rises by that much at every σ, or at none, the result is an end of [low, high].
 
     Args:
-      loss_fn: parameters to a scalar.
-      params: θ.
-      key: consumed.
-      rise: in units of the loss.
-      num_samples: draws of u.
+      loss_fn: a function of parameters that returns a scalar.
+      params: θ, a pytree.
+      key: a PRNG key, consumed.
+      rise: the rise of the loss that is looked for, in units of the loss.
+      num_samples: the number of draws of u.
       num_steps: halvings of the interval, which leave a factor of (high/low)^(2^-num_steps).
-      low: of σ.
-      high: of σ.
+      low: the smallest σ that is considered.
+      high: the largest σ that is considered.
 
     Raises:
       ValueError: unless 0 < low < high.
@@ -140,7 +145,7 @@ def flatness(
     def halve(_, bounds):
         middle = bounds.mean()
         values = lax.map(lambda u: loss_fn(unravel(flat + jnp.exp(middle) * u)), draws)
-        # What is not a number has risen.
+        # NaN compares as not within, so it counts as a rise.
         within = values.mean() - base <= rise
         return jnp.where(within, jnp.array([middle, bounds[1]]), jnp.array([bounds[0], middle]))
 

@@ -15,15 +15,16 @@ from jax.flatten_util import ravel_pytree
 
 from halfway.types import Array, Key, Params, ScalarFn
 
-_BLOCK = 10  # rows of a basis read at once
+_BLOCK = 10
+"""Rows of a basis that are read at once."""
 
 
 def hessian_product(loss_fn: ScalarFn, params: Params, vector: Params) -> Params:
     """Returns H v at `params`, a pytree like `params`: the derivative of the gradient along v.
 
     Args:
-      loss_fn: parameters to a scalar.
-      params: where.
+      loss_fn: a function of parameters that returns a scalar.
+      params: θ, a pytree; the point of parameter space.
       vector: v, a pytree like `params`.
 
     Examples:
@@ -42,13 +43,18 @@ def gauss_newton_product(
 ) -> Params:
     """Returns G v = Jᵀ H_out J v at `params`, the part of H v without the model's own curvature.
 
-    Positive semidefinite where the loss is convex in the outputs.
+    G is positive semidefinite where the loss is convex in the outputs.
 
     Args:
-      output_fn: parameters to outputs, e.g. logits `[B, C]`.
-      loss_fn: outputs to a scalar, e.g. the mean cross-entropy.
-      params: where.
+      output_fn: a function of parameters that returns outputs, e.g. logits `[B, C]`.
+      loss_fn: a function of outputs that returns a scalar, e.g. the mean cross-entropy.
+      params: θ, a pytree; the point of parameter space.
       vector: v, a pytree like `params`.
+
+    Returns:
+      A pytree like `params`.
+
+    Source: Schraudolph (2002).
     """
     outputs, tangent = jax.jvp(output_fn, (params,), (vector,))
     _, vjp = jax.vjp(output_fn, params)
@@ -60,10 +66,10 @@ class Lanczos(NamedTuple):
 
     Attributes:
       basis: `[K, D]`, orthonormal rows v_1, ..., v_K; zero from `num_steps` on.
-      diagonal: `[K]` of T; 0 from `num_steps` on.
+      diagonal: `[K]`, the diagonal of T; 0 from `num_steps` on.
       off_diagonal: `[K]`, the coupling of each vector to the next; 0 where the space reached by
         then is invariant and the next vector was drawn afresh.
-      num_steps: scalar int, vectors that were made.
+      num_steps: scalar int, the number of vectors that were made.
     """
 
     basis: Array
@@ -80,19 +86,20 @@ def lanczos(
     num_steps: int,
     stop_fn: Callable[[Lanczos], Array] | None = None,
 ) -> Lanczos:
-    """Returns `num_steps` steps of Lanczos with full reorthogonalization.
+    """Returns the result of `num_steps` steps of Lanczos with full reorthogonalization.
 
     Each new vector is made orthogonal to all earlier ones, a second time where the first pass took
-    much away, so that no copy of an eigenvalue appears that is not there. Where the space reached
-    is invariant (a breakdown: the coupling is rounding alone) the walk goes on from a random vector
-    orthogonal to it, uncoupled.
+    much away, so that no eigenvalue appears more often than it exists. Where the space reached is
+    invariant (a breakdown: the coupling is rounding alone), the iteration continues from a random
+    vector orthogonal to that space, without coupling.
 
     Args:
-      product_fn: `[D]` to H times it, symmetric.
-      start: `[D]`, not 0; normalized here.
-      key: consumed; for vectors after a breakdown.
-      num_steps: K at most, 1 to D.
-      stop_fn: the state to a bool, asked after each step; None: never early.
+      product_fn: a function of a vector `[D]` that returns H times the vector; H is symmetric.
+      start: `[D]`, the first vector, not 0; it is normalized here.
+      key: a PRNG key for the vectors after a breakdown, consumed.
+      num_steps: K, the largest number of steps, 1 to D.
+      stop_fn: a function of the state that returns a bool, called after each step; True stops the
+        iteration. None: it never stops early.
 
     Raises:
       ValueError: if `num_steps` is not within 1 and D.
@@ -109,7 +116,7 @@ def lanczos(
             rows = lax.dynamic_slice_in_dim(basis, index * block, block)
             return vector - (rows @ vector) @ rows
 
-        # Rows not made yet are 0: to read them would cost as much as the others.
+        # Rows that are not made yet are 0; reading them would cost as much as reading the others.
         return lax.fori_loop(0, (count + block - 1) // block, remove, vector)
 
     def step(carry):
@@ -123,7 +130,7 @@ def lanczos(
         diagonal = product @ vector
         local = product - diagonal * vector - coupled * before
         rest = orthogonal(basis, local, count)
-        # Where a pass takes much away, rounding in what it took is large beside what is left.
+        # Where a pass takes much away, its rounding error is large beside what is left.
         rest = lax.cond(
             jnp.linalg.norm(rest) < 0.7 * jnp.linalg.norm(local),
             lambda rest: orthogonal(basis, rest, count),
@@ -141,7 +148,7 @@ def lanczos(
             return fresh
 
         following = lax.cond(broken, anew, lambda rest: rest, rest)
-        # In the last dimension nothing is left of a fresh vector; it is never used.
+        # In the last dimension nothing is left of a fresh vector, but it is never used.
         following = following / jnp.maximum(jnp.linalg.norm(following), tiny**2)
         state = Lanczos(
             basis,
@@ -184,22 +191,23 @@ def top_eigenvalues(
 ) -> tuple[Array, Params]:
     """Returns the largest (algebraic) eigenvalues of the Hessian, descending, and their vectors.
 
-    Lanczos stops where the error of each is below `tolerance` times the largest |λ|, or after
-    `max_steps` products. With the residual r = ‖H v − λ v‖ the error is at most min(r, r²/gap), gap
-    the distance to the next Ritz value (Kato and Temple); that of a vector is about r/gap, so its
-    square is what `tolerance` bounds. An eigenvalue of higher multiplicity is found once, unless
-    the space it lives in is exhausted.
+    Lanczos stops where the error of each eigenvalue is below `tolerance` times the largest |λ|, or
+    after `max_steps` products. With the residual r = ‖H v − λ v‖ the error is at most
+    min(r, r²/gap), where gap is the distance to the next Ritz value (Kato and Temple). The error of
+    a vector is about r/gap, so `tolerance` bounds its square. A multiple eigenvalue is found once,
+    unless its eigenspace is exhausted.
 
     Args:
-      loss_fn: parameters to a scalar.
-      params: where.
-      key: consumed.
-      num_eigenvalues: k, static.
-      max_steps: static; at most D, the number of parameters, are taken. Memory is `max_steps` D.
-      tolerance: of the eigenvalues, relative to the largest |λ|.
+      loss_fn: a function of parameters that returns a scalar.
+      params: θ, a pytree; the point of parameter space.
+      key: a PRNG key, consumed.
+      num_eigenvalues: k, the number of eigenvalues, static.
+      max_steps: the largest number of products, static; at most D, the number of parameters, are
+        taken. Memory is `max_steps` D.
+      tolerance: the error of an eigenvalue that is allowed, relative to the largest |λ|.
 
     Returns:
-      values `[k]` and unit vectors, `[k, ...]` in each leaf of a pytree like `params`.
+      The values `[k]`, and the unit vectors as a pytree like `params` with leaves `[k, ...]`.
 
     Raises:
       ValueError: if `num_eigenvalues` is not within 1 and the number of steps.
@@ -229,7 +237,7 @@ def top_eigenvalues(
 
     def converged(state):
         scale = jnp.abs(state.diagonal).max() + tiny
-        # The eigenvalues of T cost as much as a product of a small network.
+        # The eigenvalues of T cost as much as a product does for a small network.
         asked = (state.num_steps >= num_eigenvalues) & (state.num_steps % 4 == 0)
         return lax.cond(asked, errors, lambda _: jnp.inf, state) <= tolerance * scale
 
@@ -243,19 +251,19 @@ def top_eigenvalues(
 def power_iteration(product_fn: Callable[[Array], Array], start: Array, *, num_steps: int) -> Array:
     """Returns the eigenvalue of largest |λ| of a symmetric map, by Rayleigh's quotient.
 
-    After K steps its relative error is of the order of the 2 K-th power of |λ_2/λ_1|. It costs more
-    products than Lanczos and nothing else: no basis is kept, and no matrix decomposed, which some
-    backends cannot do for many members at once.
+    After K steps its relative error is of the order of the 2 K-th power of |λ_2/λ_1|. It takes more
+    products than Lanczos, but it keeps no basis and decomposes no matrix, which some backends
+    cannot do for many members at once.
 
     Args:
-      product_fn: `[D]` to H times it, symmetric.
-      start: `[D]`, not 0; with a part along the eigenvector.
-      num_steps: K, static.
+      product_fn: a function of a vector `[D]` that returns H times the vector; H is symmetric.
+      start: `[D]`, the first vector, not orthogonal to the eigenvector.
+      num_steps: K, the number of steps, static.
 
     Examples:
       >>> matrix = jnp.array([[2.0, 0.0], [0.0, -3.0]])
-      >>> found = landscapes.power_iteration(lambda v: matrix @ v, jnp.ones(2), num_steps=30)
-      >>> print(round(float(found), 4))
+      >>> eigenvalue = landscapes.power_iteration(lambda v: matrix @ v, jnp.ones(2), num_steps=30)
+      >>> print(round(float(eigenvalue), 4))
       -3.0
     """
     tiny = jnp.finfo(start.dtype).tiny
@@ -271,10 +279,10 @@ def sharpness(loss_fn: ScalarFn, params: Params, key: Key, *, num_steps: int = 2
     """Returns the Hessian's eigenvalue of largest |λ| by `power_iteration` from a random start.
 
     Args:
-      loss_fn: parameters to a scalar.
-      params: where.
-      key: consumed.
-      num_steps: products with the Hessian.
+      loss_fn: a function of parameters that returns a scalar.
+      params: θ, a pytree; the point of parameter space.
+      key: a PRNG key, consumed.
+      num_steps: the number of products with the Hessian.
     """
     flat, _ = ravel_pytree(params)
     start = jax.random.normal(key, flat.shape, flat.dtype)
@@ -292,20 +300,20 @@ def hessian_trace(
 ) -> tuple[Array, Array]:
     """Returns an unbiased estimate of tr H and its standard error.
 
-    "hutchinson": the mean of zᵀHz over Rademacher vectors z; the variance of one is
-    `2(‖H‖_F² − Σ H_ii²)`. "hutch++" (Meyer et al., arXiv 2010.09649): a third of the products spans
-    a subspace that holds the large eigenvalues, a third takes the trace on it exactly, and the last
-    third samples the rest, whose spread is the standard error. It pays where few eigenvalues
-    dominate.
+    "hutchinson" takes the mean of zᵀHz over Rademacher vectors z; each term has the variance
+    `2(‖H‖_F² − Σ H_ii²)`. "hutch++" (Meyer et al., arXiv 2010.09649) spans a subspace that holds
+    the large eigenvalues with a third of the products, takes the trace on it exactly with another
+    third, and samples the rest with the last third, whose spread gives the standard error. It is
+    better where few eigenvalues dominate.
 
     Args:
-      loss_fn: parameters to a scalar.
-      params: where.
-      key: consumed.
-      num_samples: Hessian products, at least 2 ("hutch++": 6).
+      loss_fn: a function of parameters that returns a scalar.
+      params: θ, a pytree; the point of parameter space.
+      key: a PRNG key, consumed.
+      num_samples: the number of Hessian products, at least 2 ("hutch++": 6).
       method: "hutchinson" or "hutch++".
-      chunk_size: samples at once, which share the pass at `params`; memory of activations grows
-        with it.
+      chunk_size: the number of samples taken at once, which share the pass at `params`; the memory
+        of activations grows with it.
 
     Raises:
       ValueError: for another method, or too few samples for a standard error.
@@ -333,7 +341,7 @@ def hessian_trace(
     def probe(key):
         z = jax.random.rademacher(key, flat.shape, flat.dtype)
         z = z - (basis @ z) @ basis
-        # zᵀHz forward only: half of the arithmetic of H z.
+        # Forward mode alone takes half of the arithmetic of H z.
         return jax.jvp(lambda point: slope(point, z), (flat,), (z,))[1]
 
     keys = jax.random.split(key_probes, num_probes)
@@ -344,7 +352,7 @@ def hessian_trace(
 def _orthonormal(rows: Array) -> Array:
     """Returns an orthonormal basis `[K, D]` of the rows' span by Gram-Schmidt, twice each row.
 
-    A row within the span of the earlier ones becomes 0. (A vmapped `jnp.linalg.qr` can stall.)
+    A row within the span of the earlier rows becomes 0. (A vmapped `jnp.linalg.qr` can stall.)
     """
     tiny = 10 * jnp.finfo(rows.dtype).eps
 
@@ -364,9 +372,9 @@ class SpectralDensity(NamedTuple):
     """The spectrum of a Hessian as quadrature, from R random starts of K Lanczos steps.
 
     Attributes:
-      nodes: `[R, K]` eigenvalues of each T.
-      weights: `[R, K]`, squared first components of its eigenvectors; each row sums to 1. `(weights
-        * f(nodes)).sum(-1).mean()` estimates tr f(H)/D.
+      nodes: `[R, K]`, the eigenvalues of each T.
+      weights: `[R, K]`, the squared first components of its eigenvectors; each row sums to 1.
+        `(weights * f(nodes)).sum(-1).mean()` estimates tr f(H)/D.
     """
 
     nodes: Array
@@ -382,11 +390,11 @@ def spectral_density(
     Ghorbani et al., arXiv 1901.10159).
 
     Args:
-      loss_fn: parameters to a scalar.
-      params: where.
-      key: consumed.
-      num_steps: K, at most the number of parameters.
-      num_samples: R.
+      loss_fn: a function of parameters that returns a scalar.
+      params: θ, a pytree; the point of parameter space.
+      key: a PRNG key, consumed.
+      num_steps: K, the number of Lanczos steps, at most the number of parameters.
+      num_samples: R, the number of random starts.
 
     Raises:
       ValueError: if `num_steps` is not within 1 and the number of parameters.
@@ -407,12 +415,12 @@ def smooth_density(density: SpectralDensity, grid: Array, *, width: float) -> tu
     """Returns the density on a grid as a mixture of Gaussians, and its standard error over starts.
 
     Args:
-      density: of R ≥ 2 starts.
-      grid: `[G]` eigenvalues.
+      density: the spectral density of R ≥ 2 starts.
+      grid: `[G]`, the eigenvalues at which it is wanted.
       width: standard deviation of each Gaussian, in units of the eigenvalues.
 
     Returns:
-      two `[G]`; the first integrates to 1 over a grid that holds the spectrum.
+      Two arrays `[G]`; the first integrates to 1 over a grid that holds the spectrum.
     """
     scaled = (grid[:, None, None] - density.nodes[None]) / width
     bumps = jnp.exp(-0.5 * scaled**2) / (width * jnp.sqrt(2 * jnp.pi))
@@ -424,12 +432,17 @@ def smooth_density(density: SpectralDensity, grid: Array, *, width: float) -> tu
 def sam_sharpness(loss_fn: ScalarFn, params: Params, *, radius: float | Array) -> Array:
     """Returns L(θ + r g/‖g‖) − L(θ), the ascent of one normalized gradient step (SAM).
 
-    As in Foret et al., arXiv 2010.01412; 0 where the gradient is 0.
+    It is 0 where the gradient is 0.
 
     Args:
-      loss_fn: parameters to a scalar.
-      params: θ.
-      radius: r, l2 over all parameters.
+      loss_fn: a function of parameters that returns a scalar.
+      params: θ, a pytree.
+      radius: r, the length of the step in l2 over all parameters.
+
+    Returns:
+      A scalar.
+
+    Source: Foret et al., arXiv 2010.01412.
     """
     value, gradient = jax.value_and_grad(loss_fn)(params)
     norm = optax.tree.norm(gradient)
@@ -449,16 +462,16 @@ def worst_case_sharpness(
 ) -> Array:
     """Returns the largest L(θ + δ) − L(θ) that normalized gradient ascent finds with ‖δ‖ ≤ r.
 
-    A lower bound of the true maximum, at least 0; for a quadratic at its minimum it tends to
-    ½ r² λ_max.
+    It is a lower bound of the true maximum and at least 0; for a quadratic at its minimum it tends
+    to ½ r² λ_max.
 
     Args:
-      loss_fn: parameters to a scalar.
-      params: θ.
-      key: consumed; ascent starts at a random point of the sphere.
-      radius: r, l2 over all parameters.
-      num_steps: of ascent.
-      relative_step: length of a step over r.
+      loss_fn: a function of parameters that returns a scalar.
+      params: θ, a pytree.
+      key: a PRNG key for the random point of the sphere where ascent starts, consumed.
+      radius: r, the largest ‖δ‖ in l2 over all parameters.
+      num_steps: the number of steps of ascent.
+      relative_step: the length of a step as a share of r.
     """
     flat, unravel = ravel_pytree(params)
     value_fn = jax.value_and_grad(lambda delta: loss_fn(unravel(flat + delta)))

@@ -25,16 +25,18 @@ def empirical_ntk(
 
     Args:
       apply_fn: parameters and inputs to logits; no example may depend on another.
-      params: where.
-      first: `[N, ...]` inputs.
-      second: `[M, ...]` inputs.
-      block_size: examples of a block.
+      params: θ, a pytree; the point of parameter space.
+      first: `[N, ...]` inputs of the rows.
+      second: `[M, ...]` inputs of the columns.
+      block_size: the number of examples of a block.
 
     Returns:
-      `[N, M, C, C]`.
+      The kernel `[N, M, C, C]`.
 
     Raises:
       ValueError: if `block_size` is below 1.
+
+    Source: Jacot et al., arXiv 1806.07572.
     """
     return _blocks(
         lambda left, right: jnp.einsum("icd,jed->ijce", left, right),
@@ -56,16 +58,17 @@ def trace_ntk(
 ) -> Array:
     """Returns tr K(x_i, x_j)/C `[N, M]`, the residual-free kernel of two samples (P6).
 
-    One class after another, so that neither `[N, M, C, C]` nor a Jacobian of all classes exists:
-    memory is `2 block_size D` beside the result. Gradients of a block of `second` are made anew for
-    each block of `first`: as large a block as the memory allows is the fastest.
+    Classes are taken one after another, so that neither `[N, M, C, C]` nor a Jacobian of all
+    classes exists: memory is `2 block_size D` beside the result. Gradients of a block of `second`
+    are made anew for each block of `first`, so the largest block that the memory allows is the
+    fastest.
 
     Args:
       apply_fn: parameters and inputs to logits; no example may depend on another.
-      params: where.
-      first: `[N, ...]` inputs.
-      second: `[M, ...]` inputs.
-      block_size: examples of a block.
+      params: θ, a pytree; the point of parameter space.
+      first: `[N, ...]` inputs of the rows.
+      second: `[M, ...]` inputs of the columns.
+      block_size: the number of examples of a block.
 
     Raises:
       ValueError: if `block_size` is below 1.
@@ -98,12 +101,12 @@ def grouped_ntk(
 
     Args:
       apply_fn: parameters and inputs to logits; no example may depend on another.
-      params: where.
-      first: `[N, ...]` inputs.
-      second: `[M, ...]` inputs.
-      left: `[N, G, C]`, w.
-      right: `[M, G', C]`, v.
-      block_size: examples of a block; memory is `2 block_size C D`.
+      params: θ, a pytree; the point of parameter space.
+      first: `[N, ...]` inputs of the rows.
+      second: `[M, ...]` inputs of the columns.
+      left: `[N, G, C]`, the weights w of the rows.
+      right: `[M, G', C]`, the weights v of the columns.
+      block_size: the number of examples of a block; memory is `2 block_size C D`.
 
     Raises:
       ValueError: if `block_size` is below 1.
@@ -149,14 +152,14 @@ def _block_products(
     flat, unravel = ravel_pytree(params)
 
     def jacobian(x):
-        return jax.vmap(jax.jacrev(lambda v, one: apply_fn(unravel(v), one[None])[0]), (None, 0))(
-            flat, x
-        )
+        return jax.vmap(
+            jax.jacrev(lambda v, example: apply_fn(unravel(v), example[None])[0]), (None, 0)
+        )(flat, x)
 
     def blocks(side):
         size = min(block_size, side[0].shape[0])
         pad = -side[0].shape[0] % size
-        # Inputs are padded by one of them: not every model can take zeros.
+        # Inputs are padded by their first one, since not every model can take zeros.
         ends = [jnp.repeat(side[0][:1], pad, 0)]
         ends += [jnp.zeros((pad, *weights.shape[1:]), weights.dtype) for weights in side[1:]]
         padded = [jnp.concatenate(both) for both in zip(side, ends, strict=True)]
@@ -177,16 +180,16 @@ def kernel_alignment(first: Array, second: Array, *, centered: bool = True) -> A
     """Returns the alignment of two kernels on the same examples, ⟨K, K'⟩_F / (‖K‖_F ‖K'‖_F).
 
     Centred alignment (Cortes et al. 2012) first takes away the mean of each row and column, which
-    any two kernels share: without it, kernels of positive entries are near 1 whatever they say.
-    Between the halves' models it asks whether θ_A and θ_B find the same examples alike.
+    any two kernels share; without it, the alignment of kernels of positive entries is always near
+    1. Between the models of two halves it tells whether θ_A and θ_B find the same examples similar.
 
     Args:
-      first: `[N, N]`, e.g. `trace_ntk` at θ_A.
-      second: `[N, N]`, at θ_B.
+      first: `[N, N]`, a kernel, e.g. `trace_ntk` at θ_A.
+      second: `[N, N]`, another kernel, e.g. at θ_B.
       centered: whether to centre both.
 
     Returns:
-      scalar in [-1, 1]; NaN where a kernel is 0.
+      A scalar in [-1, 1]; NaN where a kernel is 0.
 
     Examples:
       >>> kernel = jnp.array([[2.0, 0.0], [0.0, 1.0]])

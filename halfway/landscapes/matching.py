@@ -1,7 +1,7 @@
 """Permutation matching: units of one network in the order that brings it close to another.
 
-Linear assignments are solved on the host, with SciPy; what permutations are and how they are
-applied is in `halfway.landscapes.permutations`, all of which can be had from here.
+Linear assignments are solved on the host, with SciPy. `halfway.landscapes.permutations` says what
+permutations are and applies them; its names can be imported from here too.
 """
 
 from collections.abc import Callable, Mapping
@@ -58,10 +58,10 @@ class Match(NamedTuple):
     """A match of one model to another.
 
     Attributes:
-      permutations: to apply to the model that was matched.
+      permutations: the permutations to apply to the model that was matched.
       similarity: ⟨target, permuted⟩ over all tensors that have a group.
-      num_sweeps: over all groups, of the best start.
-      num_found: starts that ended at this similarity, of all of them.
+      num_sweeps: the number of sweeps over all groups that the best start took.
+      num_found: the number of starts that ended at this similarity.
     """
 
     permutations: Permutations
@@ -83,16 +83,16 @@ def weight_match(
 
     Coordinate ascent (Ainsworth et al., arXiv 2209.04836, algorithm 1): each group in turn gets the
     best permutation given all others, a linear assignment, until none improves ⟨target, permuted⟩.
-    That is a local optimum. Runs on the host.
+    The result is a local optimum. It is computed on the host.
 
     Args:
-      specification: of both.
-      target: of one model.
-      params: of the other.
-      key: consumed; the order of groups, and the permutations that every start but the first
-        begins from: the first begins from the parameters as they are.
-      num_restarts: starts; the best is returned.
-      max_sweeps: of one start.
+      specification: the specification of both models.
+      target: the parameters of the model that stays.
+      params: the parameters of the model that is permuted.
+      key: a PRNG key, consumed. It draws the order of groups, and the permutations from which every
+        start but the first begins; the first begins from the parameters as they are.
+      num_restarts: the number of starts; the best result is returned.
+      max_sweeps: the largest number of sweeps of one start.
 
     Raises:
       ValueError: if `num_restarts` is below 1.
@@ -104,17 +104,19 @@ def weight_match(
         {name: np.asarray(value, np.float32) for name, value in to_dict(tree).items()}
         for tree in (target, params)
     )
-    found = []
+    matches = []
     for start in range(num_restarts):
         orders = {
             name: rng.permutation(size) if start else np.arange(size)
             for name, size in specification.sizes.items()
         }
-        found.append(_ascend(specification, wanted, given, orders, rng, max_sweeps))
-    best = max(found, key=lambda one: one[1])
+        matches.append(_ascend(specification, wanted, given, orders, rng, max_sweeps))
+    best = max(matches, key=lambda match: match[1])
     close = 1e-6 * abs(best[1]) + 1e-12
     permutations = {name: jnp.asarray(order) for name, order in best[0].items()}
-    return Match(permutations, best[1], best[2], sum(one[1] >= best[1] - close for one in found))
+    return Match(
+        permutations, best[1], best[2], sum(match[1] >= best[1] - close for match in matches)
+    )
 
 
 def _ascend(
@@ -173,26 +175,27 @@ def _rows(value: np.ndarray, axis: int, size: int, repeats: int) -> np.ndarray:
 def hidden_activations(module: nn.Module, params: Params, x: Array) -> dict[str, Array]:
     """Returns what every group of units of a module of `halfway.models` computes.
 
-    Hidden units before their nonlinearity; a residual stream as the next normalization hands it on;
-    a head by the length of its values, which does not depend on the basis within the head.
+    Hidden units are read before their nonlinearity, a residual stream as the next normalization
+    returns it, and a head by the length of its values, which does not depend on the basis within
+    the head.
 
     Args:
-      module: as of `models.build`.
-      params: of one model of it.
-      x: `[B, H, W, D]`.
+      module: a module that `models.build` returns.
+      params: the parameters of one model.
+      x: `[B, H, W, D]` images.
 
     Returns:
-      `[N, n]` for each group, N examples times positions.
+      `[N, n]` for each group; N is the number of examples times positions.
 
     Raises:
-      ValueError: for another module.
+      ValueError: for a module that is not of `halfway.models`.
     """
     specification = derive_permutations(module, params)
     _, captured = module.apply(
         {"params": params}, x, capture_intermediates=True, mutable=["intermediates"]
     )
-    seen = to_dict(captured["intermediates"])
-    outputs = {name.rpartition("/__call__")[0]: value for name, value in seen.items()}
+    captured_values = to_dict(captured["intermediates"])
+    outputs = {name.rpartition("/__call__")[0]: value for name, value in captured_values.items()}
     result = {}
     for group, size in specification.sizes.items():
         value = outputs[_observed(module, group)]
@@ -222,12 +225,13 @@ def _observed(module: Any, group: str) -> str:
 def activation_match(target: Mapping[str, Array], activations: Mapping[str, Array]) -> Permutations:
     """Returns the permutations that match units by the correlation of what they compute.
 
-    One linear assignment a group, each by itself, so that there is no local optimum; a unit that is
-    constant correlates with none. Runs on the host.
+    Each group is one linear assignment by itself, so that there is no local optimum. A constant
+    unit correlates with none. The result is computed on the host.
 
     Args:
-      target: `{group: [N, n]}` of one model, e.g. by `activations`.
-      activations: of the model to be permuted, on the same examples.
+      target: `{group: [N, n]}`, activations of the model that stays, e.g. from
+        `hidden_activations`.
+      activations: the same of the model that is permuted, on the same examples.
 
     Raises:
       ValueError: if the two differ in groups or shapes.
@@ -255,9 +259,9 @@ class StraightThrough(NamedTuple):
     """A match found by descending the loss at the middle.
 
     Attributes:
-      permutations: the best that were seen.
-      loss: scalar, in the middle of target and permuted, at the best.
-      history: `[num_steps + 1]`, the loss in the middle at each step's permutations.
+      permutations: the permutations of the step with the smallest loss.
+      loss: scalar, the loss in the middle of target and permuted model at those permutations.
+      history: `[num_steps + 1]`, the loss in the middle at the permutations of each step.
     """
 
     permutations: Permutations
@@ -277,19 +281,19 @@ def straight_through_match(
 ) -> StraightThrough:
     """Returns permutations that make the loss in the middle small (Ainsworth et al., algorithm 3).
 
-    Latent weights, from the target's on, are projected to the nearest permutation of `params` by
-    weight matching; the loss in the middle of target and projection is differentiated straight
-    through the projection, and Adam moves the latent weights. Never worse than weight matching from
-    the same key, where it begins.
+    Latent weights, which start at the target, are projected to the nearest permutation of `params`
+    by weight matching. The loss in the middle of target and projection is differentiated straight
+    through the projection, and Adam moves the latent weights. The result is never worse than weight
+    matching with the same key, from which it begins.
 
     Args:
-      specification: of both.
-      loss_fn: parameters to a scalar.
-      target: of one model.
-      params: of the other.
-      key: consumed.
-      num_steps: of Adam; each costs a weight match.
-      learning_rate: of Adam.
+      specification: the specification of both models.
+      loss_fn: a function of parameters that returns a scalar.
+      target: the parameters of the model that stays.
+      params: the parameters of the model that is permuted.
+      key: a PRNG key, consumed.
+      num_steps: the number of steps of Adam; each costs a weight match.
+      learning_rate: the learning rate of Adam.
     """
     optimizer = optax.adam(learning_rate)
 
@@ -303,29 +307,33 @@ def straight_through_match(
         updates, opt_state = optimizer.update(gradient, opt_state, latent)
         return value, optax.apply_updates(latent, updates), opt_state
 
-    latent, opt_state, seen = target, optimizer.init(target), []
+    latent, opt_state, history = target, optimizer.init(target), []
     for step in range(num_steps + 1):
-        found = weight_match(specification, latent, params, jax.random.fold_in(key, step))
-        projected = apply_permutations(specification, found.permutations, params)
+        match = weight_match(specification, latent, params, jax.random.fold_in(key, step))
+        projected = apply_permutations(specification, match.permutations, params)
         value, latent, opt_state = descend(latent, opt_state, projected)
-        seen.append((float(value), found.permutations))
-    best = min(seen, key=lambda one: one[0])
-    return StraightThrough(best[1], best[0], np.array([value for value, _ in seen]))
+        history.append((float(value), match.permutations))
+    best = min(history, key=lambda step_result: step_result[0])
+    return StraightThrough(best[1], best[0], np.array([value for value, _ in history]))
 
 
 def match_many(
     specification: Specification, members: Params, key: Key, *, max_iterations: int = 100
 ) -> tuple[Permutations, int]:
-    """Returns permutations that bring many models together, `[M, n]` a group, and the passes.
+    """Returns permutations that bring many models together, and the number of passes.
 
     Each member in turn is matched to the mean of all others as they are permuted by then, until a
-    pass changes nothing (Ainsworth et al., MergeMany). The result is up to one permutation of all.
+    pass changes nothing (Ainsworth et al., MergeMany). The result is unique up to one permutation
+    that all members share.
 
     Args:
-      specification: of every member.
-      members: leaves `[M, ...]`, M ≥ 2.
-      key: consumed.
-      max_iterations: passes over all members.
+      specification: the specification of every member.
+      members: the parameters of all members, leaves `[M, ...]`, M ≥ 2.
+      key: a PRNG key, consumed.
+      max_iterations: the largest number of passes over all members.
+
+    Returns:
+      Permutations `[M, n]` of each group, and the number of passes.
 
     Raises:
       ValueError: if there are fewer than two members.
@@ -333,20 +341,22 @@ def match_many(
     number = jax.tree.leaves(members)[0].shape[0]
     if number < 2:
         raise ValueError(f"many models are two or more, got {number}")
-    own = [jax.tree.map(lambda leaf, m=m: np.asarray(leaf[m]), members) for m in range(number)]
-    orders = [identity_permutations(specification) for _ in own]
-    moved, passes, changed = list(own), 0, True
+    originals = [
+        jax.tree.map(lambda leaf, m=m: np.asarray(leaf[m]), members) for m in range(number)
+    ]
+    orders = [identity_permutations(specification) for _ in originals]
+    moved, passes, changed = list(originals), 0, True
     while changed and passes < max_iterations:
         key_pass = jax.random.fold_in(key, passes)
         passes, changed = passes + 1, False
         for m in np.random.default_rng(_seed(key_pass)).permutation(number):
             others = [moved[k] for k in range(number) if k != m]
             mean = jax.tree.map(lambda *leaves: np.mean(leaves, 0), *others)
-            found = weight_match(specification, mean, moved[m], key_pass)
-            still = all(np.array_equal(o, np.arange(len(o))) for o in found.permutations.values())
+            match = weight_match(specification, mean, moved[m], key_pass)
+            still = all(np.array_equal(o, np.arange(len(o))) for o in match.permutations.values())
             if not still:
-                orders[m] = compose_permutations(orders[m], found.permutations)
-                moved[m] = apply_permutations(specification, orders[m], own[m])
+                orders[m] = compose_permutations(orders[m], match.permutations)
+                moved[m] = apply_permutations(specification, orders[m], originals[m])
                 changed = True
     stacked = {name: jnp.stack([order[name] for order in orders]) for name in orders[0]}
     return stacked, passes

@@ -23,9 +23,9 @@ def linear_path(start: Params, end: Params, t: Array | float) -> Params:
     """Returns the point (1 − t) start + t end.
 
     Args:
-      start: a pytree.
-      end: a pytree like it.
-      t: scalar; 0 is `start`, 1 is `end`, others extrapolate.
+      start: θ_A, a pytree.
+      end: θ_B, a pytree like it.
+      t: scalar; 0 is `start`, 1 is `end`, and values outside [0, 1] extrapolate.
     """
     return jax.tree.map(lambda a, b: (1 - t) * a + t * b, start, end)
 
@@ -33,14 +33,14 @@ def linear_path(start: Params, end: Params, t: Array | float) -> Params:
 def spherical_path(start: Params, end: Params, t: Array | float) -> Params:
     """Returns the point at share t of the arc from start to end, lengths interpolated linearly.
 
-    Both are taken as one vector each. Of equal lengths, the path stays on their sphere, where the
-    straight line cuts through it (Shoemake 1985). Parallel vectors are interpolated linearly;
-    opposite ones have no shortest arc: NaN.
+    Each pytree is taken as one vector. Where both have the same length, the path stays on their
+    sphere, while the straight line cuts through it (Shoemake 1985). Parallel vectors are
+    interpolated linearly; opposite vectors have no shortest arc, and the result is NaN.
 
     Args:
-      start: a pytree, not 0.
-      end: a pytree like it, not 0.
-      t: scalar in [0, 1].
+      start: θ_A, a pytree, not 0.
+      end: θ_B, a pytree like it, not 0.
+      t: the share of the arc, a scalar in [0, 1].
 
     Examples:
       >>> middle = landscapes.spherical_path(jnp.array([2.0, 0.0]), jnp.array([0.0, 2.0]), 0.5)
@@ -51,7 +51,7 @@ def spherical_path(start: Params, end: Params, t: Array | float) -> Params:
     b, _ = ravel_pytree(end)
     length_a, length_b = jnp.linalg.norm(a), jnp.linalg.norm(b)
     a, b = a / length_a, b / length_b
-    # Accurate at small angles, where arccos of the cosine is not.
+    # This form is accurate at small angles, where arccos of the cosine is not.
     angle = 2 * jnp.arctan2(jnp.linalg.norm(a - b), jnp.linalg.norm(a + b))
     parallel = angle < 10 * jnp.finfo(a.dtype).eps
     sine = jnp.where(parallel, 1.0, jnp.sin(angle))
@@ -66,8 +66,9 @@ def bezier_path(controls: Params, t: Array | float) -> Params:
     """Returns the point at t of the Bézier curve with the given control points.
 
     Args:
-      controls: leaves `[K, ...]`, K ≥ 2, from start to end; the curve meets the first and the last.
-      t: scalar in [0, 1].
+      controls: the control points from start to end, leaves `[K, ...]`, K ≥ 2; the curve passes
+        through the first and the last.
+      t: the place on the curve, a scalar in [0, 1].
 
     Examples:
       >>> print(landscapes.bezier_path(jnp.array([0.0, 1.0, 0.0]), 0.5))  # ¼·0 + ½·1 + ¼·0
@@ -89,13 +90,14 @@ def along_path(
     """Returns the landscape at `num_points` equally spaced points of a path, ends included.
 
     Args:
-      loss_fn: parameters to a pytree of arrays.
-      point_fn: t in [0, 1] to parameters, e.g. `lambda t: linear_path(start, end, t)`.
-      num_points: T ≥ 2, static.
-      chunk_size: points evaluated at once; None: one after another.
+      loss_fn: a function of parameters that returns a pytree of arrays.
+      point_fn: a function of t in [0, 1] that returns parameters, e.g.
+        `lambda t: linear_path(start, end, t)`.
+      num_points: T ≥ 2, the number of points, static.
+      chunk_size: the number of points evaluated at once; None: one after another.
 
     Returns:
-      `[T, ...]` in each leaf.
+      A pytree with leaves `[T, ...]`.
 
     Raises:
       ValueError: if `num_points` is below 2.
@@ -117,11 +119,11 @@ def interpolate(
     """Returns the landscape along the straight line from start to end, `[T, ...]` in each leaf.
 
     Args:
-      loss_fn: parameters to a pytree of arrays.
-      start: a pytree.
-      end: a pytree like it.
-      num_points: T ≥ 2, equally spaced, ends included.
-      chunk_size: points evaluated at once; None: one after another.
+      loss_fn: a function of parameters that returns a pytree of arrays.
+      start: θ_A, a pytree.
+      end: θ_B, a pytree like it.
+      num_points: T ≥ 2, the number of equally spaced points, ends included.
+      chunk_size: the number of points evaluated at once; None: one after another.
 
     Raises:
       ValueError: if `num_points` is below 2.
@@ -138,16 +140,16 @@ def interpolate(
 def barrier(values: Array, *, baseline: str = "linear") -> Array:
     """Returns the height of a path over its ends: max_t (L(t) − baseline(t)).
 
-    "linear": the baseline runs from L(0) to L(1), so that ends of unequal loss make no barrier by
-    themselves and the result is at least 0. "endpoints": their mean, as in Frankle et al. (arXiv
-    1912.05671); then ends alone give ½ |L(0) − L(1)|.
+    The "linear" baseline runs from L(0) to L(1), so that ends of unequal loss make no barrier by
+    themselves and the result is at least 0. The baseline "endpoints" is the mean of the ends, as in
+    Frankle et al. (arXiv 1912.05671); then the ends alone give ½ |L(0) − L(1)|.
 
     Args:
       values: `[..., T]`, loss or error at equally spaced points of a path.
       baseline: "linear" or "endpoints".
 
     Returns:
-      `[...]`, in units of the values.
+      `[...]`, the heights in units of the values.
 
     Raises:
       ValueError: for another baseline.
@@ -179,20 +181,22 @@ def fit_bezier(
 ) -> tuple[Params, Array]:
     """Returns the control points of a curve trained to stay low, and the loss at each step.
 
-    Each step draws one t uniformly and descends the loss at that point of the curve; the ends stay
-    (Garipov et al., arXiv 1802.10026). It begins as the straight line.
+    Each step draws one t uniformly and descends the loss at that point of the curve; the ends do
+    not move (Garipov et al., arXiv 1802.10026). The curve begins as the straight line.
 
     Args:
-      loss_fn: parameters and a key, with which it may draw a batch, to a scalar.
-      start: θ_A.
-      end: θ_B.
-      key: consumed.
-      optimizer: of the bends.
-      num_steps: of training.
-      num_bends: control points between the ends; 1 is a quadratic curve.
+      loss_fn: a function of parameters and a key, with which it may draw a batch, that returns a
+        scalar.
+      start: θ_A, a pytree.
+      end: θ_B, a pytree like it.
+      key: a PRNG key, consumed.
+      optimizer: the optimizer that moves the bends.
+      num_steps: the number of training steps.
+      num_bends: the number of control points between the ends; 1 gives a quadratic curve.
 
     Returns:
-      control points, leaves `[num_bends + 2, ...]` for `bezier`, and `[num_steps]` losses.
+      The control points, leaves `[num_bends + 2, ...]`, for `bezier_path`; and the losses
+      `[num_steps]`.
 
     Raises:
       ValueError: if `num_bends` is below 1.
@@ -240,9 +244,9 @@ def plane(origin: Params, first: Params, second: Params) -> Plane:
     `second` lies at positive y. Distances in the plane are distances in parameter space.
 
     Args:
-      origin: a pytree.
-      first: a pytree like it, another point.
-      second: a pytree like it, not on the line through the other two.
+      origin: the point at (0, 0), a pytree.
+      first: another point, a pytree like the origin.
+      second: a point that is not on the line through the other two, a pytree like the origin.
 
     Raises:
       ValueError: if the points lie on a line (under `jit` the second axis is NaN instead).
@@ -252,7 +256,7 @@ def plane(origin: Params, first: Params, second: Params) -> Plane:
     y = ravel_pytree(second)[0] - base
     length_x, length_y = jnp.linalg.norm(x), jnp.linalg.norm(y)
     x = x / length_x
-    for _ in range(2):  # the second time takes away what rounding left
+    for _ in range(2):  # the second pass takes away what rounding left
         y = y - (y @ x) * x
     height = jnp.linalg.norm(y)
     flat = ~(height > 1e-5 * length_y)  # NaN too
@@ -266,7 +270,7 @@ class TrajectoryPlane(NamedTuple):
     """The plane in which a trajectory varies most.
 
     Attributes:
-      plane: its origin is the last point of the trajectory.
+      plane: the plane; its origin is the last point of the trajectory.
       coordinates: `[T, 2]`, the trajectory projected into the plane.
       explained: `[2]`, shares of Σ_t ‖θ_t − θ_T‖² along each axis.
     """
@@ -279,12 +283,16 @@ class TrajectoryPlane(NamedTuple):
 def trajectory_plane(trajectory: Params) -> TrajectoryPlane:
     """Returns the plane through the end of a trajectory that holds most of it.
 
-    The first two principal components of θ_t − θ_T, not centred otherwise, so that the plane
-    passes through the end, whose landscape is shown exactly (Li et al., arXiv 1712.09913). Signs
-    are set so that the start has coordinates of at least 0.
+    Its axes are the first two principal components of θ_t − θ_T without further centring, so that
+    the plane passes through the end, whose landscape is shown exactly (Li et al., arXiv
+    1712.09913). Signs are set so that the start has coordinates of at least 0.
 
     Args:
-      trajectory: leaves `[T, ...]`, T ≥ 3, not all on a line.
+      trajectory: the points of the trajectory, leaves `[T, ...]`, T ≥ 3, not all on a line.
+
+    Returns:
+      The plane, the coordinates `[T, 2]` of the points in it, and the share `[2]` of the sum of
+      squared distances to the end that lies along each axis.
 
     Raises:
       ValueError: if there are fewer than 3 points.
@@ -296,7 +304,7 @@ def trajectory_plane(trajectory: Params) -> TrajectoryPlane:
     _, unravel = ravel_pytree(end)
     rows = jax.vmap(lambda point: ravel_pytree(point)[0])(trajectory)
     rows = rows - rows[-1:]
-    # Through the Gram matrix [T, T]: points are few, parameters many.
+    # The Gram matrix [T, T] is small, since points are few and parameters many.
     powers, vectors = jnp.linalg.eigh(rows @ rows.T)
     vectors = vectors[:, ::-1][:, :2]
     vectors = vectors * jnp.where(vectors[:1] < 0, -1.0, 1.0)
@@ -307,7 +315,12 @@ def trajectory_plane(trajectory: Params) -> TrajectoryPlane:
 
 
 def plane_point(plane: Plane, coordinates: Array) -> Params:
-    """Returns the parameters at coordinates `[2]` of a plane."""
+    """Returns the parameters at a point of a plane.
+
+    Args:
+      plane: the plane.
+      coordinates: `[2]`, the coordinates of the point in the plane.
+    """
     return jax.tree.map(
         lambda origin, axes: origin + jnp.tensordot(coordinates, axes, 1), plane.origin, plane.axes
     )
@@ -317,8 +330,8 @@ def project_onto_plane(plane: Plane, params: Params) -> tuple[Array, Array]:
     """Returns the coordinates `[2]` of the point of a plane closest to `params`, and its distance.
 
     Args:
-      plane: with orthonormal axes.
-      params: a pytree like the origin.
+      plane: a plane with orthonormal axes.
+      params: the point to project, a pytree like the origin.
     """
     offset = optax.tree.sub(params, plane.origin)
     coordinates = jnp.asarray(jax.vmap(lambda axis: optax.tree.vdot(axis, offset))(plane.axes))
@@ -332,11 +345,11 @@ def surface(
     """Returns the landscape on a grid of a plane, `[Y, X, ...]` in each leaf.
 
     Args:
-      loss_fn: parameters to a pytree of arrays.
-      plane: where.
-      x: `[X]` coordinates along the first axis.
-      y: `[Y]` along the second.
-      chunk_size: points evaluated at once; None: one after another.
+      loss_fn: a function of parameters that returns a pytree of arrays.
+      plane: the plane.
+      x: `[X]`, coordinates along the first axis.
+      y: `[Y]`, coordinates along the second axis.
+      chunk_size: the number of points evaluated at once; None: one after another.
     """
     points = jnp.stack(jnp.meshgrid(x, y), -1).reshape(-1, 2)
     values = lax.map(lambda xy: loss_fn(plane_point(plane, xy)), points, batch_size=chunk_size)

@@ -2,8 +2,8 @@
 
 A specification says which axes of which tensors a group of units lies on; permuting all of them at
 once changes no output. Permutations are `{group: [n]}` integers, applied as `take`: unit i of the
-result is unit `permutation[i]` of what it is applied to. All but making a specification works under
-`jit` and `vmap`.
+result is unit `permutation[i]` of the input. Everything works under `jit` and `vmap`, except making
+a specification.
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ class Specification:
     """Which axes every group of units lies on.
 
     Attributes:
-      axes: path of each tensor, e.g. "Dense_0/kernel", to an entry for each axis: None; a group's
-        name; or (name, repeats) where the axis is `repeats` blocks of the group, as a dense layer
-        reads flattened features.
-      sizes: group to its number of units.
+      axes: the path of each tensor, e.g. "Dense_0/kernel", to an entry for each axis: None; the
+        name of a group; or (name, repeats) where the axis is `repeats` blocks of the group, as a
+        dense layer reads flattened features.
+      sizes: the name of each group to its number of units.
     """
 
     axes: dict[str, tuple[Any, ...]]
@@ -40,13 +40,13 @@ class Specification:
 
     def places(self) -> dict[str, list[tuple[str, int, int]]]:
         """Returns the (tensor, axis, repeats) of every group."""
-        found: dict[str, list[tuple[str, int, int]]] = {name: [] for name in self.sizes}
+        places: dict[str, list[tuple[str, int, int]]] = {name: [] for name in self.sizes}
         for tensor, entries in self.axes.items():
             for axis, entry in enumerate(entries):
                 if entry is not None:
                     name, repeats = _entry(entry)
-                    found[name].append((tensor, axis, repeats))
-        return found
+                    places[name].append((tensor, axis, repeats))
+        return places
 
 
 def _entry(entry: Any) -> tuple[str, int]:
@@ -57,12 +57,13 @@ def declare_permutations(axes: Axes, params: Params) -> Specification:
     """Returns the specification that `axes` declares, checked against parameters.
 
     Args:
-      axes: see `Specification`; every tensor of `params` is named.
-      params: of one model.
+      axes: the entries of each tensor as in `Specification.axes`; every tensor of `params` is
+        named.
+      params: the parameters of one model.
 
     Raises:
-      ValueError: naming the tensor, and the axis where there is one: if a tensor is missing or does
-        not exist, has another number of axes, or an axis another size than its group elsewhere.
+      ValueError: if a tensor is missing or does not exist, has another number of axes, or an axis
+        has another size than its group elsewhere. The message names the tensor and the axis.
     """
     tensors = to_dict(params)
     for tensor in axes:
@@ -96,16 +97,16 @@ def declare_permutations(axes: Axes, params: Params) -> Specification:
 def derive_permutations(module: nn.Module, params: Params) -> Specification:
     """Returns the specification of a module of `halfway.models`.
 
-    Hidden units of dense layers, channels of convolutions, the residual stream of each stage or of
-    the transformer, hidden units within each block, and attention heads as wholes. Within a head
-    more than permutations leaves the function as it is; they are not searched.
+    Its groups are hidden units of dense layers, channels of convolutions, the residual stream of
+    each stage or of the transformer, hidden units within each block, and attention heads as wholes.
+    Within a head more than permutations leaves the function as it is; those maps are not searched.
 
     Args:
-      module: as of `models.build`.
-      params: of one model of it.
+      module: a module that `models.build` returns.
+      params: the parameters of one model.
 
     Raises:
-      ValueError: for another module.
+      ValueError: for a module that is not of `halfway.models`.
     """
     rules: dict[type, Callable[[Any, dict[str, Any]], Axes]] = {
         models.Linear: lambda module, tensors: {
@@ -125,22 +126,22 @@ def derive_permutations(module: nn.Module, params: Params) -> Specification:
 
 
 def _plain(module: Any, tensors: dict[str, Any]) -> Axes:
-    """Layers one after another: convolutions, then dense ones; the last is not permuted."""
+    """Returns the axes of convolutions followed by dense layers; the last is not permuted."""
     convolutions = [f"Conv_{i}" for i in range(len(getattr(module, "features", ())))]
     layers = [*convolutions, *(f"Dense_{i}" for i in range(len(module.widths) + 1))]
     axes: dict[str, tuple[Any, ...]] = {}
     before: Any = None
     for layer in layers:
         kernel = tensors[f"{layer}/kernel"]
-        own = None if layer == layers[-1] else layer
+        writes = None if layer == layers[-1] else layer
         reads = before
         if before in convolutions and layer.startswith("Dense"):
             # Flattened [H, W, D]: channels vary fastest.
             channels = tensors[f"{before}/kernel"].shape[-1]
             reads = (before, kernel.shape[0] // channels)
-        axes[f"{layer}/kernel"] = (*(None,) * (kernel.ndim - 2), reads, own)
-        axes[f"{layer}/bias"] = (own,)
-        before = own
+        axes[f"{layer}/kernel"] = (*(None,) * (kernel.ndim - 2), reads, writes)
+        axes[f"{layer}/bias"] = (writes,)
+        before = writes
     return axes
 
 
@@ -198,8 +199,8 @@ def random_permutations(key: Key, specification: Specification) -> Permutations:
     """Returns a uniform permutation of every group.
 
     Args:
-      key: consumed.
-      specification: of the groups.
+      key: a PRNG key, consumed.
+      specification: the groups and their sizes.
     """
     keys = jax.random.split(key, max(len(specification.sizes), 1))
     return {
@@ -214,9 +215,9 @@ def apply_permutations(
     """Returns the parameters with their units permuted; the function stays as it is.
 
     Args:
-      specification: of the parameters.
+      specification: the specification of the parameters.
       permutations: `{group: [n]}`; a group that is not named stays.
-      params: of one model.
+      params: the parameters of one model.
     """
     tensors = to_dict(params)
     moved = {
@@ -231,7 +232,7 @@ def permute(value: Any, entries: tuple[Any, ...], permutations: Permutations, np
 
     Args:
       value: the tensor.
-      entries: of its axes, see `Specification`.
+      entries: an entry for each of its axes, as in `Specification.axes`.
       permutations: `{group: [n]}`; a group that is not named stays.
       np_: `jax.numpy` or `numpy`, whichever the tensor belongs to.
     """
@@ -255,12 +256,22 @@ def invert_permutations(permutations: Permutations) -> Permutations:
 
 
 def compose_permutations(first: Permutations, second: Permutations) -> Permutations:
-    """Returns the permutations that do `first`, then `second`; both name the same groups."""
+    """Returns the permutations that do `first`, then `second`.
+
+    Args:
+      first: `{group: [n]}`, the permutations that are applied first.
+      second: `{group: [n]}` of the same groups, the permutations that are applied then.
+    """
     return {name: jnp.take(first[name], second[name]) for name in first}
 
 
 def weight_similarity(a: Params, b: Params) -> Array:
-    """Returns the inner product ⟨a, b⟩ over all tensors, which weight matching makes large."""
+    """Returns the inner product ⟨a, b⟩ over all tensors, which weight matching makes large.
+
+    Args:
+      a: the parameters of one model, a pytree.
+      b: the parameters of another model, a pytree like it.
+    """
     return jnp.asarray(optax.tree.vdot(a, b))
 
 

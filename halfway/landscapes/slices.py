@@ -23,11 +23,11 @@ VECTORS = ("zero", "whole")
 def output_axes(path: str, leaf: Array) -> int:
     """Returns how many trailing axes of a flax tensor are its output features.
 
-    2 for the query, key and value kernels of attention `[D, heads, features]`, else the last one;
-    0 for biases and scales, which have no filters.
+    It is 2 for the query, key and value kernels of attention `[D, heads, features]`, 1 for other
+    kernels, and 0 for biases and scales, which have no filters.
 
     Args:
-      path: of the tensor, e.g. "block0_attention/query/kernel".
+      path: the path of the tensor, e.g. "block0_attention/query/kernel".
       leaf: the tensor.
     """
     parts = path.split("/")
@@ -41,17 +41,17 @@ def filter_direction(
 ) -> Params:
     """Returns a random direction whose every filter has the norm of the filter in `params`.
 
-    Gaussian, so that each filter points uniformly on its sphere, and
+    The direction is Gaussian, so that each filter points uniformly on its sphere, and
     `E[dᵀHd] = Σ_f ‖w_f‖² tr(H_ff)/n_f`.
 
     Args:
-      params: a pytree, output features last.
-      key: consumed.
-      vectors: what biases and scales get: "zero", they do not move (as in Li et al.), or "whole",
-        each is one filter, normalized once. Feature by feature their entries would be ± the entry
-        itself.
-      output_axes_fn: path and tensor to the number of trailing output axes; 0 for what `vectors`
-        treats.
+      params: θ, a pytree whose tensors have output features last.
+      key: a PRNG key, consumed.
+      vectors: what biases and scales get. With "zero" they do not move (as in Li et al.); with
+        "whole" each is one filter, normalized once. (Normalized feature by feature, each entry
+        would be ± the entry of `params` itself.)
+      output_axes_fn: a function of path and tensor that returns the number of trailing output axes;
+        0 for a tensor that `vectors` decides about.
 
     Raises:
       ValueError: for another `vectors`.
@@ -72,14 +72,14 @@ def filter_directions(
     """Returns two random directions, normalized by filters and orthogonal, `[2, ...]` in each leaf.
 
     Orthogonality holds within every filter, so that normalizing again does not undo it; each
-    direction alone is distributed as by `filter_direction`. A filter of a single weight has no
-    orthogonal one: the second direction is 0 there.
+    direction alone is distributed as by `filter_direction`. No direction is orthogonal to a filter
+    of a single weight: the second direction is 0 there.
 
     Args:
-      params: a pytree, output features last.
-      key: consumed.
-      vectors: see `filter_direction`.
-      output_axes_fn: see `filter_direction`.
+      params: θ, a pytree whose tensors have output features last.
+      key: a PRNG key, consumed.
+      vectors: what biases and scales get, as in `filter_direction`.
+      output_axes_fn: the number of trailing output axes, as in `filter_direction`.
 
     Raises:
       ValueError: for another `vectors`.
@@ -92,12 +92,12 @@ def filter_directions(
         moves = moves or vectors == "whole"
         u = _rescale(jax.random.normal(key_first, w.shape, w.dtype), w, moves)
         v = jax.random.normal(key_second, w.shape, w.dtype)
-        for _ in range(2):  # the second time takes away what rounding left
+        for _ in range(2):  # the second pass takes away what rounding left
             power = (u * u).sum(0)
             v = v - u * ((u * v).sum(0) / jnp.where(power > 0, power, 1))[None]
         first.append(u)
         second.append(_rescale(v, w, moves and w.shape[0] > 1))
-    return jax.tree.map(lambda *two: jnp.stack(two), restore(first), restore(second))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), restore(first), restore(second))
 
 
 def _check_vectors(vectors: str) -> None:
@@ -108,7 +108,7 @@ def _check_vectors(vectors: str) -> None:
 def _to_filters(
     params: Params, output_axes_fn: OutputAxes
 ) -> tuple[list[tuple[Array, bool]], Callable[[list[Array]], Params]]:
-    """Returns every tensor as `[weights, filters]`, and whether it has filters; and the way back.
+    """Returns every tensor as `[weights, filters]` with whether it has filters, and the way back.
 
     A tensor without output axes is one column.
     """
@@ -145,15 +145,15 @@ def slice_grid(
 ) -> Any:
     """Returns the landscape on a grid around `params`, `[G_1, ..., G_K, ...]` in each leaf.
 
-    The value at `[i, j]` is that of `params + coordinates[0][i] d_1 + coordinates[1][j] d_2`; one
-    program, whatever the number of points.
+    The value at `[i, j]` is that of `params + coordinates[0][i] d_1 + coordinates[1][j] d_2`. One
+    program computes it, whatever the number of points.
 
     Args:
-      loss_fn: parameters to a pytree of arrays.
-      params: the centre.
-      directions: leaves `[K, ...]`, as of `filter_directions`.
-      coordinates: K arrays `[G_k]`.
-      chunk_size: points evaluated at once; None: one after another.
+      loss_fn: a function of parameters that returns a pytree of arrays.
+      params: the centre of the grid, a pytree.
+      directions: K directions, leaves `[K, ...]`, e.g. of `filter_directions`.
+      coordinates: K arrays `[G_k]`, the coordinates along each direction.
+      chunk_size: the number of points evaluated at once; None: one after another.
 
     Raises:
       ValueError: if there are not as many directions as arrays of coordinates.
@@ -195,18 +195,18 @@ def slice_curves(
     """Returns the landscape along each of many directions, `[K, G, ...]` in each leaf.
 
     Args:
-      loss_fn: parameters to a pytree of arrays.
-      params: the centre.
-      directions: leaves `[K, ...]`.
-      coordinates: `[G]`, the same along each.
-      chunk_size: directions evaluated at once; None: one after another.
+      loss_fn: a function of parameters that returns a pytree of arrays.
+      params: the point that every direction starts from, a pytree.
+      directions: K directions, leaves `[K, ...]`.
+      coordinates: `[G]`, the coordinates, the same along each direction.
+      chunk_size: the number of directions evaluated at once; None: one after another.
     """
 
-    def one(direction):
+    def curve(direction):
         lone = jax.tree.map(lambda leaf: leaf[None], direction)
         return slice_grid(loss_fn, params, lone, [coordinates])
 
-    return lax.map(one, directions, batch_size=chunk_size)
+    return lax.map(curve, directions, batch_size=chunk_size)
 
 
 def mean_landscape(
@@ -217,17 +217,18 @@ def mean_landscape(
     loss_fns: dict[str, LossFn],
     chunk_size: int | None = None,
 ) -> Callable[[Params], dict[str, Array]]:
-    """Returns `loss_fn(params)`: the mean of each loss over a sample, examples taken in chunks.
+    """Returns a function of parameters: the mean of each loss over a sample, taken in chunks.
 
     Args:
       apply_fn: parameters and inputs to logits.
-      x: `[B, ...]`.
-      labels: `[B]`.
-      loss_fns: per-example losses by name, e.g. `populations.LOSSES`.
-      chunk_size: examples at once, which bounds the memory of activations; None: all.
+      x: `[B, ...]` inputs.
+      labels: `[B]` integer labels.
+      loss_fns: losses per example by name, e.g. `populations.LOSSES`.
+      chunk_size: the number of examples taken at once, which bounds the memory of activations;
+        None: all.
 
     Returns:
-      parameters to a scalar for each name.
+      A function of parameters that returns a scalar for each name.
 
     Examples:
       >>> x, labels = jnp.array([[0.0, 2.0], [1.0, 0.0], [0.0, 1.0]]), jnp.array([1, 1, 1])
@@ -236,7 +237,7 @@ def mean_landscape(
       >>> print(f"{landscape(1.0)['error']:.2f}")
       0.33
     """
-    every = jnp.ones(x.shape[0], bool)
+    all_examples = jnp.ones(x.shape[0], bool)
 
     def landscape(params):
         def sums(images, labels, mask):
@@ -244,7 +245,7 @@ def mean_landscape(
             values = {name: loss_fn(logits, labels) for name, loss_fn in loss_fns.items()}
             return {name: jnp.where(mask, value, 0).sum() for name, value in values.items()}
 
-        totals = losses.chunked_sum(sums, (x, labels), every, chunk_size=chunk_size)
+        totals = losses.chunked_sum(sums, (x, labels), all_examples, chunk_size=chunk_size)
         return {name: total / x.shape[0] for name, total in totals.items()}
 
     return landscape

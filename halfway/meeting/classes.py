@@ -1,7 +1,7 @@
-"""Who meets whom: what the gradients of two halves share, class by class (P6).
+"""Meeting matrices: what the gradients of two halves share, class by class (P6).
 
-Rows are classes of one sample, columns classes of the other. A class that does not occur has zeros
-in a meeting matrix, which is a sum, and NaN in a residual-free one, which is made of means.
+Rows are classes of the first half, columns classes of the other. A class that does not occur has
+zeros in a meeting matrix, which is a sum, and NaN in a residual-free one, which is made of means.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ def meeting_matrix(
     apply_fn: ApplyFn,
     params: Params,
     images: Array,
-    own: Sample,
-    other: Sample,
+    half_a: Sample,
+    half_b: Sample,
     *,
     loss_fn: LossFn = losses.cross_entropy,
     chunk_size: int | None = CHUNK_SIZE,
@@ -36,12 +36,12 @@ def meeting_matrix(
 
     Args:
       apply_fn: parameters and inputs to logits; no example may depend on another.
-      params: of one model.
-      images: `[N, H, W, D]` of the pool.
-      own: rows of the pool with labels, by which they are grouped, and mask: A.
-      other: B.
-      loss_fn: per example.
-      chunk_size: examples at once; None: all.
+      params: parameters of one model.
+      images: images `[N, H, W, D]` of the pool.
+      half_a: the half A: rows of the pool with labels, by which they are grouped, and mask.
+      half_b: the half B, in the same form.
+      loss_fn: logits and labels to a loss per example.
+      chunk_size: number of examples at once; None: all.
 
     Examples:
       >>> images, labels = jnp.eye(2)[jnp.array([0, 1, 0, 1])], jnp.array([0, 1, 0, 1])
@@ -53,7 +53,7 @@ def meeting_matrix(
     """
     return _total(
         meeting_matrix_by_layer(
-            apply_fn, params, images, own, other, loss_fn=loss_fn, chunk_size=chunk_size
+            apply_fn, params, images, half_a, half_b, loss_fn=loss_fn, chunk_size=chunk_size
         )
     )
 
@@ -62,22 +62,32 @@ def meeting_matrix_by_layer(
     apply_fn: ApplyFn,
     params: Params,
     images: Array,
-    own: Sample,
-    other: Sample,
+    half_a: Sample,
+    half_b: Sample,
     *,
     loss_fn: LossFn = losses.cross_entropy,
     chunk_size: int | None = CHUNK_SIZE,
 ) -> dict[str, Array]:
-    """Returns `meeting_matrix` of each of the `signals.leaves_by_layer`, whose sum it is.
+    """Returns the meeting matrix of each layer; their sum is `meeting_matrix` (P6).
 
-    Args: as of `meeting_matrix`.
+    Args:
+      apply_fn: parameters and inputs to logits; no example may depend on another.
+      params: parameters of one model.
+      images: images `[N, H, W, D]` of the pool.
+      half_a: the half A: rows of the pool with labels, by which they are grouped, and mask.
+      half_b: the half B, in the same form.
+      loss_fn: logits and labels to a loss per example.
+      chunk_size: number of examples at once; None: all.
+
+    Returns:
+      `[C, C]` by layer.
     """
 
     def value_fn(params, x, labels):
         return loss_fn(apply_fn(params, x), labels)
 
-    products = _products(value_fn, apply_fn, params, images, own, other, chunk_size)
-    numbers = own.mask.sum(), other.mask.sum()
+    products = _products(value_fn, apply_fn, params, images, half_a, half_b, chunk_size)
+    numbers = half_a.mask.sum(), half_b.mask.sum()
     return {name: product / numbers[0] / numbers[1] for name, product in products.items()}
 
 
@@ -85,8 +95,8 @@ def meeting_matrix_by_kernel(
     apply_fn: ApplyFn,
     params: Params,
     images: Array,
-    own: Sample,
-    other: Sample,
+    half_a: Sample,
+    half_b: Sample,
     *,
     block_size: int = 32,
 ) -> Array:
@@ -98,11 +108,11 @@ def meeting_matrix_by_kernel(
 
     Args:
       apply_fn: parameters and inputs to logits; no example may depend on another.
-      params: of one model.
-      images: `[N, H, W, D]` of the pool.
-      own: rows of the pool with labels, by which they are grouped, and mask: A.
-      other: B.
-      block_size: examples of a block, see `landscapes.grouped_ntk`.
+      params: parameters of one model.
+      images: images `[N, H, W, D]` of the pool.
+      half_a: the half A: rows of the pool with labels, by which they are grouped, and mask.
+      half_b: the half B, in the same form.
+      block_size: number of examples of a block, see `landscapes.grouped_ntk`.
     """
 
     def weighted(sample):
@@ -112,42 +122,44 @@ def meeting_matrix_by_kernel(
         residuals = jax.nn.softmax(logits) - label
         return x, (label * sample.mask[:, None])[:, :, None] * residuals[:, None]
 
-    (first, left), (second, right) = weighted(own), weighted(other)
+    (first, left), (second, right) = weighted(half_a), weighted(half_b)
     grouped = landscapes.grouped_ntk(
         apply_fn, params, first, second, left, right, block_size=block_size
     )
-    return grouped / own.mask.sum() / other.mask.sum()
+    return grouped / half_a.mask.sum() / half_b.mask.sum()
 
 
 def residual_free_matrix(
     apply_fn: ApplyFn,
     params: Params,
     images: Array,
-    own: Sample,
-    other: Sample,
+    half_a: Sample,
+    half_b: Sample,
     *,
     chunk_size: int | None = CHUNK_SIZE,
 ) -> Array:
     """Returns `[C, C]` the mean of tr K(x_i, x_j)/C over i of class c in A and j of c' in B (P6).
 
-    What the classes share whatever the labels ask of them: for claims about classes at a trained θ,
-    where residuals cancel. tr K is bilinear in the Jacobians, so the mean over pairs is the product
-    of class means of Jacobians, taken one logit at a time: memory is `2 C D`, and no pair of
-    examples is ever looked at.
+    It is what the classes share whatever the labels are, and serves claims about classes at a
+    trained θ, where residuals cancel. tr K is bilinear in the Jacobians, so that the mean over
+    pairs of examples is the product of class means of Jacobians, taken one logit at a time. Memory
+    is `2 C D`.
 
     Args:
       apply_fn: parameters and inputs to logits; no example may depend on another.
-      params: of one model.
-      images: `[N, H, W, D]` of the pool.
-      own: rows of the pool with labels, by which they are grouped, and mask: A.
-      other: B.
-      chunk_size: examples at once; None: all.
+      params: parameters of one model.
+      images: images `[N, H, W, D]` of the pool.
+      half_a: the half A: rows of the pool with labels, by which they are grouped, and mask.
+      half_b: the half B, in the same form.
+      chunk_size: number of examples at once; None: all.
 
     Returns:
-      NaN in the row or the column of a class that does not occur.
+      `[C, C]`; NaN in the row or the column of a class that does not occur.
     """
     return _total(
-        residual_free_matrix_by_layer(apply_fn, params, images, own, other, chunk_size=chunk_size)
+        residual_free_matrix_by_layer(
+            apply_fn, params, images, half_a, half_b, chunk_size=chunk_size
+        )
     )
 
 
@@ -155,14 +167,23 @@ def residual_free_matrix_by_layer(
     apply_fn: ApplyFn,
     params: Params,
     images: Array,
-    own: Sample,
-    other: Sample,
+    half_a: Sample,
+    half_b: Sample,
     *,
     chunk_size: int | None = CHUNK_SIZE,
 ) -> dict[str, Array]:
-    """Returns `residual_free_matrix` of each of the `signals.leaves_by_layer`, whose sum it is.
+    """Returns the residual-free matrix of each layer; their sum is `residual_free_matrix` (P6).
 
-    Args: as of `residual_free_matrix`.
+    Args:
+      apply_fn: parameters and inputs to logits; no example may depend on another.
+      params: parameters of one model.
+      images: images `[N, H, W, D]` of the pool.
+      half_a: the half A: rows of the pool with labels, by which they are grouped, and mask.
+      half_b: the half B, in the same form.
+      chunk_size: number of examples at once; None: all.
+
+    Returns:
+      `[C, C]` by layer.
     """
     num_classes = _num_classes(apply_fn, params, images)
 
@@ -170,12 +191,12 @@ def residual_free_matrix_by_layer(
         def value_fn(params, x, labels):
             return apply_fn(params, x)[:, index]
 
-        return _products(value_fn, apply_fn, params, images, own, other, chunk_size)
+        return _products(value_fn, apply_fn, params, images, half_a, half_b, chunk_size)
 
     means = jax.tree.map(lambda p: p.mean(0), lax.map(of_logit, jnp.arange(num_classes)))
     own_count, other_count = (
         (jax.nn.one_hot(sample.labels, num_classes) * sample.mask[:, None]).sum(0)
-        for sample in (own, other)
+        for sample in (half_a, half_b)
     )
     return {name: m / (own_count[:, None] * other_count[None]) for name, m in means.items()}
 
@@ -183,10 +204,10 @@ def residual_free_matrix_by_layer(
 def contrast_terms(matrix: Array) -> tuple[Array, Array]:
     """Returns mean diagonal minus mean off-diagonal, and mean |entry|, of class matrices.
 
-    Over a population their ratio is one of sums.
+    Over a population their ratio is a ratio of sums.
 
     Args:
-      matrix: `[..., C, C]`; NaN entries are left out of each mean.
+      matrix: `[..., C, C]` class matrices; NaN entries are left out of each mean.
 
     Returns:
       two `[...]`; NaN where a mean has no entry.
@@ -203,7 +224,7 @@ def diagonal_contrast(matrix: Array) -> Array:
     """Returns (mean diagonal − mean off-diagonal) / mean |entry| of class matrices.
 
     Args:
-      matrix: `[..., C, C]`; NaN entries are left out of each mean.
+      matrix: `[..., C, C]` class matrices; NaN entries are left out of each mean.
 
     Returns:
       `[...]`; NaN where a mean has no entry.
@@ -217,10 +238,12 @@ def diagonal_contrast(matrix: Array) -> Array:
 
 
 def _num_classes(apply_fn: ApplyFn, params: Params, images: Array) -> int:
+    """Returns C, the number of logits."""
     return jax.eval_shape(apply_fn, params, images[:1]).shape[1]
 
 
 def _total(matrices: dict[str, Array]) -> Array:
+    """Returns the sum over layers."""
     return jnp.stack(list(matrices.values())).sum(0)
 
 
@@ -229,8 +252,8 @@ def _products(
     apply_fn: ApplyFn,
     params: Params,
     images: Array,
-    own: Sample,
-    other: Sample,
+    sample_a: Sample,
+    sample_b: Sample,
     chunk_size: int | None,
 ) -> dict[str, Array]:
     """Returns by layer ⟨Σ_{i∈c} ∇v_i, Σ_{j∈c'} ∇v_j⟩ `[C, C]`, v = `value_fn` of an example."""
@@ -251,5 +274,5 @@ def _products(
         flat = [[leaf.reshape(num_classes, -1) for leaf in pair] for pair in pairs]
         return jnp.stack([jnp.matmul(a, b.T, precision="highest") for a, b in flat]).sum(0)
 
-    left, right = (signals.leaves_by_layer(class_sums(sample)) for sample in (own, other))
+    left, right = (signals.leaves_by_layer(class_sums(sample)) for sample in (sample_a, sample_b))
     return {name: product(left[name], right[name]) for name in left}

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from halfway.types import Array, Key, is_traced
 
 _CHUNK = 2**22
-"""Numbers of one chunk of designs that `simulate` holds at a time."""
+"""How many numbers of designs `simulate_linear_gaussian` holds at a time."""
 
 
 class LinearGaussian(NamedTuple):
@@ -43,7 +43,7 @@ def linear_gaussian(
 ) -> LinearGaussian:
     """Returns risk, overlap and norm of least squares on two independent halves (P7).
 
-    With a = min(1, n/d), the share of w* that a half sees, s² = ‖w*‖² and the variance
+    With a = min(1, n/d), the share of w* that a half determines, s² = ‖w*‖² and the variance
     `V = σ² min(n, d) / (|n − d| − 1)`, for |n − d| > 1
 
         R = (1 − a) s² + V
@@ -61,10 +61,10 @@ def linear_gaussian(
     infinite, and given as 0.
 
     Args:
-      num_examples: n ≥ 1 of each half.
-      dimension: d ≥ 1.
+      num_examples: n ≥ 1, the number of examples of each half.
+      dimension: d ≥ 1, the dimension of x.
       signal: s² = ‖w*‖² ≥ 0.
-      noise: σ² ≥ 0. Arrays broadcast against each other.
+      noise: σ² ≥ 0, the variance of the noise. All arguments broadcast against each other.
 
     Returns:
       Fields of the shape that the arguments broadcast to. `coefficient` is NaN where the norm is 0;
@@ -76,7 +76,7 @@ def linear_gaussian(
 
     Examples:
       >>> exact = meeting.linear_gaussian(21, 10, signal=1.0, noise=1.0)
-      >>> print(exact.risk, exact.coefficient)  # as much risk as there was signal: halfway
+      >>> print(exact.risk, exact.coefficient)  # the risk is as large as the signal: halfway
       1.0 0.5
     """
     _check_ranges(num_examples, dimension, signal, noise)
@@ -89,24 +89,25 @@ def linear_gaussian(
     variance = noise * jnp.where(in_gap, 0.0, jnp.minimum(n, d) / jnp.where(in_gap, 1, freedom))
     # A factor, not a `where` around the results: derivatives are NaN too.
     defined = jnp.where(in_gap & (noise > 0), jnp.nan, 1.0)
-    seen = jnp.minimum(1.0, n / d)
+    share = jnp.minimum(1.0, n / d)
 
-    overlap = defined * seen**2 * signal
-    norm = defined * (seen * signal + variance)
+    overlap = defined * share**2 * signal
+    norm = defined * (share * signal + variance)
     is_zero = norm == 0
     return LinearGaussian(
-        risk=defined * ((1 - seen) * signal + variance),
+        risk=defined * ((1 - share) * signal + variance),
         overlap=overlap,
         norm=norm,
         coefficient=jnp.where(is_zero, jnp.nan, overlap / jnp.where(is_zero, 1.0, norm)),
-        # ½(norm + overlap) − 2 seen · signal + signal, without its cancellation.
-        midpoint_risk=defined * ((1 - seen) * (1 - seen / 2) * signal + variance / 2),
+        # ½(norm + overlap) − 2 share · signal + signal, without its cancellation.
+        midpoint_risk=defined * ((1 - share) * (1 - share / 2) * signal + variance / 2),
     )
 
 
 def _check_ranges(
     num_examples: ArrayLike, dimension: ArrayLike, signal: ArrayLike, noise: ArrayLike
 ) -> None:
+    """Checks that counts are at least 1 and sizes finite and at least 0, unless traced."""
     for name, count in (("num_examples", num_examples), ("dimension", dimension)):
         if not is_traced(count):
             counts = np.asarray(count)
@@ -120,6 +121,7 @@ def _check_ranges(
 
 
 def _check_gap(num_examples: ArrayLike, dimension: ArrayLike, noise: ArrayLike) -> None:
+    """Checks that the risk has an expectation, unless arguments are traced."""
     if any(map(is_traced, (num_examples, dimension, noise))):
         return
     n, d, noise = np.broadcast_arrays(*map(np.asarray, (num_examples, dimension, noise)))
@@ -131,7 +133,7 @@ def _check_gap(num_examples: ArrayLike, dimension: ArrayLike, noise: ArrayLike) 
 
 
 class Simulation(NamedTuple):
-    """The linear-Gaussian model simulated: one number a replicate of two independent halves.
+    """A simulation of the linear-Gaussian model; R replicates of two independent halves.
 
     The fields are those of `LinearGaussian`, whose values are their expectations. The coefficient
     is a ratio of means over replicates and has no value for a single one.
@@ -158,18 +160,18 @@ def simulate_linear_gaussian(
     noise: ArrayLike,
     num_replicates: int,
 ) -> Simulation:
-    """Returns what P7 predicts, measured on replicates of two independent halves.
+    """Returns the quantities of P7, measured on replicates of two independent halves.
 
     Near n = d the distributions have heavy tails: for |n − d| below 4 the risk has no variance, and
     standard errors mean nothing. In float32, solutions are accurate to about 1e-5 at |n − d| ≥ 6.
 
     Args:
-      key: consumed.
-      num_examples: n of each half, static.
-      dimension: d, static.
+      key: a PRNG key, which is consumed.
+      num_examples: n, the number of examples of each half; static.
+      dimension: d, the dimension of x; static.
       signal: s² = ‖w*‖², a scalar. By symmetry the direction of w* does not matter; it is (1, ...).
-      noise: σ², a scalar.
-      num_replicates: R, static.
+      noise: σ², the variance of the noise, a scalar.
+      num_replicates: R, the number of replicates; static.
 
     Raises:
       ValueError: if an argument is out of range.
@@ -177,8 +179,8 @@ def simulate_linear_gaussian(
     Examples:
       >>> simulate = functools.partial(
       ...     meeting.simulate_linear_gaussian, num_examples=21, dimension=10)
-      >>> found = simulate(jax.random.key(0), signal=1.0, noise=1.0, num_replicates=2000)
-      >>> f"{found.overlap.mean() / found.norm.mean():.1f}"  # halfway
+      >>> measured = simulate(jax.random.key(0), signal=1.0, noise=1.0, num_replicates=2000)
+      >>> f"{measured.overlap.mean() / measured.norm.mean():.1f}"  # halfway
       '0.5'
     """
     if num_replicates < 1:
@@ -213,12 +215,12 @@ def simulate_linear_gaussian(
 def minimum_norm_fit(x: Array, y: Array) -> Array:
     """Returns the least-squares solution `[d]` of minimum norm, for x of full rank.
 
-    By Cholesky factors of the smaller Gram matrix, which are fast under `vmap`, and one step of
-    refinement, which takes back what squaring the condition number costs.
+    It is solved by Cholesky factors of the smaller Gram matrix, which are fast under `vmap`. One
+    step of refinement makes good the error that squaring the condition number brings.
 
     Args:
-      x: `[N, d]` of rank min(N, d).
-      y: `[N]`.
+      x: inputs `[N, d]` of rank min(N, d).
+      y: outcomes `[N]`.
 
     Examples:
       >>> print(meeting.minimum_norm_fit(jnp.array([[2.0, 0.0, 0.0]]), jnp.array([4.0])))
@@ -238,13 +240,13 @@ def quadratic_midpoint(loss_a: ArrayLike, loss_b: ArrayLike, curvature: ArrayLik
     """Returns the loss in the middle between two models on a quadratic landscape (P8).
 
     `L((θ_A + θ_B)/2) = ½(L(θ_A) + L(θ_B)) − ⅛ ΔᵀHΔ`, Δ = θ_A − θ_B. So the barrier on the linear
-    path, measured from the mean of its ends, is −⅛ ΔᵀHΔ: a convex quadratic has none, and what a
-    network has of one is beyond second order, or negative curvature.
+    path, measured from the mean of its ends, is −⅛ ΔᵀHΔ. A convex quadratic has no barrier; that of
+    a network comes from terms beyond second order, or from negative curvature.
 
     Args:
       loss_a: L(θ_A), of any shape.
       loss_b: L(θ_B), of the same shape.
-      curvature: ΔᵀHΔ, of the same shape, H the Hessian.
+      curvature: ΔᵀHΔ with H the Hessian, of the same shape.
 
     Examples:
       >>> print(meeting.quadratic_midpoint(1.0, 1.0, 8.0))  # L = ½ z², from z = √2 to −√2

@@ -1,7 +1,7 @@
-"""The framework: how far a walk down one landscape descends another.
+"""Meeting coefficients and alignment, the path identity and the ghost half (D1, D2, P1, P2).
 
-Definitions and propositions are named as in docs/framework.md (D1, D2, P1, P2). Everything is a
-function of arrays or of a `loss_fn(params)`, and works under `jit`, `vmap` and `grad`.
+Everything is a function of arrays or of a `loss_fn(params)`, and works under `jit`, `vmap` and
+`grad`.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import optax
 from halfway.types import Array, Key, Params
 
 UNDEFINED_BELOW = 1e-3
-"""A pair's own coefficient is undefined where its progress is a smaller share of F(z_0)."""
+"""The coefficient of one pair is undefined where its progress is a smaller share of F(z_0)."""
 Rule = Literal["trapezoid", "simpson"]
 
 
@@ -23,10 +23,11 @@ class Coefficient(NamedTuple):
 
     Attributes:
       estimate: scalar, the ratio of sums M = Σ_p num_p / Σ_p den_p.
-      numerators: `[P]`, G(z_0) - G(z_T): descent of the landscape that was not seen.
-      denominators: `[P]`, F(z_0) - F(z_T): descent of the one that was followed.
-      per_pair: `[P]`, for figures only; NaN where undefined.
-      num_undefined: scalar int, pairs with den_p < 1e-3 |F(z_0)|. They stay in `estimate`.
+      numerators: `[P]`, G(z_0) - G(z_T): descent of the landscape that was not followed.
+      denominators: `[P]`, F(z_0) - F(z_T): descent of the landscape that was followed.
+      per_pair: `[P]`, the ratio of each pair, for figures only; NaN where undefined.
+      num_undefined: scalar int, the number of pairs with den_p < 1e-3 |F(z_0)|. They stay in
+        `estimate`.
     """
 
     estimate: Array
@@ -36,26 +37,27 @@ class Coefficient(NamedTuple):
     num_undefined: Array
 
 
-def coefficient(own: Array, other: Array) -> Coefficient:
+def coefficient(followed: Array, other: Array) -> Coefficient:
     """Returns the meeting coefficient from landscape values along walks (D1).
 
     `M(F→G) = Σ_p (G(z_0) − G(z_T)) / Σ_p (F(z_0) − F(z_T))`.
 
     Args:
-      own: `[P, T]`, F at the points of each walk, the landscape it followed. For learning the first
-        value is that of the best constant predictor, not of the random initialization.
-      other: `[P, T]`, G at the same points.
+      followed: `[P, T]`, the values of F, the landscape that each walk followed, at the points of
+        the walk. For learning the first value is that of the best constant predictor, not of the
+        random initialization.
+      other: `[P, T]`, the values of G at the same points.
 
     Examples:
-      >>> own = jnp.array([[1.0, 0.5, 0.0], [1.0, 0.25, 0.0]])  # two walks
+      >>> followed = jnp.array([[1.0, 0.5, 0.0], [1.0, 0.25, 0.0]])  # two walks
       >>> other = jnp.array([[1.0, 0.75, 0.5], [1.0, 1.0, 0.75]])
-      >>> meets = meeting.coefficient(own, other)
+      >>> meets = meeting.coefficient(followed, other)
       >>> print(meets.estimate, meets.per_pair)
       0.375 [0.5  0.25]
     """
     numerators = other[:, 0] - other[:, -1]
-    denominators = own[:, 0] - own[:, -1]
-    undefined = denominators < UNDEFINED_BELOW * jnp.abs(own[:, 0])
+    denominators = followed[:, 0] - followed[:, -1]
+    undefined = denominators < UNDEFINED_BELOW * jnp.abs(followed[:, 0])
     per_pair = jnp.where(undefined, jnp.nan, numerators / jnp.where(undefined, 1.0, denominators))
     return Coefficient(
         numerators.sum() / denominators.sum(),
@@ -73,9 +75,9 @@ def constant_predictor(labels: Array, mask: Array, num_classes: int) -> Array:
     class, which minimizes error. A class that does not occur has -inf.
 
     Args:
-      labels: `[N]`.
-      mask: `[N]` bool.
-      num_classes: C.
+      labels: `[N]` integers in [0, C).
+      mask: `[N]` bool, the examples that count.
+      num_classes: C, the number of classes.
 
     Examples:
       >>> logits = meeting.constant_predictor(jnp.array([0, 0, 0, 1]), jnp.ones(4, bool), 2)
@@ -87,14 +89,15 @@ def constant_predictor(labels: Array, mask: Array, num_classes: int) -> Array:
 
 
 def ceiling(noise_rate: Array, num_classes: int, majority_share: Array) -> Array:
-    """Returns the largest expected M_θ in error: A fitted, a perfect predictor of the clean labels.
+    """Returns the largest expected M_θ in error.
 
+    A model that fits A and predicts the clean labels of B without error reaches
     `(1 − ρ)(1 − 1/C) / (1 − m_A)`, about 1 − ρ.
 
     Args:
-      noise_rate: ρ in [0, 1] of B's labels.
-      num_classes: C.
-      majority_share: m_A, the share of A's majority class.
+      noise_rate: ρ in [0, 1], the label-noise rate of B.
+      num_classes: C, the number of classes.
+      majority_share: m_A in (0, 1), the share of A's majority class.
 
     Examples:
       >>> f"{meeting.ceiling(0.4, 10, 0.1):.2f}"  # classes as frequent as each other: 1 − ρ
@@ -130,11 +133,12 @@ def alignment(followed: Params, other: Params) -> Array:
 
 
 def _mean_product(u: Params, v: Params) -> Array:
+    """Returns the mean inner product over replicates."""
     return jnp.asarray(jax.vmap(optax.tree.vdot)(u, v)).mean()
 
 
 class PathIdentity(NamedTuple):
-    """P1 on a recorded walk.
+    """The path identity P1 on a recorded walk.
 
     Attributes:
       drop: scalar, G(z_0) - G(z_T).
@@ -162,9 +166,9 @@ def path_identity(
     the mean of the local coefficients `descents_G / descents_F` weighted by `descents_F`.
 
     Args:
-      loss_fn: G, of one point.
-      walk: leaves `[T, ...]`, the points z_0, ..., z_{T-1}.
-      num_subdivisions: m, static.
+      loss_fn: the landscape G, a function of one point.
+      walk: the points z_0, ..., z_{T-1}, leaves `[T, ...]`.
+      num_subdivisions: m, the number of parts of each step; static.
       rule: "trapezoid", or "simpson", which takes the middle of each part too.
 
     Raises:
@@ -190,8 +194,8 @@ def path_identity(
     places = jnp.linspace(0.0, 1.0, inner * num_subdivisions + 1)
     weights = jnp.zeros_like(places)
     for i, weight in enumerate(part):
-        every = slice(i, i + inner * num_subdivisions, inner)
-        weights = weights.at[every].add(weight / num_subdivisions)
+        positions = slice(i, i + inner * num_subdivisions, inner)
+        weights = weights.at[positions].add(weight / num_subdivisions)
 
     def descent(start_and_step):
         start, step = start_and_step
@@ -208,15 +212,15 @@ def path_identity(
     return PathIdentity(drop, descents, jnp.abs(descents.sum() - drop))
 
 
-def symmetric_gap(own: Array, other: Array) -> Array:
-    """Returns the ghost-half estimate of the generalization gap, one a pair (P2).
+def symmetric_gap(own_losses: Array, other_losses: Array) -> Array:
+    """Returns the ghost-half estimate of the generalization gap of each pair (P2).
 
-    `½[L_B(θ_A) + L_A(θ_B) − L_A(θ_A) − L_B(θ_B)]`: the other half is a fresh sample, so its mean
-    is exactly the expected gap at n, without a test set.
+    `½[L_B(θ_A) + L_A(θ_B) − L_A(θ_A) − L_B(θ_B)]`. The other half is a fresh sample, so the mean
+    of the estimate is exactly the expected gap at n, without a test set.
 
     Args:
-      own: `[..., 2]`, L_A(θ_A) and L_B(θ_B).
-      other: `[..., 2]`, L_B(θ_A) and L_A(θ_B).
+      own_losses: `[..., 2]`, L_A(θ_A) and L_B(θ_B).
+      other_losses: `[..., 2]`, L_B(θ_A) and L_A(θ_B).
 
     Returns:
       `[...]`.
@@ -226,14 +230,14 @@ def symmetric_gap(own: Array, other: Array) -> Array:
       >>> print(meeting.symmetric_gap(own, other))
       0.375
     """
-    return (other - own).mean(-1)
+    return (other_losses - own_losses).mean(-1)
 
 
 class SplitNull(NamedTuple):
     """L_A − L_B under uniform random splits of one set of losses.
 
     Attributes:
-      differences: `[R]`, one a split.
+      differences: `[R]`, L_A − L_B of each split.
       variance: scalar, the exact variance 4 s²/N over all splits; the mean is 0.
     """
 
@@ -248,9 +252,9 @@ def split_null(key: Key, losses: Array, *, num_splits: int) -> SplitNull:
     variance `4 s²/N`, s² the sample variance (over N − 1).
 
     Args:
-      key: consumed.
-      losses: `[N]` per example, N even.
-      num_splits: R.
+      key: a PRNG key, which is consumed.
+      losses: `[N]` losses of examples, N even.
+      num_splits: R, the number of splits.
 
     Raises:
       ValueError: if N is odd.

@@ -1,9 +1,9 @@
-"""The two laws of what is shared, what is measured against them, and memorization (P3, P4).
+"""The two laws of what gradients share, measurements of them, and memorization (P3, P4).
 
-Means of n vectors that share a signal, each with noise of its own, meet in n / (n + half), where
-half = noise / signal is the number at which both are equal; `signals` estimates it. A law is
-checked on *other* examples or models than those that gave its constant: on the same ones agreement
-is an algebraic identity.
+Where all vectors share a signal and each has noise of its own, the means of two sets of n vectors
+have the local coefficient n / (n + half). Here half = noise / signal is the n at which signal and
+noise of a mean are equal; `signals` estimates it. A law is checked on *other* examples or models
+than those that gave its constant: on the same ones agreement is an algebraic identity.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from halfway.types import ApplyFn, Array, LossFn, Params
 
 
 class BlockTerms(NamedTuple):
-    """What a measured μ_θ(n) is the ratio of; scalars at one θ, each to be summed over draws of θ.
+    """Numerator and denominator of a measured μ_θ(n); scalars at one θ, to sum over draws of θ.
 
     Attributes:
       numerator: mean of ⟨g_r, g_s⟩ over all pairs r ≠ s of blocks.
@@ -32,7 +32,7 @@ class BlockTerms(NamedTuple):
 
 
 class SurrogateTerms(NamedTuple):
-    """What a measured μ_x(k) and its alignment are made of, summed over examples.
+    """The terms of a measured μ_x(k) and its alignment, summed over examples.
 
     Attributes:
       products: `[M]`, ⟨h̄, h_m⟩ for each target, the mean over all blocks of surrogates.
@@ -66,10 +66,10 @@ class Memorization(NamedTuple):
 def first_law(num_examples: Array | float, n_half: Array | float) -> Array:
     """Returns μ_θ(n) = n / (n + n_half), what a gradient of n examples shares with n others (P3).
 
-    At a θ that depends on neither half. Over draws of θ, n_half is Σ noise / Σ signal.
+    It holds at a θ that depends on neither half. Over draws of θ, n_half is Σ noise / Σ signal.
 
     Args:
-      num_examples: n.
+      num_examples: n, the number of examples of a gradient.
       n_half: the gradient noise scale, from `meeting.noise_scale`.
 
     Source: McCandlish et al., arXiv 1812.06162, for n_half.
@@ -85,8 +85,8 @@ def second_law(num_surrogates: Array | float, k_half: Array | float) -> Array:
     """Returns μ_x(k) = k / (k + k_half), what the mean of k models shares with another one (P4).
 
     Args:
-      num_surrogates: k.
-      k_half: from `meeting.ensemble_noise`.
+      num_surrogates: k, the number of models in the mean.
+      k_half: the ratio of noise to signal, from `meeting.ensemble_noise`.
     """
     return first_law(num_surrogates, k_half)
 
@@ -97,8 +97,8 @@ def second_law_alignment(num_surrogates: Array | float, k_half: Array | float) -
     It saturates at 1 / √(1 + k_half): the noise of the target remains.
 
     Args:
-      num_surrogates: k.
-      k_half: from `meeting.ensemble_noise`.
+      num_surrogates: k, the number of models in the mean.
+      k_half: the ratio of noise to signal, from `meeting.ensemble_noise`.
 
     Examples:
       >>> print(meeting.second_law(2.0, 2.0), meeting.second_law_alignment(1.0, 1.0))
@@ -117,7 +117,7 @@ def block_terms(
     loss_fn: LossFn = losses.cross_entropy,
     chunk_size: int | None = None,
 ) -> BlockTerms:
-    """Returns what the measured μ_θ(n) is the ratio of, from all pairs of disjoint blocks (P3).
+    """Returns the terms of the measured μ_θ(n), from all pairs of disjoint blocks (P3).
 
     With g_r the gradient of block r of n examples, `Σ_{r≠s} ⟨g_r, g_s⟩ = ‖Σ g_r‖² − Σ ‖g_r‖²`, so
     that only two sums are kept. μ is the ratio of sums over draws of θ.
@@ -125,11 +125,11 @@ def block_terms(
     Args:
       apply_fn: parameters and inputs to logits.
       params: θ, chosen without looking at x.
-      x: `[N, ...]`, all of which count; the N mod n last ones are left out.
-      labels: `[N]`.
-      num_examples: n, static.
-      loss_fn: per example.
-      chunk_size: examples of a block at once, which bounds the memory; None: all.
+      x: inputs `[N, ...]`, all of which count; the last N mod n are left out.
+      labels: `[N]` integers.
+      num_examples: n, the number of examples of a block; static.
+      loss_fn: logits and labels to a loss per example.
+      chunk_size: number of examples of a block at once, which bounds the memory; None: all.
 
     Raises:
       ValueError: if there are fewer than two blocks.
@@ -152,8 +152,8 @@ def block_terms(
         return jax.grad(total)(params)
 
     def add(total, block):
-        every = jnp.ones(num_examples, bool)
-        gradient = losses.chunked_sum(sums, block, every, chunk_size=chunk_size)
+        whole_block = jnp.ones(num_examples, bool)
+        gradient = losses.chunked_sum(sums, block, whole_block, chunk_size=chunk_size)
         gradient = optax.tree.scale(1 / num_examples, gradient)
         square = jnp.asarray(optax.tree.vdot(gradient, gradient))
         return jax.tree.map(jnp.add, total, gradient), square
@@ -171,18 +171,18 @@ def surrogate_terms(surrogates: Array, targets: Array, *, num_surrogates: int) -
     """Returns the measured μ_x(k) and alignment of blocks of k surrogates and of targets (P4).
 
     Args:
-      surrogates: `[K, B, ...]` input gradients; the K mod k last ones are left out.
-      targets: `[M, B, ...]`, of models that are not among the surrogates.
-      num_surrogates: k, static.
+      surrogates: input gradients `[K, B, ...]` of surrogates; the last K mod k are left out.
+      targets: input gradients `[M, B, ...]` of models that are not among the surrogates.
+      num_surrogates: k, the number of surrogates of a block; static.
 
     Raises:
       ValueError: unless 1 <= k <= K.
 
     Examples:
       >>> surrogates, target = jnp.array([[[1.0, 1.0]], [[1.0, -1.0]]]), jnp.array([[[1.0, 0.0]]])
-      >>> one = meeting.surrogate_terms(surrogates, target, num_surrogates=1)
-      >>> two = meeting.surrogate_terms(surrogates, target, num_surrogates=2)
-      >>> print(one.coefficient, two.coefficient)
+      >>> single = meeting.surrogate_terms(surrogates, target, num_surrogates=1)
+      >>> double = meeting.surrogate_terms(surrogates, target, num_surrogates=2)
+      >>> print(single.coefficient, double.coefficient)
       0.5 1.0
     """
     if not 1 <= num_surrogates <= surrogates.shape[0]:
@@ -205,19 +205,19 @@ def memorization(
 ) -> Memorization:
     """Returns κ = 1 − n (E‖g_A‖² − E⟨g_A, g_B⟩) / tr Cov(g) at one step of training on A (P3).
 
-    0 in expectation where θ depends on neither half, as with fresh data; 1 where g_A = 0. It is a
-    rate, not a size, and has no bounds.
+    κ is 0 in expectation where θ depends on neither half, as with fresh data, and 1 where g_A = 0.
+    It is a rate, not a size, and has no bounds.
 
     Args:
       own_own: `[P]`, ‖g_A‖² of each pair, as in `populations.gradient_products`.
-      own_other: `[P]`, ⟨g_A, g_B⟩.
+      own_other: `[P]`, ⟨g_A, g_B⟩ of each pair.
       trace_cov: `[P]`, tr Cov(g) at the same θ: `meeting.noise_scale(...).noise` on S.
-      num_examples: n of A.
+      num_examples: n, the number of examples of A.
 
     Examples:
       >>> own_own, own_other = jnp.array([3.0, 2.5]), jnp.array([1.0, 1.5])
-      >>> found = meeting.memorization(own_own, own_other, jnp.array([30.0, 30.0]), num_examples=10)
-      >>> print(found.estimate, found.numerators)
+      >>> kappa = meeting.memorization(own_own, own_other, jnp.array([30.0, 30.0]), num_examples=10)
+      >>> print(kappa.estimate, kappa.numerators)
       0.5 [10. 20.]
     """
     chex.assert_rank([own_own, own_other, trace_cov], 1)  # steps are not pooled
@@ -228,14 +228,14 @@ def memorization(
 def gap_rate(
     kappa: Array, trace_cov: Array, *, num_examples: int, learning_rate: Array | float
 ) -> Array:
-    """Returns η (1 − κ) tr Cov(g) / n: what a full-batch step −η g_A adds to the expected gap (P3).
+    """Returns η (1 − κ) tr Cov(g) / n, what a full-batch step −η g_A adds to the expected gap (P3).
 
-    To first order in η; the gap is bought while little is memorized.
+    It holds to first order in η: the gap grows while little is memorized.
 
     Args:
-      kappa: κ.
+      kappa: the memorization κ.
       trace_cov: tr Cov(g), its mean over the pairs of κ.
-      num_examples: n of A.
-      learning_rate: η.
+      num_examples: n, the number of examples of A.
+      learning_rate: η, the learning rate of the step.
     """
     return learning_rate * (1 - kappa) * trace_cov / num_examples

@@ -1,8 +1,8 @@
 """Signal and noise of vectors drawn from one law: gradients of examples, or of models (P3, P4).
 
-The signal is ‖E g‖², what all of them share; the noise is tr Cov(g), what each has of its own. Both
-have unbiased estimators, their ratio has none: over pairs or draws of θ it is a ratio of sums, and
-its interval is `stats.fieller(noise, signal)`. It is the constant of a law in `laws`.
+The signal is ‖E g‖², what all vectors share; the noise is tr Cov(g), what each has of its own. Both
+have unbiased estimators, but their ratio has none: over pairs or draws of θ it is a ratio of sums,
+and its interval is `stats.fieller(noise, signal)`. The ratio is the constant of a law in `laws`.
 """
 
 from typing import Any, NamedTuple
@@ -19,10 +19,10 @@ class NoiseScale(NamedTuple):
     """Signal and noise of per-example gradients at one θ; scalars.
 
     Attributes:
-      signal: ‖E g‖², unbiased: from distinct examples only, and so possibly below 0.
+      signal: ‖E g‖², unbiased: from pairs of different examples only, and so possibly below 0.
       noise: tr Cov(g), unbiased.
       n_half: noise / signal, the gradient noise scale; a ratio, so biased.
-      standard_error: of `n_half`, by the delta method with a jackknife over blocks of examples.
+      standard_error: that of `n_half`, by the delta method with a jackknife over blocks.
     """
 
     signal: Array
@@ -36,7 +36,7 @@ class EnsembleNoise(NamedTuple):
 
     Attributes:
       signal: `[B]` or `[C]`, ‖E h‖², unbiased over draws of the models.
-      noise: the same, tr Cov(h).
+      noise: `[B]` or `[C]`, tr Cov(h), unbiased.
       k_half: Σ noise / Σ signal of all examples together, a scalar, of each class, `[C]`, or of
         each example, `[B]`.
     """
@@ -53,7 +53,7 @@ def unbiased_signal(num_vectors: Array | int, whole: Array, squares: Array) -> t
     (Σ ‖g‖² − ‖Σ g‖²/N)/(N−1)` the trace of the sample covariance.
 
     Args:
-      num_vectors: N; below 2 both are NaN or infinite.
+      num_vectors: N, the number of vectors; below 2 both results are NaN or infinite.
       whole: ‖Σ g‖².
       squares: Σ ‖g‖².
 
@@ -71,7 +71,7 @@ def leaves_by_layer(tree: Params) -> dict[str, Any]:
     """Returns the entries at the top of a pytree by name: the layers, for parameters of linen.
 
     Args:
-      tree: an array is one layer without a name.
+      tree: a pytree; an array is one layer without a name.
 
     Examples:
       >>> meeting.leaves_by_layer({"a": [1, 2], "b": {"w": 3}})
@@ -98,21 +98,21 @@ def noise_scale(
 ) -> NoiseScale:
     """Returns signal, noise and n_half of per-example gradients at one θ (P3).
 
-    By `unbiased`. Memory is `(num_blocks + chunk_size) D`, D the number of parameters, whatever N.
-    At several θ call it under `lax.map` and give `signal` and `noise` `[P]` to
-    `stats.fieller(noise, signal)`.
+    Both are estimated by `unbiased_signal`. Memory is `(num_blocks + chunk_size) D`, D the number
+    of parameters, whatever N is. At several θ call it under `lax.map` and give `signal` and `noise`
+    `[P]` to `stats.fieller(noise, signal)`.
 
     Args:
       apply_fn: parameters and inputs to logits; no example may depend on another.
       params: θ, chosen without looking at x.
-      x: `[N, ...]`.
-      labels: `[N]`.
+      x: inputs `[N, ...]`.
+      labels: `[N]` integers.
       mask: `[N]` bool, the examples that count (as in `types.Sample`); all by default. With fewer
         than two of them nothing is finite, with fewer than three the error is not.
-      loss_fn: per example.
-      num_blocks: of the jackknife, static. Example i is in block i mod num_blocks; the standard
-        error has itself a relative error of about 1/√(2 num_blocks).
-      chunk_size: examples whose gradients are held at once, static.
+      loss_fn: logits and labels to a loss per example.
+      num_blocks: number of blocks of the jackknife, static. Example i is in block i mod num_blocks;
+        the standard error has itself a relative error of about 1/√(2 num_blocks).
+      chunk_size: number of examples whose gradients are held at once, static.
 
     Raises:
       ValueError: if `num_blocks` is below 2 or `chunk_size` below 1.
@@ -121,10 +121,10 @@ def noise_scale(
 
     Examples:
       >>> square = lambda z, y: 0.5 * (z[:, 0] - y) ** 2  # of a constant w: gradients are w − y
-      >>> found = meeting.noise_scale(
+      >>> scale = meeting.noise_scale(
       ...     lambda w, x: x * w, jnp.array(1.0), jnp.ones((3, 1)), jnp.array([-1.0, -2.0, -3.0]),
       ...     loss_fn=square)
-      >>> print(f"{found.noise:.3f} {found.signal:.3f}")  # the variance, and 3² − 1/3
+      >>> print(f"{scale.noise:.3f} {scale.signal:.3f}")  # the variance, and 3² − 1/3
       1.000 8.667
     """
     parts, used = _parts(apply_fn, params, x, labels, mask, loss_fn, num_blocks, chunk_size)
@@ -142,9 +142,23 @@ def noise_scale_by_layer(
     num_blocks: int = 16,
     chunk_size: int = 64,
 ) -> dict[str, NoiseScale]:
-    """Returns `noise_scale` of each of the `layers`; signals and noises sum to those of the whole.
+    """Returns the noise scale of each layer; signals and noises sum to those of `noise_scale`.
 
-    Args, errors: as of `noise_scale`.
+    Args:
+      apply_fn: parameters and inputs to logits; no example may depend on another.
+      params: θ, chosen without looking at x.
+      x: inputs `[N, ...]`.
+      labels: `[N]` integers.
+      mask: `[N]` bool, the examples that count; all by default.
+      loss_fn: logits and labels to a loss per example.
+      num_blocks: number of blocks of the jackknife, static.
+      chunk_size: number of examples whose gradients are held at once, static.
+
+    Returns:
+      the noise scale by name of the layer, see `leaves_by_layer`.
+
+    Raises:
+      ValueError: if `num_blocks` is below 2 or `chunk_size` below 1.
     """
     parts, used = _parts(apply_fn, params, x, labels, mask, loss_fn, num_blocks, chunk_size)
     return {name: _finish(part, used) for name, part in parts.items()}
@@ -155,14 +169,14 @@ def noise_scale_from_batches(
 ) -> tuple[Array, Array]:
     """Returns (signal, noise) from squared norms of gradients of two batch sizes, unbiased (P3).
 
-    `signal = (b₂ g₂ − b₁ g₁)/(b₂ − b₁)`, `noise = (g₁ − g₂)/(1/b₁ − 1/b₂)`: no gradient of a single
-    example is needed. Elementwise; both are noisy, and n_half is the ratio of their means.
+    `signal = (b₂ g₂ − b₁ g₁)/(b₂ − b₁)`, `noise = (g₁ − g₂)/(1/b₁ − 1/b₂)`, elementwise. No
+    gradient of a single example is needed. Both results are noisy; n_half is the ratio of means.
 
     Args:
       norm_small: `[...]`, g₁ = ‖gradient of b₁ examples‖².
-      norm_big: `[...]`, g₂, of b₂ examples, which may include the others.
-      small: b₁.
-      big: b₂.
+      norm_big: `[...]`, g₂ = ‖gradient of b₂ examples‖², which may include the b₁ others.
+      small: b₁, the smaller batch size.
+      big: b₂, the larger batch size.
 
     Raises:
       ValueError: unless 1 <= b₁ < b₂.
@@ -185,11 +199,11 @@ def ensemble_noise(gradients: Array) -> EnsembleNoise:
     """Returns signal, noise and k_half of an ensemble's vectors, such as input gradients (P4).
 
     k_half is pooled, `Σ_x tr Cov(h) / Σ_x ‖E h‖²`: means over examples of `noise / signal` do not
-    obey the law. The models are independent draws from one law; independent ensembles are the
-    replicates of `stats.fieller`, with `noise.sum()` and `signal.sum()` of each.
+    obey the law. The models are independent draws from one law. The replicates of `stats.fieller`
+    are independent ensembles, with `noise.sum()` and `signal.sum()` of each.
 
     Args:
-      gradients: `[M, B, ...]` of M >= 2 models.
+      gradients: vectors `[M, B, ...]` of M ≥ 2 models at B examples.
 
     Returns:
       `signal` and `noise` `[B]`, `k_half` scalar.
@@ -198,8 +212,8 @@ def ensemble_noise(gradients: Array) -> EnsembleNoise:
       ValueError: if there are fewer than two models.
 
     Examples:
-      >>> found = meeting.ensemble_noise(jnp.array([[[2.0, 1.0]], [[2.0, -1.0]]]))
-      >>> print(found.signal, found.noise, f"{found.k_half:.3f}")
+      >>> ensemble = meeting.ensemble_noise(jnp.array([[[2.0, 1.0]], [[2.0, -1.0]]]))
+      >>> print(ensemble.signal, ensemble.noise, f"{ensemble.k_half:.3f}")
       [3.] [2.] 0.667
     """
     num_models, num_examples = gradients.shape[:2]
@@ -210,37 +224,39 @@ def ensemble_noise(gradients: Array) -> EnsembleNoise:
     return EnsembleNoise(signal, noise, noise.sum() / signal.sum())
 
 
-def noise_by_class(found: EnsembleNoise, labels: Array, *, num_classes: int) -> EnsembleNoise:
+def noise_by_class(ensemble: EnsembleNoise, labels: Array, *, num_classes: int) -> EnsembleNoise:
     """Returns signal, noise and k_half `[C]` pooled within each class; k_half is NaN where empty.
 
     Args:
-      found: `[B]`, of each example.
-      labels: `[B]`.
-      num_classes: C.
+      ensemble: signal and noise of each example `[B]`, from `ensemble_noise`.
+      labels: `[B]` integers in [0, C).
+      num_classes: C, the number of classes.
     """
     signal, noise = (
-        jax.ops.segment_sum(values, labels, num_classes) for values in (found.signal, found.noise)
+        jax.ops.segment_sum(values, labels, num_classes)
+        for values in (ensemble.signal, ensemble.noise)
     )
     return EnsembleNoise(signal, noise, noise / signal)
 
 
-def noise_by_example(found: EnsembleNoise) -> EnsembleNoise:
-    """Returns the same with a k_half of each example `[B]`: infinite where no signal was found.
+def noise_by_example(ensemble: EnsembleNoise) -> EnsembleNoise:
+    """Returns the same with the k_half of each example `[B]`, infinite where the signal is ≤ 0.
 
-    A ratio of two noisy numbers, biased: for ranks and pictures. The law holds for sums.
+    It is a ratio of two noisy numbers and biased, good for ranks and pictures only. The law holds
+    for sums.
 
     Args:
-      found: `[B]`, of each example.
+      ensemble: signal and noise of each example `[B]`, from `ensemble_noise`.
 
     Examples:
       >>> shared, opposed = jnp.array([[2.0, 1.0], [2.0, -1.0]]), jnp.array([[1.0], [-1.0]])
       >>> h = jnp.stack([shared, jnp.tile(opposed, 2)], 1)  # of two models at two examples
-      >>> found = meeting.ensemble_noise(h)
-      >>> print(meeting.noise_by_example(found).k_half)
+      >>> ensemble = meeting.ensemble_noise(h)
+      >>> print(meeting.noise_by_example(ensemble).k_half)
       [0.6666667       inf]
     """
-    signal = jnp.where(found.signal > 0, found.signal, 0)
-    return found._replace(k_half=found.noise / signal)
+    signal = jnp.where(ensemble.signal > 0, ensemble.signal, 0)
+    return ensemble._replace(k_half=ensemble.noise / signal)
 
 
 class _Part(NamedTuple):
@@ -272,8 +288,8 @@ def _parts(
     rows = jnp.where(valid, rows, 0)
     valid = valid if mask is None else valid & mask.astype(bool)[rows]
 
-    def gradient(one, label):
-        return jax.grad(lambda p: loss_fn(apply_fn(p, one[None]), label[None])[0])(params)
+    def gradient(example, label):
+        return jax.grad(lambda p: loss_fn(apply_fn(p, example[None]), label[None])[0])(params)
 
     def sums(rows, valid):
         def select(leaf):
@@ -292,9 +308,9 @@ def _parts(
     def part(total, square):
         of_blocks = [leaf.reshape(num_blocks, -1) for leaf in jax.tree.leaves(total)]
         cross = jnp.stack([(leaf * leaf.sum(0, keepdims=True)).sum(1) for leaf in of_blocks]).sum(0)
-        own = jnp.stack([(leaf**2).sum(1) for leaf in of_blocks]).sum(0)
+        block_squares = jnp.stack([(leaf**2).sum(1) for leaf in of_blocks]).sum(0)
         square = jnp.stack(jax.tree.leaves(square)).sum(0)
-        whole, without = cross.sum(), cross.sum() - 2 * cross + own
+        whole, without = cross.sum(), cross.sum() - 2 * cross + block_squares
         return _Part(
             *unbiased_signal(counts.sum(), whole, square.sum()),
             *unbiased_signal(counts.sum() - counts, without, square.sum() - square),
@@ -306,6 +322,7 @@ def _parts(
 
 
 def _finish(part: _Part, used: Array) -> NoiseScale:
+    """Returns the noise scale of a layer, with its standard error over the blocks in use."""
     signal, noise, signal_without, noise_without = part
     n_half = noise / signal
     # Linearized first: the ratio without a block could have a denominator near 0.

@@ -12,10 +12,7 @@ in grey; lines are labelled at their ends. Labels may hold symbols written as `M
 drawn with a subscript.
 """
 
-from halfway.plots.boundaries import boundaries, boundary_distances, crossings
 from halfway.plots.crossed import interval_matrix
-from halfway.plots.directions import half_ways
-from halfway.plots.ensembles import named_rates, surrogate_curves
 from halfway.plots.grids import images, transfer_matrix
 from halfway.plots.intervals import ForestRow, forest, pair_comparison
 from halfway.plots.landscapes import (
@@ -29,10 +26,8 @@ from halfway.plots.landscapes import (
     surface,
 )
 from halfway.plots.laws import law, transfer_against_risk
-from halfway.plots.learning import agreement, dose_response, gap_path, memorization, walks
+from halfway.plots.learning import walks
 from halfway.plots.mistakes import mistakes
-from halfway.plots.ranks import rank_contest
-from halfway.plots.strata import partial_correlations, scatter_strata
 from halfway.plots.style import (
     BLUE,
     COLORS,
@@ -57,8 +52,7 @@ from halfway.plots.style import (
     symbols,
     wrapped,
 )
-from halfway.plots.subspaces import numbers_of_directions, parts, rates_by_number
-from halfway.plots.transfer import binned_rates, budget_curve, calibration, scatter_transfer_gap
+from halfway.plots.transfer import budget_curve, scatter_transfer_gap
 
 __all__ = [
     "BLUE",
@@ -74,22 +68,13 @@ __all__ = [
     "VERDICT_MARKS",
     "VERMILLION",
     "ForestRow",
-    "agreement",
     "barriers",
-    "binned_rates",
-    "boundaries",
-    "boundary_distances",
     "budget_curve",
-    "calibration",
     "contour",
     "contour_levels",
-    "crossings",
     "decision_section",
-    "dose_response",
     "draw_interval",
     "forest",
-    "gap_path",
-    "half_ways",
     "images",
     "interval_matrix",
     "label_ends",
@@ -97,25 +82,16 @@ __all__ = [
     "law",
     "mean_interval",
     "meeting_matrix",
-    "memorization",
     "mistakes",
-    "named_rates",
     "new_figure",
-    "numbers_of_directions",
     "pair_comparison",
-    "partial_correlations",
-    "parts",
     "plain_symbols",
-    "rank_contest",
-    "rates_by_number",
-    "scatter_strata",
     "scatter_transfer_gap",
     "slices",
     "spectrum",
     "style",
     "styled",
     "surface",
-    "surrogate_curves",
     "symbols",
     "transfer_against_risk",
     "transfer_matrix",

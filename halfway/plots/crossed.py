@@ -26,12 +26,13 @@ def interval_matrix(
 
     Args:
       matrix: `[K, M, 3]` estimate, low, high; a row for each kind of surrogate, a column for each
-        kind of target. A cell that is not finite is empty; an interval without end is left out.
-      names: `[K]` of rows.
-      targets: `[M]` of columns; None for those of the rows.
-      label: of the colours, symbol and words.
-      limits: as of `plots.transfer_matrix`.
-      framed: whether the diagonal, where both are of one kind, has a frame.
+        kind of target. A cell that is not finite is empty; an infinite interval is left out.
+      names: `[K]`, the names of the rows.
+      targets: `[M]`, the names of the columns; None for the names of the rows.
+      label: the label of the colours, symbol and words.
+      limits: the values that the first and the last colour stand for, as in
+        `plots.transfer_matrix`.
+      framed: whether the diagonal, where surrogate and target are of one kind, has a frame.
       ax: where to draw, or None for a new figure.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Figures that are grids: transfer matrices as heat maps, and images under an attack."""
+"""Figures on a grid: transfer matrices as heat maps, and images under an attack."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike
 from halfway.plots.style import BLUE, INK, PAPER, VERMILLION, new_figure, styled, wrapped
 
 MOST_WRITTEN = 100
-"""A matrix of more cells than this has no numbers in them."""
+"""The largest number of cells of a matrix that shows its numbers."""
 _COLORMAP = "cividis"
-"""Perceptually ordered, for colour-blind readers too, and in grey."""
+"""Ordered by brightness, so that colour-blind readers and grey prints show the order too."""
 
 
 @styled
@@ -33,17 +33,19 @@ def transfer_matrix(
     Numbers are written into the cells of a small matrix; a cell that is not finite is left empty.
 
     Args:
-      matrix: `[K, M]`, a row for each surrogate, such as `transfer.coefficient` gives.
+      matrix: `[K, M]`, a row for each surrogate and a column for each target, e.g. from
+        `transfer.coefficient`.
       surrogates: `[K]` names; None for numbers from 0.
       targets: `[M]` names; None for numbers from 0.
-      label: of the colours, symbol and words.
-      limits: the values that the first and the last colour stand for; None for those of the matrix
-        with 0. Two maps to be compared need the same.
-      xlabel, ylabel: what columns and rows are.
+      label: the label of the colours, symbol and words.
+      limits: the values that the first and the last colour stand for; None for the smallest and the
+        largest of 0 and the values of the matrix. Two maps need the same limits to be compared.
+      xlabel: the label of the columns.
+      ylabel: the label of the rows.
       ax: where to draw, or None for a new figure.
 
     Raises:
-      ValueError: if it is no matrix, or there is not one name for each row and column.
+      ValueError: if it is no matrix, or the numbers of names and of rows or columns differ.
     """
     values = np.asarray(matrix, float)
     rows, columns = _names(values, surrogates, targets)
@@ -88,14 +90,15 @@ def images(
     largest change of all the examples has full strength.
 
     Args:
-      clean: `[B, H, W, D]` in [0, 1], D of 1 or 3; a handful.
-      adversarial: `[B, H, W, D]`, the same images after an attack, or None for one row.
-      titles: `[B]`, above the images, such as their labels.
-      perturbed_titles: `[B]`, below the perturbed images, such as what a model takes them for.
+      clean: `[B, H, W, D]` in [0, 1], a few images, D of 1 or 3.
+      adversarial: `[B, H, W, D]`, the same images after an attack; None for one row.
+      titles: `[B]` texts above the images, e.g. their labels.
+      perturbed_titles: `[B]` texts below the perturbed images, e.g. the classes that a model
+        predicts.
       ax: where to draw, or None for a new figure.
 
     Raises:
-      ValueError: if the shapes do not fit.
+      ValueError: if the shapes are not `[B, H, W, D]` with D of 1 or 3, or differ.
     """
     rows = [np.asarray(values, float) for values in (clean, adversarial) if values is not None]
     shape = rows[0].shape
@@ -144,7 +147,7 @@ def images(
 def _names(
     values: np.ndarray, surrogates: Sequence[str] | None, targets: Sequence[str] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns names of rows and columns, after checking that there is one for each."""
+    """Returns the names of rows and columns after checking their numbers."""
     if values.ndim != 2 or not values.size:
         raise ValueError(f"transfer_matrix: a matrix of shape {values.shape}; [K, M] is needed")
     given = [
@@ -164,12 +167,12 @@ def _grid_axes(shape: tuple[int, ...]) -> Axes:
 
 
 def _some(size: int) -> np.ndarray:
-    """Returns which of many rows are named: all of them up to 20, then every 10th or so."""
+    """Returns the rows whose names are shown: all of up to 20, else every 10th or so."""
     return np.arange(0, size, 1 if size <= 20 else int(np.ceil(size / 100)) * 10)
 
 
 def _readable_on(color: ArrayLike) -> str:
-    """Returns ink or paper, whichever stands out from a colour (relative luminance, WCAG 2)."""
+    """Returns the colour of ink or paper that is readable on a colour (luminance, WCAG 2)."""
     channels = np.asarray(color, float)[:3]
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     return INK if linear @ (0.2126, 0.7152, 0.0722) > 0.18 else PAPER

@@ -1,4 +1,4 @@
-"""Rows of estimates with their intervals: a forest of effects, pairs beside their controls."""
+"""Rows of estimates with their intervals: a forest of effects, and pairs with their controls."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,17 +23,21 @@ from halfway.plots.style import (
 
 
 class ForestRow(NamedTuple):
-    """One row of a forest plot, on an axis of its own because units differ between hypotheses.
+    """A row of a forest plot, with an axis of its own since units differ between hypotheses.
 
     Attributes:
-      name: the hypothesis, e.g. "G1"; `label`: its effect in words with the symbol.
-      estimate, low, high: the effect and its interval; an infinite end becomes an arrow.
+      name: the hypothesis, e.g. "G1".
+      label: its effect in words with the symbol.
+      estimate: the effect.
+      low: the lower end of its interval; an infinite end becomes an arrow.
+      high: the upper end of its interval.
       threshold: one number, or the two margins of an equivalence.
-      direction: the side of the threshold that the claim is on: "greater", "less", "within",
+      direction: the side of the threshold that the claim is on: "greater", "less", "within" or
         "different" (either side).
       verdict: "supported", "refuted" or "inconclusive".
       value: effect and interval as text, written at the right.
-      control: the control and its interval on the same axis, or None; `control_label`: its name.
+      control: estimate, low and high of the control on the same axis, or None.
+      control_label: the name of the control.
       note: a few words more, e.g. the part of the rule that fails.
     """
 
@@ -55,13 +59,16 @@ class ForestRow(NamedTuple):
 def forest(
     rows: Sequence[ForestRow], *, ax: Sequence[Axes] | np.ndarray | None = None
 ) -> np.ndarray:
-    """Returns one small axes for each row `[R]`: effect, interval, threshold, control in grey.
+    """Returns small axes `[R]`, one for each row: effect, interval, threshold, control in grey.
 
-    The side of the threshold that the claim is on is shaded; every row has its own scale.
+    The side of the threshold that the claim is on is shaded. Each row has a scale of its own.
 
     Args:
-      rows: at least one row.
-      ax: as many axes as rows, or None for a new figure.
+      rows: R rows, at least one.
+      ax: R axes to draw on, or None for a new figure.
+
+    Raises:
+      ValueError: if there are no rows.
     """
     if not rows:
         raise ValueError("forest: no rows; at least one is needed")
@@ -96,7 +103,7 @@ def _forest_row(ax: Axes, row: ForestRow) -> None:
         ax, row.estimate, row.low, row.high, 0.66 if row.control else 0.5, color, marker, 8
     )
     ax.spines["left"].set_visible(False)
-    ax.locator_params(axis="x", nbins=4)  # as many as stay apart, however small the numbers
+    ax.locator_params(axis="x", nbins=4)  # more labels would overlap where numbers are small
     ax.set_title(wrapped(f"{row.name}: {row.label}", 62), loc="left", fontsize=9.5, pad=5)
     aside = {"transform": ax.transAxes, "fontsize": 9, "va": "center", "clip_on": False}
     ax.text(1.05, 0.84, row.verdict, color=color, **aside)
@@ -122,13 +129,21 @@ def pair_comparison(
     """Returns axes with every pair's value beside its controls, a block for each architecture.
 
     Args:
-      values: `[A, P]`, one value a pair; `[P]` for one architecture.
-      controls: `[A, K, P]`, the same pairs under each control; `[K, P]` likewise.
-      names: `[A]` architectures; `treatment` and `control_names` `[K]` name the rows.
+      values: `[A, P]`, a value for each pair of each of A architectures; `[P]` for one
+        architecture.
+      controls: `[A, K, P]`, the values of the same pairs under each of K controls; `[K, P]` for one
+        architecture.
+      names: `[A]`, the names of the architectures.
+      treatment: the name of the row of values.
+      control_names: `[K]`, the names of the rows of controls.
       xlabel: the quantity, symbol and words.
-      intervals: `[A, 1 + K, 3]` estimate, low, high; None: mean and t interval over pairs.
+      intervals: `[A, 1 + K, 3]` estimate, low, high of each row; None for mean and t interval over
+        pairs.
       threshold: where a line is drawn, or None.
       ax: where to draw, or None for a new figure.
+
+    Raises:
+      ValueError: if the shapes do not fit the names.
     """
     values = np.atleast_2d(np.asarray(values, float))
     controls = np.asarray(controls, float)
@@ -144,8 +159,8 @@ def pair_comparison(
     given = None if intervals is None else np.asarray(intervals, float)
     if ax is None:
         ax = new_figure(4.8, 0.75 + 0.36 * num_blocks * (num_rows + 0.7)).subplots()
-    seen = np.concatenate([blocks.ravel(), [0.0 if threshold is None else threshold]])
-    least, most = np.nanmin(seen), np.nanmax(seen)
+    shown = np.concatenate([blocks.ravel(), [0.0 if threshold is None else threshold]])
+    least, most = np.nanmin(shown), np.nanmax(shown)
     ax.set_xlim(least - 0.05 * (most - least), most + 0.05 * (most - least))
     if threshold is not None:
         ax.axvline(threshold, color=INK, lw=1, ls=(0, (4, 3)))

@@ -27,7 +27,7 @@ from halfway.plots.style import (
 )
 
 _STRENGTHS = (0.0, 0.75)
-"""Opacity of grey from the lowest to the highest level, so that it reads on light and dark."""
+"""Opacity of grey from the lowest to the highest level, readable on light and dark pages."""
 _HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "ooo", "|||", "+++", "***")
 _DIVERGING = LinearSegmentedColormap.from_list("meeting", [VERMILLION, PAPER, BLUE])
 
@@ -49,18 +49,21 @@ def contour(
     """Returns axes with a landscape on a plane as levels of grey, darker where it is higher.
 
     Args:
-      x: `[X]` coordinates, ascending; `y`: `[Y]`.
-      values: `[Y, X]`, as `landscapes.surface` gives; what is not finite stays empty.
-      walks: name to `[T, 2]` coordinates, at most three; a dot where each ends.
-      points: name to `[2]` coordinates, marked and named.
-      levels: ascending; None: nine between the 2nd and the 98th percentile, by ratio where all are
-        positive. Two panels to be compared need the same.
-      title: what landscape it is.
-      xlabel, ylabel: words with units.
+      x: `[X]`, ascending coordinates along the first axis.
+      y: `[Y]`, ascending coordinates along the second axis.
+      values: `[Y, X]`, as `landscapes.surface` gives; a value that is not finite stays empty.
+      walks: the coordinates `[T, 2]` of at most three walks by name; a dot marks the end of each.
+      points: the coordinates `[2]` of points by name, which are marked and named.
+      levels: ascending levels; None for the nine of `contour_levels`. Two panels need the same
+        levels to be compared.
+      title: the name of the landscape.
+      xlabel: the label of the first axis, words with units.
+      ylabel: the label of the second axis, words with units.
       ax: where to draw, or None for a new figure.
 
     Raises:
-      ValueError: if the shapes do not fit together, or no value is finite.
+      ValueError: if the shapes do not fit together, no value is finite, or there are more than
+        three walks.
     """
     x, y, values = _grid("contour", x, y, values)
     walks, points = dict(walks or {}), dict(points or {})
@@ -99,15 +102,16 @@ def contour(
 
 
 def contour_levels(values: ArrayLike, number: int = 9) -> np.ndarray:
-    """Returns ascending levels for one or several landscapes, whatever their shape.
+    """Returns ascending levels for one or several landscapes.
 
-    By equal ratios where all values are positive, which shows a basin far below its rim, else by
-    equal differences; between the 2nd and the 98th percentile of what is finite, and by ratio not
-    below a thousandth of the highest: deeper down differences say nothing any more.
+    Levels have equal ratios where all values are positive, which shows a basin far below its rim,
+    else equal differences. They lie between the 2nd and the 98th percentile of the finite values.
+    Levels of equal ratios do not go below a thousandth of the highest, since differences further
+    down are not of interest.
 
     Args:
-      values: any shape.
-      number: of levels, at least 2.
+      values: the values of the landscapes, of any shape.
+      number: the number of levels, at least 2.
 
     Raises:
       ValueError: if no value is finite.
@@ -117,7 +121,7 @@ def contour_levels(values: ArrayLike, number: int = 9) -> np.ndarray:
     if not finite.size:
         raise ValueError("contour: no finite value, nothing to draw")
     low, high = np.percentile(finite, [2, 98])
-    if high <= low:  # a plain
+    if high <= low:  # the landscape is flat
         low, high = low - 0.5, high + 0.5
     if finite.min() > 0 and low > 0:
         return np.geomspace(max(low, 1e-3 * high), high, number)
@@ -150,12 +154,13 @@ def surface(
 ) -> Axes:
     """Returns three-dimensional axes with a landscape as a surface, for shape rather than reading.
 
-    Values above their 98th percentile are cut there: one steep corner would flatten the rest.
+    Values above their 98th percentile are cut there, since a steep corner would flatten the rest.
 
     Args:
-      x: `[X]` coordinates, ascending; `y`: `[Y]`.
-      values: `[Y, X]`.
-      zlabel: symbol and words.
+      x: `[X]`, ascending coordinates along the first axis.
+      y: `[Y]`, ascending coordinates along the second axis.
+      values: `[Y, X]`, the landscape.
+      zlabel: the label of the values, symbol and words.
       ax: three-dimensional axes (`projection="3d"`), or None for a new figure.
 
     Raises:
@@ -195,10 +200,11 @@ def barriers(
     The dashed line joins the ends of each mean: a barrier is what rises above it.
 
     Args:
-      lines: name to `[P, T]` values at equally spaced t from 0 to 1, at most three beside the
-        control; pairs with a value that is not finite leave.
-      control: the name that is drawn in grey, if any.
-      xlabel, ylabel: symbol and words.
+      lines: values `[P, T]` at equally spaced t from 0 to 1 by name, at most three beside the
+        control; pairs with a value that is not finite are left out.
+      control: the name of the line that is drawn in grey, if any.
+      xlabel: the label of t, symbol and words.
+      ylabel: the label of the values, symbol and words.
       ax: where to draw, or None for a new figure.
 
     Raises:
@@ -225,9 +231,11 @@ def slices(
     """Returns axes with landscapes along random directions: mean over models, band of 95 %.
 
     Args:
-      t: `[G]` coordinates, ascending; 0 is the model.
-      lines: name to `[P, G]` values, at most three; models with a value that is not finite leave.
-      xlabel, ylabel: symbol and words.
+      t: `[G]`, ascending coordinates; 0 is the model.
+      lines: values `[P, G]` by name, at most three; models with a value that is not finite are left
+        out.
+      xlabel: the label of t, symbol and words.
+      ylabel: the label of the values, symbol and words.
       ax: where to draw, or None for a new figure.
 
     Raises:
@@ -315,12 +323,12 @@ def spectrum(
     """Returns axes with spectral densities on a logarithmic scale, two standard errors as bands.
 
     Args:
-      grid: `[G]` eigenvalues.
-      densities: name to (density `[G]`, standard error `[G]`) of `smooth_density`; at most
-        three.
-      tops: name to the largest eigenvalues of each, as ticks below.
-      floor: the lowest density shown.
-      xlabel: words.
+      grid: `[G]`, the eigenvalues at which densities are given.
+      densities: density `[G]` and standard error `[G]` by name, from `landscapes.smooth_density`;
+        at most three.
+      tops: the largest eigenvalues by name, drawn as ticks below.
+      floor: the lowest density that is shown.
+      xlabel: the label of the eigenvalues.
       ax: where to draw, or None for a new figure.
 
     Raises:
@@ -357,13 +365,13 @@ def meeting_matrix(
 
     Args:
       matrix: `[C, C]`, a row for each class of A, a column for each of B.
-      classes: `[C]` names; None for numbers from 0.
-      label: of the colours, symbol and words.
-      limit: the magnitude of the last colour; None for the largest there is. White is 0.
+      classes: `[C]` names of classes; None for numbers from 0.
+      label: the label of the colours, symbol and words.
+      limit: the magnitude of the last colour; None for the largest in the matrix. White is 0.
       ax: where to draw, or None for a new figure.
 
     Raises:
-      ValueError: if it is not square, or there is not one name for each class.
+      ValueError: if the matrix is not square, or the number of names is not that of the classes.
     """
     values = np.asarray(matrix, float)
     size = values.shape[0]
@@ -398,14 +406,16 @@ def decision_section(
 ) -> Axes:
     """Returns axes with the regions that a model assigns to each class on a plane of inputs.
 
-    Classes differ by grey and by hatching, and each is named in its largest region.
+    Classes differ in grey and hatching, and each is named in its largest region.
 
     Args:
-      x: `[X]` coordinates, ascending; `y`: `[Y]`.
-      decisions: `[Y, X]` predicted classes, at most ten of them.
-      points: name to `[2]` coordinates, e.g. the example and its perturbations.
-      classes: names of classes; None for their numbers.
-      xlabel, ylabel: words with units.
+      x: `[X]`, ascending coordinates along the first axis.
+      y: `[Y]`, ascending coordinates along the second axis.
+      decisions: `[Y, X]`, the predicted classes, at most ten different ones.
+      points: the coordinates `[2]` of points by name, e.g. the example and its perturbations.
+      classes: the names of classes by number; None for their numbers.
+      xlabel: the label of the first axis, words with units.
+      ylabel: the label of the second axis, words with units.
       ax: where to draw, or None for a new figure.
 
     Raises:
@@ -416,7 +426,7 @@ def decision_section(
     if present.size > len(_HATCHES):
         raise ValueError(f"decision_section: {present.size} classes; at most {len(_HATCHES)}")
     ax = new_figure(4.4, 3.9).subplots() if ax is None else ax
-    ax.set_facecolor(to_rgba(GREY, 0.35))  # between regions, where three meet
+    ax.set_facecolor(to_rgba(GREY, 0.35))  # shows in the gaps where three regions meet
     for index, number in enumerate(present):
         inside = (values == number).astype(float)
         strength = 0.1 + 0.5 * index / max(present.size - 1, 1)
@@ -430,7 +440,7 @@ def decision_section(
         )
         if present.size > 1:
             ax.contour(x, y, inside, levels=[0.5], colors=[INK], linewidths=0.9)
-        # Where the name has most room: far from other regions and from the points.
+        # The name goes where it has most room: far from other regions and from the points.
         free = np.pad(inside > 0, 1)
         for place in (points or {}).values():
             across, up = np.asarray(place, float)

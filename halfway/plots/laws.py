@@ -1,4 +1,4 @@
-"""Figures of the laws: what theory says as a line, what was measured as points with intervals."""
+"""Figures of the laws: predictions as lines, measurements as points with intervals."""
 
 from collections.abc import Mapping
 
@@ -31,15 +31,19 @@ def law(
     ylabel: str,
     ax: Axes | None = None,
 ) -> Axes:
-    """Returns axes of a law of halves: the share μ against a size on a logarithmic axis.
+    """Returns axes with a law of halves: the share μ against a size on a logarithmic axis.
 
     Args:
-      sizes: `[T]`, n or k.
-      measured: `{name: [T, 3]}` estimate, low, high; at most three names.
-      predicted: `{name: (sizes [G], values [G])}`, the lines.
-      half: `{name: size}` where the law is at one half, marked on the line.
-      xlabel, ylabel: symbol and words.
+      sizes: `[T]`, the sizes n or k at which μ was measured.
+      measured: `{name: [T, 3]}` estimate, low, high of μ; at most three names.
+      predicted: `{name: (sizes [G], values [G])}`, the points of each line.
+      half: `{name: size}`, the size at which the law gives one half, marked on the line.
+      xlabel: the label of the sizes, symbol and words.
+      ylabel: the label of the share, symbol and words.
       ax: where to draw, or None for a new figure.
+
+    Raises:
+      ValueError: for more than three names.
     """
     check_colors("law", len(measured))
     ax = new_figure(4.8, 3.4).subplots() if ax is None else ax
@@ -80,14 +84,17 @@ def transfer_against_risk(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """Returns axes of the linear-Gaussian model (P7): transfer μ_x against excess risk R/s².
+    """Returns axes with the linear-Gaussian model (P7): transfer μ_x against excess risk R/s².
 
     Args:
-      ratios: `[T]` n/d of each setting, written beside its point.
-      risks: `[T, 3]` R/s²: estimate, low, high; on a logarithmic axis.
-      measured: `[T, 3]` μ_x: estimate, low, high.
-      curves: `{branch: (R/s² [G], μ_x [G])}`, at most three.
+      ratios: `[T]`, n/d of each setting, written beside its point.
+      risks: `[T, 3]`, estimate, low and high of R/s², on a logarithmic axis.
+      measured: `[T, 3]`, estimate, low and high of μ_x.
+      curves: `{branch: (R/s² [G], μ_x [G])}`, the points of at most three lines.
       ax: where to draw, or None for a new figure.
+
+    Raises:
+      ValueError: for more than three curves.
     """
     check_colors("transfer_against_risk", len(curves))
     ax = new_figure(5.4, 3.8).subplots() if ax is None else ax
@@ -110,7 +117,7 @@ def transfer_against_risk(
         label="simulated, 95 %",
     )
     for ratio, x, y in zip(np.asarray(ratios, float), risk, mu, strict=True):
-        # The lower branch turns: its labels stand outside of the bend.
+        # The lower branch turns, so its labels stand outside of the bend.
         place, side = ((5, 4), "left") if ratio > 1 else ((-6, 2), "right")
         place, side = ((0, -11), "center") if 0.5 < ratio < 1 else (place, side)
         ax.annotate(

@@ -1,4 +1,4 @@
-"""Where perturbed examples end: unfooled, the surrogate's mistake, another one."""
+"""The classes that a target gives perturbed examples: right, the surrogate's mistake, another."""
 
 from collections.abc import Sequence
 
@@ -32,15 +32,15 @@ def mistakes(
     """Returns axes with a bar for each row: the same mistake as the surrogate, then different ones.
 
     Args:
-      same: `[R]` shares of examples that the target takes for the surrogate's wrong class.
-      different: `[R]` shares that it takes for another one.
-      names: `[R]`, what was attacked how.
-      noise: `[R]` shares that the matched noise fools, marked on the bars; None for none.
-      xlabel: what the shares are of.
+      same: `[R]`, shares of examples to which the target gives the surrogate's wrong class.
+      different: `[R]`, shares of examples to which the target gives another wrong class.
+      names: `[R]`, a name for each row, e.g. model and attack.
+      noise: `[R]`, shares that the matched noise fools, marked on the bars; None for no marks.
+      xlabel: what the shares are shares of.
       ax: where to draw, or None for a new figure.
 
     Raises:
-      ValueError: if there is not one value of each for every name.
+      ValueError: if there are no names, or their number is not that of the values.
     """
     parts = [np.asarray(values, float) for values in (same, different)]
     marks = None if noise is None else np.asarray(noise, float)

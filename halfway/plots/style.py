@@ -47,7 +47,7 @@ STYLE: dict[Any, Any] = {
 _Args = ParamSpec("_Args")
 _Out = TypeVar("_Out")
 SYMBOL = re.compile(r"\b([A-Za-zθκμτ])_([A-Za-zθ0]|half)\b")
-"""A letter with a subscript as it is written in words: `M_θ`, `n_half`."""
+"""Matches a letter with a subscript as it is written in text: `M_θ`, `n_half`."""
 _DRAWN = r"$\1_{\\mathrm{\2}}$"
 _UNDO = re.compile(r"\$(\w)_\{\\mathrm\{(\w+)\}\}\$")
 
@@ -60,7 +60,11 @@ def style() -> Iterator[None]:
 
 
 def styled(fn: Callable[_Args, _Out]) -> Callable[_Args, _Out]:
-    """Returns `fn` as it draws in the shared style."""
+    """Returns a function that calls `fn` in the shared style.
+
+    Args:
+      fn: a function that draws.
+    """
 
     @functools.wraps(fn)
     def wrapped(*args: _Args.args, **kwargs: _Args.kwargs) -> _Out:
@@ -72,23 +76,41 @@ def styled(fn: Callable[_Args, _Out]) -> Callable[_Args, _Out]:
 
 @styled
 def new_figure(width: float = 4.8, height: float = 3.2) -> Figure:
-    """Returns an empty figure in the shared style, `width` by `height` inches, without pyplot."""
+    """Returns an empty figure in the shared style, made without pyplot.
+
+    Args:
+      width: its width in inches.
+      height: its height in inches.
+    """
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def symbols(text: str) -> str:
-    """Returns `text` with symbols such as `M_θ` in mathtext, as matplotlib draws a subscript."""
+    """Returns a text with its symbols, such as `M_θ`, in mathtext, which draws subscripts.
+
+    Args:
+      text: the text, with symbols as `SYMBOL` matches them.
+    """
     return SYMBOL.sub(_DRAWN, text)
 
 
 def wrapped(text: str, width: int) -> str:
-    """Returns a label with drawn symbols, in lines of at most `width` characters."""
+    """Returns a label in lines of limited length, with its symbols in mathtext.
+
+    Args:
+      text: the label.
+      width: the largest number of characters in a line.
+    """
     return symbols("\n".join(textwrap.fill(line, width) for line in text.split("\n")))
 
 
 @contextmanager
 def plain_symbols(figure: Figure) -> Iterator[None]:
-    """Shows symbols as `M_θ` while the context lasts, for a page that sets its own subscripts."""
+    """Writes symbols as `M_θ` while the context lasts, for a page that sets its own subscripts.
+
+    Args:
+      figure: the figure whose texts are changed, and changed back at the end.
+    """
     changed = [(text, text.get_text()) for text in figure.findobj(Text) if isinstance(text, Text)]
     changed = [(text, drawn) for text, drawn in changed if _UNDO.search(drawn)]
     try:
@@ -103,7 +125,18 @@ def plain_symbols(figure: Figure) -> Iterator[None]:
 def draw_interval(
     ax: Axes, estimate: float, low: float, high: float, y: float, color: str, marker: str, size: int
 ) -> None:
-    """Draws an estimate with its interval along x; an unbounded end runs into an arrow."""
+    """Draws an estimate with its interval along x; an infinite end becomes an arrow.
+
+    Args:
+      ax: where to draw.
+      estimate: the estimate; not drawn where it is not finite.
+      low: the lower end of the interval.
+      high: the upper end of the interval.
+      y: the height at which the interval is drawn.
+      color: the colour of line and symbol.
+      marker: the symbol of the estimate.
+      size: the size of the symbol in points.
+    """
     ends = [
         edge if not np.isfinite(end) else end
         for end, edge in zip((low, high), ax.get_xlim(), strict=True)
@@ -117,7 +150,11 @@ def draw_interval(
 
 
 def mean_interval(values: ArrayLike) -> tuple[float, float, float]:
-    """Returns the mean of the finite `values [P]` and its 95 % t interval, nan below two values."""
+    """Returns the mean of the finite values, and the low and high end of its 95 % t interval.
+
+    Args:
+      values: `[P]`; the interval is nan where fewer than two are finite.
+    """
     finite = np.asarray(values, float)
     finite = finite[np.isfinite(finite)]
     if finite.size < 2:
@@ -127,7 +164,14 @@ def mean_interval(values: ArrayLike) -> tuple[float, float, float]:
 
 
 def label_ends(ax: Axes, x: float, ends: Sequence[tuple[float, str, str]], gap: float) -> None:
-    """Writes (y, text, colour) to the right of x, pushed apart to `gap` of the axes' height."""
+    """Writes labels to the right of a place, moved apart where they would overlap.
+
+    Args:
+      ax: where to write.
+      x: the place along x, in data coordinates.
+      ends: height y, text and colour of each label; a label whose y is not finite is left out.
+      gap: the smallest distance of two labels, as a share of the height of the axes.
+    """
     low, high = ax.get_ylim()
     order = sorted((end for end in ends if np.isfinite(end[0])), key=lambda end: end[0])
     places = [(end[0] - low) / (high - low) for end in order]
@@ -152,17 +196,33 @@ def label_ends(ax: Axes, x: float, ends: Sequence[tuple[float, str, str]], gap: 
 
 
 def last_finite(values: np.ndarray) -> float:
-    """Returns the last finite value of `[R]`, nan where there is none."""
+    """Returns the last finite value; nan where there is none.
+
+    Args:
+      values: `[R]`.
+    """
     finite = values[np.isfinite(values)]
     return float(finite[-1]) if finite.size else np.nan
 
 
 def check_colors(where: str, number: int) -> None:
-    """Raises ValueError if there are more lines than colours that readers can tell apart."""
+    """Checks that there are not more lines than colours that readers can tell apart.
+
+    Args:
+      where: the name of the figure, for the message.
+      number: the number of lines.
+
+    Raises:
+      ValueError: if there are more lines than `COLORS`.
+    """
     if number > len(COLORS):
         raise ValueError(f"{where}: {number} lines; at most {len(COLORS)} and controls")
 
 
 def clip_ends(values: ArrayLike) -> np.ndarray:
-    """Returns ends of intervals with infinite ones far outside any view instead."""
+    """Returns ends of intervals with infinite ends moved to ±10⁶, outside any view.
+
+    Args:
+      values: ends of intervals, of any shape.
+    """
     return np.nan_to_num(np.asarray(values, float), nan=np.nan, posinf=1e6, neginf=-1e6)

@@ -1,4 +1,4 @@
-"""Two halves of a data set and a third sample: who walks where, and who chooses.
+"""Two halves of a data set, and a third sample on which every choice is made.
 
 `split` has static shapes: the number of examples, the overlap and the noise rate are data, so that
 many conditions share one compiled program.
@@ -15,7 +15,7 @@ from halfway.types import Array, Key, Sample, is_traced
 
 
 class Halves(NamedTuple):
-    """The halves `a` and `b`, and `s`, disjoint from both, which makes every choice."""
+    """The halves `a` and `b`, and the sample `s`, disjoint from both, for every choice."""
 
     a: Sample
     b: Sample
@@ -37,14 +37,14 @@ def split(
 ) -> Halves:
     """Returns A, B and S drawn from a pool.
 
-    Positions of one random order: A is the first n, B starts `round(overlap n)` before A ends, S is
-    the last `num_holdout`. A smaller n with the same key gives subsets of the same A.
+    All are positions of one random order: A is the first n, B starts `round(overlap n)` before A
+    ends, S is the last `num_holdout`. A smaller n with the same key gives a subset of the same A.
 
     Args:
-      key: consumed.
+      key: a PRNG key, which is consumed.
       labels: `[N]` clean labels of the pool.
-      num_examples: n, of each half; may be traced.
-      num_classes: C; noise is uniform over all of them, the true one included.
+      num_examples: n, the number of examples of each half; may be traced.
+      num_classes: C; noise is uniform over all classes, the true one included.
       capacity: static length of A and B, at least n; n by default.
       num_holdout: static length of S; what two disjoint halves of `capacity` leave by default.
       overlap: share of A's examples that B holds too, in [0, 1]; may be traced.
@@ -52,8 +52,9 @@ def split(
         example of A, B and S, also where A and B overlap; may be traced.
       stratified: whether each sample has the pool's class shares (to within one or two examples a
         class) instead of an i.i.d. draw.
-      holdout_key: decides which examples are S, where it is given: splits of one such key and of
-        different keys hold out the same examples, and draw their halves from the others. Consumed.
+      holdout_key: a PRNG key that decides which examples are S, where it is given; consumed. Splits
+        with the same `holdout_key` and different `key` hold out the same examples and draw their
+        halves from the others.
 
     Raises:
       ValueError: if n, overlap or noise_rate is concrete and out of range, or if capacity or
@@ -108,12 +109,13 @@ def split(
 
 
 def permute_labels(key: Key, sample: Sample) -> Array:
-    """Returns `[N]` labels of a sample permuted among its valid examples: classes as frequent, no
-    relation to the inputs.
+    """Returns `[N]` labels of a sample, permuted among its valid examples.
+
+    Classes stay as frequent as they are, and no relation to the inputs is left.
 
     Args:
-      key: consumed.
-      sample: whose padding keeps its labels.
+      key: a PRNG key, which is consumed.
+      sample: the sample; its padding keeps its labels.
     """
     size = sample.labels.shape[0]
     draws = jnp.where(sample.mask, jax.random.uniform(key, (size,)), 2.0)
@@ -133,11 +135,13 @@ def _stratified_order(key: Key, labels: Array, num_classes: int) -> Array:
 
 
 def _check_rate(name: str, value: float | Array) -> None:
+    """Checks that a rate lies in [0, 1], unless it is traced."""
     if not is_traced(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):
         raise ValueError(f"{name} must lie in [0, 1], got {value}")
 
 
 def _check_size(num_examples, capacity: int, overlap, pool: int, num_holdout: int) -> None:
+    """Checks that halves and holdout fit into the pool, as far as sizes are not traced."""
     if not is_traced(num_examples) and not is_traced(overlap):
         n = int(num_examples)
         sizes = np.arange(1, pool + 1, dtype=np.float32)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from halfway import models, storage
+from halfway.keys import named_key
 from halfway.populations import halves
 from halfway.populations.halves import Halves
 from halfway.types import ApplyFn, Array, Key, Params, Sample
@@ -25,17 +26,18 @@ class Condition:
       dataset: a name that `data.load` knows.
       architecture: a short name for the model, for records and figures.
       model: the model's plain config, see `models.build`; kept as sorted (field, value) pairs.
-      num_classes: C.
-      num_examples: n of each half.
-      num_holdout: static length of S.
+      num_classes: C, the number of classes.
+      num_examples: n, the number of examples of each half.
+      num_holdout: static length of the holdout sample S.
       probe_steps: numbers of steps at which the landscapes are read; the last ends training.
-      num_pairs: P.
-      seed: of the whole population; pair p of two conditions with one seed shares halves, noise
-        draws, initializations and the order of its batches.
-      subset: of the data set that the halves are drawn from: "train", or "all" with its test split.
+      num_pairs: P, the number of pairs.
+      seed: seed of the whole population; pair p of two conditions with the same seed shares halves,
+        noise draws, initializations and the order of its batches.
+      subset: the part of the data set that halves are drawn from: "train", or "all" with the test
+        split.
       capacity: static length of the halves, at least n; n by default.
       overlap: share of examples in both halves, in [0, 1].
-      noise_rate: ρ in [0, 1].
+      noise_rate: ρ, the probability that a label is replaced, in [0, 1].
       permuted: whether each model trains on its half's labels permuted within the half (control).
       stratified: whether splits keep class shares.
       shared_start: whether B's initialization is A's.
@@ -45,13 +47,14 @@ class Condition:
       common_holdout: whether S is the same for all pairs, and for all conditions of one seed, pool
         and `num_holdout`: models of different pairs can then be compared on examples that none of
         them has seen. Halves are drawn from what is left.
-      trunk_steps: steps that both models take together first, on batches of both halves, as one
-        model from a shared start; then each walks on by itself.
+      trunk_steps: number of first steps that both models take together, as one model from a shared
+        start, on batches of both halves; then each walks on by itself.
       optimizer: "adam" or "sgd".
-      learning_rate: constant.
-      weight_decay: decoupled.
-      batch_size: of a step.
-      batch_capacity: static length of a batch, at least its size, which is data then; 0: its size.
+      learning_rate: the learning rate, constant over training.
+      weight_decay: decoupled weight decay, which is multiplied by the learning rate.
+      batch_size: number of examples of a step.
+      batch_capacity: static length of a batch, at least its size, which is then data; 0: the size
+        itself is static.
       width: units of each hidden layer of an MLP that are in use, as data; 0: all.
       stop_loss: mean cross-entropy on what a model trains on at which its training is over; 0:
         after the last of `probe_steps`.
@@ -133,6 +136,7 @@ class Condition:
             )
 
     def _check_width(self):
+        """Checks that the width is that of an MLP and fits its layers."""
         model = dict(self.model)
         if model.get("kind") != "mlp" or model.get("activation") in ("sigmoid", "softplus"):
             raise ValueError(
@@ -146,9 +150,9 @@ class Condition:
             )
 
     @property
-    def key(self) -> str:
+    def id(self) -> str:
         """Twelve hexadecimal digits that identify the condition."""
-        return _key(self)
+        return _id(self)
 
     @property
     def module(self) -> models.nn.Module:
@@ -166,14 +170,15 @@ class Condition:
         return apply_fn
 
     def to_json(self) -> dict[str, Any]:
-        """Returns a plain dict; `Condition(**it)` reads it back."""
+        """Returns the fields as a plain dict, which `Condition(**fields)` reads back."""
         return dataclasses.asdict(self) | {"model": dict(self.model)}
 
 
 @functools.lru_cache(maxsize=4096)
-def _key(condition: Condition) -> str:
+def _id(condition: Condition) -> str:
+    """Returns twelve digits of the hash of a condition's fields."""
     fields = dataclasses.asdict(condition)
-    # Later fields count only where they are set: populations stored before keep their keys.
+    # Fields added later count only where they are set: populations stored before keep their ids.
     later = {name: fields.pop(name) for name in _LATER}
     later = {name: value for name, value in later.items() if value not in _UNSET}
     return storage.json_digest(fields | later)[:12]
@@ -227,17 +232,17 @@ def program_of(condition: Condition) -> Condition:
     fields = DATA_FIELDS | {
         # With a trunk the start is shared whatever the data say.
         "shared_start": condition.trunk_steps > 0,
-        # What is left of these is whether they are in use.
+        # Only whether these are in use shapes the program.
         "width": min(condition.width, 1),
         "stop_loss": float(condition.stop_loss > 0),
         "batch_size": condition.batch_capacity or condition.batch_size,
-        # Where a walk is looked at is no matter of how it goes on.
+        # The steps at which a walk is read do not change the walk.
         "probe_steps": condition.probe_steps[-1:],
     }
     return dataclasses.replace(condition, **fields)
 
 
-def settings_of(condition: Condition) -> dict[str, Array]:
+def hyperparameters(condition: Condition) -> dict[str, Array]:
     """Returns the part of a condition that is data of the compiled program, as arrays."""
     names = ("noise_rate", "overlap", "learning_rate", "weight_decay", "stop_loss")
     floats = {name: jnp.float32(getattr(condition, name)) for name in names}
@@ -246,15 +251,11 @@ def settings_of(condition: Condition) -> dict[str, Array]:
     return floats | flags | {n: jnp.int32(getattr(condition, n)) for n in integers}
 
 
-_HOLDOUT = 2**31
-"""Folded into the seed's key, beyond the numbers of all pairs."""
-
-
 def holdout_key(condition: Condition) -> Key | None:
     """Returns the key that decides S where it is common to all pairs, else None."""
     if not condition.common_holdout:
         return None
-    return jax.random.fold_in(jax.random.key(condition.seed), _HOLDOUT)
+    return named_key(jax.random.key(condition.seed), "holdout")
 
 
 def split_arguments(condition: Condition) -> dict[str, Any]:
@@ -272,18 +273,23 @@ class Drawn(NamedTuple):
 
 
 def split_key(key: Key) -> tuple[Key, Key, Key, Key]:
-    """Returns what a pair's key is split into: for halves, permutation, inits and orders."""
+    """Returns a pair's keys: of halves, permutations, initial models `[2]` and orders `[2]`."""
     key_split, key_permute, *models_keys = jax.random.split(key, 4)
     per_model = jax.vmap(jax.random.split)(jnp.stack(models_keys))
     return key_split, key_permute, per_model[:, 0], per_model[:, 1]
 
 
 def share_key(keys: Key, shared: Array) -> Key:
-    """Returns `[2]` keys, B's that of A where they share."""
+    """Returns the keys `[2]` of two models; where they share, B has that of A.
+
+    Args:
+      keys: `[2]`, of A and B.
+      shared: scalar bool, whether they share; may be traced.
+    """
     return keys[jnp.where(shared, jnp.zeros(2, int), jnp.arange(2))]
 
 
-def draw_pair(
+def sample_pair(
     key: Key,
     labels: Array,
     settings: Mapping[str, Array],
@@ -294,20 +300,21 @@ def draw_pair(
     """Returns the halves of one pair and the labels its models train on.
 
     Args:
-      key: of the pair.
-      labels: `[N]` of the pool, clean.
-      settings: see `settings_of`.
-      common: see `holdout_key`.
-      program: see `program_of`.
+      key: the PRNG key of the pair.
+      labels: `[N]` clean labels of the pool.
+      settings: data of the condition, from `hyperparameters`.
+      common: the PRNG key of an S that is the same for all pairs, from `holdout_key`; None: each
+        pair draws its own S.
+      program: what shapes the compiled program, from `program_of`.
     """
     key_split, key_permute, *_ = split_key(key)
     arguments: dict[str, Any] = split_arguments(program) | {
         name: settings[name] for name in ("num_examples", "overlap", "noise_rate")
     }
     parts = halves.split(key_split, labels, holdout_key=common, **arguments)
-    own = stack_halves(parts)
-    permuted = jax.vmap(halves.permute_labels)(jax.random.split(key_permute), own)
-    return Drawn(parts, jnp.where(settings["permuted"], permuted, own.labels))
+    samples = stack_halves(parts)
+    permuted = jax.vmap(halves.permute_labels)(jax.random.split(key_permute), samples)
+    return Drawn(parts, jnp.where(settings["permuted"], permuted, samples.labels))
 
 
 def init_pair(
@@ -316,19 +323,19 @@ def init_pair(
     """Returns the initial parameters of both models of a pair, leaves `[2, ...]`.
 
     Args:
-      key: of the pair.
-      images: `[B, H, W, D]`, for their shape.
-      settings: see `settings_of`.
-      program: see `program_of`.
+      key: the PRNG key of the pair.
+      images: images `[B, H, W, D]`, of which only the shape matters.
+      settings: data of the condition, from `hyperparameters`.
+      program: what shapes the compiled program, from `program_of`.
     """
-    _, _, keys, _ = split_key(key)
-    keys = share_key(keys, settings["shared_start"])
+    _, _, starts, _ = split_key(key)
+    starts = share_key(starts, settings["shared_start"])
 
-    def one(key):
+    def initialize(key):
         params = program.module.init(key, images[:1])["params"]
         return models.narrow(params, settings["width"]) if program.width else params
 
-    return jax.lax.map(one, keys)
+    return jax.lax.map(initialize, starts)
 
 
 def stack_halves(parts: Halves) -> Sample:

@@ -18,21 +18,23 @@ import numpy as np
 
 from halfway import sharding, storage, trees
 from halfway.data import Split
+from halfway.keys import named_key
 from halfway.populations import halves, pairs, training, walks
 from halfway.populations.halves import Halves
-from halfway.populations.pairs import Condition, program_of, settings_of, split_arguments
+from halfway.populations.pairs import Condition, hyperparameters, program_of, split_arguments
 from halfway.types import ApplyFn, Array, Key, Params, Sample
 
 
 @flax.struct.dataclass
 class Population:
-    """The pairs of one condition, trained. Index 0 of the second axis is θ_A, 1 is θ_B.
+    """The trained pairs of one condition. Index 0 of the second axis is θ_A, 1 is θ_B.
 
     Attributes:
-      condition: static.
-      params: leaves `[P, 2, ...]`.
+      condition: what defines the population; static.
+      params: parameters at the end of training, leaves `[P, 2, ...]`.
       halves: A, B and S of each pair, leaves `[P, N]`.
-      trained_labels: `[P, 2, N]`, the labels each model trained on; the half's own unless permuted.
+      trained_labels: `[P, 2, N]`, the labels each model trained on: those of its half unless they
+        are permuted.
       landscapes: `landscapes[sample][loss]` `[P, 2, T]` at the probe steps; sample "own" (with the
         labels trained on), "other" and "holdout" (as labelled); loss as in `populations.LOSSES`.
       constant: `constant[sample][loss]` `[P, 2]`, the same for the best constant predictor on the
@@ -57,7 +59,7 @@ class Population:
         return self.condition.apply_fn
 
     def samples(self) -> tuple[Sample, Sample]:
-        """Returns what each model trained on, with those labels, and the other half as labelled.
+        """Returns the half of each model with the labels trained on, and the other as labelled.
 
         Leaves are `[P, 2, N]`.
         """
@@ -72,15 +74,15 @@ class Population:
         which progress is counted.
 
         Args:
-          loss: of `populations.LOSSES`.
+          loss: name of a landscape in `populations.LOSSES`.
         """
-        own, other = (
+        followed, other = (
             jnp.concatenate(
                 [self.constant[name][loss][..., None], self.landscapes[name][loss]], -1
             ).sum(1)
             for name in ("own", "other")
         )
-        return own, other
+        return followed, other
 
     @property
     def finite(self) -> np.ndarray:
@@ -90,7 +92,7 @@ class Population:
 
 
 PIECE = 100
-"""Steps of training between two chances to keep what there is."""
+"""Number of training steps between two calls of `on_piece`, which may store the progress."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,30 +100,35 @@ class Progress:
     """How far the training of a population is.
 
     Attributes:
-      num_steps: that have been taken.
-      walk: leaves `[P, 2, ...]`.
-      seen: what was seen at each of the first probe steps, leaves `[P, 2, ...]`.
+      num_steps: number of steps taken.
+      walk: the walk after these steps, leaves `[P, 2, ...]`.
+      observations: what a probe read at each probe step so far, leaves `[P, 2, ...]`.
     """
 
     num_steps: int
     walk: training.Walk
-    seen: tuple[Any, ...]
+    observations: tuple[Any, ...]
 
     def to_tree(self) -> dict[str, Any]:
         """Returns nested dicts of NumPy arrays, on every process; all must call it together."""
-        walk, seen = jax.device_get(sharding.local((jax.tree.leaves(self.walk), self.seen)))
+        walk, observations = jax.device_get(
+            sharding.local((jax.tree.leaves(self.walk), self.observations))
+        )
         return {
             "num_steps": np.int64(self.num_steps),
             "walk": {f"{i:05d}": np.asarray(leaf) for i, leaf in enumerate(walk)},
-            "seen": {f"{i:05d}": jax.tree.map(np.asarray, one) for i, one in enumerate(seen)},
+            "seen": {
+                f"{i:05d}": jax.tree.map(np.asarray, observation)
+                for i, observation in enumerate(observations)
+            },
         }
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any], start: training.Walk) -> "Progress":
-        """Returns the progress that `to_tree` gave.
+        """Returns the progress that `to_tree` wrote out.
 
         Args:
-          tree: its result.
+          tree: nested dicts of arrays, as `to_tree` returns them.
           start: the walk of the same condition before its first step.
 
         Raises:
@@ -134,8 +141,8 @@ class Progress:
         ):
             raise ValueError("what was kept of a training is of another condition")
         walk = jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in stored])
-        seen = tuple(tree.get("seen", {})[name] for name in sorted(tree.get("seen", {})))
-        return cls(int(tree["num_steps"]), walk, seen)
+        observations = tuple(tree.get("seen", {})[name] for name in sorted(tree.get("seen", {})))
+        return cls(int(tree["num_steps"]), walk, observations)
 
 
 def train(
@@ -148,18 +155,18 @@ def train(
     """Returns the population of a condition, trained on all devices of the layout in force.
 
     Args:
-      condition: see `Condition`.
+      condition: what defines the population.
       pool: the examples that halves are drawn from.
-      resume: from where to go on, `Progress.to_tree` of the same condition; from the start by
-        default. It ends as if it had not been interrupted, bit by bit on the same layout.
-      on_piece: called after every `PIECE` steps and before every probe.
+      resume: the progress to go on from, `Progress.to_tree` of the same condition; None: from the
+        start. On the same layout the result is the same, bit by bit, as without interruption.
+      on_piece: called with the progress after every `PIECE` steps and before every probe.
 
     Raises:
       ValueError: if the halves do not fit into the pool, or `resume` is of another condition.
     """
     images = jnp.asarray(pool.images, jnp.float32)
     members, settings, program = _begin(condition, pool, images)
-    walk, seen = _follow(
+    walk, observations = _follow(
         members,
         images,
         settings,
@@ -174,7 +181,7 @@ def train(
     constant = _look_program(
         keys, drawn, params, images, program=program, probe_fn=walks.probe_constants
     )
-    fields = drawn._asdict() | seen | {"params": params, "num_steps": walk.state.step}
+    fields = drawn._asdict() | observations | {"params": params, "num_steps": walk.state.step}
     return Population(condition=condition, **sharding.local(fields | {"constant": constant}))
 
 
@@ -186,20 +193,20 @@ def observe(
     steps: Sequence[int],
     num_pairs: int | None = None,
 ) -> Any:
-    """Returns what a probe sees along the walks of a population, which `train` does not keep.
+    """Returns what a probe reads along the walks of a population, which `train` does not keep.
 
     The pairs are trained again, with the same draws.
 
     Args:
-      condition: of the population.
+      condition: the condition of the population.
       pool: the examples that halves are drawn from.
-      probe_fn: of one model, see `Probe`; a function of a module, since a new one at each
-        call is compiled at each call.
+      probe_fn: the probe, a function of one model, see `Probe`. Define it at the top of a module: a
+        function made anew for each call is compiled for each call.
       steps: T numbers of steps, increasing, 0 to the last of `condition.probe_steps`.
-      num_pairs: P, the first of the condition's; all by default.
+      num_pairs: P, the number of pairs, the first ones of the condition; all by default.
 
     Returns:
-      `[P, 2, T, ...]` in each leaf of what the probe returns.
+      the pytree that the probe returns, leaves `[P, 2, T, ...]`.
 
     Raises:
       ValueError: if the steps reach beyond training, or there are not that many pairs.
@@ -228,10 +235,10 @@ def _follow(
     resume: Mapping[str, Any] | None = None,
     on_piece: Callable[[Progress], None] | None = None,
 ) -> tuple[training.Walk, Any]:
-    """Returns the walk at the last of some steps, and what a probe saw at each `[P, 2, T, ...]`.
+    """Returns the walk at the last of some steps, and what a probe read at each `[P, 2, T, ...]`.
 
-    The loop is the host's: one program takes a piece of the walk, another looks at it, whatever
-    their numbers. So all observations of a training share the program that trains.
+    The loop runs on the host: one program takes a piece of the walk, another reads it, however many
+    pieces and steps there are. So all observations of a training share the program that trains.
     """
     steps = training.check_steps(steps, stops=program.stop_loss > 0)
     walk, batches = _start_program(members, settings, program=program)
@@ -252,15 +259,17 @@ def _follow(
                 last,
                 program=program,
             )
-            progress = Progress(last, walk, progress.seen)
+            progress = Progress(last, walk, progress.observations)
             if on_piece is not None:
                 on_piece(progress)
-        if index >= len(progress.seen):
-            found = see(progress.walk.state.params)
-            progress = dataclasses.replace(progress, seen=(*progress.seen, found))
-    # All of them at once on the host: a program that stacks hundreds of arrays takes long to make.
-    seen = jax.device_get(sharding.local(progress.seen))
-    stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves, 2)), *seen)
+        if index >= len(progress.observations):
+            observation = see(progress.walk.state.params)
+            progress = dataclasses.replace(
+                progress, observations=(*progress.observations, observation)
+            )
+    # Stacked on the host: a program that stacks hundreds of arrays takes long to compile.
+    observations = jax.device_get(sharding.local(progress.observations))
+    stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves, 2)), *observations)
     return progress.walk, stacked
 
 
@@ -273,14 +282,14 @@ def retrace(
 ) -> Params:
     """Returns the walks of a population's first pairs, leaves `[P, 2, T, ...]`.
 
-    θ_0 is the walk at step 0, θ_A and θ_B its ends. Memory is that of 2 P T models; `observe` reads
-    along the way without it.
+    θ_0 is the walk at step 0, θ_A and θ_B are its ends. The result has the memory of 2 P T models;
+    `observe` reads along the walk without it.
 
     Args:
-      condition: of the population.
+      condition: the condition of the population.
       pool: the examples that halves are drawn from.
       steps: T numbers of steps, increasing, 0 to the last of `condition.probe_steps`.
-      num_pairs: P, at most the condition's.
+      num_pairs: P, the number of pairs, at most that of the condition.
 
     Raises:
       ValueError: if the steps reach beyond training, or there are not that many pairs.
@@ -291,6 +300,7 @@ def retrace(
 def _parameters(
     program: Condition, key: Key, params: Params, samples: Any, images: Array
 ) -> Params:
+    """Returns the parameters of one model, a `Probe`."""
     del program, key, samples, images
     return params
 
@@ -298,12 +308,16 @@ def _parameters(
 def _begin(
     condition: Condition, pool: Split, images: Array
 ) -> tuple[tuple[Key, Params, pairs.Drawn], dict[str, Array], Condition]:
-    """Returns every pair's key, initial parameters and halves, and what a program is made from."""
+    """Returns key, initial parameters and halves of every pair, the settings and the program."""
     validate(condition, pool)
     labels = jnp.asarray(pool.labels, jnp.int32)
-    keys, settings, program = pair_keys(condition), settings_of(condition), program_of(condition)
-    # Programs of their own, because random draws take long to compile: that of the halves serves
-    # every architecture.
+    keys, settings, program = (
+        pair_keys(condition),
+        hyperparameters(condition),
+        program_of(condition),
+    )
+    # Random draws take long to compile: halves have a program of their own, which serves every
+    # architecture.
     shape = dataclasses.replace(program, **pairs.MODEL_FIELDS)
     common = pairs.holdout_key(condition)
     drawn = _draw_program(keys, labels, settings, common, program=shape)
@@ -313,6 +327,10 @@ def _begin(
 
 def validate(condition: Condition, pool: Split) -> None:
     """Checks a condition against a pool without training anything.
+
+    Args:
+      condition: the condition to check.
+      pool: the examples that halves are drawn from.
 
     Raises:
       ValueError: if the halves do not fit into the pool, a rate is out of range, or the model
@@ -329,8 +347,8 @@ def validate(condition: Condition, pool: Split) -> None:
 
 
 def pair_keys(condition: Condition) -> Key:
-    """Returns `[P]` keys; those of pair p do not depend on the number of pairs."""
-    root = jax.random.key(condition.seed)
+    """Returns the keys `[P]` of all pairs; that of a pair does not depend on their number."""
+    root = named_key(jax.random.key(condition.seed), "pairs")
     return jax.vmap(lambda p: jax.random.fold_in(root, p))(jnp.arange(condition.num_pairs))
 
 
@@ -340,7 +358,7 @@ _program = functools.partial(sharding.jit, gather=False)
 
 @functools.partial(_program, static_argnames=("program",), brief=True)
 def _draw_program(keys, labels, settings, common, *, program: Condition):
-    pair_fn = functools.partial(pairs.draw_pair, program=program)
+    pair_fn = functools.partial(pairs.sample_pair, program=program)
     return sharding.spread(pair_fn, by_data=True)(keys, labels, settings, common)
 
 
@@ -387,7 +405,7 @@ def save(path: str | Path, population: Population) -> None:
 
     Args:
       path: a folder, replaced where it exists.
-      population: to be saved.
+      population: the population to save.
 
     Raises:
       OSError: if the folder cannot be written.
@@ -402,14 +420,15 @@ def load(path: str | Path) -> Population:
       path: the folder.
 
     Raises:
-      FileNotFoundError: if there is none.
-      Exception: of many kinds, if it is damaged.
+      FileNotFoundError: if nothing is stored there.
+      Exception: of one kind or another, if the folder is damaged.
     """
     tree, fields = storage.load_tree(path, name=_CONDITION)
     return _from_tree(Condition(**fields), tree)
 
 
 def _to_tree(population: Population) -> dict[str, Any]:
+    """Returns a population as nested dicts of arrays, without its condition."""
     tree = {
         field.name: getattr(population, field.name)
         for field in dataclasses.fields(population)
@@ -420,6 +439,7 @@ def _to_tree(population: Population) -> dict[str, Any]:
 
 
 def _from_tree(condition: Condition, tree: dict[str, Any]) -> Population:
+    """Returns the population of which `_to_tree` made nested dicts."""
     tree = jax.tree.map(jnp.asarray, tree)
     parts = Halves(**{name: Sample(**sample) for name, sample in tree["halves"].items()})
     fields: dict[str, Any] = tree | {"halves": parts}

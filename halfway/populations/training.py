@@ -20,7 +20,7 @@ LOSSES = {
 }
 """The landscapes that every probe reports, by name."""
 STOP_EVERY = 10
-"""Steps between two looks at whether training is over."""
+"""Number of steps between two checks of whether training is over."""
 
 
 class TrainState(NamedTuple):
@@ -34,12 +34,12 @@ class TrainState(NamedTuple):
 def make_optimizer(
     name: str, learning_rate: float | Array, weight_decay: float | Array = 0.0
 ) -> optax.GradientTransformation:
-    """Returns the optimizer; learning rate and decay may be traced, so they are data.
+    """Returns an optimizer; learning rate and decay may be traced, so they are data.
 
     Args:
       name: "adam" (with decoupled decay) or "sgd".
-      learning_rate: constant.
-      weight_decay: decoupled, times the learning rate.
+      learning_rate: the learning rate, constant over training.
+      weight_decay: decoupled weight decay, which is multiplied by the learning rate.
 
     Raises:
       ValueError: for an unknown name.
@@ -55,7 +55,12 @@ def make_optimizer(
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns the state before the first step."""
+    """Returns the state before the first step.
+
+    Args:
+      params: initial parameters of one model.
+      optimizer: an optax transformation.
+    """
     return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
@@ -75,13 +80,13 @@ def train_step(
     Args:
       apply_fn: parameters and inputs to logits.
       optimizer: an optax transformation.
-      state: before the step.
-      x: `[B, ...]`.
-      labels: `[B]`.
+      state: the state before the step.
+      x: inputs `[B, ...]`.
+      labels: `[B]` integers.
       mask: `[B]` bool, the examples that count; all by default.
-      loss_fn: per example.
-      axis: of `sharding.data_axis`, along which each device has its part of the batch; needs the
-        mask.
+      loss_fn: logits and labels to a loss per example.
+      axis: name and size of a mesh axis, from `sharding.data_axis`, along which each device has its
+        part of the batch; needs the mask. None: the whole batch is here.
 
     Raises:
       ValueError: if there is an axis, but no mask.
@@ -115,16 +120,16 @@ def index_stream(
 ) -> Array:
     """Returns `[num_steps, batch_size]` positions: epochs in a row, each shuffled anew.
 
-    Within an epoch every one of the n positions occurs once (without replacement); a batch may
-    straddle two epochs. Independent draws instead would leave about e^-k of the examples unseen
-    after k epochs.
+    Within an epoch each of the n positions occurs once (without replacement); a batch may straddle
+    two epochs. Independent draws instead would leave about e^-k of the examples unused after k
+    epochs.
 
     Args:
-      key: consumed.
+      key: a PRNG key, which is consumed.
       num_examples: n, at least 1; may be traced.
-      capacity: static, at least n.
-      num_steps: batches.
-      batch_size: of each; may be traced where `batch_capacity` is given.
+      capacity: static upper bound of n.
+      num_steps: the number of batches.
+      batch_size: the number of positions in a batch; may be traced where `batch_capacity` is given.
       batch_capacity: static length of a row, at least the batch size. Beyond the batch a row holds
         positions that are not part of it.
 
@@ -178,10 +183,12 @@ def advance_walk(
 
     Args:
       step_fn: a state and the number of the step to the next state.
-      walk: after `first` steps.
-      first, last: may be traced; with `stop_fn` they are multiples of `STOP_EVERY`.
-      stop_fn: parameters to a bool, asked after every `STOP_EVERY` steps: whether training is over.
-        Mapped over members, each stops by itself and the loop ends with the last. None: never.
+      walk: the walk after `first` steps.
+      first: number of steps taken before; may be traced. With `stop_fn` a multiple of `STOP_EVERY`.
+      last: number of steps taken after; may be traced, a multiple of `STOP_EVERY` with `stop_fn`.
+      stop_fn: parameters to a bool that says whether training is over, asked after every
+        `STOP_EVERY` steps. Mapped over members, each stops by itself and the loop ends with the
+        last. None: training goes on to the last step.
     """
     if stop_fn is None:
         # The trip count is not a member's own, so that vmapping keeps a plain loop.
@@ -200,15 +207,15 @@ def advance_walk(
 
 
 def check_steps(probe_steps: Sequence[int], *, stops: bool = False) -> tuple[int, ...]:
-    """Returns the steps at which a walk is looked at as plain numbers.
+    """Returns the steps at which a walk is read, as plain integers.
 
     Args:
-      probe_steps: increasing from 0 or more.
+      probe_steps: numbers of steps, increasing from 0 or more.
       stops: whether training may be over before the last.
 
     Raises:
-      ValueError: if they are empty or do not increase, or where training may be over before the
-        last are not multiples of `STOP_EVERY`.
+      ValueError: if they are empty or do not increase, or if training may be over before the last
+        and they are not multiples of `STOP_EVERY`.
     """
     steps = tuple(int(s) for s in probe_steps)
     if not steps or steps[0] < 0 or any(a >= b for a, b in itertools.pairwise(steps)):
@@ -226,15 +233,15 @@ def fit(
     probe_steps: Sequence[int],
     stop_fn: Callable[[Params], Array] | None = None,
 ) -> tuple[TrainState, Any]:
-    """Returns the trained state and what the probe saw, `[T, ...]` in each leaf.
+    """Returns the trained state and what the probe returned, `[T, ...]` in each leaf.
 
     Args:
       step_fn: a state and the number of the step to the next state.
       probe_fn: parameters to a pytree; called at `probe_steps` only.
-      state: before step 0.
+      state: the state before the first step.
       probe_steps: T numbers of steps taken, increasing from 0 or more; training ends at the last.
-      stop_fn: see `advance`. What comes later sees the parameters as they were then, and
-        `state.step` says when.
+      stop_fn: parameters to a bool that says whether training is over, see `advance_walk`. Later
+        probes read the parameters at which it stopped; `state.step` says when that was.
 
     Raises:
       ValueError: if `probe_steps` is empty or does not increase, or with `stop_fn` is not of
@@ -244,8 +251,8 @@ def fit(
       >>> def step(state, i):
       ...     return populations.TrainState(state.params * 0.5, (), state.step + 1)
       >>> start = populations.TrainState(jnp.array(8.0), (), jnp.array(0))
-      >>> state, seen = populations.fit(step, lambda params: params, start, probe_steps=(0, 1, 3))
-      >>> print(state.step, seen)
+      >>> state, walk = populations.fit(step, lambda params: params, start, probe_steps=(0, 1, 3))
+      >>> print(state.step, walk)
       3 [8. 4. 1.]
     """
     steps = check_steps(probe_steps, stops=stop_fn is not None)
@@ -254,8 +261,10 @@ def fit(
         walk = advance_walk(step_fn, walk, limits[0], limits[1], stop_fn=stop_fn)
         return walk, probe_fn(walk.state.params)
 
-    walk, seen = lax.scan(segment, begin_walk(state), jnp.asarray([(0, *steps[:-1]), steps]).T)
-    return walk.state, seen
+    walk, observations = lax.scan(
+        segment, begin_walk(state), jnp.asarray([(0, *steps[:-1]), steps]).T
+    )
+    return walk.state, observations
 
 
 def _loss_sums(logits: Array, labels: Array, mask: Array) -> dict[str, Array]:
@@ -278,20 +287,21 @@ def losses_and_gradient(
 
     Args:
       apply_fn: parameters and inputs to logits.
-      params: of one model.
-      images: `[N, H, W, D]` of the pool.
+      params: parameters of one model.
+      images: images `[N, H, W, D]` of the pool.
       sample: rows of the pool with labels and mask.
-      chunk_size: examples at once, which bounds the memory; None: all.
-      axis: see `losses.chunked_sum`.
+      chunk_size: number of examples at once, which bounds the memory; None: all.
+      axis: name and size of a mesh axis over which examples are shared out, from
+        `sharding.data_axis`. None: one device sums over all.
     """
 
     def sums(rows, labels, mask):
         def total(params):
-            found = _loss_sums(apply_fn(params, images[rows]), labels, mask)
-            return found["cross_entropy"], found
+            loss_sums = _loss_sums(apply_fn(params, images[rows]), labels, mask)
+            return loss_sums["cross_entropy"], loss_sums
 
-        gradient, found = jax.grad(total, has_aux=True)(params)
-        return found, gradient
+        gradient, loss_sums = jax.grad(total, has_aux=True)(params)
+        return loss_sums, gradient
 
     totals = losses.chunked_sum(
         sums, (sample.indices, sample.labels), sample.mask, chunk_size=chunk_size, axis=axis
@@ -312,11 +322,12 @@ def landscape_losses(
 
     Args:
       apply_fn: parameters and inputs to logits.
-      params: of one model.
-      images: `[N, H, W, D]` of the pool.
+      params: parameters of one model.
+      images: images `[N, H, W, D]` of the pool.
       sample: rows of the pool with labels and mask.
-      chunk_size: examples at once, which bounds the memory; None: all.
-      axis: see `losses.chunked_sum`.
+      chunk_size: number of examples at once, which bounds the memory; None: all.
+      axis: name and size of a mesh axis over which examples are shared out, from
+        `sharding.data_axis`. None: one device sums over all.
     """
 
     def sums(rows, labels, mask):
@@ -332,8 +343,8 @@ def gradient_products(
     apply_fn: ApplyFn,
     params: Params,
     images: Array,
-    own: Sample,
-    other: Sample,
+    own_half: Sample,
+    other_half: Sample,
     *,
     chunk_size: int | None = losses.CHUNK_SIZE,
     axis: tuple[str, int] | None = None,
@@ -342,24 +353,37 @@ def gradient_products(
 
     Args:
       apply_fn: parameters and inputs to logits.
-      params: of one model.
-      images: `[N, H, W, D]` of the pool.
-      own: the half that the model trains on, with the labels it trains on.
-      other: the other half.
-      chunk_size: examples at once, which bounds the memory; None: all.
-      axis: see `losses.chunked_sum`.
+      params: parameters of one model.
+      images: images `[N, H, W, D]` of the pool.
+      own_half: the half that the model trains on, with the labels it trains on.
+      other_half: of the same pair.
+      chunk_size: number of examples at once, which bounds the memory; None: all.
+      axis: name and size of a mesh axis over which examples are shared out, from
+        `sharding.data_axis`. None: one device sums over all.
 
     Returns:
       `own_own` = ‖∇L_A‖², `own_other` = ⟨∇L_A, ∇L_B⟩ and `other_other` = ‖∇L_B‖².
     """
     own_gradient, other_gradient = (
         losses_and_gradient(apply_fn, params, images, sample, chunk_size=chunk_size, axis=axis)[1]
-        for sample in (own, other)
+        for sample in (own_half, other_half)
     )
     return inner_products(own_gradient, other_gradient)
 
 
-def inner_products(own: Params, other: Params) -> dict[str, Array]:
-    """Returns the inner products of two gradients, see `gradient_products`."""
-    both = {"own_own": (own, own), "own_other": (own, other), "other_other": (other, other)}
+def inner_products(own_gradient: Params, other_gradient: Params) -> dict[str, Array]:
+    """Returns the inner products of two gradients, named as in `gradient_products`.
+
+    Args:
+      own_gradient: of the half that the model trains on.
+      other_gradient: of the other half, of the same shapes.
+
+    Returns:
+      `own_own` = ‖∇L_A‖², `own_other` = ⟨∇L_A, ∇L_B⟩ and `other_other` = ‖∇L_B‖², scalars.
+    """
+    both = {
+        "own_own": (own_gradient, own_gradient),
+        "own_other": (own_gradient, other_gradient),
+        "other_other": (other_gradient, other_gradient),
+    }
     return {name: jnp.asarray(optax.tree.vdot(u, v)) for name, (u, v) in both.items()}

@@ -1,13 +1,13 @@
-"""The walk of one pair in pieces: where it begins, how it goes on, what is seen on the way."""
+"""The walk of one pair: where it begins, how it advances, and what a probe reads on the way."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from halfway import meeting, models, sharding
+from halfway.keys import named_key
 from halfway.populations import pairs, training
 from halfway.populations.pairs import Condition
 from halfway.populations.training import Walk
@@ -15,11 +15,11 @@ from halfway.types import Array, Key, Params, Sample
 
 
 class Batches(NamedTuple):
-    """What both models of a pair see at each step.
+    """The batches of both models of a pair, one for each of T steps.
 
     Attributes:
-      rows: `[2, T, B]` of the pool.
-      labels: `[2, T, B]` that they are trained on.
+      rows: `[2, T, B]` int32, rows of the pool.
+      labels: `[2, T, B]` int32, the labels that are trained on.
     """
 
     rows: Array
@@ -34,14 +34,17 @@ def begin_pair(
     *,
     program: Condition,
 ) -> tuple[Walk, Batches]:
-    """Returns where both models of a pair begin, leaves `[2, ...]`, and all their batches.
+    """Returns the walk of both models of a pair before its first step, and all their batches.
 
     Args:
-      key: of the pair.
-      params: leaves `[2, ...]`, from `init`.
-      drawn: from `draw`.
-      settings: see `settings_of`.
-      program: see `program_of`.
+      key: the PRNG key of the pair.
+      params: initial parameters, leaves `[2, ...]`, from `init_pair`.
+      drawn: the halves of the pair, from `sample_pair`.
+      settings: data of the condition, from `hyperparameters`.
+      program: what shapes the compiled program, from `program_of`.
+
+    Returns:
+      the walk, leaves `[2, ...]`, and the batches.
     """
     optimizer = _optimizer(settings, program)
     num_examples, capacity = settings["num_examples"], program.capacity or 0
@@ -82,16 +85,17 @@ def advance_pair(
     *,
     program: Condition,
 ) -> Walk:
-    """Returns where both models of a pair are after the steps `first` to `last` - 1.
+    """Returns the walk of both models of a pair after the steps `first` to `last` - 1.
 
     Args:
-      walk: after `first` steps, leaves `[2, ...]`.
-      batches: from `begin`.
-      drawn: from `draw`.
-      images: `[N, H, W, D]` of the pool.
-      settings: see `settings_of`.
-      first, last: see `training.advance_walk`.
-      program: see `program_of`.
+      walk: the walk after `first` steps, leaves `[2, ...]`.
+      batches: the batches of all steps, from `begin_pair`.
+      drawn: the halves of the pair, from `sample_pair`.
+      images: images `[N, H, W, D]` of the pool.
+      settings: data of the condition, from `hyperparameters`.
+      first: number of steps taken before, see `training.advance_walk`.
+      last: number of steps taken after.
+      program: what shapes the compiled program, from `program_of`.
     """
     optimizer, axis = _optimizer(settings, program), sharding.data_axis()
     apply_fn = models.in_precision(program.apply_fn, program.compute_dtype)
@@ -112,8 +116,10 @@ def advance_pair(
             )
 
         def stop(params):
-            found = training.landscape_losses(program.apply_fn, params, images, sample, axis=axis)
-            return found["cross_entropy"] <= settings["stop_loss"]
+            mean_losses = training.landscape_losses(
+                program.apply_fn, params, images, sample, axis=axis
+            )
+            return mean_losses["cross_entropy"] <= settings["stop_loss"]
 
         stop_fn = stop if program.stop_loss else None
         return training.advance_walk(step, walk, first, last, stop_fn=stop_fn)
@@ -124,7 +130,7 @@ def advance_pair(
 Probe = Callable[[Condition, Key, Params, Mapping[str, Sample], Array], Any]
 """`(program, key, params, samples, images) -> pytree`, of one model: `program` has its `apply_fn`,
 `key` is the same at every step, `samples` are "own" (with the labels trained on), "other" and
-"holdout", `images` those of the pool. The other model of the pair is on the axis `MODEL`."""
+"holdout", and `images` are those of the pool. The axis `MODEL` holds both models of the pair."""
 MODEL = "model"
 """The name of the axis of the two models of a pair, for collectives in a probe."""
 
@@ -138,32 +144,36 @@ def look_at_pair(
     program: Condition,
     probe_fn: Probe,
 ) -> Any:
-    """Returns what a probe sees of both models of a pair, leaves `[2, ...]`.
+    """Returns what a probe reads of both models of a pair, leaves `[2, ...]`.
 
     Args:
-      key: of the pair.
-      params: leaves `[2, ...]`.
-      drawn: from `draw`.
-      images: `[N, H, W, D]` of the pool.
-      program: see `program_of`.
-      probe_fn: what to look at.
+      key: the PRNG key of the pair.
+      params: parameters of both models, leaves `[2, ...]`.
+      drawn: the halves of the pair, from `sample_pair`.
+      images: images `[N, H, W, D]` of the pool.
+      program: what shapes the compiled program, from `program_of`.
+      probe_fn: the probe, a function of one model.
     """
 
-    def model(probe_key, params, own, other):
-        samples = {"own": own, "other": other, "holdout": drawn.halves.s}
+    def model(probe_key, params, own_half, other_half):
+        samples = {"own": own_half, "other": other_half, "holdout": drawn.halves.s}
         return probe_fn(program, probe_key, params, samples, images)
 
-    keys = jax.random.split(jax.random.fold_in(key, _PROBE))
+    keys = jax.random.split(named_key(key, "probe"))
     return jax.vmap(model, axis_name=MODEL)(keys, params, *_sides(drawn))
 
 
 def probe_landscapes(
     program: Condition, key: Key, params: Params, samples: Mapping[str, Sample], images: Array
 ) -> dict[str, Any]:
-    """Returns what is read along every training, a `Probe`: landscapes and gradient products.
+    """Returns landscapes and gradient products of one model, the `Probe` of every training.
 
     Args:
-      program, key, params, samples, images: see `Probe`.
+      program: the condition, for its `apply_fn`.
+      key: not used.
+      params: parameters of the model.
+      samples: "own" (with the labels trained on), "other" and "holdout".
+      images: images `[N, H, W, D]` of the pool.
 
     Returns:
       `landscapes[sample][loss]` and `products[name]`, see `populations.Population`.
@@ -177,14 +187,16 @@ def probe_landscapes(
     # One after the other: half the memory of both at once.
     names = ("own", "other")
     halves = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(samples[name] for name in names))
-    found, gradients = jax.lax.map(half, halves)
-    own, other = (jax.tree.map(lambda leaf, i=i: leaf[i], (found, gradients)) for i in (0, 1))
+    means, gradients = jax.lax.map(half, halves)
+    own_half, other_half = (
+        jax.tree.map(lambda leaf, i=i: leaf[i], (means, gradients)) for i in (0, 1)
+    )
     holdout = training.landscape_losses(
         program.apply_fn, params, images, samples["holdout"], axis=axis
     )
     return {
-        "landscapes": {"own": own[0], "other": other[0], "holdout": holdout},
-        "products": training.inner_products(own[1], other[1]),
+        "landscapes": {"own": own_half[0], "other": other_half[0], "holdout": holdout},
+        "products": training.inner_products(own_half[1], other_half[1]),
     }
 
 
@@ -194,60 +206,29 @@ def probe_constants(
     """Returns landscapes of the best constant predictor on the own half, a `Probe`.
 
     Args:
-      program, key, params, samples, images: see `Probe`.
+      program: the condition, for its number of classes.
+      key: not used.
+      params: not used.
+      samples: "own" (with the labels trained on), "other" and "holdout".
+      images: images `[N, H, W, D]` of the pool.
+
+    Returns:
+      `[sample][loss]`, scalars.
     """
     del key, params
-    own = samples["own"]
-    constant = meeting.constant_predictor(own.labels, own.mask, program.num_classes)
+    own_half = samples["own"]
+    constant = meeting.constant_predictor(own_half.labels, own_half.mask, program.num_classes)
     return {
         name: training.landscape_losses(_constant_fn, constant, images, sample)
         for name, sample in samples.items()
     }
 
 
-def train_pair(
-    key: Key,
-    images: Array,
-    labels: Array,
-    settings: Mapping[str, Array],
-    *,
-    program: Condition,
-    probe_steps: Sequence[int],
-) -> dict[str, Any]:
-    """Returns one trained pair: the fields of `populations.Population` without the leading axis.
-
-    Args:
-      key: consumed.
-      images: `[N, H, W, D]` of the pool.
-      labels: `[N]`, clean.
-      settings: see `settings_of`.
-      program: see `program_of`.
-      probe_steps: T, the last of them the program's.
-    """
-    steps = training.check_steps(probe_steps, stops=program.stop_loss > 0)
-    drawn = pairs.draw_pair(key, labels, settings, program=program)
-    params = pairs.init_pair(key, images, settings, program=program)
-    walk, batches = begin_pair(key, params, drawn, settings, program=program)
-    see = functools.partial(look_at_pair, key, drawn=drawn, images=images, program=program)
-
-    def segment(walk, limits):
-        walk = advance_pair(walk, batches, drawn, images, settings, *limits, program=program)
-        return walk, see(walk.state.params, probe_fn=probe_landscapes)
-
-    walk, seen = jax.lax.scan(segment, walk, jnp.asarray([(0, *steps[:-1]), steps]).T)
-    return drawn._asdict() | {
-        "params": walk.state.params,
-        "num_steps": walk.state.step,
-        "constant": see(walk.state.params, probe_fn=probe_constants),
-        **jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), seen),
-    }
-
-
 def _sides(drawn: pairs.Drawn) -> tuple[Sample, Sample]:
     """Returns each model's own half, with the labels it trains on, and the other half."""
-    own = pairs.stack_halves(drawn.halves)
-    other = jax.tree.map(lambda leaf: leaf[::-1], own)
-    return own._replace(labels=drawn.trained_labels), other
+    own_halves = pairs.stack_halves(drawn.halves)
+    other_halves = jax.tree.map(lambda leaf: leaf[::-1], own_halves)
+    return own_halves._replace(labels=drawn.trained_labels), other_halves
 
 
 def _trained(drawn: pairs.Drawn, program: Condition) -> Sample:
@@ -258,20 +239,17 @@ def _trained(drawn: pairs.Drawn, program: Condition) -> Sample:
 
 
 def _optimizer(settings: Mapping[str, Array], program: Condition) -> Any:
+    """Returns the optimizer of a condition."""
     return training.make_optimizer(
         program.optimizer, settings["learning_rate"], settings["weight_decay"]
     )
 
 
-_TRUNK, _PROBE = 4, 5
-"""Folded into a pair's key, beyond the keys that it is split into."""
-
-
 def _trunk(key: Key, drawn: pairs.Drawn, num_examples: Array | int, program: Condition) -> Batches:
-    """Returns the batches of both halves that the trunk sees, `[T, B]`."""
+    """Returns the batches of the trunk, `[T, B]`, drawn from both halves."""
     capacity = program.capacity or 0
     stream = training.index_stream(
-        jax.random.fold_in(key, _TRUNK),
+        named_key(key, "trunk"),
         2 * num_examples,
         capacity=2 * capacity,
         num_steps=program.trunk_steps,
@@ -285,4 +263,5 @@ def _trunk(key: Key, drawn: pairs.Drawn, num_examples: Array | int, program: Con
 
 
 def _constant_fn(logits: Array, x: Array) -> Array:
+    """Returns the same logits for every input, `[B, C]`."""
     return jnp.broadcast_to(logits, (x.shape[0], logits.shape[0]))

@@ -1,11 +1,11 @@
-"""Means over surrogates *and* targets, both drawn: two-way clustered errors; NumPy and SciPy.
+"""Means over draws of surrogates *and* of targets: two-way clustered errors; NumPy and SciPy.
 
-A value for each surrogate and target is no sample of independent numbers: all that one surrogate
-does shares that surrogate, and all that happens to one target shares that target. With
-`v_ij = μ + a_i + b_j + e_ij` the variance of the mean is σ_a²/K + σ_b²/M + σ_e²/(KM), however many
-cells there are. What is estimated here is the sum of the variances by clusters of surrogates and by
-clusters of targets, which has σ_e²/(KM) twice: never negative, and a little too large where cells
-have a noise of their own. A t quantile takes its degrees of freedom from Satterthwaite.
+A matrix with a value for each surrogate and target is no sample of independent numbers: the values
+of a row share a surrogate, those of a column a target. With `v_ij = μ + a_i + b_j + e_ij` the
+variance of the mean is σ_a²/K + σ_b²/M + σ_e²/(KM), however many cells there are. The estimate here
+is the sum of the variances by clusters of surrogates and by clusters of targets. It has σ_e²/(KM)
+twice, so that it is never negative, and a little too large where cells have a noise of their own.
+The degrees of freedom of the t quantile are Satterthwaite's.
 
 A bootstrap that resamples surrogates and targets estimates the same sum and has no t quantile: with
 eight of each its intervals are too short.
@@ -31,14 +31,14 @@ class Crossed(NamedTuple):
     """An estimate over surrogates and targets with its standard error and two-sided interval.
 
     Attributes:
-      estimate: always finite; 0 where there is nothing to estimate.
+      estimate: the point estimate, always finite; 0 where there is nothing to estimate.
       low: lower end of the interval; -inf where unbounded.
       high: upper end of the interval; inf where unbounded.
       standard_error: over draws of surrogates and of targets; inf where it is not defined.
-      degrees: of freedom of the t quantile.
-      num_surrogates: with a valid cell.
-      num_targets: with a valid cell.
-      num_excluded: surrogates and targets without one.
+      degrees: degrees of freedom of the t quantile.
+      num_surrogates: number of surrogates with a valid cell.
+      num_targets: number of targets with a valid cell.
+      num_excluded: number of surrogates and targets without a valid cell.
     """
 
     estimate: float
@@ -57,10 +57,10 @@ def crossed_mean(values: ArrayLike, *, confidence: float = 0.95) -> Crossed:
     Args:
       values: `[K, M]`, a row for each surrogate; cells that are NaN or infinite are left out, such
         as those of models that are not independent of each other.
-      confidence: in (0, 1), of the interval.
+      confidence: level of the interval, in (0, 1).
 
     Raises:
-      ValueError: if it is no matrix, or the confidence is outside (0, 1).
+      ValueError: if the values are no matrix, or the confidence is outside (0, 1).
 
     Formula: with residuals r of N cells, `V_K = K/(K − 1) Σ_i (Σ_j r_ij)²/N²`, V_M likewise, and
     V = V_K + V_M; degrees of freedom `V²/(V_K²/(K − 1) + V_M²/(M − 1))`. Fewer than two surrogates
@@ -69,8 +69,8 @@ def crossed_mean(values: ArrayLike, *, confidence: float = 0.95) -> Crossed:
     Satterthwaite (1946).
 
     Examples:
-      >>> found = stats.crossed_mean([[1.0, 2.0], [3.0, 4.0]])
-      >>> found.estimate, found.standard_error  # surrogates differ by 2, targets by 1
+      >>> mean = stats.crossed_mean([[1.0, 2.0], [3.0, 4.0]])
+      >>> mean.estimate, mean.standard_error  # surrogates differ by 2, targets by 1
       (2.5, 1.118033988749895)
     """
     cells = _matrix(values)
@@ -82,23 +82,24 @@ def crossed_ratio(
 ) -> Crossed:
     """Returns the ratio of sums over cells with its interval over draws of both sides.
 
-    Interval and standard error are those of the mean of `(num_ij − R den_ij)/mean(den)`: first
-    order in the errors of the denominators, which are meant to be clearly positive.
+    Interval and standard error are those of the mean of `(num_ij − R den_ij)/mean(den)`. They are
+    of first order in the errors of the denominators, which are meant to be clearly positive.
 
     Args:
-      numerators: `[K, M]`.
-      denominators: `[K, M]`; a cell counts where both are finite.
-      confidence: in (0, 1), of the interval.
+      numerators: `[K, M]`, a row for each surrogate.
+      denominators: `[K, M]`; a cell counts where numerator and denominator are finite.
+      confidence: level of the interval, in (0, 1).
 
     Raises:
       ValueError: if these are no matrices of one shape, or the confidence is outside (0, 1).
 
-    Formula, source: as of `crossed_mean`. Where the denominators do not sum to more than 0 there is
-    no finite interval.
+    Formula: that of `crossed_mean`, for the linearized values. Where the denominators do not sum to
+    more than 0 there is no finite interval.
+    Source: Cameron, Gelbach and Miller (2011); Satterthwaite (1946).
 
     Examples:
-      >>> found = stats.crossed_ratio([[1.0, 2.0], [3.0, 4.0]], [[4.0, 4.0], [4.0, 4.0]])
-      >>> found.estimate, found.num_surrogates, found.num_targets
+      >>> ratio = stats.crossed_ratio([[1.0, 2.0], [3.0, 4.0]], [[4.0, 4.0], [4.0, 4.0]])
+      >>> ratio.estimate, ratio.num_surrogates, ratio.num_targets
       (0.625, 2, 2)
     """
     if not 0 < confidence < 1:
@@ -134,41 +135,42 @@ def crossed_ratio(
     return Crossed(ratio, ratio - half, ratio + half, error, degrees, *left)
 
 
-def crossed_test(found: Crossed, threshold: float = 0.0, *, alternative: Side) -> Decision:
+def crossed_test(estimate: Crossed, threshold: float = 0.0, *, alternative: Side) -> Decision:
     """Returns the one-sided t-test of an estimate against a threshold, with its reverse.
 
     Where there is no standard error both p-values are 1; where it is 0, p is 0 strictly on the
     alternative's side and 1 otherwise. `num_pairs` counts surrogates and targets.
 
     Args:
-      found: of `crossed_mean` or `crossed_ratio`.
-      threshold: boundary of the null.
+      estimate: from `crossed_mean` or `crossed_ratio`.
+      threshold: boundary of the null, in the units of the estimate.
       alternative: the side of the threshold that the claim is on.
 
     Raises:
-      ValueError: for another alternative.
+      ValueError: if the alternative is neither "greater" nor "less".
 
     Examples:
-      >>> found = stats.crossed_mean([[1.0, 1.1], [1.2, 1.0], [0.9, 1.1]])
-      >>> stats.crossed_test(found, alternative="greater").p_value < 0.01
+      >>> mean = stats.crossed_mean([[1.0, 1.1], [1.2, 1.0], [0.9, 1.1]])
+      >>> stats.crossed_test(mean, alternative="greater").p_value < 0.01
       True
     """
     if alternative not in ("greater", "less"):
         raise ValueError(f"alternative must be 'greater' or 'less', got {alternative!r}")
-    distance = found.estimate - threshold
+    distance = estimate.estimate - threshold
     distance = distance if alternative == "greater" else -distance
-    if math.isinf(found.standard_error):
+    if math.isinf(estimate.standard_error):
         p_value = p_reverse = 1.0
-    elif found.standard_error == 0:
+    elif estimate.standard_error == 0:
         p_value, p_reverse = float(not distance > 0), float(not distance < 0)
     else:
-        t = distance / found.standard_error
-        p_value, p_reverse = (float(special.stdtr(found.degrees, side)) for side in (-t, t))
-    num_models = found.num_surrogates + found.num_targets
-    return Decision(*found[:3], p_value, p_reverse, num_models, found.num_excluded)
+        t = distance / estimate.standard_error
+        p_value, p_reverse = (float(special.stdtr(estimate.degrees, side)) for side in (-t, t))
+    num_models = estimate.num_surrogates + estimate.num_targets
+    return Decision(*estimate[:3], p_value, p_reverse, num_models, estimate.num_excluded)
 
 
 def _matrix(values: ArrayLike) -> np.ndarray:
+    """Returns values as a float64 matrix."""
     cells = np.asarray(values, np.float64)
     if cells.ndim != 2:
         raise ValueError(f"expected a matrix [K, M], got an array of shape {cells.shape}")

@@ -1,29 +1,29 @@
 """Intervals, tests, Holm, and sums whose ratio is a coefficient; NumPy and SciPy, float64.
 
-The unit is the pair. Shapes use the letters of `types.py`: `[P]` is one number a pair, `[B]` one
-number an example. A coefficient of a population is a ratio of sums over pairs.
+The unit is the pair. Shapes use the letters of `types.py`: `[P]` has a number for each pair, `[B]`
+a number for each example. A coefficient of a population is a ratio of sums over pairs.
 
-What holds for every function here that takes one number a pair:
+All functions here that take `[P]` keep these rules:
 
-- A pair in which any used value is NaN, infinite, or above 1e150 (its square would overflow)
-  leaves and is counted in `num_excluded`.
+- A pair in which any used value is NaN, infinite, or above 1e150 (its square would overflow) is
+  left out and counted in `num_excluded`.
 - Fewer than two valid pairs: the interval is (-inf, inf) and both p-values are 1. With one pair
-  the estimate is that pair's; with none, or where the denominators sum to 0, it is 0, so that an
-  effect is always finite.
+  the estimate is that of the pair; with none, or where the denominators sum to 0, it is 0, so that
+  an effect is always finite.
 - Tests of a ratio presume denominators of positive expectation (progress along one's own walk).
   Where the valid denominators do not sum to more than 0 the sign of the comparison is unknown:
   the interval is (-inf, inf) and both p-values are 1. Switching sides with the sign of the sample
   instead would let the size of a test at level .05 grow to .10.
 - Zero spread up to rounding: the interval is a point, and p is 0 strictly on the alternative's
   side of the threshold, else 1; the reverse likewise.
-- Two-sided, "different from the threshold", p_value is twice the smaller one-sided p, and p_reverse
-  that of the equivalence (TOST) within `margin` of the threshold, which then has to be named.
-- No warnings; user mistakes raise ValueError.
+- In a two-sided test ("different from the threshold") p_value is twice the smaller one-sided p, and
+  p_reverse is that of the equivalence (TOST) within `margin` of the threshold; the margin has then
+  to be given.
+- No warnings are given; mistakes of a user raise ValueError.
 """
 
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -62,10 +62,10 @@ class Decision(NamedTuple):
       estimate: the point estimate; always finite.
       low: lower end of the interval; -inf where unbounded.
       high: upper end of the interval; inf where unbounded.
-      p_value: of the claim: on the alternative's side of the threshold, different from it, or
-        within the margins.
-      p_reverse: of the reverse: on the other side, equal to it within a margin, or outside the
-        margins.
+      p_value: p-value of the claim, which is: on the alternative's side of the threshold, different
+        from the threshold, or within the margins.
+      p_reverse: p-value of the reverse, which is: on the other side of the threshold, equal to it
+        within a margin, or outside the margins.
       num_pairs: valid pairs used; the smaller number where two populations are compared unpaired.
       num_excluded: pairs left out because a value was not finite; the larger number likewise.
     """
@@ -83,7 +83,7 @@ class Linearized(NamedTuple):
     """A ratio of sums and what each pair adds to its error.
 
     Attributes:
-      values: `[P]`, mean 0 over the valid pairs; NaN for a pair that left.
+      values: `[P]`, of mean 0 over the valid pairs; NaN for a pair that is left out.
       ratio: the ratio of sums over the valid pairs.
     """
 
@@ -95,7 +95,8 @@ class Concordance(NamedTuple):
     """Numerator and denominator of an AUC.
 
     Attributes:
-      concordant: number of (positive, negative) pairs with the positive on top, ties one half.
+      concordant: number of (positive, negative) pairs in which the positive has the larger score; a
+        tie counts one half.
       comparable: number of (positive, negative) pairs.
     """
 
@@ -120,21 +121,24 @@ def fieller(
 ) -> Estimate:
     """Returns the ratio of sums `M̂ = Σ num / Σ den` with Fieller's interval.
 
-    The interval is the set of c that the two-sided t-test of E[num − c·den] = 0 keeps; it is
-    exact for jointly normal pairs. Where the interval of the mean denominator includes 0 that set
-    is the whole line, or the line without an interval that M̂ is not in (the exclusive case): both
-    are reported as (-inf, inf), which contains them.
+    The interval is the set of c that the two-sided t-test of E[num − c·den] = 0 does not reject; it
+    is exact for jointly normal pairs. Where the interval of the mean denominator includes 0 that
+    set is the whole line, or the line without an interval that M̂ is not in (the exclusive case).
+    Both are reported as (-inf, inf), which contains them.
 
     Args:
-      numerators: `[P]`.
-      denominators: `[P]`, of either sign.
-      confidence: in (0, 1).
+      numerators: `[P]`, the numerator of each pair.
+      denominators: `[P]`, the denominator of each pair, of either sign.
+      confidence: level of the interval, in (0, 1).
+
+    Raises:
+      ValueError: if the lengths differ or the confidence is outside (0, 1).
 
     Source: Fieller (1954), solved for c − M̂ on linearized values, where nothing cancels.
 
     Examples:
-      >>> found = stats.fieller([0.5, 0.6, 0.4, 0.5], [1.0, 1.1, 0.9, 1.0])
-      >>> f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
+      >>> ratio = stats.fieller([0.5, 0.6, 0.4, 0.5], [1.0, 1.1, 0.9, 1.0])
+      >>> f"{ratio.estimate:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
       '0.500 [0.425, 0.557]'
     """
     level = _quantile_level(confidence)
@@ -160,8 +164,11 @@ def linearized(numerators: ArrayLike, denominators: ArrayLike) -> Linearized:
     Where the valid denominators sum to 0, M̂ is 0 and every z is NaN.
 
     Args:
-      numerators: `[P]`.
-      denominators: `[P]`.
+      numerators: `[P]`, the numerator of each pair.
+      denominators: `[P]`, the denominator of each pair.
+
+    Raises:
+      ValueError: if the lengths differ.
 
     Source: Cochran, *Sampling Techniques* (1977), section 6.4.
 
@@ -187,20 +194,30 @@ def mean_test(
     """Returns the mean with its t interval and the one-sample t-test against threshold.
 
     Args:
-      values: `[P]`.
+      values: `[P]`, a value of each pair.
       threshold: boundary of the null, in the units of values.
       alternative: the side of the threshold that the claim is on, or "two-sided".
-      margin: of the reverse of a two-sided claim, which alone takes one; above 0.
-      confidence: in (0, 1), of the interval.
+      margin: half-width of the equivalence that is the reverse of a two-sided claim, in the units
+        of values and above 0; None for a one-sided claim.
+      confidence: level of the interval, in (0, 1).
+
+    Raises:
+      ValueError: if an argument is out of range, or a margin and a two-sided alternative do not
+        come together.
 
     Examples:
       >>> test = stats.mean_test([0.8, 1.1, 0.9, 1.2], 0.0, alternative="greater")
       >>> f"{test.estimate:.2f} [{test.low:.2f}, {test.high:.2f}], p = {test.p_value:.4f}"
       '1.00 [0.71, 1.29], p = 0.0008'
     """
-    ones = np.ones(_column(values).shape)
+    denominators = np.ones(_column(values).shape)
     return ratio_test(
-        values, ones, threshold, alternative=alternative, margin=margin, confidence=confidence
+        values,
+        denominators,
+        threshold,
+        alternative=alternative,
+        margin=margin,
+        confidence=confidence,
     )
 
 
@@ -218,12 +235,17 @@ def ratio_test(
     The test is the one-sample t-test on `num_p − threshold · den_p`. It agrees with the interval.
 
     Args:
-      numerators: `[P]`.
-      denominators: `[P]`, of positive expectation.
-      threshold: boundary of the null.
+      numerators: `[P]`, the numerator of each pair.
+      denominators: `[P]`, the denominator of each pair, of positive expectation.
+      threshold: boundary of the null for the ratio.
       alternative: the side of the threshold that the claim is on, or "two-sided".
-      margin: as of `mean_test`.
-      confidence: in (0, 1), of the interval.
+      margin: half-width of the equivalence that is the reverse of a two-sided claim, above 0; None
+        for a one-sided claim.
+      confidence: level of the interval, in (0, 1).
+
+    Raises:
+      ValueError: if an argument is out of range, or a margin and a two-sided alternative do not
+        come together.
     """
     thresholds = _thresholds(threshold, alternative, margin)
     estimate, p_values = _ratio_tests(numerators, denominators, thresholds, confidence)
@@ -245,26 +267,32 @@ def ratio_difference(
     """Returns the difference of two ratios of sums, its interval and its t-test.
 
     Test and interval treat the linearized values `M̂₁ − M̂₂ + z_p¹ − z_p²` as a sample (paired: one
-    sample; else two, by Welch). First order in the errors of the denominators: meant for
-    denominators that are clearly positive.
+    sample; else two, by Welch). They are of first order in the errors of the denominators, and
+    meant for denominators that are clearly positive.
 
     Args:
-      numerators_1: `[P]`, of the first condition.
-      denominators_1: `[P]`, of positive expectation.
-      numerators_2: `[P]`, of the second condition; of another length only if not paired.
-      denominators_2: like numerators_2.
+      numerators_1: `[P]`, the numerators of the first condition.
+      denominators_1: `[P]`, its denominators, of positive expectation.
+      numerators_2: `[P]`, the numerators of the second condition; of another length only if not
+        paired.
+      denominators_2: `[P]`, its denominators, of positive expectation.
       threshold: boundary of the null for M₁ − M₂.
       alternative: the side of the threshold that the claim is on, or "two-sided".
-      paired: whether entry p of both conditions shares seeds and data. If so, a pair that leaves
-        one condition leaves both.
-      margin: as of `mean_test`.
-      confidence: in (0, 1), of the interval.
+      paired: whether entry p of both conditions shares seeds and data. If so, a pair that is left
+        out of one condition is left out of both.
+      margin: half-width of the equivalence that is the reverse of a two-sided claim, above 0; None
+        for a one-sided claim.
+      confidence: level of the interval, in (0, 1).
+
+    Raises:
+      ValueError: if an argument is out of range, or a margin and a two-sided alternative do not
+        come together.
 
     Source: framework.md, Definition 1; Welch (1947).
 
     Examples:
-      >>> one, two = ([0.8, 0.9, 0.8], [1.0, 1.1, 1.0]), ([0.2, 0.3, 0.2], [1.0, 1.0, 1.0])
-      >>> test = stats.ratio_difference(*one, *two, alternative="greater", paired=True)
+      >>> first, second = ([0.8, 0.9, 0.8], [1.0, 1.1, 1.0]), ([0.2, 0.3, 0.2], [1.0, 1.0, 1.0])
+      >>> test = stats.ratio_difference(*first, *second, alternative="greater", paired=True)
       >>> round(test.estimate, 3), test.p_value < 0.01
       (0.573, True)
     """
@@ -313,19 +341,22 @@ def mean_equivalence(
     """Returns the mean with its t interval and two one-sided tests (TOST) of low < mean < high.
 
     Args:
-      values: `[P]`.
+      values: `[P]`, a value of each pair.
       low: lower margin, in the units of values.
-      high: upper margin; above low.
-      confidence: in (0, 1), of the interval. The TOST at level α holds where the interval of
+      high: upper margin, in the units of values; above low.
+      confidence: level of the interval, in (0, 1). The TOST at level α holds where the interval of
         confidence 1 − 2α lies within the margins: p_value < .05 belongs to the 90 % interval.
+
+    Raises:
+      ValueError: if an argument is out of range.
 
     Examples:
       >>> test = stats.mean_equivalence([0.01, -0.02, 0.0, 0.01], -0.05, 0.05)
       >>> test.p_value < 0.05  # within the margins, which a p-value of "≠ 0" could not say
       True
     """
-    ones = np.ones(_column(values).shape)
-    return ratio_equivalence(values, ones, low, high, confidence=confidence)
+    denominators = np.ones(_column(values).shape)
+    return ratio_equivalence(values, denominators, low, high, confidence=confidence)
 
 
 def ratio_equivalence(
@@ -342,11 +373,14 @@ def ratio_equivalence(
     margins on whichever side, is twice the smaller p of "below low" and "above high".
 
     Args:
-      numerators: `[P]`.
-      denominators: `[P]`, of positive expectation.
-      low: lower margin.
-      high: upper margin; above low.
-      confidence: in (0, 1), of the interval; see `mean_equivalence`.
+      numerators: `[P]`, the numerator of each pair.
+      denominators: `[P]`, the denominator of each pair, of positive expectation.
+      low: lower margin of the ratio.
+      high: upper margin of the ratio; above low.
+      confidence: level of the interval, in (0, 1), see `mean_equivalence`.
+
+    Raises:
+      ValueError: if an argument is out of range.
 
     Source: Schuirmann (1987).
     """
@@ -359,68 +393,18 @@ def ratio_equivalence(
     return _decision(estimate, max(above_low, below_high), outside)
 
 
-def bca(
-    values: ArrayLike | tuple[ArrayLike, ...],
-    statistic: Callable[..., np.ndarray],
-    rng: np.random.Generator,
-    *,
-    num_resamples: int = 10_000,
-    confidence: float = 0.95,
-) -> Estimate:
-    """Returns a statistic with its BCa bootstrap interval; pairs are resampled.
-
-    Where a resample's statistic is not finite the interval is (-inf, inf). Where BCa is undefined
-    (no single pair changes the statistic, or every resample is on one side of it) it is the
-    percentile interval: a point for data that are all equal.
-
-    Args:
-      values: `[P]`, or a tuple of such arrays whose entries belong together.
-      statistic: called as `statistic(*arrays, axis=-1)` on arrays `[..., P]`; returns `[...]`.
-      rng: a NumPy generator; advanced.
-      num_resamples: bootstrap resamples.
-      confidence: in (0, 1).
-
-    Source: Efron (1987), by `scipy.stats.bootstrap`.
-    """
-    level = _quantile_level(confidence)
-    arrays, num_excluded = _valid(*(values if isinstance(values, tuple) else (values,)))
-    num_pairs = arrays[0].size
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        point = float(statistic(*arrays, axis=-1)) if num_pairs else math.nan
-        low, high = -math.inf, math.inf
-        if num_pairs >= 2 and math.isfinite(point):
-            result = stats.bootstrap(
-                arrays,
-                statistic,
-                paired=True,
-                vectorized=True,
-                n_resamples=num_resamples,
-                batch=max(1, 2_000_000 // num_pairs),  # bounds the memory of large P
-                confidence_level=confidence,
-                method="BCa",
-                rng=rng,
-            )
-            low, high = result.confidence_interval
-            draws = result.bootstrap_distribution
-            if not np.isfinite(draws).all():
-                low, high = -math.inf, math.inf
-            elif not (math.isfinite(low) and math.isfinite(high)):
-                low, high = np.quantile(draws, [1 - level, level])
-    return Estimate(_or(point, 0.0), float(low), float(high), num_pairs, num_excluded)
-
-
 def holm(p_values: ArrayLike, family_size: int) -> np.ndarray:
     """Returns Holm-adjusted p-values `[N]` in the order given, capped at 1.
 
     Args:
-      p_values: `[N]`, raw, in [0, 1].
-      family_size: hypotheses in the whole family, at least N; those not given enter as p = 1.
+      p_values: `[N]` raw p-values in [0, 1].
+      family_size: number of hypotheses in the whole family, at least N; those that are not given
+        enter as p = 1.
 
     Raises:
-      ValueError: a p-value is outside [0, 1] or NaN, or more are given than the family has.
+      ValueError: if a p-value is outside [0, 1] or NaN, or more are given than the family has.
 
-    Formula: of p sorted ascending, the running maximum of (family_size − i) p_i, i from 0.
+    Formula: for p in ascending order, the running maximum of (family_size − i) p_i, i from 0.
     Source: Holm (1979).
 
     Examples:
@@ -443,18 +427,22 @@ def auc(scores: ArrayLike, positive: ArrayLike, strata: ArrayLike | None = None)
     """Returns the concordant and the comparable (positive, negative) pairs of examples.
 
     Only examples of one stratum are compared. Summed over the pairs of a population, the ratio is
-    its AUC; a pair with a score that is not finite gives NaN for both, and so leaves the ratio.
+    its AUC. A pair with a score that is not finite gives NaN for both, and so is left out of the
+    ratio.
 
     Args:
-      scores: `[B]`.
-      positive: `[B]`, true for positive examples.
-      strata: `[B]`, labels of any sortable type; None: one stratum.
+      scores: `[B]`, the score of each example.
+      positive: `[B]` bool, true for positive examples.
+      strata: `[B]` labels of any sortable type; None: all examples are one stratum.
+
+    Raises:
+      ValueError: if the lengths differ.
 
     Formula: Mann–Whitney, from the mid-ranks of the positives within their stratum.
 
     Examples:
-      >>> found = stats.auc([0.1, 0.4, 0.8, 0.9], [False, True, False, True])
-      >>> found.concordant / found.comparable
+      >>> counts = stats.auc([0.1, 0.4, 0.8, 0.9], [False, True, False, True])
+      >>> counts.concordant / counts.comparable
       0.75
     """
     score, is_positive = _column(scores), np.asarray(positive, bool)
@@ -482,12 +470,15 @@ def auc(scores: ArrayLike, positive: ArrayLike, strata: ArrayLike | None = None)
 def slope(x: ArrayLike, y: ArrayLike) -> SlopeSums:
     """Returns `Σ (x − x̄)(y − ȳ)` and `Σ (x − x̄)²`, whose ratio is the slope of y on x.
 
-    Summed over the pairs of a population, the ratio is the slope with an intercept for each pair;
-    a pair with a value that is not finite gives NaN for both, and so leaves the ratio.
+    Summed over the pairs of a population, the ratio is the slope with an intercept for each pair.
+    A pair with a value that is not finite gives NaN for both, and so is left out of the ratio.
 
     Args:
-      x: `[B]`, the predictor.
-      y: `[B]`, the outcome.
+      x: `[B]`, the predictor of each example.
+      y: `[B]`, the outcome of each example.
+
+    Raises:
+      ValueError: if the lengths differ.
 
     Examples:
       >>> sums = stats.slope([0.0, 1.0, 2.0], [1.0, 3.0, 5.0])
@@ -544,7 +535,7 @@ def _t_p_values(distance: float, se: float, df: float, rounding: float) -> tuple
 
 
 def _thresholds(threshold: float, alternative: Alternative, margin: float | None) -> list[float]:
-    """Returns what is tested against: the threshold and, two-sided, both ends of its margin."""
+    """Returns the threshold and, for a two-sided test, both ends of its margin."""
     _check_alternative(alternative)
     _check_threshold(threshold)
     if alternative != "two-sided":
@@ -568,10 +559,12 @@ def _order(
 
 
 def _decision(estimate: Estimate, p_value: float, p_reverse: float) -> Decision:
+    """Returns an estimate together with its p-values."""
     return Decision(*estimate[:3], p_value, p_reverse, *estimate[3:])
 
 
 def _column(values: ArrayLike) -> np.ndarray:
+    """Returns values as a float64 array of one axis."""
     column = np.asarray(values, np.float64)
     if column.ndim != 1:
         raise ValueError(f"expected one axis, got an array of shape {column.shape}")
@@ -579,6 +572,7 @@ def _column(values: ArrayLike) -> np.ndarray:
 
 
 def _columns(*arrays: ArrayLike) -> tuple[np.ndarray, ...]:
+    """Returns arrays as float64 columns of one length."""
     columns = tuple(_column(array) for array in arrays)
     if len({column.size for column in columns}) > 1:
         raise ValueError(f"arrays must have one length, got {[c.size for c in columns]}")
@@ -586,11 +580,12 @@ def _columns(*arrays: ArrayLike) -> tuple[np.ndarray, ...]:
 
 
 def _valid_mask(*columns: np.ndarray) -> np.ndarray:
+    """Returns `[P]` bool, true where all columns are finite and their squares do not overflow."""
     return np.logical_and.reduce([np.abs(column) < _LARGEST for column in _columns(*columns)])
 
 
 def _valid(*arrays: ArrayLike) -> tuple[tuple[np.ndarray, ...], int]:
-    """Returns the arrays without the pairs that are not finite in all of them, and their count."""
+    """Returns the arrays without the pairs that are not valid in all, and the count of these."""
     columns = _columns(*arrays)
     mask = _valid_mask(*columns)
     return tuple(column[mask] for column in columns), int(np.sum(~mask))
@@ -602,12 +597,14 @@ def _or(value: float, otherwise: float) -> float:
 
 
 def _quantile_level(confidence: float) -> float:
+    """Returns the level of the upper quantile of a two-sided interval."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
     return (1 + confidence) / 2
 
 
 def _check_alternative(alternative: str) -> None:
+    """Checks the name of an alternative."""
     if alternative not in ("greater", "less", "two-sided"):
         raise ValueError(
             f"alternative must be 'greater', 'less' or 'two-sided', got {alternative!r}"
@@ -615,5 +612,6 @@ def _check_alternative(alternative: str) -> None:
 
 
 def _check_threshold(threshold: float) -> None:
+    """Checks that a threshold is finite and its square does not overflow."""
     if not abs(threshold) < _LARGEST:
         raise ValueError(f"threshold must lie within ±{_LARGEST:g}, got {threshold}")

@@ -1,7 +1,7 @@
 """Rank correlations within strata, with their permutation nulls; NumPy and SciPy.
 
-Two quantities that share a cause are correlated whatever else they share. Comparing examples or
-conditions only within strata of equal cause takes it away.
+Two quantities that share a cause are correlated whatever else they share. The correlation that the
+cause brings is removed by comparing examples or conditions only within strata of equal cause.
 """
 
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 _BLOCK = 512
-"""Vectors that `kendall` takes at once: what is compared stays in the cache."""
+"""Number of vectors that `kendall` compares at once, so that they stay in the cache."""
 
 
 class RankCorrelation(NamedTuple):
@@ -21,9 +21,9 @@ class RankCorrelation(NamedTuple):
       estimate: mean over strata of at least two entries in which both quantities vary, each
         weighted by its number of entries; NaN where there is none.
       permuted: `[R]`, the same after permuting the second quantity within strata.
-      num_strata: strata that entered.
-      num_undefined: strata of at least two entries in which one quantity is constant; they enter
-        neither.
+      num_strata: number of strata in the mean.
+      num_undefined: number of strata of at least two entries in which a quantity is constant; they
+        are in neither mean.
     """
 
     estimate: float
@@ -43,18 +43,18 @@ def spearman(
     """Returns the mean of Spearman's correlations within strata, ties at their mean rank.
 
     Args:
-      x: `[N]`.
-      y: `[N]`.
-      strata: `[N]`; None: all are one.
-      rng: consumed; only where there are permutations.
-      num_permutations: R, of y within strata.
+      x: `[N]`, the first quantity.
+      y: `[N]`, the second quantity.
+      strata: `[N]`, the stratum of each entry; None: all entries are one stratum.
+      rng: a NumPy generator, which is advanced; needed only for permutations.
+      num_permutations: R, the number of permutations of y within strata.
 
     Raises:
       ValueError: if the lengths differ, or permutations are asked for without `rng`.
 
     Examples:
-      >>> found = stats.spearman([1, 2, 3, 30, 20, 10], [1, 2, 3, 7, 8, 9], [0, 0, 0, 1, 1, 1])
-      >>> found.estimate  # +1 in one stratum, −1 in the other
+      >>> within = stats.spearman([1, 2, 3, 30, 20, 10], [1, 2, 3, 7, 8, 9], [0, 0, 0, 1, 1, 1])
+      >>> within.estimate  # +1 in one stratum, −1 in the other
       0.0
     """
     first, second = np.asarray(x), np.asarray(y)
@@ -90,13 +90,13 @@ def kendall(x: ArrayLike, y: ArrayLike, strata: ArrayLike | None = None) -> np.n
     """Returns Kendall's τ_b of many vectors at once, of pairs of entries within a stratum.
 
     `Σ sgn(x_i − x_j) sgn(y_i − y_j) / √(pairs untied in x · pairs untied in y)` over all pairs of
-    entries of one stratum. A pair in which anything is NaN does not count; NaN where none is left.
+    entries of one stratum. Pairs with a NaN do not count; the result is NaN where no pair is left.
     An entry that a resample holds twice is tied with itself, and so never compared.
 
     Args:
-      x: `[..., N]`.
-      y: `[..., N]`, broadcast against x.
-      strata: `[N]`; None: all are one.
+      x: `[..., N]`, the first quantity.
+      y: `[..., N]`, the second quantity, broadcast against x.
+      strata: `[N]`, the stratum of each entry; None: all entries are one stratum.
 
     Returns:
       `[...]`, in [-1, 1].
@@ -107,8 +107,8 @@ def kendall(x: ArrayLike, y: ArrayLike, strata: ArrayLike | None = None) -> np.n
     Source: Kendall (1945); one stratum is `scipy.stats.kendalltau`, at a thousandth of its time.
 
     Examples:
-      >>> found = stats.kendall([[1, 2, 3], [3, 2, 1]], [10, 20, 30])
-      >>> found.tolist()
+      >>> taus = stats.kendall([[1, 2, 3], [3, 2, 1]], [10, 20, 30])
+      >>> taus.tolist()
       [1.0, -1.0]
     """
     first, second = (np.asarray(values, np.float64) for values in (x, y))
@@ -134,8 +134,8 @@ def kendall(x: ArrayLike, y: ArrayLike, strata: ArrayLike | None = None) -> np.n
         for start in range(0, shape[-1], _BLOCK):
             part = slice(start, start + _BLOCK)
             pieces = (np.ascontiguousarray(v if v.shape[-1] == 1 else v[..., part]) for v in (a, b))
-            for count, found in zip(counts, _compare(*pieces), strict=True):
-                count[..., part] += found
+            for count, increment in zip(counts, _compare(*pieces), strict=True):
+                count[..., part] += increment
     with np.errstate(invalid="ignore"):
         tau = counts[0] / np.sqrt(counts[1] * counts[2].astype(float))
     return tau.reshape(np.broadcast_shapes(np.shape(x)[:-1], np.shape(y)[:-1]))
@@ -154,7 +154,10 @@ def _compare(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
         )
         terms = sign_a * sign_b, np.abs(sign_a), np.abs(sign_b)
         sums = (np.add.reduce(term, 0, dtype=kind) for term in terms)
-        totals = tuple(t + one.astype(np.int64) for t, one in zip(totals, sums, strict=True))
+        totals = tuple(
+            total + increment.astype(np.int64)
+            for total, increment in zip(totals, sums, strict=True)
+        )
     return totals
 
 

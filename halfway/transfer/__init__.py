@@ -1,6 +1,6 @@
 """From attacks to transfer: surrogates, targets, controls of equal norm, first order.
 
-All are exported flat: `transfer.transfer_matrix` and its rates within a program of yours,
+The main functions are `transfer.transfer_matrix` and its rates within a program of yours,
 `transfer.transfer_grid` for many models, attacks and budgets in bounded memory, and
 `transfer.crossed_bootstrap` for intervals over surrogates, targets and examples.
 """
@@ -14,7 +14,7 @@ from halfway.transfer.gradients import (
     input_gradients,
     loss_variability,
 )
-from halfway.transfer.grid import Grid, transfer_grid
+from halfway.transfer.grid import TransferGrid, transfer_grid
 from halfway.transfer.matrix import (
     CONTROLS,
     KINDS,
@@ -52,13 +52,13 @@ __all__ = [
     "Denominator",
     "Evaluation",
     "FirstOrder",
-    "Grid",
     "Mistakes",
     "Outcomes",
     "Perturbed",
     "Points",
     "Rate",
     "Resampled",
+    "TransferGrid",
     "TransferMatrix",
     "alignment",
     "clean_error",

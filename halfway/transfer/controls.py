@@ -9,7 +9,7 @@ from jax import lax
 from halfway.types import Array, Key
 
 _LEVELS = 1 << 23
-"""How many values a uniform draw in float32 has."""
+"""Number of values that a uniform draw in float32 can take."""
 
 
 class Perturbed(NamedTuple):
@@ -24,14 +24,15 @@ def matched_noise(
 ) -> Perturbed:
     """Returns random feasible signs on a random set of pixels, matched in l∞ and l2.
 
-    With m the l∞ norm of an example's perturbation δ, ⌊‖δ‖²/m²⌋ random pixels move by ±m and one
-    more by what is left of the l2 norm; where only one sign stays within bounds, it is taken.
+    With m the l∞ norm of an example's perturbation δ, ⌊‖δ‖²/m²⌋ random pixels move by ±m and
+    another pixel by what is left of the l2 norm. Where only one sign stays within bounds, that sign
+    is taken.
 
     Args:
-      key: consumed.
-      x: `[B, ...]` within bounds.
-      adversarial: `[B, ...]`, whose norms are matched example by example.
-      bounds: of the box.
+      key: a PRNG key, which is consumed.
+      x: clean points `[B, ...]` within bounds.
+      adversarial: points `[B, ...]` of an attack, whose norms are matched example by example.
+      bounds: the lowest and the highest value of a pixel.
 
     Examples:
       >>> x = jnp.full((1, 6), 0.5)
@@ -56,8 +57,8 @@ def matched_noise(
     # Pixels that can move in neither direction come last in the random order.
     draws = jax.random.uniform(key_where, flat.shape) * _LEVELS
     draws = jnp.where(up | down, draws.astype(jnp.int32), _LEVELS)
-    first, next_one = _select(draws, count.astype(jnp.int32))
-    step = jnp.where(first, size, jnp.where(next_one, rest, 0.0))
+    first_pixels, next_pixel = _select(draws, count.astype(jnp.int32))
+    step = jnp.where(first_pixels, size, jnp.where(next_pixel, rest, 0.0))
     movable = (up | down).sum(-1, keepdims=True)
     matched = (count + (rest > 1e-3 * safe) <= movable)[:, 0]
     points = jnp.clip(flat + sign * jnp.where(up | down, step, 0.0), low, high)
@@ -65,14 +66,14 @@ def matched_noise(
 
 
 def _select(draws: Array, count: Array) -> tuple[Array, Array]:
-    """Returns masks `[B, N]`: of the `count` lowest draws, and of the one that follows.
+    """Returns masks `[B, N]` of the `count` lowest draws, and of the draw that follows.
 
     Among equal draws the first come first. The value of rank `count` is found by bisection: XLA's
     sort takes most of a transfer's time on a CPU.
 
     Args:
       draws: `[B, N]` integers in [0, `_LEVELS`].
-      count: `[B, 1]`, at least 0; from N on there is no one that follows.
+      count: `[B, 1]`, at least 0; from N on no draw follows.
     """
 
     def halve(_, interval):
@@ -81,7 +82,7 @@ def _select(draws: Array, count: Array) -> tuple[Array, Array]:
         enough = (draws <= middle).sum(-1, keepdims=True) > count
         return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
 
-    # The least value that more than `count` draws do not exceed; beyond all where there is none.
+    # The least value that more than `count` draws do not exceed; above all draws if there is none.
     ends = jnp.zeros_like(count), jnp.full_like(count, _LEVELS + 1)
     value, _ = lax.fori_loop(0, _LEVELS.bit_length(), halve, ends)
     equal, lower = draws == value, draws < value
@@ -92,16 +93,17 @@ def _select(draws: Array, count: Array) -> tuple[Array, Array]:
 def other_example(
     key: Key, x: Array, adversarial: Array, *, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> Perturbed:
-    """Returns each example under another example's perturbation, rescaled to its own l2 norm.
+    """Returns each example under the perturbation of another example, rescaled to its own l2 norm.
 
     The perturbation is scaled up until what is left after clipping to the box has the norm of the
-    example's own, as far as the box allows; l∞ is not matched (it can only be larger than needed).
+    example's own perturbation, as far as the box allows. The l∞ norm is not matched; it can only be
+    larger than needed.
 
     Args:
-      key: consumed.
-      x: `[B, ...]` within bounds, B at least 2.
-      adversarial: `[B, ...]`.
-      bounds: of the box.
+      key: a PRNG key, which is consumed.
+      x: clean points `[B, ...]` within bounds, B at least 2.
+      adversarial: points `[B, ...]` of an attack.
+      bounds: the lowest and the highest value of a pixel.
 
     Raises:
       ValueError: if there is only one example.
@@ -122,15 +124,15 @@ def other_example(
 def stretched(
     x: Array, direction: Array, length: Array, bounds: tuple[Any, Any] = (0.0, 1.0)
 ) -> Array:
-    """Returns points `[B, d]`, a multiple of a direction away, that are so far after clipping.
+    """Returns points `[B, d]` that lie a given length away along a direction, after clipping.
 
-    As far as the box, or 10⁴ times the direction, allow it.
+    The multiple of the direction is at most 10⁴, and the box may allow less than the length.
 
     Args:
-      x: `[B, d]` within bounds.
-      direction: `[B, d]`; no move where it is 0.
-      length: `[B]`, of the move in l2.
-      bounds: of the box.
+      x: points `[B, d]` within bounds.
+      direction: `[B, d]`; entries that are 0 do not move.
+      length: `[B]`, length of the move in l2.
+      bounds: the lowest and the highest value of a pixel.
     """
     low, high = bounds
 

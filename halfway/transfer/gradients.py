@@ -1,4 +1,4 @@
-"""Transfer to first order: what input gradients of surrogate and target say before any attack."""
+"""Transfer to first order: what input gradients of surrogate and target predict of an attack."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from halfway.types import Array, LogitsFn, LossFn
 
 
 class FirstOrder(NamedTuple):
-    """P5 for each example of one surrogate and one target, all `[B]`.
+    """The first-order terms (P5) of each example for a surrogate and a target, all `[B]`.
 
     Attributes:
       score: ⟨h_B, s(h_A)⟩, loss per unit of budget.
@@ -41,19 +41,19 @@ def first_order(
     the steepest direction of the threat model. Exact where the loss is affine in x.
 
     Args:
-      surrogate: A.
-      target: B.
-      x: `[B, ...]`, clean.
-      labels: `[B]`, clean.
-      threat: gives s, the dual norm and the size of the step.
-      loss_fn: attack loss.
+      surrogate: inputs to logits of the surrogate A.
+      target: inputs to logits of the target B.
+      x: clean inputs `[B, ...]`.
+      labels: `[B]` clean labels.
+      threat: the threat model, which gives s, the dual norm and the size of the step.
+      loss_fn: logits and labels to an attack loss per example.
 
     Examples:
       >>> a, b = jnp.array([[1.0, -1.0], [1.0, -1.0]]), jnp.array([[1.0, -1.0], [-1.0, 1.0]])
       >>> x, labels = jnp.full((1, 2), 0.5), jnp.zeros(1, jnp.int32)
-      >>> found = transfer.first_order(
+      >>> terms = transfer.first_order(
       ...     lambda x: x @ a, lambda x: x @ b, x, labels, threat=attacks.linf(0.1))
-      >>> print(found.tau)  # what B gains in one pixel it loses in the other
+      >>> print(terms.tau)  # what B gains in the first pixel it loses in the second
       [0.]
     """
 
@@ -72,25 +72,25 @@ def input_gradients(
     """Returns h `[B, ...]`, the gradient of each example's attack loss with respect to the example.
 
     Args:
-      logits_fn: the model, which must not couple examples.
-      x: `[B, ...]`.
-      labels: `[B]`.
-      loss_fn: attack loss.
+      logits_fn: inputs to logits of the model; no example may depend on another.
+      x: inputs `[B, ...]`.
+      labels: `[B]` integers.
+      loss_fn: logits and labels to an attack loss per example.
     """
     return jax.grad(lambda z: loss_fn(logits_fn(z), labels).sum())(x)
 
 
 def alignment(surrogates: Array, targets: Array, *, threat: Threat) -> Array:
-    """Returns τ `[K, M, B]`: how much of each target's best step each surrogate's step gains (P5).
+    """Returns τ `[K, M, B]`, the share of a target's best step that a surrogate's step gains (P5).
 
     `τ = ⟨h_B, s(h_A)⟩ / ‖h_B‖_q ∈ [-1, 1]`, NaN where h_B = 0. Under `attacks.l2` it is the cosine
     of the two gradients, the gradient alignment of Demontis et al.; its mean over examples is their
     matrix.
 
     Args:
-      surrogates: h_A `[K, B, ...]`, of `input_gradients`.
-      targets: h_B `[M, B, ...]`.
-      threat: gives s and the dual norm; the budget does not matter.
+      surrogates: input gradients h_A `[K, B, ...]` of surrogates, from `input_gradients`.
+      targets: input gradients h_B `[M, B, ...]` of targets.
+      threat: the threat model, which gives s and the dual norm; the budget does not matter.
 
     Source: Demontis et al., arXiv 1809.02861.
 
@@ -110,12 +110,12 @@ def alignment(surrogates: Array, targets: Array, *, threat: Threat) -> Array:
 def gradient_size(gradients: Array, *, threat: Threat) -> Array:
     """Returns ‖h‖_q `[M, B]`, what a step of length 1 adds to a model's attack loss to first order.
 
-    The target's vulnerability; it carries the scale of the logits, which a division by the mean
-    |margin| of each model takes out.
+    It measures the target's vulnerability. It carries the scale of the logits, which a division by
+    the mean |margin| of each model removes.
 
     Args:
-      gradients: h `[M, B, ...]`, of `input_gradients`.
-      threat: gives the dual norm.
+      gradients: input gradients h `[M, B, ...]`, from `input_gradients`.
+      threat: the threat model, which gives the dual norm.
 
     Source: Demontis et al., arXiv 1809.02861.
     """
@@ -123,14 +123,14 @@ def gradient_size(gradients: Array, *, threat: Threat) -> Array:
 
 
 def loss_variability(values: Array) -> Array:
-    """Returns `[B]` the variance of an example's loss over models trained on draws of the data.
+    """Returns the variance `[B]` of an example's loss over models trained on draws of the data.
 
-    Of the surrogate's kind of model: where the loss varies, what is optimal for one model is not
-    for the next. Unbiased, of R models; losses of different scales, such as margins, are divided by
-    their mean size first.
+    It is taken of models of the surrogate's kind: where the loss varies, what is optimal for a
+    model is not optimal for the next. The estimate from R models is unbiased. Divide losses of
+    different scales, such as margins, by their mean size first.
 
     Args:
-      values: `[R, B]` losses of R replicates, at least 2, on the same examples.
+      values: `[R, B]` losses of R ≥ 2 models on the same examples.
 
     Raises:
       ValueError: if there are fewer than two replicates.
@@ -147,8 +147,10 @@ def loss_variability(values: Array) -> Array:
 
 
 def _inner(u: Array, v: Array) -> Array:
+    """Returns the inner product `[B]` of each example."""
     return (u * v).reshape(u.shape[0], -1).sum(-1)
 
 
 def _over(score: Array, dual: Array) -> Array:
+    """Returns scores over dual norms, NaN where a norm is 0."""
     return jnp.where(dual > 0, score / jnp.where(dual > 0, dual, 1.0), jnp.nan)

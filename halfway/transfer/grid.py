@@ -1,4 +1,4 @@
-"""Many models of several architectures, attacks and budgets, in bounded memory."""
+"""Transfer of many models, architectures, attacks and budgets, in bounded memory."""
 
 import dataclasses
 import functools
@@ -21,15 +21,15 @@ ThreatAttack = Callable[..., AttackResult]
 """`(logits_fn, key, x, labels, *, threat)` to a result, such as `attacks.pgd`."""
 
 
-class Grid(NamedTuple):
+class TransferGrid(NamedTuple):
     """Surrogates against targets under every attack at every budget; arrays of NumPy.
 
     Attributes:
-      surrogates: K names.
-      targets: M names.
-      attacks: names.
-      budgets: ε.
-      cells: (attack, budget) to the `TransferMatrix`, on which all rates are taken.
+      surrogates: names of the K surrogates.
+      targets: names of the M targets.
+      attacks: names of the attacks.
+      budgets: the E budgets ε, in units of the input.
+      cells: (attack, budget) to the `TransferMatrix` from which all rates are taken.
     """
 
     surrogates: tuple[str, ...]
@@ -41,7 +41,7 @@ class Grid(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Fixed:
-    """A model without parameters of its own, equal for equal functions: nothing compiles twice."""
+    """A model without parameters; equal for equal functions, so that nothing compiles twice."""
 
     logits_fn: LogitsFn
 
@@ -51,7 +51,7 @@ class _Fixed:
 
 
 class _Group(NamedTuple):
-    """Models of one architecture, from place `start` on."""
+    """Models of one architecture, at places from `start` on."""
 
     names: tuple[str, ...]
     apply_fn: ApplyFn
@@ -88,45 +88,45 @@ def transfer_grid(
     num_at_once: int = 8,
     vectorized: bool = True,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-) -> Grid:
-    """Returns what every attack at every budget on each surrogate does to each target.
+) -> TransferGrid:
+    """Returns what each attack at each budget on each surrogate does to each target.
 
-    Work is cut into pieces of one surrogate and `chunk_size` examples, of which `num_at_once` are
-    on the devices together and spread over them. Programs are compiled for each architecture and
+    Work is cut into pieces of one surrogate and `chunk_size` examples; `num_at_once` pieces are on
+    the devices at once and spread over them. Programs are compiled for each architecture and
     attack, not for pairs of architectures.
 
-    Memory on the devices, whatever K and B: the parameters and the examples, `num_at_once` pieces
-    of `3 chunk_size` points (the attack and two controls), and on each device the activations of
+    Memory on the devices, for all K and B: the parameters and the examples, `num_at_once` pieces of
+    `3 chunk_size` points (the attack and two controls), and on each device the activations of
     one piece, `3 chunk_size M` times the widest layer of a target (without M where not
     `vectorized`). Outcomes go to the host: 7 bytes for each surrogate, target, example and kind of
     point, attack and budget.
 
     Args:
-      surrogates: name to a logits_fn, or to (apply_fn, params `[K, ...]`) of several models, which
+      surrogates: by name, a logits_fn, or (apply_fn, params `[K, ...]`) of several models, which
         are then called NAME/0, NAME/1 and so on.
-      targets: likewise.
-      key: consumed. Each surrogate and chunk gets its own, the same for all attacks and budgets,
-        so that draws depend on `chunk_size`.
-      x: `[B, ...]`, clean, B at least 2.
-      labels: `[B]`, clean.
-      attack_fns: name to attack, with its options bound but the threat model. Keep the functions:
-        another `functools.partial` compiles again.
-      budgets: ε, in units of the input.
+      targets: by name, in the same form.
+      key: a PRNG key, which is consumed. Each surrogate and chunk gets a key of its own, the same
+        for all attacks and budgets, so that draws depend on `chunk_size`.
+      x: clean inputs `[B, ...]`, B at least 2.
+      labels: `[B]` clean labels.
+      attack_fns: attacks by name, with all options bound but the threat model. Use the same
+        function objects again: another `functools.partial` compiles again.
+      budgets: E budgets ε, in units of the input.
       threat_fn: a budget to the threat model, whose bounds the controls keep too.
-      loss_fn: attack loss that increases are measured in.
-      chunk_size: examples of a piece, at least 2.
-      num_at_once: pieces on the devices at once.
+      loss_fn: logits and labels to the attack loss in which increases are measured.
+      chunk_size: number of examples of a piece, at least 2.
+      num_at_once: number of pieces on the devices at once.
       vectorized: whether the targets of one architecture run at once, as one matrix product a
         layer, or one after another, which is faster for convolutions.
       progress: wraps the blocks of work, e.g. `tqdm.tqdm`.
 
     Raises:
-      ValueError: without models, attacks or budgets, for fewer than two examples, and for sizes
-        below these.
+      ValueError: if there are no models, attacks or budgets, or fewer than two examples, or if
+        `chunk_size` or `num_at_once` is too small.
 
     Examples:
       >>> fall = lambda x: (x - 0.5) @ jnp.array([[1.0, -1.0], [1.0, -1.0]])
-      >>> rise = lambda x: -fall(x)  # what takes one to its boundary takes the other away from it
+      >>> rise = lambda x: -fall(x)  # what moves `fall` to its boundary moves `rise` away from it
       >>> x, labels = jnp.array([[0.6, 0.55], [0.7, 0.5]]), jnp.zeros(2, jnp.int32)
       >>> grid = transfer.transfer_grid(
       ...     {"fall": fall}, {"fall": fall, "rise": rise}, jax.random.key(0), x, labels,
@@ -164,7 +164,7 @@ def transfer_grid(
         numbered = zip(places, work.chunks, strict=True)
         keys = [_piece_key(key, surrogate, chunk) for (_, surrogate, _), chunk in numbered]
         keys += keys[:1] * (len(work.member) - len(keys))
-        points, *found = _perturb_program(
+        points, *outcomes = _perturb_program(
             (jnp.stack(keys), work.member, work.rows),
             group.params,
             x,
@@ -174,9 +174,9 @@ def transfer_grid(
             attack_fn=attack_fns[cell[0]],
             **shared,
         )
-        _scatter((into.surrogate, into.matched, into.norm), tuple(found), places)
+        _scatter((into.surrogate, into.matched, into.norm), tuple(outcomes), places)
         for sink in sinks:
-            found = _evaluate_program(
+            evaluations = _evaluate_program(
                 (points, work.rows),
                 sink.params,
                 labels,
@@ -185,9 +185,9 @@ def transfer_grid(
                 **shared,
             )
             for kind, name in enumerate(KINDS):
-                one = jax.tree.map(lambda leaf, kind=kind: leaf[:, :, kind], found)
-                _scatter(into.target[name], one, places, sink.slice)
-    return Grid(
+                evaluation = jax.tree.map(lambda leaf, kind=kind: leaf[:, :, kind], evaluations)
+                _scatter(into.target[name], evaluation, places, sink.slice)
+    return TransferGrid(
         _names(sources), _names(sinks), tuple(attack_fns), tuple(map(float, budgets)), cells
     )
 
@@ -200,16 +200,21 @@ def _perturb_program(
 
     def piece(item, params, x, labels, threat):
         key, member, rows = item
-        mine = jax.tree.map(lambda leaf: leaf[member], params)
-        logits_fn = functools.partial(apply_fn, mine)
+        member_params = jax.tree.map(lambda leaf: leaf[member], params)
+        logits_fn = functools.partial(apply_fn, member_params)
         z, y = x[rows], labels[rows]
         attack = functools.partial(attack_fn, threat=threat)
-        made = perturb(logits_fn, key, z, y, attack=attack, bounds=threat.bounds)
-        own = {
+        perturbed = perturb(logits_fn, key, z, y, attack=attack, bounds=threat.bounds)
+        evaluations = {
             name: evaluate(logits_fn, points, y, loss_fn=loss_fn)
-            for name, points in ({"clean": z} | made.points).items()
+            for name, points in ({"clean": z} | perturbed.points).items()
         }
-        return jnp.stack([made.points[kind] for kind in KINDS]), own, made.matched, made.norm
+        return (
+            jnp.stack([perturbed.points[kind] for kind in KINDS]),
+            evaluations,
+            perturbed.matched,
+            perturbed.norm,
+        )
 
     run = sharding.spread(piece, at_once=1)
     return run(items, params, x, labels, threat)
@@ -224,16 +229,19 @@ def _evaluate_program(items, params, labels, *, apply_fn: ApplyFn, at_once: bool
         flat = points.reshape(-1, *points.shape[2:])
         y = jnp.tile(labels[rows], points.shape[0])
 
-        def one(params):
+        def evaluate_target(params):
             return evaluate(functools.partial(apply_fn, params), flat, y, loss_fn=loss_fn)
 
-        found = jax.vmap(one)(params) if at_once else lax.map(one, params)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *points.shape[:2]), found)
+        evaluations = (
+            jax.vmap(evaluate_target)(params) if at_once else lax.map(evaluate_target, params)
+        )
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *points.shape[:2]), evaluations)
 
     return sharding.spread(piece, at_once=1)(items, params, labels)
 
 
 def _groups(models: Mapping[str, Model]) -> list[_Group]:
+    """Returns models by architecture, numbered in order."""
     groups, start = [], 0
     for name, model in models.items():
         if isinstance(model, tuple):
@@ -248,6 +256,7 @@ def _groups(models: Mapping[str, Model]) -> list[_Group]:
 
 
 def _names(groups: list[_Group]) -> tuple[str, ...]:
+    """Returns the names of all models in order."""
     return tuple(name for group in groups for name in group.names)
 
 
@@ -273,6 +282,7 @@ def _blocks(num_models: int, rows: np.ndarray, number: int, most: int) -> Iterab
 
 
 def _piece_key(key: Key, surrogate: int, chunk: int) -> Key:
+    """Returns the key of a surrogate and a chunk."""
     return jax.random.fold_in(jax.random.fold_in(key, surrogate), chunk)
 
 
@@ -285,11 +295,11 @@ def _places(group: _Group, work: _Work) -> Iterable[tuple[int, int, np.ndarray]]
 def _scatter(
     into: Any, values: Any, places: Iterable[tuple[int, int, np.ndarray]], targets: Any = ...
 ) -> None:
-    """Writes what a block found, leaves `[I, ..., chunk]`, into `[K, ..., B]`."""
-    arrays, found = jax.tree.leaves(into), jax.device_get(jax.tree.leaves(values))
-    for array, block in zip(arrays, found, strict=True):
-        for index, surrogate, here in places:
-            array[surrogate][targets][..., here] = block[index][..., : len(here)]
+    """Writes the results of a block, leaves `[I, ..., chunk]`, into arrays `[K, ..., B]`."""
+    arrays, blocks = jax.tree.leaves(into), jax.device_get(jax.tree.leaves(values))
+    for array, block in zip(arrays, blocks, strict=True):
+        for index, surrogate, rows in places:
+            array[surrogate][targets][..., rows] = block[index][..., : len(rows)]
 
 
 def _clean(
@@ -301,24 +311,27 @@ def _clean(
     num_targets: int,
     options: dict[str, Any],
 ) -> Evaluation:
+    """Returns all targets on clean examples, `[M, B]`."""
     clean = _evaluation((num_targets, len(labels)))
     whole = jax.tree.map(lambda array: array[None], clean)
     for sink in sinks:
         for work in _blocks(1, rows, len(labels), most):
             points = x[jnp.asarray(work.rows)][:, None]
-            found = _evaluate_program(
+            evaluations = _evaluate_program(
                 (points, work.rows), sink.params, labels, apply_fn=sink.apply_fn, **options
             )
-            found = jax.tree.map(lambda leaf: leaf[:, :, 0], found)
-            _scatter(whole, found, list(_places(sink._replace(start=0), work)), sink.slice)
+            evaluations = jax.tree.map(lambda leaf: leaf[:, :, 0], evaluations)
+            _scatter(whole, evaluations, list(_places(sink._replace(start=0), work)), sink.slice)
     return clean
 
 
 def _evaluation(shape: tuple[int, ...]) -> Evaluation:
+    """Returns arrays to be filled."""
     return Evaluation(np.empty(shape, np.float32), np.empty(shape, bool), np.empty(shape, np.int16))  # pyright: ignore
 
 
 def _empty(num_surrogates: int, num_targets: int, number: int, clean: Evaluation) -> TransferMatrix:
+    """Returns a matrix to be filled, with the outcomes on clean examples."""
     row, cube = (num_surrogates, number), (num_surrogates, num_targets, number)
     return TransferMatrix(
         {name: _evaluation(row) for name in ("clean", *KINDS)},

@@ -1,4 +1,4 @@
-"""Surrogates against targets on the same examples: attacks, controls and what they do."""
+"""Surrogates against targets on the same examples: attacks, controls and their outcomes."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,10 +19,10 @@ KINDS = ("attack", *CONTROLS)
 
 
 class Evaluation(NamedTuple):
-    """One model on one set of points.
+    """Outcomes of a model at a set of points.
 
     Attributes:
-      loss: `[..., B]` attack loss.
+      loss: `[..., B]`, the attack loss.
       correct: `[..., B]` bool, whether the prediction is the label.
       predicted: `[..., B]` int16, the class of the largest logit; -1 where a logit is NaN.
     """
@@ -33,10 +33,10 @@ class Evaluation(NamedTuple):
 
 
 class Points(NamedTuple):
-    """What one attack and its controls made of B examples.
+    """The points that an attack and its controls made from B examples.
 
     Attributes:
-      points: by kind of `KINDS`, `[B, ...]`.
+      points: points `[B, ...]` by kind, see `KINDS`.
       matched: by control, `[B]` bool, whether its norms could be matched.
       norm: `[B]`, l2 norm of the attack's perturbations.
     """
@@ -47,12 +47,12 @@ class Points(NamedTuple):
 
 
 class TransferMatrix(NamedTuple):
-    """K surrogates against M targets on the same B examples, outcomes kept for each example.
+    """Outcomes of K surrogates against M targets on the same B examples, for each example.
 
     Attributes:
-      surrogate: "clean" and by kind of `KINDS`: `[K, B]`, each surrogate on its own points.
-      target: "clean" `[M, B]`; by kind of `KINDS` `[K, M, B]`.
-      matched: by control, `[K, B]` bool.
+      surrogate: outcomes `[K, B]` of each surrogate on its own points, by "clean" and `KINDS`.
+      target: outcomes of each target: `[M, B]` by "clean", `[K, M, B]` by `KINDS`.
+      matched: by control, `[K, B]` bool, whether its norms could be matched.
       norm: `[K, B]`, l2 norm of the attack's perturbations.
     """
 
@@ -68,10 +68,10 @@ def evaluate(
     """Returns attack loss, correctness and predictions of a model at points.
 
     Args:
-      logits_fn: the model, of at most 32,767 classes.
-      x: `[B, ...]`.
-      labels: `[B]`, clean.
-      loss_fn: attack loss per example.
+      logits_fn: inputs to logits of the model, of at most 32,767 classes.
+      x: points `[B, ...]`.
+      labels: `[B]` clean labels.
+      loss_fn: logits and labels to an attack loss per example.
     """
     logits = logits_fn(x)
     valid = ~jnp.isnan(logits).any(-1)
@@ -88,15 +88,15 @@ def perturb(
     attack: Attack,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Points:
-    """Returns the points that an attack on one surrogate finds, and its controls.
+    """Returns the points that an attack on a surrogate finds, and its controls.
 
     Args:
-      logits_fn: the surrogate.
-      key: consumed.
-      x: `[B, ...]`, clean, B at least 2.
-      labels: `[B]`, clean.
-      attack: with its options bound.
-      bounds: of the box, for the controls.
+      logits_fn: inputs to logits of the surrogate.
+      key: a PRNG key, which is consumed.
+      x: clean inputs `[B, ...]`, B at least 2.
+      labels: `[B]` clean labels.
+      attack: the attack, with its options bound.
+      bounds: the lowest and the highest value of a pixel, for the controls.
     """
     key_attack, key_noise, key_other = jax.random.split(key, 3)
     adversarial = attack(logits_fn, key_attack, x, labels).adversarial
@@ -104,9 +104,9 @@ def perturb(
         "noise": matched_noise(key_noise, x, adversarial, bounds=bounds),
         "other_example": other_example(key_other, x, adversarial, bounds=bounds),
     }
-    points = {"attack": adversarial} | {name: made.points for name, made in controls.items()}
+    points = {"attack": adversarial} | {name: control.points for name, control in controls.items()}
     norm = jnp.linalg.norm((adversarial - x).reshape(x.shape[0], -1), axis=-1)
-    return Points(points, {name: made.matched for name, made in controls.items()}, norm)
+    return Points(points, {name: control.matched for name, control in controls.items()}, norm)
 
 
 def transfer_matrix(
@@ -124,42 +124,42 @@ def transfer_matrix(
 ) -> TransferMatrix:
     """Returns what attacks on each surrogate do to each target, beside controls of equal norm.
 
-    All at once, to be called under `jit`, and under `vmap` over pairs: memory grows with
-    K M B times the model's widest layer. `transfer_grid` is for large matrices, for models of
+    Everything is computed at once. Call it under `jit`, and under `vmap` over pairs: memory grows
+    with K M B times the model's widest layer. `transfer_grid` is for large matrices, for models of
     several architectures, attacks and budgets, and bounds its memory.
 
     Args:
-      surrogate_fn: applies one surrogate's parameters.
-      surrogates: leaves `[K, ...]`.
-      target_fn: applies one target's parameters.
-      targets: leaves `[M, ...]`.
-      key: consumed; each surrogate gets its own.
-      x: `[B, ...]`, clean.
-      labels: `[B]`, clean.
-      attack: with its options bound; sees the surrogate only.
-      bounds: of the box, for the controls.
-      loss_fn: attack loss that increases are measured in.
+      surrogate_fn: parameters of a surrogate and inputs to logits.
+      surrogates: parameters of K surrogates, leaves `[K, ...]`.
+      target_fn: parameters of a target and inputs to logits.
+      targets: parameters of M targets, leaves `[M, ...]`.
+      key: a PRNG key, which is consumed; each surrogate gets a key of its own.
+      x: clean inputs `[B, ...]`.
+      labels: `[B]` clean labels.
+      attack: the attack, with its options bound; it queries the surrogate only.
+      bounds: the lowest and the highest value of a pixel, for the controls.
+      loss_fn: logits and labels to the attack loss in which increases are measured.
     """
 
     def at_targets(points):
-        def one(params):
+        def evaluate_target(params):
             return evaluate(lambda z: target_fn(params, z), points, labels, loss_fn=loss_fn)
 
-        return jax.vmap(one)(targets)
+        return jax.vmap(evaluate_target)(targets)
 
     def row(key, params):
         def logits_fn(z):
             return surrogate_fn(params, z)
 
-        made = perturb(logits_fn, key, x, labels, attack=attack, bounds=bounds)
-        own = {
+        perturbed = perturb(logits_fn, key, x, labels, attack=attack, bounds=bounds)
+        own_evaluations = {
             name: evaluate(logits_fn, z, labels, loss_fn=loss_fn)
-            for name, z in ({"clean": x} | made.points).items()
+            for name, z in ({"clean": x} | perturbed.points).items()
         }
-        outcomes = {name: at_targets(z) for name, z in made.points.items()}
-        return own, outcomes, made.matched, made.norm
+        outcomes = {name: at_targets(z) for name, z in perturbed.points.items()}
+        return own_evaluations, outcomes, perturbed.matched, perturbed.norm
 
     num_surrogates = jax.tree.leaves(surrogates)[0].shape[0]
     keys = jax.random.split(key, num_surrogates)
-    own, outcomes, matched, norm = jax.vmap(row)(keys, surrogates)
-    return TransferMatrix(own, {"clean": at_targets(x)} | outcomes, matched, norm)
+    own_evaluations, outcomes, matched, norm = jax.vmap(row)(keys, surrogates)
+    return TransferMatrix(own_evaluations, {"clean": at_targets(x)} | outcomes, matched, norm)

@@ -1,4 +1,4 @@
-"""Rates of a transfer matrix: each with what it is a share of, and the kinds of mistakes."""
+"""Rates of a transfer matrix, each with its denominator, and the kinds of mistakes."""
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -27,7 +27,7 @@ class Outcomes(NamedTuple):
 
 
 class Mistakes(NamedTuple):
-    """What became of the examples that a denominator counts, as counts `[K, M]`.
+    """How many examples of a denominator end in which way, as counts `[K, M]`.
 
     Attributes:
       unfooled: the target classifies the point correctly.
@@ -44,7 +44,7 @@ def increase(matrix: TransferMatrix, points: str = "attack") -> Array:
     """Returns `[K, M, B]` increases of the targets' attack loss from clean points to others.
 
     Args:
-      matrix: outcomes.
+      matrix: outcomes of surrogates and targets.
       points: "attack", "noise" or "other_example".
     """
     return matrix.target[points].loss - matrix.target["clean"].loss[None]
@@ -54,29 +54,29 @@ def own_increase(matrix: TransferMatrix) -> Array:
     """Returns `[K, B]` increases of the surrogates' own attack loss under their attack.
 
     Args:
-      matrix: outcomes.
+      matrix: outcomes of surrogates and targets.
     """
     return matrix.surrogate["attack"].loss - matrix.surrogate["clean"].loss
 
 
 def coefficient(matrix: TransferMatrix, points: str = "attack") -> Array:
-    """Returns M_x `[K, M]`: the target's increase over the surrogate's, each summed over examples.
+    """Returns M_x `[K, M]`, the target's increase over the surrogate's, each summed over examples.
 
-    Definition 1 in input space: F and G are minus the attack losses, the walk is the attack. Of a
-    control's points it is the baseline of M_x, over the same denominator.
+    It is definition 1 in input space: F and G are minus the attack losses, the walk is the attack.
+    At the points of a control it is the baseline of M_x, over the same denominator.
 
     Args:
-      matrix: outcomes.
-      points: "attack", "noise" or "other_example", where the targets are looked at.
+      matrix: outcomes of surrogates and targets.
+      points: the points at which the targets are evaluated: "attack", "noise" or "other_example".
 
     Examples:
-      >>> def seen(loss):
+      >>> def evaluation(loss):
       ...     wrong = jnp.array(loss) > 0
       ...     return transfer.Evaluation(jnp.array(loss), ~wrong, wrong.astype(jnp.int16))
       >>> matrix = transfer.TransferMatrix(  # one surrogate, two targets, two examples
-      ...     surrogate={"clean": seen([[-1.0, -3.0]]), "attack": seen([[1.0, 1.0]])},
-      ...     target={"clean": seen([[-1.0, -2.0], [-1.0, -1.0]]),
-      ...             "attack": seen([[[1.0, -1.0], [-1.0, -1.0]]])},
+      ...     surrogate={"clean": evaluation([[-1.0, -3.0]]), "attack": evaluation([[1.0, 1.0]])},
+      ...     target={"clean": evaluation([[-1.0, -2.0], [-1.0, -1.0]]),
+      ...             "attack": evaluation([[[1.0, -1.0], [-1.0, -1.0]]])},
       ...     matched={}, norm=jnp.ones((1, 2)))
       >>> print(transfer.coefficient(matrix))
       [[0.5 0. ]]
@@ -89,15 +89,15 @@ def coefficient(matrix: TransferMatrix, points: str = "attack") -> Array:
 
 
 def counted(matrix: TransferMatrix, denominator: Denominator) -> Array:
-    """Returns `[K, M, B]` whether an example is counted.
+    """Returns `[K, M, B]` bool, whether a denominator counts an example.
 
     Args:
-      matrix: outcomes.
-      denominator: "all" examples, "target_correct": those the target classifies correctly when
-        clean, or "both_correct": the surrogate too.
+      matrix: outcomes of surrogates and targets.
+      denominator: "all" examples, "target_correct": those that the target classifies correctly when
+        clean, or "both_correct": those that the surrogate classifies correctly too.
 
     Raises:
-      ValueError: for another denominator.
+      ValueError: if the denominator is none of `DENOMINATORS`.
     """
     if denominator not in DENOMINATORS:
         raise ValueError(f"denominator must be one of {DENOMINATORS}, got {denominator!r}")
@@ -110,7 +110,14 @@ def counted(matrix: TransferMatrix, denominator: Denominator) -> Array:
 def outcomes(matrix: TransferMatrix, denominator: Denominator, points: str = "attack") -> Outcomes:
     """Returns which examples are counted, and which of these a target misclassifies.
 
-    Args, errors: as of `success`.
+    Args:
+      matrix: outcomes of surrogates and targets.
+      denominator: "all" examples, "target_correct": those that the target classifies correctly when
+        clean, or "both_correct": those that the surrogate classifies correctly too.
+      points: "clean", "attack", "noise" or "other_example".
+
+    Raises:
+      ValueError: if the denominator is none of `DENOMINATORS`.
     """
     eligible = counted(matrix, denominator)
     correct = matrix.target[points].correct
@@ -122,46 +129,47 @@ def success(matrix: TransferMatrix, denominator: Denominator, points: str = "att
     """Returns how many examples a target misclassifies, among those that the denominator counts.
 
     Args:
-      matrix: outcomes.
-      denominator: "all" examples, "target_correct": those the target classifies correctly when
-        clean, or "both_correct": the surrogate too.
+      matrix: outcomes of surrogates and targets.
+      denominator: "all" examples, "target_correct": those that the target classifies correctly when
+        clean, or "both_correct": those that the surrogate classifies correctly too.
       points: "clean", "attack", "noise" or "other_example".
 
     Raises:
-      ValueError: for another denominator.
+      ValueError: if the denominator is none of `DENOMINATORS`.
     """
-    found = outcomes(matrix, denominator, points)
-    return Rate(found.fooled.sum(-1), found.counted.sum(-1))
+    masks = outcomes(matrix, denominator, points)
+    return Rate(masks.fooled.sum(-1), masks.counted.sum(-1))
 
 
 def mistakes(matrix: TransferMatrix, denominator: Denominator, points: str = "attack") -> Mistakes:
-    """Returns how many examples leave a target unfooled, and how many it mistakes as the surrogate.
+    """Returns how many examples do not fool a target, and how many it mistakes like the surrogate.
 
     The three counts sum to `num_examples` of `success`.
 
     Args:
-      matrix: outcomes.
-      denominator: as of `success`.
+      matrix: outcomes of surrogates and targets.
+      denominator: "all" examples, "target_correct": those that the target classifies correctly when
+        clean, or "both_correct": those that the surrogate classifies correctly too.
       points: "clean", "attack", "noise" or "other_example"; both models see the same points.
 
     Raises:
-      ValueError: for another denominator.
+      ValueError: if the denominator is none of `DENOMINATORS`.
 
     Source: Waseda et al., arXiv 2112.14337.
     """
-    found = outcomes(matrix, denominator, points)
+    masks = outcomes(matrix, denominator, points)
     predicted = matrix.target[points].predicted
     predicted = predicted[None] if points == "clean" else predicted
-    alike = found.fooled & (predicted == matrix.surrogate[points].predicted[:, None])
-    fooled, same = found.fooled.sum(-1), alike.sum(-1)
-    return Mistakes(found.counted.sum(-1) - fooled, same, fooled - same)
+    alike = masks.fooled & (predicted == matrix.surrogate[points].predicted[:, None])
+    fooled, same = masks.fooled.sum(-1), alike.sum(-1)
+    return Mistakes(masks.counted.sum(-1) - fooled, same, fooled - same)
 
 
 def clean_error(matrix: TransferMatrix) -> Array:
-    """Returns the targets' error on clean examples, `[M]`, which belongs beside every rate.
+    """Returns the error rate `[M]` of the targets on clean examples, to report beside every rate.
 
     Args:
-      matrix: outcomes.
+      matrix: outcomes of surrogates and targets.
     """
     return 1.0 - matrix.target["clean"].correct.mean(-1)
 
@@ -170,12 +178,12 @@ def summarize(matrix: TransferMatrix, points: str = "attack") -> Mapping[str, Ar
     """Returns the sums that a table of transfer needs, `[K, M]` each.
 
     Args:
-      matrix: outcomes.
+      matrix: outcomes of surrogates and targets.
       points: "attack", "noise", "other_example" or "clean".
 
     Returns:
-      `increase` of the target's attack loss summed over examples, and for each denominator
-      `num_fooled.NAME` and `num_examples.NAME`.
+      `increase`, that of the target's attack loss summed over examples (not for "clean"), and for
+      each denominator `num_fooled.NAME` and `num_examples.NAME`.
     """
     sums = {"increase": increase(matrix, points).sum(-1)} if points != "clean" else {}
     for name in DENOMINATORS:

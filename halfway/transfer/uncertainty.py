@@ -1,4 +1,4 @@
-"""How far a transfer matrix is settled: surrogates, targets and examples resampled together.
+"""Intervals for a transfer matrix: surrogates, targets and examples are resampled together.
 
 Rows of a matrix share a surrogate, columns a target, and all cells the examples: neither K M cells
 nor K M B outcomes are independent. Each resample draws surrogates, targets and examples anew, all
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 _BATCH = 4_000_000
-"""Numbers that one batch of resamples may hold."""
+"""How many numbers a batch of resamples may hold."""
 _ROUNDING = 64 * np.finfo(np.float64).eps
 
 
@@ -21,12 +21,13 @@ class Resampled(NamedTuple):
     """A ratio of sums, or a difference of two, with its interval.
 
     Attributes:
-      estimate: NaN where there is nothing to divide by.
-      low, high: ends of the interval; infinite where it is not defined.
-      standard_error: of the resamples.
-      degrees: of freedom of the t quantile.
-      shares: "surrogates", "targets" (or "models", where both are the same) and "examples": to
-        which part each makes the estimate uncertain; they sum to 1, or are all 0.
+      estimate: the point estimate; NaN where there is nothing to divide by.
+      low: lower end of the interval; -inf where it is not defined.
+      high: upper end of the interval; inf where it is not defined.
+      standard_error: standard deviation of the resamples.
+      degrees: degrees of freedom of the t quantile.
+      shares: shares of the variance, by "surrogates", "targets" (or "models", where both are the
+        same) and "examples"; they sum to 1, or are all 0.
     """
 
     estimate: float
@@ -50,31 +51,31 @@ def crossed_bootstrap(
 
     Args:
       numerators: `[K, M, B]`, such as `fooled` of `outcomes`, or `increase`.
-      denominators: likewise, such as `counted`, or the surrogates' own increase; broadcast. An
-        entry counts where both are finite.
-      rng: a NumPy generator; advanced.
-      num_resamples: of the bootstrap.
-      confidence: in (0, 1), of the interval.
-      shared_models: whether target i is surrogate i, K = M: both are then drawn as one, and cells
-        (i, i), a model attacked through itself, are left out.
+      denominators: `[K, M, B]`, such as `counted`, or the surrogates' own increase; broadcast
+        against the numerators. An entry counts where both are finite.
+      rng: a NumPy generator, which is advanced.
+      num_resamples: number of resamples of the bootstrap.
+      confidence: level of the interval, in (0, 1).
+      shared_models: whether target i is surrogate i, with K = M. Then each model is drawn once for
+        both sides, and cells (i, i), a model attacked through itself, are left out.
 
     Raises:
       ValueError: if these are no arrays of three axes, for shared models if K is not M, or if the
         confidence is outside (0, 1).
 
     Formula: a factor of n > 1 entries is drawn n − 1 times with replacement and weighted by
-    n/(n − 1), so that few models give no smaller a variance than they have; what there is one of
-    (or two of, where they are shared and make one pair) is given, not drawn. A resample's error is
-    Σ w_k u_m v_b r_kmb, r = (num − R den)/Σ den: first order in the errors of the denominators. The
-    interval is estimate ± t · standard error, with Satterthwaite's degrees of freedom: a percentile
-    interval over eight models would be too short. Noise of single cells is counted with each
-    factor: a little too wide.
+    n/(n − 1), so that the variance over few models is not underestimated. A factor of a single
+    entry (or of two shared models, which make one pair) is taken as given, not drawn. The error of
+    a resample is Σ w_k u_m v_b r_kmb, r = (num − R den)/Σ den, to first order in the errors of the
+    denominators. The interval is estimate ± t · standard error, with Satterthwaite's degrees of
+    freedom; a percentile interval over eight models would be too short. The noise of single cells
+    is counted with each factor, which makes the interval a little too wide.
     Source: Rao and Wu (1988); Cameron, Gelbach and Miller (2011); Satterthwaite (1946).
 
     Examples:
       >>> fooled = np.ones((2, 2, 3)) * np.array([0, 1, 1])  # all models alike: only examples vary
-      >>> found = transfer.crossed_bootstrap(fooled, np.ones(3), np.random.default_rng(0))
-      >>> print(f"{found.estimate:.3f}, {found.shares['examples']:.0%} from examples")
+      >>> rate = transfer.crossed_bootstrap(fooled, np.ones(3), np.random.default_rng(0))
+      >>> print(f"{rate.estimate:.3f}, {rate.shares['examples']:.0%} from examples")
       0.667, 100% from examples
     """
     return _resample([(numerators, denominators)], rng, num_resamples, confidence, shared_models)
@@ -91,16 +92,20 @@ def paired_bootstrap(
 ) -> Resampled:
     """Returns the difference of two ratios on the same surrogates, targets and examples.
 
-    Both are taken on the same draws, so that what they share cancels: two attacks, or an attack and
-    its noise, or two budgets.
+    Both ratios are taken on the same draws, so that what they share cancels. They may be those of
+    two attacks, of an attack and its noise, or of two budgets.
 
     Args:
-      first: numerators and denominators `[K, M, B]`, as of `crossed_bootstrap`.
-      second: likewise, of the same models and examples; it is subtracted.
-      rng, num_resamples, confidence, shared_models: as of `crossed_bootstrap`.
+      first: numerators and denominators `[K, M, B]`, see `crossed_bootstrap`.
+      second: numerators and denominators of the same models and examples, to be subtracted.
+      rng: a NumPy generator, which is advanced.
+      num_resamples: number of resamples of the bootstrap.
+      confidence: level of the interval, in (0, 1).
+      shared_models: whether target i is surrogate i, with K = M; see `crossed_bootstrap`.
 
     Raises:
-      ValueError: as `crossed_bootstrap`, and if the shapes differ.
+      ValueError: if these are no arrays of three axes and one shape, for shared models if K is not
+        M, or if the confidence is outside (0, 1).
     """
     return _resample([first, second], rng, num_resamples, confidence, shared_models)
 
@@ -112,6 +117,7 @@ def _resample(
     confidence: float,
     shared: bool,
 ) -> Resampled:
+    """Returns a ratio, or the difference of two, with its interval."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
     cubes = [_cubes(num, den, shared) for num, den in ratios]
@@ -136,7 +142,7 @@ def _resample(
     by_surrogate, by_target = residual.sum((1, 2)), residual.sum((0, 2))
     clusters = [by_surrogate + by_target] if shared else [by_surrogate, by_target]
     clusters.append(residual.sum((0, 1)))
-    # Two shared models make one pair, and one of anything makes no sample.
+    # Two shared models make one pair, and a single entry is no sample.
     sizes = [1 if shared and n == 2 and i == 0 else n for i, n in enumerate(sizes)]
     variances = [
         n / (n - 1) * float((sums**2).sum()) if n > 1 else 0.0
@@ -163,7 +169,7 @@ def _draws(
     num_resamples: int,
     shared: bool,
 ) -> np.ndarray:
-    """Returns the error of each resample."""
+    """Returns the error of each resample, `[R]`."""
     batch = max(1, _BATCH // (residual[:, :, 0].size + sizes[-1]))
     parts = []
     for first in range(0, num_resamples, batch):
@@ -171,7 +177,7 @@ def _draws(
         models = [_weights(rng, size, number) for size in sizes[:-1]]
         cells = residual @ _weights(rng, sizes[-1], number).T
         parts.append(np.einsum("kmr,rk,rm->r", cells, models[0], models[-1], optimize=True))
-    # Two draws of one model make no cell: those that are left weigh less than 1 on average.
+    # Two draws of one model make no cell: the cells that are left weigh less than 1 on average.
     lost = (sizes[0] - 2) / (sizes[0] - 1) if shared and sizes[0] > 2 else 1.0
     return np.concatenate(parts) / lost
 
@@ -184,6 +190,7 @@ def _weights(rng: np.random.Generator, size: int, number: int) -> np.ndarray:
 
 
 def _cubes(numerators: ArrayLike, denominators: ArrayLike, shared: bool):
+    """Returns numerators and denominators `[K, M, B]`, both 0 where an entry does not count."""
     num, den = np.broadcast_arrays(
         np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import small_network
+from support.programs import compiled
 from support.small_network import network
 
 from halfway import attacks, losses
@@ -16,11 +17,16 @@ from halfway.attacks import base
 KEY = jax.random.key(0)
 
 
+def nightly(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def problem():
     return small_network.problem(40, 12)
 
 
+@pytest.mark.quick
 def test_checkpoints_are_those_of_the_reference():
     assert module.checkpoints(100) == (22, 41, 57, 70, 80, 87, 93, 99)
     assert module.checkpoints(1) == ()
@@ -30,8 +36,10 @@ def test_checkpoints_are_those_of_the_reference():
     assert module.checkpoints(1000)[:3] == (220, 410, 570)
 
 
-@pytest.mark.parametrize("name", ["linf", "l2", "l1"])
-@pytest.mark.parametrize("loss_fn", [losses.cross_entropy, losses.margin])
+@pytest.mark.parametrize(
+    ("name", "loss_fn"),
+    [(name, losses.cross_entropy) for name in ("linf", "l2", "l1")] + [("linf", losses.margin)],
+)
 def test_the_optimum_of_a_linear_model(name, loss_fn):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.uniform(0.4, 0.6, (5, 10)), jnp.float32)
@@ -41,29 +49,38 @@ def test_the_optimum_of_a_linear_model(name, loss_fn):
     epsilon = {"linf": 0.05, "l2": 0.1, "l1": 0.2}[name]
     dual = {"linf": 1, "l2": 2, "l1": np.inf}[name]
     threat = getattr(attacks, name)(epsilon)
-    found = attacks.apgd(
-        lambda x: x @ weights, KEY, x, labels, threat=threat, loss_fn=loss_fn, num_steps=60
+    result = compiled(
+        attacks.apgd,
+        lambda x: x @ weights,
+        KEY,
+        x,
+        labels,
+        threat=threat,
+        loss_fn=loss_fn,
+        num_steps=60,
     )
     clean = losses.margin(x @ weights, labels)
     expected = np.asarray(clean) + epsilon * np.linalg.norm(difference, dual)
-    reached = losses.margin(found.adversarial @ weights, labels)
+    reached = losses.margin(result.adversarial @ weights, labels)
     np.testing.assert_allclose(reached, expected, rtol=2e-3)
 
 
-def test_it_is_stronger_than_pgd_of_as_many_steps(problem):
+@pytest.mark.parametrize("name", ["l2", nightly("linf")])  # walks in l∞ are checked step by step
+def test_it_is_stronger_than_pgd_of_as_many_steps(name, problem):
     params, x, labels = problem
     logits_fn = functools.partial(network, params)
-    for threat in (attacks.linf(0.03), attacks.l2(0.08)):
-        ours = attacks.apgd(logits_fn, KEY, x, labels, threat=threat, num_steps=50)
-        plain = attacks.pgd(logits_fn, KEY, x, labels, threat=threat, num_steps=50)
-        assert ours.success.mean() >= plain.success.mean() - 0.05
-        assert 0.1 < ours.success.mean() < 0.95
+    threat = {"linf": attacks.linf(0.03), "l2": attacks.l2(0.08)}[name]
+    ours = compiled(attacks.apgd, logits_fn, KEY, x, labels, threat=threat, num_steps=50)
+    plain = compiled(attacks.pgd, logits_fn, KEY, x, labels, threat=threat, num_steps=50)
+    assert ours.success.mean() >= plain.success.mean() - 0.05
+    assert 0.1 < ours.success.mean() < 0.95
 
 
 def test_loss_and_success_belong_to_the_point_and_queries_are_counted(problem):
     params, x, labels = problem
     threat = attacks.linf(0.03)
-    found = attacks.apgd(
+    result = compiled(
+        attacks.apgd,
         functools.partial(network, params),
         KEY,
         x,
@@ -72,11 +89,11 @@ def test_loss_and_success_belong_to_the_point_and_queries_are_counted(problem):
         num_steps=12,
         num_restarts=2,
     )
-    logits = network(params, found.adversarial)
-    np.testing.assert_array_equal(found.success, jnp.argmax(logits, -1) != labels)
-    np.testing.assert_allclose(found.loss, losses.cross_entropy(logits, labels), rtol=1e-5)
-    assert (found.queries == 26).all()
-    distance = np.abs(np.asarray(found.adversarial, float) - np.asarray(x, float)).max()
+    logits = network(params, result.adversarial)
+    np.testing.assert_array_equal(result.success, jnp.argmax(logits, -1) != labels)
+    np.testing.assert_allclose(result.loss, losses.cross_entropy(logits, labels), rtol=1e-5)
+    assert (result.queries == 26).all()
+    distance = np.abs(np.asarray(result.adversarial, float) - np.asarray(x, float)).max()
     assert distance <= 0.03 + 1e-7
 
 
@@ -106,10 +123,13 @@ def reference(gradient_fn, x, epsilon, num_steps):
     return best_loss
 
 
-@pytest.mark.parametrize(("num_steps", "epsilon"), [(1, 0.05), (5, 0.05), (20, 0.3), (40, 0.05)])
+@pytest.mark.parametrize(
+    ("num_steps", "epsilon"), [(1, 0.05), (40, 0.05), nightly(5, 0.05), nightly(20, 0.3)]
+)
 def test_walks_are_those_of_the_pseudo_code(problem, num_steps, epsilon):
     params, x, labels = problem
-    found = attacks.apgd(
+    result = compiled(
+        attacks.apgd,
         functools.partial(network, params),
         KEY,
         x,
@@ -135,14 +155,15 @@ def test_walks_are_those_of_the_pseudo_code(problem, num_steps, epsilon):
     np.testing.assert_allclose(largest, expected, rtol=2e-3)
     # To a few millionths for all but walks on which rounding turns a sign.
     assert np.mean(np.isclose(largest, expected, rtol=3e-5)) > 0.9
-    assert (found.loss <= largest + 1e-5).all()  # a success of less loss is kept before
+    assert (result.loss <= largest + 1e-5).all()  # a success of less loss is kept before
 
 
 def _largest_losses(params, x, labels, num_steps, epsilon):
     """The largest loss of each walk, where success counts for nothing."""
     goal = base.objective(functools.partial(network, params), labels, losses.cross_entropy)
     blind = goal._replace(success=lambda logits: jnp.zeros(logits.shape[0], bool))
-    return np.asarray(module._walk(blind, KEY, x, attacks.linf(epsilon), num_steps, False).loss)
+    walk = jax.jit(lambda x: module._walk(blind, KEY, x, attacks.linf(epsilon), num_steps, False))
+    return np.asarray(walk(x).loss)
 
 
 def test_targeted_losses_reach_their_targets(problem):
@@ -150,7 +171,8 @@ def test_targeted_losses_reach_their_targets(problem):
     targets = (labels + 1) % 5
     loss_fn = losses.targeted_dlr(labels)
     for chosen in (losses.cross_entropy, loss_fn):
-        found = attacks.apgd(
+        result = compiled(
+            attacks.apgd,
             functools.partial(network, params),
             KEY,
             x,
@@ -160,9 +182,9 @@ def test_targeted_losses_reach_their_targets(problem):
             loss_fn=chosen,
             num_steps=30,
         )
-        seen = jnp.argmax(network(params, found.adversarial), -1)
-        np.testing.assert_array_equal(found.success, seen == targets)
-        assert found.success.mean() > 0.5
+        classes = jnp.argmax(network(params, result.adversarial), -1)
+        np.testing.assert_array_equal(result.success, classes == targets)
+        assert result.success.mean() > 0.5
 
 
 def test_a_batch_permuted_or_cut_gives_the_same_results(problem):
@@ -170,11 +192,12 @@ def test_a_batch_permuted_or_cut_gives_the_same_results(problem):
     attack = functools.partial(
         attacks.apgd, functools.partial(network, params), threat=attacks.linf(0.03), num_steps=15
     )
+    fixed = jax.jit(functools.partial(attack, random_start=False))
+    attack = jax.jit(attack)
     whole = attack(KEY, x, labels)
     cut = attack(KEY, x[:7], labels[:7])
     np.testing.assert_allclose(cut.adversarial, whole.adversarial[:7], atol=1e-6)
     order = np.random.default_rng(0).permutation(40)
-    fixed = functools.partial(attack, random_start=False)
     moved = fixed(KEY, x[order], labels[order])
     np.testing.assert_allclose(
         moved.adversarial, fixed(KEY, x, labels).adversarial[order], atol=1e-6
@@ -189,6 +212,7 @@ def test_a_batch_permuted_or_cut_gives_the_same_results(problem):
         ({"num_restarts": 2, "random_start": False}, "got 2"),
     ],
 )
+@pytest.mark.quick
 def test_bad_options_are_refused(problem, options, message):
     params, x, labels = problem
     with pytest.raises(ValueError, match=message):
@@ -199,9 +223,9 @@ def test_bad_options_are_refused(problem, options, message):
 
 def test_steps_of_l1_go_along_the_largest_components():
     gradient = jnp.array([[3.0, -5.0, 1.0, 4.0], [2.0, 2.0, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    found = module.largest_components(gradient, jnp.array([2.9, 1.0, 3.0]))
+    result = module.largest_components(gradient, jnp.array([2.9, 1.0, 3.0]))
     np.testing.assert_allclose(
-        found, [[0, -0.5, 0, 0.5], [1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 0, 0]], rtol=1e-6
+        result, [[0, -0.5, 0, 0.5], [1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 0, 0]], rtol=1e-6
     )
     all_of_them = module.largest_components(gradient, jnp.array([99.0, 99.0, 99.0]))
     np.testing.assert_allclose(jnp.abs(all_of_them).sum(1), [1, 1, 0], rtol=1e-6)
@@ -230,7 +254,7 @@ def reference_l1(gradient_fn, x, project, epsilon, num_steps):
     return best_loss
 
 
-@pytest.mark.parametrize("num_steps", [5, 60])
+@pytest.mark.parametrize("num_steps", [60, nightly(5)])
 def test_walks_of_l1_are_those_of_the_paper(problem, num_steps):
     params, x, labels = problem
     threat = attacks.l1(0.4)
@@ -260,15 +284,15 @@ def test_walks_of_l1_are_those_of_the_paper(problem, num_steps):
     assert np.mean(np.isclose(ours[:12], expected, rtol=1e-4)) > 0.8
 
 
-def test_it_is_stronger_than_pgd_in_l1(problem):
+@pytest.mark.parametrize("fraction", [0.2, nightly(0.0)])
+def test_it_is_stronger_than_pgd_in_l1(fraction, problem):
     params, x, labels = problem
     logits_fn = functools.partial(network, params)
-    ours = attacks.apgd(logits_fn, KEY, x, labels, threat=attacks.l1(0.25), num_steps=50)
-    for fraction in (0.0, 0.2):
-        threat = attacks.l1(0.25, fraction=fraction)
-        plain = attacks.pgd(logits_fn, KEY, x, labels, threat=threat, num_steps=50)
-        assert ours.success.mean() >= plain.success.mean()
-        # Among those that neither fools, where losses can be compared.
-        left = ~np.asarray(ours.success | plain.success)
-        assert np.asarray(ours.loss)[left].mean() >= np.asarray(plain.loss)[left].mean() - 1e-4
+    ours = compiled(attacks.apgd, logits_fn, KEY, x, labels, threat=attacks.l1(0.25), num_steps=50)
+    threat = attacks.l1(0.25, fraction=fraction)
+    plain = compiled(attacks.pgd, logits_fn, KEY, x, labels, threat=threat, num_steps=50)
+    assert ours.success.mean() >= plain.success.mean()
+    # Among those that neither fools, where losses can be compared.
+    left = ~np.asarray(ours.success | plain.success)
+    assert np.asarray(ours.loss)[left].mean() >= np.asarray(plain.loss)[left].mean() - 1e-4
     assert 0.1 < ours.success.mean() < 0.95

@@ -117,15 +117,15 @@ def recorded(attack, logits_fn, x, labels):
     """Returns the result and, in order, the points that the model saw and its classes of them."""
     asked = []
 
-    def seen(x):
+    def watched(x):
         classes = jnp.argmax(logits_fn(x), -1)
         jax.debug.callback(lambda *now: asked.append(now), x, classes, ordered=True)
         return jax.nn.one_hot(classes, 4)
 
-    found = jax.jit(functools.partial(attack, seen))(KEY, x, labels)
+    result = jax.jit(functools.partial(attack, watched))(KEY, x, labels)
     jax.effects_barrier()
     points, classes = zip(*asked, strict=True)
-    return found, np.concatenate(points), np.concatenate(classes)
+    return result, np.concatenate(points), np.concatenate(classes)
 
 
 @each_attack
@@ -134,10 +134,10 @@ def test_the_distance_of_a_linear_model(name, given, binary):
     params, x, labels, exact = binary
     targets = 1 - labels
     options = {"targets": targets, "start": starts(params, targets)} if given else {}
-    found = on_affine(name)(params, x, labels, NONE if given else WIDE, **options)
+    result = on_affine(name)(params, x, labels, NONE if given else WIDE, **options)
     norm = name.split()[1]
-    ratio = np.asarray(attacks.distance(found.adversarial, x, norm)) / exact[norm].min(1)
-    assert found.success.all()
+    ratio = np.asarray(attacks.distance(result.adversarial, x, norm)) / exact[norm].min(1)
+    assert result.success.all()
     # No point can be nearer.
     assert ratio.min() > 1 - 1e-4 and ratio.max() < 1.08 and np.median(ratio) < 1.03
 
@@ -145,26 +145,28 @@ def test_the_distance_of_a_linear_model(name, given, binary):
 @each_attack
 def test_no_point_of_a_class_is_nearer_than_its_boundary(name, several):
     params, x, labels, exact = several
-    found = on_affine(name)(params, x, labels, WIDE)
-    classes = np.asarray(jnp.argmax(affine(params, found.adversarial), -1))
+    result = on_affine(name)(params, x, labels, WIDE)
+    classes = np.asarray(jnp.argmax(affine(params, result.adversarial), -1))
     norm = name.split()[1]
-    away = np.asarray(attacks.distance(found.adversarial, x, norm))
-    assert found.success.all() and (away > 0.999 * exact[norm][np.arange(24), classes]).all()
+    away = np.asarray(attacks.distance(result.adversarial, x, norm))
+    assert result.success.all() and (away > 0.999 * exact[norm][np.arange(24), classes]).all()
 
 
 @each_attack
 def test_targets_are_reached_from_points_of_theirs(name, several):
     params, x, labels, exact = several
     targets = ((labels + 1 + jnp.arange(24) % 2) % 4).at[3].set(labels[3])
-    found = on_affine(name)(params, x, labels, WIDE, targets=targets, start=starts(params, targets))
-    assert found.success.all()
-    seen = jnp.argmax(affine(params, found.adversarial), -1)
-    np.testing.assert_array_equal(seen, targets)
+    result = on_affine(name)(
+        params, x, labels, WIDE, targets=targets, start=starts(params, targets)
+    )
+    assert result.success.all()
+    watched = jnp.argmax(affine(params, result.adversarial), -1)
+    np.testing.assert_array_equal(watched, targets)
     # One is of its target already.
-    np.testing.assert_array_equal(found.adversarial[3], x[3])
-    assert found.queries[3] == 2
+    np.testing.assert_array_equal(result.adversarial[3], x[3])
+    assert result.queries[3] == 2
     norm = name.split()[1]
-    away = np.asarray(attacks.distance(found.adversarial, x, norm))
+    away = np.asarray(attacks.distance(result.adversarial, x, norm))
     ratio = np.delete(away / exact[norm][np.arange(24), targets], 3)
     # A third class may be in between.
     assert ratio.min() > 0.999 and np.median(ratio) < 1.05
@@ -217,31 +219,31 @@ def test_no_start_no_result(name, binary):
         "no bounds": (run(params, x, labels, NONE), None),
         "one bound": (run(sides, x, zero, (0.0, math.inf)), None),
     }
-    for case, (found, queries) in cases.items():
-        np.testing.assert_array_equal(found.adversarial, x, err_msg=case)
-        assert not found.success.any(), case
-        assert queries is None or (found.queries == queries).all(), case
+    for case, (result, queries) in cases.items():
+        np.testing.assert_array_equal(result.adversarial, x, err_msg=case)
+        assert not result.success.any(), case
+        assert queries is None or (result.queries == queries).all(), case
     # A start outside the bounds is moved to where it is none.
     tight = (float(x.min()), float(x.max()))
-    found = run(params, x, labels, tight, targets=targets, start=starts(params, targets))
-    inside = (found.adversarial >= tight[0]) & (found.adversarial <= tight[1])
-    assert inside.all() and not found.success.any()
+    result = run(params, x, labels, tight, targets=targets, start=starts(params, targets))
+    inside = (result.adversarial >= tight[0]) & (result.adversarial <= tight[1])
+    assert inside.all() and not result.success.any()
 
 
 @each_attack
 def test_results_are_feasible_successes_or_x(name, problem):
     params, x, labels = problem
-    found = on_network(name)(params, x, labels)
-    point = np.asarray(found.adversarial)
+    result = on_network(name)(params, x, labels)
+    point = np.asarray(result.adversarial)
     assert ((point >= 0) & (point <= 1)).all()
-    logits = jax.jit(network)(params, found.adversarial)
-    np.testing.assert_array_equal(found.success, np.argmax(logits, -1) != labels)
-    np.testing.assert_allclose(found.loss, losses.margin(logits, labels), rtol=1e-4, atol=1e-5)
-    assert found.success.all()
+    logits = jax.jit(network)(params, result.adversarial)
+    np.testing.assert_array_equal(result.success, np.argmax(logits, -1) != labels)
+    np.testing.assert_allclose(result.loss, losses.margin(logits, labels), rtol=1e-4, atol=1e-5)
+    assert result.success.all()
     # What is misclassified already is its own nearest point.
     np.testing.assert_array_equal(point[5], x[5])
-    assert found.queries[5] == 2 and found.queries.dtype == jnp.int32
-    assert (np.delete(found.queries, 5) > 60).all()
+    assert result.queries[5] == 2 and result.queries.dtype == jnp.int32
+    assert (np.delete(result.queries, 5) > 60).all()
 
 
 @each_attack
@@ -261,17 +263,17 @@ def test_a_batch_cut_short_and_models_mapped(name, problem):
     params, x, labels = problem
     attack = on_network(name)
 
-    def assert_same(found, wanted):
-        np.testing.assert_allclose(found.adversarial, wanted.adversarial, atol=1e-5)
-        np.testing.assert_array_equal(found.queries, wanted.queries)
-        np.testing.assert_array_equal(found.success, wanted.success)
+    def assert_same(result, wanted):
+        np.testing.assert_allclose(result.adversarial, wanted.adversarial, atol=1e-5)
+        np.testing.assert_array_equal(result.queries, wanted.queries)
+        np.testing.assert_array_equal(result.success, wanted.success)
 
-    whole = attack(params, x, labels)
-    assert_same(attack(params, x[:9], labels[:9]), jax.tree.map(lambda leaf: leaf[:9], whole))
-    other = jax.tree.map(jnp.flip, params[:2]) + params[2:]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), params, other)
-    mapped = jax.jit(jax.vmap(attack, (0, None, None)))(stacked, x, labels)
-    for i, wanted in enumerate((whole, attack(other, x, labels))):
+    other = jax.tree.map(np.flip, params[:2]) + params[2:]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), params, other)
+    mapped = jax.device_get(jax.jit(jax.vmap(attack, (0, None, None)))(stacked, x[:9], labels[:9]))
+    for i, member in enumerate((params, other)):
+        whole = jax.device_get(attack(member, x, labels))
+        wanted = jax.tree.map(lambda leaf: leaf[:9], whole)
         assert_same(jax.tree.map(lambda leaf, i=i: leaf[i], mapped), wanted)
 
 
@@ -289,15 +291,15 @@ def test_a_jump_too_far_is_halved_and_queries_are_evaluations():
         first_evaluations=100,
         start=(1.125 * normal + jnp.eye(20)[1])[None],
     )
-    found, points, classes = recorded(attack, logits_fn, x, jnp.array([0]))
+    result, points, classes = recorded(attack, logits_fn, x, jnp.array([0]))
     away, won = np.linalg.norm(points, axis=1), classes == 1
     # The input is a corner of the box, and no point outside is asked for.
     assert points.min() == 0 and points.max() <= 2
-    assert found.success[0] and found.queries[0] == len(points)
+    assert result.success[0] and result.queries[0] == len(points)
     assert 1 <= away[-1] < 1.05
     # The first is x, and the last what is returned: a success that was seen before.
     np.testing.assert_array_equal(points[0], x[0])
-    np.testing.assert_array_equal(points[-1], found.adversarial[0])
+    np.testing.assert_array_equal(points[-1], result.adversarial[0])
     assert won[:-1][(points[:-1] == points[-1]).all(1)].any()
     # Points around, which are asked for their side alone, may be a little nearer.
     assert away[-1] <= away[won].min() * 1.02
@@ -316,9 +318,9 @@ def test_a_step_looks_around_jumps_and_bisects(norm, binary):
         most_evaluations=160,
     )
     logits_fn = functools.partial(affine, (*params[:2], jnp.ones((1, 1))))
-    found, points, classes = recorded(attack, logits_fn, x[:1], labels[:1])
+    result, points, classes = recorded(attack, logits_fn, x[:1], labels[:1])
     won = classes != np.asarray(labels[0])
-    assert found.queries[0] == len(points)
+    assert result.queries[0] == len(points)
     order, halvings = {"l2": 2, "linf": np.inf}[norm], decision_based.num_halvings(x)
     first = 1
     for t, number in enumerate((100, 141, 160, 160), 1):
@@ -378,23 +380,23 @@ def test_the_estimate_is_the_sum_of_what_was_asked():
 
     def run(level):
         asked.clear()
-        found = np.asarray(estimate(level))[0]
+        result = np.asarray(estimate(level))[0]
         jax.effects_barrier()
         assert len(asked) == 50
         points, success = zip(*asked, strict=True)
-        return found, np.concatenate(points) - point, np.concatenate(success)
+        return result, np.concatenate(points) - point, np.concatenate(success)
 
-    found, moves, success = run((point @ normal).item())
+    result, moves, success = run((point @ normal).item())
     assert 5 < success.sum() < 45
     # On the sphere, or moved from there into the bounds, of which the point is in a corner.
     assert (np.linalg.norm(moves, axis=1) < 0.2001).all()
     assert (moves[:, 2] <= 0).all() and (moves[:, 4] >= 0).all()
     centred = 2.0 * success - np.mean(2.0 * success)
-    np.testing.assert_allclose(found, centred @ moves, atol=1e-5)
+    np.testing.assert_allclose(result, centred @ moves, atol=1e-5)
     # Where all agree there is no mean to subtract.
     for level, sign in ((-100.0, 1), (100.0, -1)):
-        found, moves, _ = run(level)
-        np.testing.assert_allclose(found, sign * moves.sum(0), atol=1e-5)
+        result, moves, _ = run(level)
+        np.testing.assert_allclose(result, sign * moves.sum(0), atol=1e-5)
 
 
 def test_a_step_goes_along_the_sphere_and_then_towards_x():
@@ -411,8 +413,8 @@ def test_a_step_goes_along_the_sphere_and_then_towards_x():
         orthogonal_step=0.2,
         inward_step=0.03,
     )
-    found, points, classes = recorded(attack, logits_fn, jnp.zeros((1, 200)), jnp.array([0]))
-    assert found.queries[0] == len(points)
+    result, points, classes = recorded(attack, logits_fn, jnp.zeros((1, 200)), jnp.array([0]))
+    assert result.queries[0] == len(points)
     lengths, won = np.linalg.norm(points, axis=1), classes == 1
     begun = 2 + decision_based.num_halvings(jnp.zeros((1, 200)))
     # Every tenth step looks at its draw on the sphere too, after its end.
@@ -448,11 +450,12 @@ def test_lengths_adapt_from_anywhere(binary):
         )
 
     for first in (0.01, 1.0):
-        found = run(first)
-        ratio = np.asarray(attacks.distance(found.adversarial, x)) / exact["l2"].min(1)
-        assert found.success.all() and ratio.max() < 1.02
+        result = run(first)
+        ratio = np.asarray(attacks.distance(result.adversarial, x)) / exact["l2"].min(1)
+        assert result.success.all() and ratio.max() < 1.02
 
 
+@pytest.mark.quick
 def test_halvings_are_those_of_the_number_of_features():
     for shape, number in (((1, 2), 10), ((3, 100), 10), ((2, 28, 28), 15), ((1, 224, 224, 3), 18)):
         assert decision_based.num_halvings(np.empty(shape, np.float32)) == number

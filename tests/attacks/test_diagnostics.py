@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.programs import compiled
 
 from halfway import attacks, losses
 
@@ -21,29 +22,34 @@ def healthy(x):
 LABELS = jnp.argmax(healthy(X), -1).at[:3].add(1) % 4
 
 
+@functools.partial(jax.jit, static_argnames=("attack", "logits_fn", "options"))
+def _diagnose(attack, logits_fn, threat, x, labels, options):
+    options = {"num_queries": 60} | dict(options)
+    return attacks.diagnose(attack, logits_fn, KEY, x, labels, threat=threat, **options)
+
+
 def diagnose(
     logits_fn, attack=attacks.pgd, x=X, labels=LABELS, epsilon=0.03, threat=None, **options
 ):
+    """The diagnosis of a model and an attack: one program for all inputs and budgets."""
     threat = attacks.linf(epsilon) if threat is None else threat
-    options = {"threat": threat, "num_queries": 60} | options
-    run = functools.partial(attacks.diagnose, attack, logits_fn, **options)
-    return jax.jit(run)(KEY, x, labels)
+    return _diagnose(attack, logits_fn, threat, x, labels, tuple(options.items()))
 
 
-def said(found):
-    return " | ".join(attacks.in_words(found))
+def said(result):
+    return " | ".join(attacks.in_words(result))
 
 
 def test_a_healthy_model_and_attack_have_nothing_to_say():
-    found = diagnose(healthy)
-    assert attacks.in_words(found) == ()
-    assert int(found.num_inputs) == 57 and found.zero_gradient == 0
-    np.testing.assert_allclose(found.budgets, 0.03 * np.array([0.25, 0.5, 1, 2]), rtol=1e-6)
-    assert (np.diff(found.success_rates) >= 0).all() and found.coupling < 1e-5
+    result = diagnose(healthy)
+    assert attacks.in_words(result) == ()
+    assert int(result.num_inputs) == 57 and result.zero_gradient == 0
+    np.testing.assert_allclose(result.budgets, 0.03 * np.array([0.25, 0.5, 1, 2]), rtol=1e-6)
+    assert (np.diff(result.success_rates) >= 0).all() and result.coupling < 1e-5
     # Shares are of what is classified rightly from the start.
-    alone = attacks.pgd(healthy, KEY, X, LABELS, threat=attacks.linf(0.03))
+    alone = compiled(attacks.pgd, healthy, KEY, X, LABELS, threat=attacks.linf(0.03))
     fooled = np.asarray(alone.success)[3:].mean()
-    assert float(found.success_rates[2]) == pytest.approx(fooled)
+    assert float(result.success_rates[2]) == pytest.approx(fooled)
 
 
 def test_no_gradient_and_a_black_box_that_wins():
@@ -52,7 +58,8 @@ def test_no_gradient_and_a_black_box_that_wins():
     stairs = diagnose(lambda x: healthy(jnp.round(x * 16) / 16), epsilon=0.1)
     assert stairs.zero_gradient == 1
     assert stairs.success_rates[2] == 0
-    other = attacks.square(
+    other = compiled(
+        attacks.square,
         lambda x: healthy(jnp.round(x * 16) / 16),
         jax.random.split(KEY)[1],
         X,
@@ -71,23 +78,25 @@ def test_gradients_that_are_not_finite_count_as_none():
         return healthy(x) + jnp.sqrt(x[:, :1]) * jnp.array([[1.0, 2.0, 1.0, 1.0]])
 
     x = X.at[:30, 0].set(0.0)
-    found = diagnose(broken, x=x, labels=jnp.argmax(broken(x), -1))
-    assert found.zero_gradient == 0  # one component is not all of a gradient
+    result = diagnose(broken, x=x, labels=jnp.argmax(broken(x), -1))
+    assert result.zero_gradient == 0  # one component is not all of a gradient
     only = x[:, :1]
     model = lambda x: jnp.sqrt(x) * jnp.array([[-1.0, 1.0]]) + jnp.array([[2.0, 0.0]])  # noqa: E731
-    found = diagnose(model, x=only, labels=jnp.zeros(60, int))
-    assert found.zero_gradient == 0.5
+    result = diagnose(model, x=only, labels=jnp.zeros(60, int))
+    assert result.zero_gradient == 0.5
 
 
 def test_success_that_falls_with_the_budget():
     def overshooting(logits_fn, key, x, labels, *, threat):
         """Fools everything up to a budget, and nothing beyond."""
-        found = attacks.pgd(logits_fn, key, x, labels, threat=threat)
-        return found._replace(success=jnp.broadcast_to(threat.epsilon < 0.02, labels.shape))
+        result = attacks.pgd(logits_fn, key, x, labels, threat=threat)
+        return result._replace(success=jnp.broadcast_to(threat.epsilon < 0.02, labels.shape))
 
-    found = diagnose(healthy, overshooting)
-    np.testing.assert_array_equal(found.success_rates, [1, 1, 0, 0])
-    assert "success falls from 100.0% to 0.0% as the budget grows from 0.015 to 0.03" in said(found)
+    result = diagnose(healthy, overshooting)
+    np.testing.assert_array_equal(result.success_rates, [1, 1, 0, 0])
+    assert "success falls from 100.0% to 0.0% as the budget grows from 0.015 to 0.03" in said(
+        result
+    )
 
 
 def test_successes_that_rounding_undoes():
@@ -112,27 +121,31 @@ def test_a_model_that_couples_examples():
     def coupled(x):
         return healthy(x - x.mean(0, keepdims=True))
 
-    found = diagnose(coupled, labels=jnp.argmax(coupled(X), -1))
-    assert found.coupling > 0.1 and "the model couples examples" in said(found)
+    result = diagnose(coupled, labels=jnp.argmax(coupled(X), -1))
+    assert result.coupling > 0.1 and "the model couples examples" in said(result)
 
 
 def test_other_norms_and_infinite_bounds():
     for threat in (attacks.l2(0.2), attacks.l1(0.5)):
-        found = diagnose(healthy, threat=threat, num_queries=20, scales=(0.5, 1.0))
-        assert np.isnan(found.black_box_only) == (threat.norm.name == "l1")
-        assert found.success_rates.shape == (2,)
-    found = diagnose(healthy, threat=attacks.linf(0.03, bounds=(-jnp.inf, jnp.inf)))
-    assert np.isnan(found.lost_by_rounding) and found.success_rates[2] > 0
+        result = diagnose(healthy, threat=threat, num_queries=20, scales=(0.5, 1.0))
+        assert np.isnan(result.black_box_only) == (threat.norm.name == "l1")
+        assert result.success_rates.shape == (2,)
+    # Bounds that are known while tracing, not data.
+    threat = attacks.linf(0.03, bounds=(-jnp.inf, jnp.inf))
+    run = functools.partial(attacks.diagnose, attacks.pgd, healthy, threat=threat, num_queries=20)
+    result = jax.jit(functools.partial(run, scales=(1.0,)))(KEY, X, LABELS)
+    assert np.isnan(result.lost_by_rounding) and result.success_rates[0] > 0
 
 
 def test_nothing_rightly_classified_is_said():
-    found = diagnose(healthy, labels=(jnp.argmax(healthy(X), -1) + 1) % 4)
-    assert attacks.in_words(found) == (
+    result = diagnose(healthy, labels=(jnp.argmax(healthy(X), -1) + 1) % 4)
+    assert attacks.in_words(result) == (
         "no input is classified rightly: there is nothing to attack",
     )
 
 
 @pytest.mark.parametrize("scales", [(0.5, 2.0), (1.0, 0.5), (0.0, 1.0), (-1.0, 1.0)])
+@pytest.mark.quick
 def test_bad_scales_are_refused(scales):
     with pytest.raises(ValueError, match="scales must increase from above 0 and have 1 among them"):
         diagnose(healthy, scales=scales)
@@ -142,12 +155,12 @@ def test_bad_scales_are_refused(scales):
 def test_models_can_be_mapped():
     stacked = jnp.stack([W1, 2 * W1])
 
-    def one(weights):
+    def diagnose(weights):
         model = lambda x: jnp.tanh(x @ weights) @ W2  # noqa: E731
         return attacks.diagnose(
             attacks.fgsm, model, KEY, X[:8], LABELS[:8], threat=attacks.linf(0.03), num_queries=5
         )
 
-    both = jax.jit(jax.vmap(one))(stacked)
-    for mapped, alone in zip(both, jax.jit(one)(2 * W1), strict=True):
+    both = jax.jit(jax.vmap(diagnose))(stacked)
+    for mapped, alone in zip(both, jax.jit(diagnose)(2 * W1), strict=True):
         np.testing.assert_allclose(mapped[1], alone, atol=1e-5)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 from support import small_network
+from support.programs import compiled
 
 from halfway import attacks, losses
 from halfway.attacks import base
@@ -17,11 +18,14 @@ KEY = jax.random.key(0)
 ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
 
 
+to_plane = jax.jit(fast_boundary.to_plane, static_argnums=(3, 4))
+
+
 def least_norm(norm, weights, amount, low, high):
     """The least norm of a move within bounds along which a linear function gains the amount."""
     n = len(weights)
     if norm == "l2":
-        found = scipy.optimize.minimize(
+        result = scipy.optimize.minimize(
             lambda z: z @ z,
             np.zeros(n),
             jac=lambda z: 2 * z,
@@ -30,15 +34,15 @@ def least_norm(norm, weights, amount, low, high):
             method="SLSQP",
             options={"ftol": 1e-14, "maxiter": 1000},
         )
-        return np.sqrt(found.fun) if found.success else np.nan
+        return np.sqrt(result.fun) if result.success else np.nan
     if norm == "l1":
         limits = [(0, h) for h in high] + [(0, -v) for v in low]
-        found = scipy.optimize.linprog(
+        result = scipy.optimize.linprog(
             np.ones(2 * n), A_eq=np.r_[weights, -weights][None], b_eq=[amount], bounds=limits
         )
     else:
         column, eye = np.ones((n, 1)), np.eye(n)
-        found = scipy.optimize.linprog(
+        result = scipy.optimize.linprog(
             np.r_[np.zeros(n), 1],
             A_ub=np.block([[eye, -column], [-eye, -column]]),
             b_ub=np.zeros(2 * n),
@@ -46,7 +50,7 @@ def least_norm(norm, weights, amount, low, high):
             b_eq=[amount],
             bounds=[*zip(low, high, strict=True), (0, None)],
         )
-    return found.fun if found.status == 0 else np.nan
+    return result.fun if result.status == 0 else np.nan
 
 
 @pytest.mark.parametrize("norm", ORDER)
@@ -58,12 +62,10 @@ def test_moves_to_a_plane_are_the_least(norm):
     weights[2, 3:6], weights[3, :9] = 1.5, 0.0  # ties, and features that do not matter
     solved = 0
     for amount in (0.0, 0.3, 2.0, -1.0, -30.0):
-        moves = np.asarray(
-            fast_boundary.to_plane(
-                jnp.float32(x), jnp.float32(weights), jnp.full(8, amount), norm, (0.0, 1.0)
-            ),
-            float,
+        moves = to_plane(
+            np.float32(x), np.float32(weights), np.full(8, amount, np.float32), norm, (0.0, 1.0)
         )
+        moves = np.asarray(moves, float)
         assert ((x + moves >= -1e-6) & (x + moves <= 1 + 1e-6)).all()
         for row in range(8):
             up = weights[row] * amount > 0
@@ -78,17 +80,18 @@ def test_moves_to_a_plane_are_the_least(norm):
     assert solved > 20
 
 
+@pytest.mark.quick
 def test_without_bounds_moves_are_those_of_the_dual_norm():
     weights = jnp.array([[3.0, -4.0, 0.0]])
-    wide = (-jnp.inf, jnp.inf)
+    zero, wide = jnp.zeros((1, 3)), (-np.inf, np.inf)
     for norm, expected in {
         "linf": [1, -1, 0],
         "l2": [21 / 25, -28 / 25, 0],
         "l1": [0, -1.75, 0],
     }.items():
-        move = fast_boundary.to_plane(jnp.zeros((1, 3)), weights, jnp.array([7.0]), norm, wide)
+        move = to_plane(zero, weights, jnp.array([7.0]), norm, wide)
         np.testing.assert_allclose(move[0], expected, rtol=1e-5)
-        nothing = fast_boundary.to_plane(jnp.zeros((1, 3)), 0 * weights, jnp.ones(1), norm, wide)
+        nothing = to_plane(zero, 0 * weights, jnp.ones(1), norm, wide)
         np.testing.assert_array_equal(nothing, 0)
 
 
@@ -114,10 +117,10 @@ def test_restarts_are_never_worse_and_find_nearer_points(curved):
 
 def test_the_last_steps_end_at_the_boundary(curved):
     logits_fn, x, labels = curved
-    found = attacks.fab(logits_fn, KEY, x, labels, norm="l2", num_steps=30)
-    move = found.adversarial - x
+    result = compiled(attacks.fab, logits_fn, KEY, x, labels, norm="l2", num_steps=30)
+    move = result.adversarial - x
     inside = jnp.argmax(logits_fn(x + 0.98 * move), -1) == labels
-    assert found.success.all() and inside.mean() > 0.9
+    assert result.success.all() and inside.mean() > 0.9
 
 
 @pytest.mark.parametrize(
@@ -139,10 +142,10 @@ def test_queries_count_every_evaluation(attack, options, jacobians, curved):
         jax.debug.callback(lambda: calls.append(1))
         return logits_fn(x)
 
-    found = attack(counted, KEY, x, labels, num_steps=4, **options)
+    result = compiled(attack, counted, KEY, x, labels, num_steps=4, **options)
     jax.effects_barrier()
     # The gradients of all five logits count as five, though the model is evaluated once for them.
-    assert int(found.queries[0]) == len(calls) + 4 * jacobians
+    assert int(result.queries[0]) == len(calls) + 4 * jacobians
 
 
 def test_features_at_the_bounds_can_leave_them():
@@ -152,13 +155,14 @@ def test_features_at_the_bounds_can_leave_them():
     logits_fn = lambda x: (x - corner) @ weights + bias  # noqa: E731
     x, labels = jnp.array([[1.0, 0.0]]), jnp.array([0])
     # Within the box every move away from the corner adds to f_0 − f_1 = 4 + 6 a + 8 b.
-    assert not attacks.carlini_wagner(logits_fn, KEY, x, labels, num_steps=50).success.any()
+    near = compiled(attacks.carlini_wagner, logits_fn, KEY, x, labels, num_steps=50)
+    assert not near.success.any()
     flipped = lambda x: (x - corner) @ -weights + bias  # noqa: E731
-    found = attacks.carlini_wagner(flipped, KEY, x, labels)
-    assert found.success.all()
+    result = compiled(attacks.carlini_wagner, flipped, KEY, x, labels)
+    assert result.success.all()
     # 4 − 6 a − 8 b = 0 is nearest at distance 4/10.
-    np.testing.assert_allclose(found.adversarial, [[1 - 0.24, 0.32]], atol=0.01)
-    assert float(attacks.distance(found.adversarial, x)[0]) == pytest.approx(0.4, rel=0.01)
+    np.testing.assert_allclose(result.adversarial, [[1 - 0.24, 0.32]], atol=0.01)
+    assert float(attacks.distance(result.adversarial, x)[0]) == pytest.approx(0.4, rel=0.01)
 
 
 def test_confidence_is_the_margin_of_the_result(curved):
@@ -168,12 +172,12 @@ def test_confidence_is_the_margin_of_the_result(curved):
         def shifted(x, shift=shift):
             return logits_fn(x) + shift
 
-        found = jax.jit(functools.partial(attacks.carlini_wagner, shifted, confidence=0.5))(
+        result = jax.jit(functools.partial(attacks.carlini_wagner, shifted, confidence=0.5))(
             KEY, x, labels
         )
-        assert found.success.mean() > 0.9
-        assert (np.asarray(found.loss)[np.asarray(found.success)] >= 0.5 - 1e-4).all()
-        assert np.median(found.loss) < 0.6
+        assert result.success.mean() > 0.9
+        assert (np.asarray(result.loss)[np.asarray(result.success)] >= 0.5 - 1e-4).all()
+        assert np.median(result.loss) < 0.6
 
 
 def disc(x):
@@ -242,8 +246,13 @@ def test_carlini_wagner_goes_to_the_nearest_class_not_the_runner_up():
     """The second logit is .1 behind and flat, the third .2 behind and steep."""
     slopes, behind = jnp.array([[0.0, 0.1, 0.0], [0.0, 0.0, 1.0]]), jnp.array([[0.0, -0.1, -0.2]])
     x, labels = jnp.full((1, 2), 3.0), jnp.array([0])
-    found = attacks.carlini_wagner(
-        lambda z: (z - x) @ slopes + behind, KEY, x, labels, bounds=(0.0, 6.0)
+    result = compiled(
+        attacks.carlini_wagner,
+        lambda z: (z - x) @ slopes + behind,
+        KEY,
+        x,
+        labels,
+        bounds=(0.0, 6.0),
     )
-    assert found.success.all()
-    assert float(attacks.distance(found.adversarial, x)[0]) == pytest.approx(0.2, rel=0.01)
+    assert result.success.all()
+    assert float(attacks.distance(result.adversarial, x)[0]) == pytest.approx(0.2, rel=0.01)

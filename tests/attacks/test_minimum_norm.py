@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import small_network
+from support.programs import compiled
 from support.small_network import network
 
 from halfway import attacks, losses
@@ -25,7 +26,7 @@ ATTACKS = {
     "fab l1": functools.partial(attacks.fab, norm="l1"),
     "carlini_wagner l2": attacks.carlini_wagner,
 }
-QUICK = {"carlini_wagner l2": {"num_searches": 3}}
+ONE_NORM_EACH = ("deepfool l2", "ddn l2", "fmn linf", "fab linf", "carlini_wagner l2")
 WIDE = (-5.0, 5.0)
 each_attack = pytest.mark.parametrize("name", ATTACKS)
 
@@ -63,14 +64,43 @@ def problem():
     return params, x, jnp.argmax(network(params, x), -1).at[5].add(1) % 5
 
 
+@functools.cache
+def on_network(name, **options):
+    """Returns an attack on networks, compiled once for many tests."""
+
+    def run(params, x, labels):
+        return ATTACKS[name](functools.partial(network, params), KEY, x, labels, **options)
+
+    return jax.jit(run)
+
+
+@functools.cache
+def by_bisection(norm):
+    """Returns the search for the least budget of a bounded attack on networks, compiled once."""
+
+    def run(params, x, labels):
+        return attacks.minimum_budget(
+            attacks.pgd,
+            functools.partial(network, params),
+            KEY,
+            x,
+            labels,
+            threat_fn=getattr(attacks, norm),
+            largest=1.0 if norm == "linf" else 3.0,
+            num_steps=20,
+        )
+
+    return jax.jit(run)
+
+
 @each_attack
 def test_the_distance_of_a_linear_model(name, linear):
     logits_fn, x, labels, exact = linear
     norm = name.split()[1]
     options = {"bounds": WIDE} | ({} if "deepfool" in name else {"num_steps": 300})
-    found = jax.jit(functools.partial(ATTACKS[name], logits_fn, **options))(KEY, x, labels)
-    assert found.success.all()
-    away = np.asarray(attacks.distance(found.adversarial, x, norm))
+    result = jax.jit(functools.partial(ATTACKS[name], logits_fn, **options))(KEY, x, labels)
+    assert result.success.all()
+    away = np.asarray(attacks.distance(result.adversarial, x, norm))
     # No point can be nearer; 3 % is what an approximation may cost.
     assert (away >= exact[norm] * (1 - 1e-3)).all()
     np.testing.assert_allclose(away, exact[norm], rtol=0.03)
@@ -79,52 +109,43 @@ def test_the_distance_of_a_linear_model(name, linear):
 def test_the_overshoot_scales_the_whole_perturbation(linear):
     logits_fn, x, labels, exact = linear
     for overshoot in (0.02, 0.5):
-        found = attacks.deepfool(logits_fn, KEY, x, labels, overshoot=overshoot, bounds=WIDE)
-        away = attacks.distance(found.adversarial, x)
+        result = compiled(
+            attacks.deepfool, logits_fn, KEY, x, labels, overshoot=overshoot, bounds=WIDE
+        )
+        away = attacks.distance(result.adversarial, x)
         np.testing.assert_allclose(away, (1 + overshoot) * exact["l2"], rtol=2e-3)
 
 
 @each_attack
 def test_results_are_feasible_successes_or_x(name, problem):
     params, x, labels = problem
-    logits_fn = functools.partial(network, params)
-    found = jax.jit(functools.partial(ATTACKS[name], logits_fn))(KEY, x, labels)
-    point = np.asarray(found.adversarial)
+    result = on_network(name)(params, x, labels)
+    point = np.asarray(result.adversarial)
     assert ((point >= 0) & (point <= 1)).all() and np.isfinite(point).all()
-    logits = logits_fn(found.adversarial)
-    np.testing.assert_array_equal(found.success, jnp.argmax(logits, -1) != labels)
-    still = ~np.asarray(found.success)
+    logits = network(params, result.adversarial)
+    np.testing.assert_array_equal(result.success, jnp.argmax(logits, -1) != labels)
+    still = ~np.asarray(result.success)
     np.testing.assert_array_equal(point[still], np.asarray(x)[still])
-    assert found.success.mean() > 0.8
+    assert result.success.mean() > 0.8
     # What is misclassified already is its own nearest point.
     np.testing.assert_array_equal(point[5], x[5])
-    assert found.success[5] and (np.asarray(found.queries) >= 2).all()
+    assert result.success[5] and (np.asarray(result.queries) >= 2).all()
 
 
-@each_attack
+# The steepest step of l1 is a weak attack.
+@pytest.mark.parametrize("name", [name for name in ATTACKS if not name.endswith("l1")])
 def test_as_near_as_a_bounded_attack_by_bisection(name, problem):
     (w1, w2), x, _ = problem
     # Of gentle curvature, where one linearization after another is a good guide.
     params = 0.25 * w1, w2
     labels = jnp.argmax(network(params, x), -1)
-    logits_fn, norm = functools.partial(network, params), name.split()[1]
-    if norm == "l1":
-        pytest.skip("the steepest step of l1 is a weak attack")
-    found = ATTACKS[name](logits_fn, KEY, x, labels)
-    bounded = attacks.minimum_budget(
-        attacks.pgd,
-        logits_fn,
-        KEY,
-        x,
-        labels,
-        threat_fn=getattr(attacks, norm),
-        largest=1.0 if norm == "linf" else 3.0,
-        num_steps=20,
-    )
-    both = np.asarray(found.success & bounded.success)
+    norm = name.split()[1]
+    result = on_network(name)(params, x, labels)
+    bounded = by_bisection(norm)(params, x, labels)
+    both = np.asarray(result.success & bounded.success)
     ours, theirs = (
         np.median(np.asarray(attacks.distance(r.adversarial, x, norm))[both])
-        for r in (found, bounded)
+        for r in (result, bounded)
     )
     assert ours < 1.15 * theirs
 
@@ -132,28 +153,28 @@ def test_as_near_as_a_bounded_attack_by_bisection(name, problem):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name in ("fab l2", "fab l1", "fmn l1") else ())
+        # One norm of each attack: all pick examples and models in the same way.
+        pytest.param(name, marks=() if name in ONE_NORM_EACH else pytest.mark.slow)
         for name in ATTACKS
     ],
 )
-def test_a_batch_cut_or_permuted_and_models_mapped(name, problem):
+def test_a_batch_cut_and_permuted_and_models_mapped(name, problem):
     params, x, labels = problem
-    attack = functools.partial(ATTACKS[name], num_steps=15, **QUICK.get(name, {}))
-    whole = attack(functools.partial(network, params), KEY, x, labels)
+    # Long searches part by rounding.
+    options = {"num_searches": 3, "num_steps": 15} if name.startswith("carlini") else {}
+    attack = on_network(name, **options)
+    whole = attack(params, x, labels)
     order = np.random.default_rng(0).permutation(24)[:9]
-    part = attack(functools.partial(network, params), KEY, x[order], labels[order])
-    np.testing.assert_allclose(part.adversarial, whole.adversarial[order], atol=1e-5)
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.7 * leaf]), params)
-    mapped = jax.jit(
-        jax.vmap(lambda p: attack(functools.partial(network, p), KEY, x, labels).adversarial)
-    )(stacked)
-    np.testing.assert_allclose(mapped[0], whole.adversarial, atol=1e-4)
+    mapped = jax.jit(jax.vmap(attack, (0, None, None)))(stacked, x[order], labels[order])
+    np.testing.assert_allclose(mapped.adversarial[0], whole.adversarial[order], atol=1e-4)
 
 
 def test_bisection_finds_the_budget_of_each_example(linear):
     logits_fn, x, labels, exact = linear
     for norm in ("linf", "l2"):
-        found = attacks.minimum_budget(
+        result = compiled(
+            attacks.minimum_budget,
             attacks.pgd,
             logits_fn,
             KEY,
@@ -166,8 +187,8 @@ def test_bisection_finds_the_budget_of_each_example(linear):
             num_steps=10,
             relative_step=0.5,
         )
-        away = np.asarray(attacks.distance(found.adversarial, x, norm))
-        assert found.success.all() and (found.queries == 13 * 11).all()
+        away = np.asarray(attacks.distance(result.adversarial, x, norm))
+        assert result.success.all() and (result.queries == 13 * 11).all()
         assert (away > exact[norm] * (1 - 1e-3)).all()
         # Gradients follow the runner-up, which is not always the nearest class.
         nearest = np.isclose(away, exact[norm], atol=2 * 2 / 2**12, rtol=0.01)
@@ -176,7 +197,8 @@ def test_bisection_finds_the_budget_of_each_example(linear):
 
 def test_bisection_without_any_success_says_so(linear):
     logits_fn, x, labels, _ = linear
-    found = attacks.minimum_budget(
+    result = compiled(
+        attacks.minimum_budget,
         attacks.fgsm,
         logits_fn,
         KEY,
@@ -186,21 +208,25 @@ def test_bisection_without_any_success_says_so(linear):
         largest=1e-6,
         num_halvings=3,
     )
-    assert not found.success.any()
+    assert not result.success.any()
 
 
-def test_targets_are_reached(linear):
+@pytest.mark.parametrize(
+    "name",
+    ["ddn l2", "fmn l2", "fab linf", "carlini_wagner l2"]
+    + [pytest.param(name, marks=pytest.mark.slow) for name in ("fab l2", "fab l1")],
+)
+def test_targets_are_reached(name, linear):
     logits_fn, x, labels, _ = linear
     targets = (labels + 1) % 4
-    for name in ("ddn l2", "fmn l2", "fab linf", "fab l2", "fab l1", "carlini_wagner l2"):
-        found = jax.jit(functools.partial(ATTACKS[name], logits_fn, num_steps=200, bounds=WIDE))(
-            KEY, x, labels, targets=targets
-        )
-        assert found.success.mean() > 0.9
-        seen = jnp.argmax(logits_fn(found.adversarial), -1)
-        np.testing.assert_array_equal(found.success, seen == targets)
+    options = {"num_steps": 200, "bounds": WIDE, "targets": targets}
+    result = compiled(ATTACKS[name], logits_fn, KEY, x, labels, **options)
+    assert result.success.mean() > 0.9
+    predicted = jnp.argmax(logits_fn(result.adversarial), -1)
+    np.testing.assert_array_equal(result.success, predicted == targets)
 
 
+@pytest.mark.quick
 def test_bad_options_are_refused(linear):
     logits_fn, x, labels, _ = linear
     with pytest.raises(ValueError, match="norm must be one of l2, linf, got 'l1'"):

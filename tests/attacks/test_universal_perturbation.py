@@ -37,11 +37,15 @@ TARGETS = (LABELS + 1) % 4
 X = X.at[:, 0, 0].set(0.0).at[:4, 1, 1].set(1.0)
 
 
-def run(threat, logits_fn=LOGITS, x=X, labels=LABELS, key=KEY, **options):
-    # Numbers as arguments: they share a program.
-    numbers = {name: options.pop(name) for name in ("cap", "targets") if name in options}
-    attack = functools.partial(universal, logits_fn, **options)
-    return jax.jit(attack)(key, x, labels, threat=threat, **numbers)
+@functools.partial(jax.jit, static_argnames=("logits_fn", "options"))
+def _run(logits_fn, options, threat, x, labels, key, cap, targets):
+    options = dict(options) | ({} if cap is None else {"cap": cap})
+    return universal(logits_fn, key, x, labels, threat=threat, targets=targets, **options)
+
+
+def run(threat, logits_fn=LOGITS, x=X, labels=LABELS, key=KEY, cap=None, targets=None, **options):
+    """The result of an attack: one program for all calls of the same shapes."""
+    return _run(logits_fn, tuple(options.items()), threat, x, labels, key, cap, targets)
 
 
 def pick(logits, labels):
@@ -52,16 +56,15 @@ def pick(logits, labels):
 # Linear models
 
 
-@each_norm
 @pytest.mark.parametrize(
-    ("loss_fn", "aim"),
-    [(losses.margin, "away"), (losses.cross_entropy, "towards")],
+    ("norm", "loss_fn", "aim"),
+    [(norm, losses.margin, "away") for norm in MAKE] + [("linf", losses.cross_entropy, "towards")],
 )
 def test_the_optimum_for_a_linear_model_and_one_label(norm, loss_fn, aim):
     weights = jax.random.normal(KEY, (5, 2))
     x, labels = jax.random.normal(jax.random.key(2), (7, 5)), jnp.zeros(7, int)
     threat = MAKE[norm](EPSILON[norm], WIDE)
-    found = run(
+    result = run(
         threat,
         lambda x: x @ weights,
         x,
@@ -77,14 +80,14 @@ def test_the_optimum_for_a_linear_model_and_one_label(norm, loss_fn, aim):
         "l2": h / np.linalg.norm(h),
         "l1": np.sign(h) * (np.abs(h) == np.abs(h).max()),
     }
-    np.testing.assert_allclose(found.perturbation, EPSILON[norm] * steepest[norm], atol=2e-6)
-    np.testing.assert_allclose(found.adversarial, x + found.perturbation[None], atol=1e-6)
+    np.testing.assert_allclose(result.perturbation, EPSILON[norm] * steepest[norm], atol=2e-6)
+    np.testing.assert_allclose(result.adversarial, x + result.perturbation[None], atol=1e-6)
     margin = np.asarray(x @ weights, float) @ [-1, 1] * (1 if aim == "away" else -1)
     gain = EPSILON[norm] * np.linalg.norm(h, {"linf": 1, "l2": 2, "l1": np.inf}[norm])
     if loss_fn is losses.margin:
-        np.testing.assert_allclose(found.loss, margin + gain, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(result.loss, margin + gain, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(
-        found.success, margin + gain > 0 if aim == "away" else margin + gain >= 0
+        result.success, margin + gain > 0 if aim == "away" else margin + gain >= 0
     )
 
 
@@ -93,19 +96,19 @@ def test_the_direction_is_that_of_the_mean_gradient_not_of_one_example(norm):
     weights = jnp.array([[3.0, -1.0, 0.5], [0.2, -1.0, 2.0], [-1.0, 0.9, 0.8], [0.0, 0.3, -2.0]])
     x, labels = jnp.zeros((6, 4)), jnp.array([0, 1, 1, 2, 2, 2])
     threat = MAKE[norm](0.25, WIDE)
-    found = run(
+    result = run(
         threat, lambda x: x @ weights, x, labels, loss_fn=pick, num_epochs=1, relative_step=1.0
     )
     mean = np.asarray(weights, float)[:, np.asarray(labels)].mean(1)
     step = 0.25 * np.asarray(threat.steepest(jnp.asarray(mean[None], jnp.float32)))[0]
-    np.testing.assert_allclose(found.perturbation, step, atol=1e-6)
+    np.testing.assert_allclose(result.perturbation, step, atol=1e-6)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 5, 100])
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_every_epoch_sees_every_example_once(batch_size):
     # Example i pushes coordinate i alone, a step each time that it is seen.
     x, labels = jnp.zeros((7, 7)), jnp.arange(7)
-    found = run(
+    result = run(
         attacks.linf(1.0, WIDE),
         lambda x: x,
         x,
@@ -115,8 +118,8 @@ def test_every_epoch_sees_every_example_once(batch_size):
         num_epochs=3,
         relative_step=0.125,
     )
-    np.testing.assert_array_equal(found.perturbation, jnp.full(7, 3 / 8))
-    assert (found.queries == 4).all()
+    np.testing.assert_array_equal(result.perturbation, jnp.full(7, 3 / 8))
+    assert (result.queries == 4).all()
 
 
 def test_an_example_at_the_cap_pushes_no_further():
@@ -147,11 +150,11 @@ def test_what_a_bound_stops_does_not_count_and_the_way_back_stays_open():
     both = run(threat, logits_fn, jnp.array([[1.0], [0.0]]), labels, loss_fn=pick)
     np.testing.assert_array_equal(both.perturbation, 0)
     # From below the bound, where the second alone would drive it, the first brings it back.
-    one = functools.partial(
+    attack = functools.partial(
         run, threat, logits_fn, jnp.array([[0.0], [0.5]]), labels, loss_fn=pick, batch_size=1
     )
     for seed in range(4):  # steps cancel in either order
-        np.testing.assert_allclose(one(key=jax.random.key(seed)).perturbation, 0, atol=1e-7)
+        np.testing.assert_allclose(attack(key=jax.random.key(seed)).perturbation, 0, atol=1e-7)
 
 
 # By hand
@@ -187,7 +190,7 @@ def by_hand(labels, sign, *, batch_size, cap, num_epochs, bounded=True):
 @pytest.mark.parametrize("aim", ["away", "towards"])
 def test_the_walk_by_hand(aim):
     labels, sign, cap = (LABELS, 1, 0.8) if aim == "away" else (TARGETS, -1, -1.0)
-    found = run(
+    result = run(
         attacks.linf(1 / 8),
         num_epochs=4,
         batch_size=3,
@@ -196,7 +199,7 @@ def test_the_walk_by_hand(aim):
         targets=None if aim == "away" else TARGETS,
     )
     walk = functools.partial(by_hand, labels, sign, batch_size=3, num_epochs=4)
-    np.testing.assert_allclose(found.perturbation, walk(cap=cap), atol=1e-6)
+    np.testing.assert_allclose(result.perturbation, walk(cap=cap), atol=1e-6)
     # Neither the cap nor the bounds are idle here.
     assert np.abs(walk(cap=np.inf) - walk(cap=cap)).max() > 0.01
     assert np.abs(walk(cap=cap, bounded=False) - walk(cap=cap)).max() > 0.01
@@ -208,8 +211,8 @@ def test_the_walk_by_hand(aim):
 @each_norm
 def test_the_result_is_feasible_and_belongs_to_its_points(norm):
     threat = MAKE[norm](EPSILON[norm])
-    found = run(threat, batch_size=3, relative_step=0.4, cap=0.5)
-    point, delta = np.asarray(found.adversarial, float), np.asarray(found.perturbation, float)
+    result = run(threat, batch_size=3, relative_step=0.4, cap=0.5)
+    point, delta = np.asarray(result.adversarial, float), np.asarray(result.perturbation, float)
     order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
     assert 0.2 < np.linalg.norm(delta.ravel(), order) / EPSILON[norm] <= 1 + 1e-6
     x = np.asarray(X, float)
@@ -217,13 +220,13 @@ def test_the_result_is_feasible_and_belongs_to_its_points(norm):
     assert ((point >= 0) & (point <= 1)).all()
     moved = np.linalg.norm((point - x).reshape(7, -1), order, 1)
     assert (moved <= EPSILON[norm] * (1 + 1e-5)).all()
-    applied = threat.project(X + found.perturbation[None], X)
-    np.testing.assert_allclose(applied, found.adversarial, atol=1e-6)
-    logits = LOGITS(found.adversarial)
-    np.testing.assert_array_equal(found.success, jnp.argmax(logits, -1) != LABELS)
-    np.testing.assert_allclose(found.loss, losses.cross_entropy(logits, LABELS), rtol=1e-4)
-    assert found.loss.mean() > losses.cross_entropy(LOGITS(X), LABELS).mean()
-    assert found.queries.dtype == jnp.int32 and (found.queries == 11).all()
+    applied = jax.jit(threat.project)(x + delta[None], X)
+    np.testing.assert_allclose(applied, result.adversarial, atol=1e-6)
+    logits = LOGITS(result.adversarial)
+    np.testing.assert_array_equal(result.success, jnp.argmax(logits, -1) != LABELS)
+    np.testing.assert_allclose(result.loss, losses.cross_entropy(logits, LABELS), rtol=1e-4)
+    assert result.loss.mean() > losses.cross_entropy(LOGITS(X), LABELS).mean()
+    assert result.queries.dtype == jnp.int32 and (result.queries == 11).all()
 
 
 def test_the_order_of_a_whole_batch_does_not_matter_and_its_examples_do():
@@ -253,9 +256,11 @@ def test_several_models_are_fooled_together():
     apply_fn = lambda w, x: (x - 0.5) @ w  # noqa: E731
     x = jnp.array([[0.6, 0.55], [0.55, 0.6], [0.7, 0.55]])
     logits_fn, loss_fn = ensemble(apply_fn, weights, "worst")
-    found = run(attacks.linf(0.125), logits_fn, x, jnp.zeros(3, int), loss_fn=loss_fn, batch_size=2)
-    np.testing.assert_allclose(found.perturbation, [-0.125, -0.125], rtol=1e-6)
-    np.testing.assert_array_equal(found.success, [True, True, False])
+    result = run(
+        attacks.linf(0.125), logits_fn, x, jnp.zeros(3, int), loss_fn=loss_fn, batch_size=2
+    )
+    np.testing.assert_allclose(result.perturbation, [-0.125, -0.125], rtol=1e-6)
+    np.testing.assert_array_equal(result.success, [True, True, False])
 
 
 def test_no_epoch_and_no_gradient_change_nothing():
@@ -280,6 +285,7 @@ def test_no_epoch_and_no_gradient_change_nothing():
         ({"relative_step": np.nan}, "relative_step must be finite and at least 0, got nan"),
     ],
 )
+@pytest.mark.quick
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         universal(LOGITS, KEY, X, LABELS, **{"threat": attacks.linf(0.1)} | options)

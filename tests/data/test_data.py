@@ -73,6 +73,7 @@ def _from_memory(tmp_path):
 
 
 @pytest.mark.parametrize("source", ["disk", "memory"])
+@pytest.mark.quick
 def test_digits_are_those_of_scikit_learn(source, prepared, tmp_path):
     from sklearn.datasets import load_digits
 
@@ -287,6 +288,7 @@ def test_unusable_home(tmp_path):
     assert result.stderr.count("DataWarning") == 1
 
 
+@pytest.mark.quick
 def test_checksum_is_what_its_docstring_says():
     images = np.zeros((2, 1, 1, 1), np.float32)
     labels = np.asarray([1, 0], np.int32)
@@ -325,6 +327,7 @@ def test_checksum_changes_with_any_of_its_parts(prepared):
     assert dataset.checksum not in checksums
 
 
+@pytest.mark.quick
 def test_pool(prepared):
     dataset = data.load("digits", prepared)
     everything = dataset.pool("all")

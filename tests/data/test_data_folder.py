@@ -63,6 +63,7 @@ def _refused(path, match):
     assert sorted(path.parent.rglob("*")) == before
 
 
+@pytest.mark.quick
 def test_images_labels_and_names(tmp_path):
     dataset = _load(_write(tmp_path / "images", _tree()))
     assert dataset.class_names == ("ant", "cat")
@@ -107,6 +108,7 @@ def test_without_a_test_split(tmp_path):
     assert len(dataset.pool().labels) == 3
 
 
+@pytest.mark.quick
 def test_grey_and_coloured_images(tmp_path):
     grey = {name: _png(_pixels(0, (5, 4))) for name in _tree()}
     assert _load(_write(tmp_path / "grey", grey)).train.images.shape == (3, 5, 4, 1)
@@ -126,6 +128,7 @@ def test_jpeg(tmp_path):
 # What can be wrong
 
 
+@pytest.mark.quick
 def test_nothing_there(tmp_path):
     _refused(tmp_path / "nowhere", "nowhere does not exist; folder:PATH needs")
 

@@ -56,6 +56,7 @@ def _expected(images, labels):
     return sorted(zip((image.tobytes() for image in images), map(int, labels), strict=True))
 
 
+@pytest.mark.quick
 def test_mnist_is_prepared_as_tfds_reads_it(mnist, tmp_path):
     import tensorflow_datasets as tfds
 
@@ -93,12 +94,12 @@ def test_what_is_prepared_is_left_as_it_is(mnist, tmp_path):
 
 
 def test_interrupted_preparation_can_be_run_again(mnist, tmp_path):
-    seen = []
+    written = []
 
     def interrupt(examples):
         for example in examples:
-            seen.append(example)
-            if len(seen) == 30:
+            written.append(example)
+            if len(written) == 30:
                 raise KeyboardInterrupt
             yield example
 
@@ -291,6 +292,7 @@ def cifar(request, tmp_path, monkeypatch):
     return name, source, splits, plant
 
 
+@pytest.mark.quick
 def test_cifar_is_prepared_from_its_archive(cifar, tmp_path):
     name, source, splits, _ = cifar
     before = sorted(source.rglob("*"))

@@ -8,6 +8,8 @@ import pytest
 
 from halfway import data
 
+pytestmark = pytest.mark.quick
+
 tfds = pytest.importorskip("tensorflow_datasets")
 
 

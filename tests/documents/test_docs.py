@@ -1,24 +1,33 @@
-"""The documentation holds what it promises: examples run, every message and module has its place.
+"""The documentation holds what it promises: examples run, flags exist, every room has its place.
 
 That the site builds without a warning is checked where it is built, in .ci/run.
 """
 
-import ast
 import doctest
 import functools
 import importlib
+import inspect
 import pkgutil
 import re
+import shlex
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lab.studies.plants import g1 as g1_plants
+from support import plants
 
 import halfway
-from halfway.lab import studies
-from halfway.lab.study import plants
+from halfway import attacks, data
+from halfway.lab.commands import __main__ as commands
+from halfway.lab.commands import launch
+from halfway.lab.measurements.learning import LEARNING
+from halfway.lab.measurements.transfer import TRANSFER
+from halfway.lab.runtime.runs import Identity, Run
+from halfway.lab.studies.g1 import study as g1
+from halfway.lab.study.records import Request
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -29,7 +38,9 @@ MODULES = sorted(
     for m in pkgutil.walk_packages(halfway.__path__, "halfway.")
     if not m.name.startswith(LAB)
 )
-PUBLIC = [f"halfway.{name}" for name in (*halfway.ROOMS, "sharding", "storage", "trees", "types")]
+PUBLIC = [
+    f"halfway.{name}" for name in (*halfway.ROOMS, "keys", "sharding", "storage", "trees", "types")
+]
 NAMES = {"functools": functools, "jax": jax, "jnp": jnp, "np": np}
 """What examples in docstrings may use beside the modules of the library."""
 
@@ -37,8 +48,8 @@ NAMES = {"functools": functools, "jax": jax, "jnp": jnp, "np": np}
 def find_examples(name):
     library = {name.split(".")[1]: importlib.import_module(name) for name in PUBLIC}
     finder = doctest.DocTestFinder(exclude_empty=True)
-    found = finder.find(importlib.import_module(name), name, globs=NAMES | library)
-    return [test for test in found if test.examples]
+    tests = finder.find(importlib.import_module(name), name, globs=NAMES | library)
+    return [test for test in tests if test.examples]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -93,93 +104,152 @@ def test_objects_of_the_library_that_pages_name_exist():
         assert ".".join(name.split(".")[:2]) in PUBLIC, name
 
 
-# Messages
+# Pages
 
-RAISED = {"UserError", "DataError", "ValueError", "FileNotFoundError", "warning", "warn"}
-HOLE = "\0"
-
-
-def literal(node):
-    """Returns a message with a hole for whatever is not constant."""
-    if isinstance(node, ast.Constant):
-        return re.sub(r"%[sd]", HOLE, node.value) if isinstance(node.value, str) else HOLE
-    if isinstance(node, ast.JoinedStr):
-        return "".join(map(literal, node.values))
-    if isinstance(node, ast.BinOp):
-        return literal(node.left) + literal(node.right)
-    return HOLE
+LIBRARY_PAGES = ("attacks.md", "data.md", "landscapes.md", "transfer.md")
 
 
-def messages(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and node.args:
-            function = node.func
-            name = function.attr if isinstance(function, ast.Attribute) else ast.unparse(function)
-            if name in RAISED:
-                yield literal(node.args[0])
+def blocks(page):
+    """The blocks of Python of a page, one program from top to bottom."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", PAGES[page], flags=re.S))
 
 
-def fragments(message):
-    """Returns the constant parts that say something; the longest, where all are short."""
-    parts = [" ".join(part.split()) for part in message.split(HOLE)]
-    return [part for part in parts if len(part) >= 12] or [max(parts, key=len)]
-
-
-SOURCES = [
-    path
-    for room in ("experiments", "halfway", "configs")
-    for path in sorted((ROOT / room).rglob("*.py"))
-]
-ERRORS = " ".join(PAGES["errors.md"].split())
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_message_is_on_the_page(path):
-    missing = [m for m in messages(path) if not all(part in ERRORS for part in fragments(m))]
-    assert not missing
-
-
-def test_messages_are_found():
-    assert sum(len(list(messages(path))) for path in SOURCES) > 100
-
-
-def test_every_rule_of_a_config_field_is_on_the_page():
-    tree = ast.parse(
-        (ROOT / "halfway" / "lab" / "config" / "settings.py").read_text(encoding="utf-8")
-    )
-    rules = [
-        (node.elts[0].value, fragments(literal(node.elts[2])))
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Tuple) and len(node.elts) == 3
-        if isinstance(node.elts[0], ast.Constant)
-        if isinstance(node.elts[1], ast.Compare | ast.BoolOp | ast.Call)
-    ]
-    assert len(rules) > 15
-    for field, (rule,) in rules:
-        rows = [row for row in PAGES["errors.md"].splitlines() if f"`{field}`" in row]
-        assert any(rule in row for row in rows), (field, rule)
-
-
-def test_the_page_on_records_opens_them(tmp_path, monkeypatch, capsys):
-    """The blocks of experiments.md give the M_θ that was planted, and the outcomes planted."""
-    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGES["experiments.md"], flags=re.S))
-    records = studies.available()["G1"].plant(np.random.default_rng(0), 1.0)
-    run = tmp_path / "runs" / "digits"
-    (run / "measurements").mkdir(parents=True)
-    records.table.to_parquet(run / "records.parquet")
-    records.conditions.to_parquet(run / "conditions.parquet")
-    outcomes = np.array([[[True, False, False, True]] * 2])
-    np.savez(
-        run / "measurements" / "transfer-x.npz",
-        target_fooled=outcomes,
-        target_correct=np.ones_like(outcomes),
-    )
+@pytest.mark.parametrize("page", LIBRARY_PAGES)
+def test_blocks_of_a_page_run(page, digits, tmp_path, monkeypatch, capsys):
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda name: digits if name == "digits" else load(name))
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "experiments.md", "exec"), {})
+    exec(compile(blocks(page), page, "exec"), {})
+    assert "nan" not in capsys.readouterr().out
+
+
+def commands_of(text):
+    """Command and arguments of every line of shell that starts one of ours."""
+    for block in re.findall(r"```(?:sh|bash)\n(.*?)```", text, flags=re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            match = re.search(r"(?:python -m experiments\.|^halfway )(\w+)([^#&;\"|)]*)", line)
+            if match:
+                yield match[1], shlex.split(match[2])
+
+
+WRITTEN = PAGES | {"README.md": (ROOT / "README.md").read_text(encoding="utf-8")}
+
+
+@pytest.mark.parametrize("page", [page for page in WRITTEN if "experiments." in WRITTEN[page]])
+def test_commands_of_a_page_take_the_flags_it_gives(page):
+    for name, arguments in commands_of(WRITTEN[page]):
+        values = importlib.import_module(f"halfway.lab.commands.{name}").FLAGS
+        launch.parse(values, arguments, positional=name == "compare")
+        values.unparse_flags()
+
+
+def test_commands_are_found():
+    names = {name for text in WRITTEN.values() for name, _ in commands_of(text)}
+    assert names == set(commands.COMMANDS) - {"laws"}  # which is named in prose
+
+
+def test_every_command_is_on_its_page():
+    rows = re.findall(r"^\| `(\w+)` \|", PAGES["experiments.md"], flags=re.M)
+    assert set(commands.COMMANDS) <= set(rows)
+
+
+# Attacks
+
+ATTACK_ROWS = dict(
+    re.findall(r"^\| `(\w+)` \| (?:all|l).*\| (.*) \|$", PAGES["attacks.md"], flags=re.M)
+)
+PARTS = {
+    "linf",
+    "l2",
+    "l1",
+    "objective",
+    "exact_gradient",
+    "look_ahead",
+    "diverse_inputs",
+    "scaled_copies",
+    "smoothed",
+    "variance_tuned",
+    "steps",
+    "momentum",
+    "ascend",
+    "distance",
+    "outcome",
+    "diagnose",
+    "in_words",
+    "ensemble",
+    "leave_one_out",
+    "collect_weights",
+}
+"""What attacks are made of and looked at with; all else in lower case is an attack."""
+
+
+def test_every_attack_is_in_the_table():
+    public = {name for name in attacks.__all__ if name.islower()}
+    assert set(ATTACK_ROWS) == public - PARTS
+    assert all(f"attacks.{name}" in PAGES["attacks.md"] for name in PARTS)
+
+
+def options_of(row):
+    """The options that a row of the table names, with those of the row that it refers to."""
+    names = set(re.findall(r"`(\w+)`", row))
+    match = re.match(r"as `(\w+)`(, without `(\w+)`)?", row)
+    if not match:
+        return names
+    return (names - {match[1]} | options_of(ATTACK_ROWS[match[1]])) - {match[3]}
+
+
+@pytest.mark.parametrize("name", ATTACK_ROWS)
+def test_options_of_an_attack_are_those_of_the_table(name):
+    parameters = inspect.signature(getattr(attacks, name)).parameters.values()
+    keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    options = {p.name for p in keywords if p.default is not p.empty}
+    assert options_of(ATTACK_ROWS[name]) == options - {"threat", "targets", "bounds"}
+
+
+# Records
+
+
+@pytest.fixture
+def planted_run(tmp_path):
+    """A run in which M_θ and outcomes are planted, stored and exported as every run is."""
+    planted = g1_plants.plant(np.random.default_rng(0), 1.0)
+    folder = tmp_path / "runs" / "digits"
+    folder.parent.mkdir()
+    identity = Identity("digits", plants.CONFIG.to_dict(), "checksum")
+    run = Run.create(folder, identity, num_devices=1)
+    requests = []
+    for architecture in plants.CONFIG.architectures:
+        for condition in g1.conditions(plants.CONFIG, architecture):
+            requests.append(Request(LEARNING, (condition,)))
+            run.save_measurement(requests[-1], planted.datasets["learning", condition.id])
+    # Of images that the other model has right, A fools B on all, and B fools A on half.
+    first = requests[0].conditions[0]
+    fooled = np.zeros((first.num_pairs, 2, 2, 4), bool)
+    fooled[:, 0, 1] = True
+    fooled[:, 1, 0, :2] = True
+    right = np.ones((first.num_pairs, 2, 4), bool)
+    right[:, 1, 3] = False
+    outcomes = {
+        "fooled": (("pair", "surrogate", "target", "example"), fooled),
+        "clean_correct": (("pair", "model", "example"), right),
+    }
+    requests.append(Request(TRANSFER, (first,)))
+    run.save_measurement(requests[-1], plants.dataset(first, {}, outcomes))
+    run.export(requests)
+    return folder
+
+
+def test_the_page_on_records_opens_them(planted_run, monkeypatch, capsys):
+    """The blocks of experiments.md give the M_θ that was planted, and the outcomes planted."""
+    monkeypatch.chdir(planted_run.parent.parent)
+    exec(compile(blocks("experiments.md"), "experiments.md", "exec"), {})
     *meets, transfers = capsys.readouterr().out.splitlines()
     assert len(meets) == 2 * len(plants.CONFIG.architectures)
     for line in meets:
         _, _, permuted, estimate = line.split()
         planted = 0.5 if permuted == "True" else 0.55
         assert float(estimate) == pytest.approx(planted, abs=0.03)
-    assert transfers == "transfer-x 0.5"
+    name, share = transfers.split()
+    assert name.startswith("transfer-")
+    # 3 of the 3 that B has right, 2 of the 4 that A has right.
+    assert float(share) == pytest.approx(5 / 7)

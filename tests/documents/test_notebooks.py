@@ -98,7 +98,7 @@ def test_no_folder_of_a_machine_is_shown(name):
 
 def test_the_tour_runs_and_says_what_it_said(tmp_path):
     before, after = (
-        code_cells(one) for one in (read(committed("tour")), execute("tour", tmp_path))
+        code_cells(notebook) for notebook in (read(committed("tour")), execute("tour", tmp_path))
     )
     assert [kinds(cell) for cell in after] == [kinds(cell) for cell in before]
     for old, new in zip(before, after, strict=True):

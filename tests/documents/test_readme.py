@@ -1,35 +1,39 @@
-"""The README's notebook example runs as printed, at a smaller size; its links exist."""
+"""The README is short, its example runs as printed, and what it names exists."""
 
 import re
 from pathlib import Path
 
-from halfway import attacks, data
-
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MOST_WORDS = 1200
+NARROW = 42
+"""Characters of code that a screen of 390 pixels shows without a scroll bar."""
 
 
-def test_the_notebook_example_runs(digits, monkeypatch, capsys):
+def test_it_is_short():
+    assert len(README.split()) < MOST_WORDS
+
+
+def test_no_command_is_cut_on_a_narrow_screen():
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.S)
+    assert len(blocks) >= 4
+    for block in blocks:
+        assert max(map(len, block.splitlines())) <= NARROW
+
+
+def test_the_example_of_a_model_of_ones_own_runs(digits, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-    lines = [line for line in code.splitlines() if line.strip()]
-    assert len(lines) <= 18
-    for full, small in (
-        ("num_examples=600, num_holdout=597", "num_examples=300, num_holdout=200"),
-        ("probe_steps=(0, 100, 700), num_pairs=8", "probe_steps=(0, 60), num_pairs=2"),
-    ):
-        assert full in code
-        code = code.replace(full, small)
-    monkeypatch.setattr(data, "load", lambda name: digits)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    monkeypatch.setattr("halfway.data.load", lambda name: {"digits": digits}[name])
     exec(compile(code, "README.md", "exec"), {})
-    meets, transfers = map(float, capsys.readouterr().out.split())
-    # Trained for 60 steps with a fifth of the labels wrong: more than nothing, less than all.
-    assert 0.2 < meets < 1.5
-    assert 0.0 < transfers < 1.5
+    carried = float(capsys.readouterr().out.strip("[] \n"))
+    # Both are least squares on 700 images of ten digits: much is shared, not all.
+    assert 0.1 < carried < 1.0
 
 
 def test_files_that_the_readme_names_exist():
     names = re.findall(
-        r"\]\(((?!http)[^)#]+)\)|`((?:halfway|experiments|configs|tests)/[\w/.]*)`", README
+        r"\]\(((?!http)[^)#]+)\)|`((?:halfway|experiments|configs|tests|docs)/[\w/.]*)`", README
     )
     named = [first or second for first, second in names]
     assert len(named) > 8
@@ -37,20 +41,8 @@ def test_files_that_the_readme_names_exist():
     assert not missing
 
 
-def test_every_attack_is_in_the_table():
-    public = {name for name in attacks.__all__ if name.islower()}
-    helpers = {
-        "linf",
-        "l2",
-        "l1",
-        "distance",
-        "outcome",
-        "diagnose",
-        "in_words",
-        "ensemble",
-        "leave_one_out",
-        "collect_weights",
-    }
-    rows = set(re.findall(r"^\| `(\w+)` \| (?:all|l)", README, flags=re.M))
-    assert rows == public - helpers
-    assert all(f"attacks.{name}" in README for name in helpers)
+def test_results_are_eight_rows_with_a_number_each():
+    numbers = re.findall(r"^\| [^|]+\? \| [^|]+ \| ([^|]+) \|$", README, flags=re.M)
+    assert len(numbers) == 8
+    for number in numbers:
+        assert len(re.findall(r"\d+(?:\.\d+)?", number)) == 1, number

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.programs import compiled
 
 from halfway import attacks, input_space, landscapes, losses
 
@@ -14,7 +15,7 @@ SIZE = 6
 
 
 def draw(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def apply_fn(params, x):
@@ -35,6 +36,9 @@ def x():
 @pytest.fixture
 def directions():
     return draw(NUM_EXAMPLES, *SHAPE, seed=4)
+
+
+distance = functools.partial(compiled, input_space.boundary_distance)
 
 
 def one_of(params, m=0):
@@ -67,14 +71,15 @@ def test_distance_of_affine_models_has_a_closed_form(params, x, directions):
     expected = affine_distance(params, x, directions)
     far = 3.0
     assert 0.1 < (expected > far).mean() < 0.9  # both kinds are there
-    found = input_space.boundary_distance(together(params), x, directions, max_distance=far)
+    distances = distance(together(params), x, directions, max_distance=far)
     expected = np.where(expected > far, np.inf, expected)
-    np.testing.assert_allclose(found, expected, atol=2 * far / 100 / 2**12)
+    np.testing.assert_allclose(distances, expected, atol=2 * far / 100 / 2**12)
 
 
+@pytest.mark.quick
 def test_a_grid_without_bisection_errs_by_half_a_cell(params, x, directions):
     expected = affine_distance(params, x, directions)
-    coarse = input_space.boundary_distance(
+    coarse = distance(
         together(params), x, directions, max_distance=3.0, num_steps=10, num_halvings=0
     )
     inside = np.isfinite(coarse)
@@ -83,27 +88,31 @@ def test_a_grid_without_bisection_errs_by_half_a_cell(params, x, directions):
 
 
 def test_models_together_are_models_one_by_one(params, x, directions):
-    run = functools.partial(
-        input_space.boundary_distance, x=x, directions=directions, max_distance=3.0
-    )
-    whole = run(together(params))
-    lifted = jax.jit(jax.vmap(lambda one: run(functools.partial(apply_fn, one))))(params)
-    single = [run(one_of(params, m)) for m in range(NUM_MODELS)]
+    @jax.jit
+    def run(member):
+        logits_fn = functools.partial(apply_fn, member)
+        return input_space.boundary_distance(logits_fn, x, directions, max_distance=3.0)
+
+    whole = distance(together(params), x, directions, max_distance=3.0)
+    lifted = jax.jit(jax.vmap(run))(params)
+    single = [run(jax.tree.map(lambda leaf: leaf[m], params)) for m in range(NUM_MODELS)]  # noqa: B023
     np.testing.assert_allclose(whole, lifted, rtol=1e-4)
-    np.testing.assert_allclose(whole, jnp.stack(single), rtol=1e-4)
+    np.testing.assert_allclose(whole, np.stack(single), rtol=1e-4)
 
 
 def test_length_of_a_direction_does_not_matter_and_none_is_no_direction(params, x, directions):
-    run = functools.partial(input_space.boundary_distance, one_of(params), x, max_distance=3.0)
+    run = jax.jit(
+        functools.partial(input_space.boundary_distance, one_of(params), x, max_distance=3.0)
+    )
     np.testing.assert_allclose(run(directions), run(7 * directions), rtol=1e-4)
-    assert np.isinf(run(jnp.zeros_like(x))).all()
+    assert np.isinf(run(np.zeros_like(x))).all()
 
 
 def test_search_ends_with_the_distance_of_each_example(params, x, directions):
     expected = affine_distance(params, x, directions)[0]
-    far = jnp.asarray(np.where(np.isfinite(expected), expected, 5.0), jnp.float32)
-    run = functools.partial(input_space.boundary_distance, one_of(params), x, directions)
-    short, long = run(max_distance=0.9 * far), run(max_distance=1.1 * far)
+    far = np.where(np.isfinite(expected), expected, 5.0).astype(np.float32)
+    run = jax.jit(functools.partial(input_space.boundary_distance, one_of(params), x, directions))
+    short, long = (run(max_distance=np.float32(share) * far) for share in (0.9, 1.1))
     assert np.isinf(short).all()
     np.testing.assert_array_equal(np.isfinite(long), np.isfinite(expected))
 
@@ -114,9 +123,7 @@ def test_search_ends_where_the_box_does():
 
     x = jnp.array([[0.5, 0.5], [0.5, 0.9], [0.5, 0.5]])
     directions = jnp.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
-    run = functools.partial(
-        input_space.boundary_distance, logits_fn, x, directions, max_distance=2.0
-    )
+    run = functools.partial(distance, logits_fn, x, directions, max_distance=2.0)
     root = np.sqrt(2)
     np.testing.assert_allclose(run(), [0.4, 0.4 * root, np.inf], atol=1e-4)
     # The second leaves the box where its other feature is 1, before the first one is .9.
@@ -129,24 +136,23 @@ def test_the_first_of_several_crossings_counts():
         return jnp.stack([jnp.zeros_like(inside), inside], -1)
 
     start, end = jnp.array([[0.0], [1.0], [0.4], [0.1]]), jnp.array([[1.0], [0.0], [0.5], [0.2]])
-    found = input_space.crossing(logits_fn, start, end)
-    np.testing.assert_allclose(found, [0.3, 0.2, np.inf, np.inf], atol=1e-5)
+    shares = compiled(input_space.crossing, logits_fn, start, end)
+    np.testing.assert_allclose(shares, [0.3, 0.2, np.inf, np.inf], atol=1e-5)
 
 
 def test_crossing_is_a_share_of_the_segment(params, x):
     end = draw(NUM_EXAMPLES, *SHAPE, seed=5)
-    length = jnp.linalg.norm((end - x).reshape(NUM_EXAMPLES, -1), axis=-1)
-    share = input_space.crossing(together(params), x, end)
-    expected = affine_distance(params, x, end - x) / np.asarray(length)
+    length = np.linalg.norm((end - x).reshape(NUM_EXAMPLES, -1), axis=-1)
+    share = compiled(input_space.crossing, together(params), x, end)
+    expected = affine_distance(params, x, end - x) / length
     np.testing.assert_allclose(share, np.where(expected > 1, np.inf, expected), atol=1e-5)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 7, 1000])
-def test_chunks_of_the_search_change_nothing(params, x, directions, chunk_size):
-    run = functools.partial(
-        input_space.boundary_distance, together(params), x, directions, max_distance=3.0
-    )
-    np.testing.assert_allclose(run(chunk_size=chunk_size), run(), rtol=1e-5)
+def test_chunks_of_the_search_change_nothing(params, x, directions):
+    run = functools.partial(distance, together(params), x, directions, max_distance=3.0)
+    whole = run()
+    for chunk_size in (1, 7, 1000):
+        np.testing.assert_allclose(run(chunk_size=chunk_size), whole, rtol=1e-5)
 
 
 def test_gradient_is_that_of_the_closed_form(params, x, directions):
@@ -154,46 +160,46 @@ def test_gradient_is_that_of_the_closed_form(params, x, directions):
     reachable = np.isfinite(affine_distance(params, x, directions)[0])
     x, directions = x[reachable], directions[reachable]
     unit = input_space.directions_toward(x, x + directions)
-    one = jax.tree.map(lambda leaf: leaf[0], params)
+    member = jax.tree.map(lambda leaf: leaf[0], params)
 
-    def closed(one, x):
-        weights, offset = one
-        z, rate = apply_fn(one, x), apply_fn((weights, 0 * offset), unit)
+    def closed(member, x):
+        weights, offset = member
+        z, rate = apply_fn(member, x), apply_fn((weights, 0 * offset), unit)
         rows, top = jnp.arange(len(x)), z.argmax(-1)
         lead, closing = z[rows, top][:, None] - z, rate - rate[rows, top][:, None]
         return jnp.where(closing > 1e-6, lead / jnp.where(closing > 1e-6, closing, 1), 1e9).min(-1)
 
-    def found(one, x):
+    def searched(member, x):
         return input_space.boundary_distance(
-            functools.partial(apply_fn, one), x, unit, max_distance=20.0, num_steps=1000
+            functools.partial(apply_fn, member), x, unit, max_distance=20.0, num_steps=1000
         )
 
     for argument in (0, 1):
-        expected, own = (
-            jax.jit(jax.grad(lambda *a, fn=fn: fn(*a).sum(), argument))(one, x)
-            for fn in (closed, found)
+        expected, gradient = (
+            jax.jit(jax.grad(lambda *a, fn=fn: fn(*a).sum(), argument))(member, x)
+            for fn in (closed, searched)
         )
-        for a, b in zip(jax.tree.leaves(own), jax.tree.leaves(expected), strict=True):
+        for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
             assert np.abs(b).max() > 0.1
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
 def test_gradient_is_0_where_there_is_no_boundary(params, x):
-    still = jnp.zeros_like(x)
+    still = np.zeros_like(x)
 
     def total(x):
-        found = input_space.boundary_distance(one_of(params), x, still, max_distance=1.0)
-        return jnp.where(jnp.isinf(found), 0.0, found).sum()
+        distance = input_space.boundary_distance(one_of(params), x, still, max_distance=1.0)
+        return jnp.where(jnp.isinf(distance), 0.0, distance).sum()
 
-    np.testing.assert_array_equal(jax.grad(total)(x), 0.0)
+    np.testing.assert_array_equal(jax.jit(jax.grad(total))(x), 0.0)
 
 
 def test_distance_between_boundaries():
     distances = jnp.array([[1.0, 2.0, jnp.inf], [1.5, jnp.inf, jnp.inf]])
-    found = input_space.inter_boundary_distance(distances)
-    np.testing.assert_array_equal(found[0, 1], [0.5, np.inf, np.nan])
-    np.testing.assert_array_equal(found[0, 1], found[1, 0])
-    np.testing.assert_array_equal(found[0, 0, :2], 0.0)
+    gaps = jax.device_get(jax.jit(input_space.inter_boundary_distance)(distances))
+    np.testing.assert_array_equal(gaps[0, 1], [0.5, np.inf, np.nan])
+    np.testing.assert_array_equal(gaps[0, 1], gaps[1, 0])
+    np.testing.assert_array_equal(gaps[0, 0, :2], 0.0)
 
 
 @pytest.mark.parametrize("far", [0.0, -1.0, np.inf, np.nan])
@@ -212,112 +218,128 @@ def test_a_search_has_steps(params, x):
 
 
 def test_legitimate_directions_lead_to_the_nearest_of_another_class(x):
-    examples, labels = draw(20, *SHAPE, seed=6), jnp.arange(20) % 3
-    own = jnp.arange(NUM_EXAMPLES) % 3
-    found = input_space.legitimate_directions(x, own, examples, labels, chunk_size=3)
-    points, flat = (np.asarray(v).reshape(len(v), -1) for v in (x, examples))
-    for i, direction in enumerate(np.asarray(found).reshape(NUM_EXAMPLES, -1)):
-        others = flat[np.asarray(labels) != own[i]] - points[i]
+    examples, labels = draw(20, *SHAPE, seed=6), np.arange(20) % 3
+    x_labels = np.arange(NUM_EXAMPLES) % 3
+    find = jax.jit(functools.partial(input_space.legitimate_directions, chunk_size=3))
+    directions = find(x, x_labels, examples, labels)
+    points, flat = (v.reshape(len(v), -1) for v in (x, examples))
+    for i, direction in enumerate(np.asarray(directions).reshape(NUM_EXAMPLES, -1)):
+        others = flat[labels != x_labels[i]] - points[i]
         gaps = np.linalg.norm(others, axis=1)
         np.testing.assert_allclose(direction, others[gaps.argmin()] / gaps.min(), atol=1e-5)
-    alone = input_space.legitimate_directions(x, own * 0, examples, labels * 0)
+    alone = find(x, x_labels * 0, examples, labels * 0)
     np.testing.assert_array_equal(alone, 0.0)
 
 
 def test_adversarial_direction_of_two_classes_is_their_weights_difference(x):
     weights = draw(SIZE, 2, seed=7)
-    labels = jnp.arange(NUM_EXAMPLES) % 2
-    found = input_space.adversarial_directions(
-        functools.partial(apply_fn, (weights, jnp.zeros(2))), x, labels
-    )
+    labels = np.arange(NUM_EXAMPLES) % 2
+    logits_fn = functools.partial(apply_fn, (weights, np.zeros(2, np.float32)))
+    directions = np.asarray(compiled(input_space.adversarial_directions, logits_fn, x, labels))
     difference = weights[:, 1] - weights[:, 0]
-    unit = difference / jnp.linalg.norm(difference)
-    sign = jnp.where(labels == 0, 1.0, -1.0)[:, None]
-    np.testing.assert_allclose(found.reshape(NUM_EXAMPLES, -1), sign * unit[None], atol=1e-5)
+    unit = difference / np.linalg.norm(difference)
+    sign = np.where(labels == 0, 1.0, -1.0)[:, None]
+    np.testing.assert_allclose(directions.reshape(NUM_EXAMPLES, -1), sign * unit[None], atol=1e-5)
 
 
 def test_random_directions_are_unit_and_have_none_in_common():
-    found = input_space.random_directions(jax.random.key(0), jnp.zeros((4000, *SHAPE)))
-    flat = np.asarray(found).reshape(4000, -1)
+    directions = jax.jit(input_space.random_directions)(
+        jax.random.key(0), np.zeros((4000, *SHAPE), np.float32)
+    )
+    flat = np.asarray(directions).reshape(4000, -1)
     np.testing.assert_allclose(np.linalg.norm(flat, axis=1), 1.0, atol=1e-5)
     np.testing.assert_allclose(flat.mean(0), 0.0, atol=4 / np.sqrt(4000 * SIZE))
     np.testing.assert_allclose(flat.T @ flat / 4000, np.eye(SIZE) / SIZE, atol=0.02)
 
 
 def test_toward_a_point_itself_is_no_direction(x):
-    found = input_space.directions_toward(x, x.at[0].add(2.0))
-    np.testing.assert_allclose(found[0], 1 / np.sqrt(SIZE), rtol=1e-5)
-    np.testing.assert_array_equal(found[1:], 0.0)
+    end = x.copy()
+    end[0] += 2.0
+    directions = np.asarray(jax.jit(input_space.directions_toward)(x, end))
+    np.testing.assert_allclose(directions[0], 1 / np.sqrt(SIZE), rtol=1e-5)
+    np.testing.assert_array_equal(directions[1:], 0.0)
 
 
 # Segments and planes
 
 
 def test_segments_hold_what_models_say_at_their_points(params, x):
-    end, labels = draw(NUM_EXAMPLES, *SHAPE, seed=5), jnp.arange(NUM_EXAMPLES) % NUM_CLASSES
-    options = {"num_points": 5, "chunk_size": 2}
-    found = input_space.segment(together(params), x, end, labels, **options)
-    assert found.decision.shape == found.loss.shape == (NUM_MODELS, NUM_EXAMPLES, 5)
+    end, labels = draw(NUM_EXAMPLES, *SHAPE, seed=5), np.arange(NUM_EXAMPLES) % NUM_CLASSES
+    segment = functools.partial(compiled, input_space.segment, num_points=5, chunk_size=2)
+    section = jax.device_get(segment(together(params), x, end, labels))
+    margin = jax.jit(losses.margin)
+    assert section.decision.shape == section.loss.shape == (NUM_MODELS, NUM_EXAMPLES, 5)
     for m, i in np.ndindex(NUM_MODELS, 5):
-        logits = one_of(params, m)(x + i / 4 * (end - x))
-        np.testing.assert_array_equal(found.decision[m, :, i], logits.argmax(-1))
-        np.testing.assert_allclose(found.loss[m, :, i], losses.margin(logits, labels), atol=1e-4)
-    single = input_space.segment(one_of(params, 1), x, end, labels, **options)
-    np.testing.assert_allclose(single.loss, found.loss[1], atol=1e-5)
+        logits = one_of(params, m)(x + np.float32(i / 4) * (end - x))
+        np.testing.assert_array_equal(section.decision[m, :, i], logits.argmax(-1))
+        np.testing.assert_allclose(section.loss[m, :, i], margin(logits, labels), atol=1e-4)
+    single = segment(one_of(params, 1), x, end, labels)
+    np.testing.assert_allclose(single.loss, section.loss[1], atol=1e-5)
 
 
 def test_loss_along_segments_has_a_gradient(params, x):
-    labels = jnp.zeros(NUM_EXAMPLES, int)
+    labels = np.zeros(NUM_EXAMPLES, int)
 
     def total(end):
-        found = input_space.segment(
+        section = input_space.segment(
             together(params), x, end, labels, num_points=3, loss_fn=losses.cross_entropy
         )
-        return found.loss.sum()
+        return section.loss.sum()
 
     end = draw(NUM_EXAMPLES, *SHAPE, seed=5)
-    expected = jax.grad(
+    by_hand = jax.grad(
         lambda end: sum(
             losses.cross_entropy(one_of(params, m)((1 - t) * x + t * end), labels).sum()
             for m in range(NUM_MODELS)
             for t in (0.0, 0.5, 1.0)
         )
-    )(end)
+    )
+    expected = jax.jit(by_hand)(end)
     np.testing.assert_allclose(jax.jit(jax.grad(total))(end), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_plane_of_three_examples_holds_them_and_every_model(params, x):
     plane = landscapes.plane(*x[:3])
-    places = jnp.stack([landscapes.project_onto_plane(plane, point)[0] for point in x[:3]])
+    project = jax.jit(landscapes.project_onto_plane)
+    places = np.stack([project(plane, point)[0] for point in x[:3]])
     np.testing.assert_allclose(places[0], 0.0, atol=1e-6)
-    grid_x, grid_y = places[:2, 0], jnp.stack([places[0, 1], places[2, 1]])
-    run = functools.partial(input_space.plane_section, plane=plane, y=grid_y, label=2, chunk_size=4)
-    found = run(together(params), x=grid_x)
-    assert found.decision.shape == found.loss.shape == (NUM_MODELS, 2, 2)
+    grid_x, grid_y = places[:2, 0], places[[0, 2], 1]
+
+    def run(logits_fn, x):
+        section = functools.partial(input_space.plane_section, logits_fn, label=2, chunk_size=4)
+        return jax.device_get(jax.jit(section)(plane, x, grid_y))
+
+    section = run(together(params), grid_x)
+    assert section.decision.shape == section.loss.shape == (NUM_MODELS, 2, 2)
     for m in range(NUM_MODELS):
         logits = one_of(params, m)(x[:2])
-        np.testing.assert_array_equal(found.decision[m, 0], logits.argmax(-1))
+        np.testing.assert_array_equal(section.decision[m, 0], logits.argmax(-1))
         np.testing.assert_allclose(
-            found.loss[m, 0], losses.margin(logits, jnp.array([2, 2])), atol=1e-4
+            section.loss[m, 0], losses.margin(logits, jnp.array([2, 2])), atol=1e-4
         )
-    third = run(together(params), x=places[2:, 0])
-    np.testing.assert_array_equal(third.decision[:, 1, 0], together(params)(x[2:3])[0].argmax(-1))
-    single = run(one_of(params, 1), x=grid_x)
-    np.testing.assert_array_equal(single.decision, found.decision[1])
+    third = run(together(params), places[2:, 0])
+    logits = [one_of(params, m)(x[2:3])[0] for m in range(NUM_MODELS)]
+    np.testing.assert_array_equal(third.decision[:, 1, 0], np.argmax(logits, -1))
+    single = run(one_of(params, 1), grid_x)
+    np.testing.assert_array_equal(single.decision, section.decision[1])
 
 
 def test_boundary_of_an_affine_model_in_a_plane_is_a_line():
     """In an orthonormal frame class 1 is where ⟨w, origin⟩ + u ⟨w, e₁⟩ + v ⟨w, e₂⟩ > 0."""
     w, points = draw(SIZE, seed=8), draw(3, SIZE, seed=9)
     plane = landscapes.plane(*points)
-    u, v = jnp.linspace(-2, 2, 9), jnp.linspace(-1, 3, 7)
-    found = input_space.plane_section(
-        lambda x: jnp.stack([jnp.zeros(x.shape[0]), x @ w], -1), plane, u, v, 0
+    u, v = np.linspace(-2, 2, 9, dtype=np.float32), np.linspace(-1, 3, 7, dtype=np.float32)
+    section = compiled(
+        functools.partial(input_space.plane_section, label=0),
+        lambda x: jnp.stack([jnp.zeros(x.shape[0]), x @ w], -1),
+        plane,
+        u,
+        v,
     )
-    first, second = plane.axes @ w
+    first, second = np.asarray(plane.axes) @ w
     score = points[0] @ w + u[None, :] * first + v[:, None] * second
-    np.testing.assert_allclose(found.loss, score, atol=1e-4)
-    np.testing.assert_array_equal(found.decision, score > 0)
+    np.testing.assert_allclose(section.loss, score, atol=1e-4)
+    np.testing.assert_array_equal(section.decision, score > 0)
 
 
 def test_points_on_a_line_span_no_plane(x):
@@ -328,12 +350,11 @@ def test_points_on_a_line_span_no_plane(x):
 
 
 def test_a_random_plane_holds_both_examples(x):
-    plane = input_space.random_plane(jax.random.key(0), x[0], x[1])
-    place, rest = landscapes.project_onto_plane(plane, x[1])
-    distance = float(jnp.linalg.norm((x[1] - x[0]).ravel()))
-    np.testing.assert_allclose(place, [distance, 0.0], atol=1e-5)
+    plane = jax.jit(input_space.random_plane)(jax.random.key(0), x[0], x[1])
+    place, rest = jax.jit(landscapes.project_onto_plane)(plane, x[1])
+    np.testing.assert_allclose(place, [np.linalg.norm(x[1] - x[0]), 0.0], atol=1e-5)
     assert rest < 1e-5
-    flat = plane.axes.reshape(2, -1)
+    flat = np.asarray(plane.axes).reshape(2, -1)
     np.testing.assert_allclose(flat @ flat.T, np.eye(2), atol=1e-5)
 
 

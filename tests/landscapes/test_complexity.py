@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.programs import compiled
 
 from halfway import landscapes, models
 
@@ -17,8 +18,8 @@ def draw(seed=0):
     rng = np.random.default_rng(seed)
     params = {
         f"Dense_{i}": {
-            "kernel": jnp.asarray(rng.normal(size=shape), jnp.float32),
-            "bias": jnp.asarray(rng.normal(size=shape[1]), jnp.float32),
+            "kernel": rng.normal(size=shape).astype(np.float32),
+            "bias": rng.normal(size=shape[1]).astype(np.float32),
         }
         for i, shape in enumerate(itertools.pairwise(SIZES))
     }
@@ -30,20 +31,22 @@ def test_norms_are_those_of_dense_linear_algebra():
     _, params = draw()
     weights = [np.asarray(layer["kernel"], np.float64) for layer in params.values()]
     flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
-    assert landscapes.parameter_norm(params) == pytest.approx(np.linalg.norm(flat), rel=1e-6)
-    start = jax.tree.map(jnp.zeros_like, params)
-    assert landscapes.parameter_distance(params, start) == pytest.approx(
-        np.linalg.norm(flat), rel=1e-6
-    )
-    assert landscapes.parameter_distance(params, params) == 0
+    norm = compiled(landscapes.parameter_norm, params)
+    assert norm == pytest.approx(np.linalg.norm(flat), rel=1e-6)
+    start = jax.tree.map(np.zeros_like, params)
+    distance = jax.jit(landscapes.parameter_distance)
+    assert distance(params, start) == pytest.approx(np.linalg.norm(flat), rel=1e-6)
+    assert distance(params, params) == 0
     spectral = sum(np.log(np.linalg.norm(w, 2)) for w in weights)
     frobenius = sum(np.log(np.linalg.norm(w)) for w in weights)
-    assert landscapes.log_spectral_product(params) == pytest.approx(spectral, rel=1e-5)
-    assert landscapes.log_frobenius_product(params) == pytest.approx(frobenius, rel=1e-6)
+    product = compiled(landscapes.log_spectral_product, params)
+    assert product == pytest.approx(spectral, rel=1e-5)
+    product = compiled(landscapes.log_frobenius_product, params)
+    assert product == pytest.approx(frobenius, rel=1e-6)
 
 
 def test_a_convolution_is_the_matrix_of_its_kernel():
-    kernel = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3, 2, 4)), jnp.float32)
+    kernel = np.random.default_rng(1).normal(size=(3, 3, 2, 4)).astype(np.float32)
     (matrix,) = landscapes.weight_matrices({"kernel": kernel, "bias": jnp.ones(4)})
     assert matrix.shape == (18, 4)
     np.testing.assert_array_equal(matrix, kernel.reshape(18, 4))
@@ -61,8 +64,8 @@ def test_path_norm_sums_over_paths():
     for j, k in itertools.product(*map(range, SIZES[1:])):
         total += (b1[j] * w2[j, k]) ** 2
     total += (b2**2).sum()
-    found = landscapes.path_norm(apply_fn, params, jnp.ones((1, 2, 2, 1)))
-    assert found == pytest.approx(np.sqrt(total), rel=1e-5)
+    norm = compiled(landscapes.path_norm, apply_fn, params, jnp.ones((1, 2, 2, 1)))
+    assert norm == pytest.approx(np.sqrt(total), rel=1e-5)
 
 
 def test_path_norm_does_not_see_a_rescaling_between_layers():
@@ -70,23 +73,33 @@ def test_path_norm_does_not_see_a_rescaling_between_layers():
     scaled = dict(params)
     scaled["Dense_0"] = jax.tree.map(lambda leaf: 3 * leaf, params["Dense_0"])
     scaled["Dense_1"] = params["Dense_1"] | {"kernel": params["Dense_1"]["kernel"] / 3}
-    ones = jnp.ones((1, 2, 2, 1))
+    unit_input = jnp.ones((1, 2, 2, 1))
     x = jnp.asarray(np.random.default_rng(2).uniform(size=(6, 2, 2, 1)), jnp.float32)
-    np.testing.assert_allclose(apply_fn(scaled, x), apply_fn(params, x), rtol=1e-4, atol=1e-5)
-    first, second = (landscapes.path_norm(apply_fn, p, ones) for p in (params, scaled))
-    assert first == pytest.approx(float(second), rel=1e-5)
-    assert landscapes.parameter_norm(scaled) > 1.5 * landscapes.parameter_norm(params)
+
+    @jax.jit
+    def run(params):
+        norms = (
+            landscapes.path_norm(apply_fn, params, unit_input),
+            landscapes.parameter_norm(params),
+        )
+        return apply_fn(params, x), *norms
+
+    (logits, path, norm), (scaled_logits, scaled_path, scaled_norm) = run(params), run(scaled)
+    np.testing.assert_allclose(scaled_logits, logits, rtol=1e-4, atol=1e-5)
+    assert path == pytest.approx(float(scaled_path), rel=1e-5)
+    assert scaled_norm > 1.5 * norm
 
 
+@pytest.mark.quick
 def test_margins_by_hand():
     logits = jnp.array([[3.0, 1.0, 0.0], [0.0, 2.0, 5.0], [1.0, 1.5, -1.0], [9.0, 9.0, 9.0]])
     labels = jnp.array([0, 2, 0, 1])
     mask = jnp.array([True, True, True, False])
-    margins = [2.0, 3.0, -0.5]
+    margins, find = [2.0, 3.0, -0.5], jax.jit(landscapes.margin_quantile)
     for quantile in (0.0, 0.1, 0.5, 1.0):
-        found = landscapes.margin_quantile(logits, labels, mask, quantile=quantile)
-        assert found == pytest.approx(np.quantile(margins, quantile))
-    assert landscapes.margin_quantile(logits[:3], labels[:3], quantile=0.5) == 2.0
+        margin = find(logits, labels, mask, quantile=quantile)
+        assert margin == pytest.approx(np.quantile(margins, quantile))
+    assert find(logits[:3], labels[:3], quantile=0.5) == 2.0
 
 
 def test_flatness_of_a_quadratic_is_known():
@@ -97,23 +110,29 @@ def test_flatness_of_a_quadratic_is_known():
         return 0.5 * (curvatures * w**2).sum()
 
     expected = np.sqrt(2 * 0.1 / float(curvatures.sum()))
-    found = landscapes.flatness(loss_fn, jnp.zeros(3000), jax.random.key(0), num_samples=20)
-    assert found == pytest.approx(expected, rel=0.02)
+    sigma = compiled(
+        landscapes.flatness, loss_fn, jnp.zeros(3000), jax.random.key(0), num_samples=20
+    )
+    assert sigma == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize(("slope", "end"), [(0.0, 1.0), (1e6, 1e-3)])
 def test_flatness_stays_within_its_ends(slope, end):
-    found = landscapes.flatness(
-        lambda w: slope * (w**2).sum(), jnp.zeros(50), jax.random.key(0), num_steps=14
+    sigma = compiled(
+        landscapes.flatness,
+        lambda w: slope * (w**2).sum(),
+        jnp.zeros(50),
+        jax.random.key(0),
+        num_steps=14,
     )
-    assert found == pytest.approx(end, rel=1e-2)
+    assert sigma == pytest.approx(end, rel=1e-2)
 
 
 def test_flatness_counts_what_is_not_a_number_as_risen():
     def loss_fn(w):
         return jnp.where(jnp.abs(w).max() > 0.01, jnp.nan, 0.0)
 
-    assert landscapes.flatness(loss_fn, jnp.zeros(50), jax.random.key(0)) < 0.02
+    assert compiled(landscapes.flatness, loss_fn, jnp.zeros(50), jax.random.key(0)) < 0.02
 
 
 @pytest.mark.parametrize("ends", [(0.0, 1.0), (1.0, 1.0), (2.0, 1.0)])
@@ -125,7 +144,7 @@ def test_flatness_needs_an_interval(ends):
 def test_measures_map_over_members_under_jit():
     apply_fn, params = draw()
     _, other = draw(1)
-    stacked = jax.tree.map(lambda a, b: jnp.stack([a, b]), params, other)
+    stacked = jax.tree.map(lambda a, b: np.stack([a, b]), params, other)
     x = jnp.asarray(np.random.default_rng(4).uniform(size=(6, 2, 2, 1)), jnp.float32)
     labels = jnp.arange(6) % 3
 
@@ -143,12 +162,10 @@ def test_measures_map_over_members_under_jit():
 
     keys = jax.random.split(jax.random.key(5), 2)
     lifted = jax.jit(jax.vmap(measures))(stacked, keys)
-    for index, one in enumerate((params, other)):
-        for name, value in measures(one, keys[index]).items():
+    measure = jax.jit(measures)
+    for index, member in enumerate((params, other)):
+        for name, value in measure(member, keys[index]).items():
             assert lifted[name][index] == pytest.approx(float(value), rel=1e-4, abs=1e-6)
-    slope = jax.grad(landscapes.parameter_norm)(params)
-    np.testing.assert_allclose(
-        slope["Dense_0"]["bias"],
-        params["Dense_0"]["bias"] / landscapes.parameter_norm(params),
-        rtol=1e-5,
-    )
+    norm, slope = jax.jit(jax.value_and_grad(landscapes.parameter_norm))(params)
+    expected = params["Dense_0"]["bias"] / float(norm)
+    np.testing.assert_allclose(slope["Dense_0"]["bias"], expected, rtol=1e-5)

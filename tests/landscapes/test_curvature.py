@@ -1,10 +1,13 @@
 """Curvature against dense Hessians in float64, planted spectra and closed forms."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from support.programs import compiled
 
 from halfway import landscapes, losses, models
 
@@ -58,21 +61,28 @@ def test_hessian_product_is_the_dense_one(network):
     loss_fn, _, _, params, dense = network
     flat, unravel = ravel_pytree(params)
     vector = jnp.asarray(np.random.default_rng(1).standard_normal(flat.shape))
-    product = landscapes.hessian_product(loss_fn, params, unravel(vector))
+    product = compiled(landscapes.hessian_product, loss_fn, params, unravel(vector))
     np.testing.assert_allclose(ravel_pytree(product)[0], dense @ vector, rtol=1e-9, atol=1e-12)
 
 
 def test_gauss_newton_product_is_the_dense_one(network):
     _, output_fn, mean_loss, params, dense = network
     flat, unravel = ravel_pytree(params)
-    jacobian = jax.jacobian(lambda v: output_fn(unravel(v)).ravel())(flat)
-    outputs = output_fn(params)
-    inner = jax.hessian(lambda z: mean_loss(z.reshape(outputs.shape)))(outputs.ravel())
-    matrix = jacobian.T @ inner @ jacobian
+
+    @jax.jit
+    def dense_product(flat):
+        jacobian = jax.jacobian(lambda v: output_fn(unravel(v)).ravel())(flat)
+        outputs = output_fn(unravel(flat))
+        inner = jax.hessian(lambda z: mean_loss(z.reshape(outputs.shape)))(outputs.ravel())
+        return jacobian.T @ inner @ jacobian
+
+    matrix = np.asarray(dense_product(flat))
     assert np.linalg.eigvalsh(matrix).min() > -1e-12
     assert np.abs(matrix - dense).max() > 1e-3  # so that H itself would not pass
-    vector = jnp.asarray(np.random.default_rng(1).standard_normal(flat.shape))
-    product = landscapes.gauss_newton_product(output_fn, mean_loss, params, unravel(vector))
+    vector = np.random.default_rng(1).standard_normal(flat.shape)
+    product = compiled(
+        landscapes.gauss_newton_product, output_fn, mean_loss, params, unravel(jnp.asarray(vector))
+    )
     np.testing.assert_allclose(ravel_pytree(product)[0], matrix @ vector, rtol=1e-9, atol=1e-12)
 
 
@@ -93,43 +103,55 @@ def test_top_eigenvalues_are_the_dense_ones_and_vectors_eigenvectors(network):
 
 def test_largest_is_algebraic_not_by_magnitude():
     loss_fn, _, zeros = quadratic(np.array([-9.0, -4, -1, 0, 0.5, 1, 2, 3]))
-    values, _ = landscapes.top_eigenvalues(loss_fn, zeros, jax.random.key(0), num_eigenvalues=2)
+    find = functools.partial(compiled, landscapes.top_eigenvalues)
+    values, _ = find(loss_fn, zeros, jax.random.key(0), num_eigenvalues=2)
     np.testing.assert_allclose(values, [3, 2], rtol=1e-6)
     negative, _, zeros = quadratic(-np.arange(1.0, 9))
-    values, _ = landscapes.top_eigenvalues(negative, zeros, jax.random.key(0), num_eigenvalues=8)
+    values, _ = find(negative, zeros, jax.random.key(0), num_eigenvalues=8)
     np.testing.assert_allclose(values, -np.arange(1.0, 9), rtol=1e-6)
 
 
-@pytest.mark.parametrize("rank", [0, 1, 3])
-def test_a_breakdown_does_not_end_in_nan_or_in_copies(rank):
-    spectrum = np.array([*np.arange(rank, 0, -1.0), *np.zeros(12 - rank)])
-    loss_fn, _, zeros = quadratic(spectrum)
-    values, vectors = landscapes.top_eigenvalues(
-        loss_fn, zeros, jax.random.key(1), num_eigenvalues=8, tolerance=1e-10
-    )
-    np.testing.assert_allclose(values, spectrum[:8], atol=1e-12)
-    rows = jax.vmap(lambda v: ravel_pytree(v)[0])(vectors)
-    np.testing.assert_allclose(rows @ rows.T, np.eye(8), atol=1e-9)
+def test_a_breakdown_does_not_end_in_nan_or_in_copies():
+    @jax.jit
+    def find(matrix):
+        def loss_fn(z):
+            return 0.5 * z @ matrix @ z
+
+        return landscapes.top_eigenvalues(
+            loss_fn, jnp.zeros(12), jax.random.key(1), num_eigenvalues=8, tolerance=1e-10
+        )
+
+    for rank in (0, 1, 3):
+        spectrum = np.array([*np.arange(rank, 0, -1.0), *np.zeros(12 - rank)])
+        _, matrix, _ = quadratic(spectrum)
+        values, rows = jax.device_get(find(matrix))
+        np.testing.assert_allclose(values, spectrum[:8], atol=1e-12)
+        np.testing.assert_allclose(rows @ rows.T, np.eye(8), atol=1e-9)
 
 
 def test_lanczos_stays_orthogonal_where_the_plain_recurrence_does_not():
-    matrix = jnp.diag(jnp.asarray(np.geomspace(1e-6, 1e6, 60), jnp.float32))
-    start = jnp.ones(60, jnp.float32)
-    state = landscapes.lanczos(lambda v: matrix @ v, start, jax.random.key(0), num_steps=60)
-    np.testing.assert_allclose(state.basis @ state.basis.T, np.eye(60), atol=1e-5)
-    plain, vector, previous, coupling = [], start / jnp.linalg.norm(start), 0 * start, 0.0
+    matrix = np.diag(np.geomspace(1e-6, 1e6, 60)).astype(np.float32)
+    start = np.ones(60, np.float32)
+    state = compiled(
+        landscapes.lanczos, lambda v: matrix @ v, start, jax.random.key(0), num_steps=60
+    )
+    basis = np.asarray(state.basis)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(60), atol=1e-5)
+    plain, vector, previous = [], start / np.linalg.norm(start), 0 * start
+    coupling = np.float32(0)
     for _ in range(60):
         plain.append(vector)
         rest = matrix @ vector - coupling * previous
         rest = rest - (rest @ vector) * vector
-        coupling = jnp.linalg.norm(rest)
+        coupling = np.linalg.norm(rest)
         previous, vector = vector, rest / coupling
-    plain = jnp.stack(plain)
+    plain = np.stack(plain)
     assert np.abs(plain @ plain.T - np.eye(60)).max() > 0.1
 
 
 def test_lanczos_stops_where_told_to():
-    state = landscapes.lanczos(
+    state = compiled(
+        landscapes.lanczos,
         lambda v: jnp.arange(1.0, 9) * v,
         jnp.ones(8, float),
         jax.random.key(0),
@@ -164,18 +186,24 @@ def test_hutchinson_has_the_variance_of_the_formula(network):
     assert 2 * float(estimates.var()) == pytest.approx(float(formula), rel=0.15)
 
 
+@pytest.mark.quick
 def test_hutchinson_is_exact_on_a_diagonal_hessian():
     loss_fn = lambda z: 0.5 * (jnp.arange(5.0) * z**2).sum()  # noqa: E731
-    estimate, error = landscapes.hessian_trace(
-        loss_fn, jnp.ones(5), jax.random.key(0), num_samples=4
+    estimate, error = compiled(
+        landscapes.hessian_trace, loss_fn, jnp.ones(5), jax.random.key(0), num_samples=4
     )
     assert (float(estimate), float(error)) == (10.0, 0.0)
 
 
 def test_hutch_plus_plus_is_exact_below_its_rank():
     loss_fn, _, zeros = quadratic(np.array([5.0, -3, 2] + [0.0] * 9))
-    estimate, error = landscapes.hessian_trace(
-        loss_fn, zeros, jax.random.key(0), num_samples=15, method="hutch++"
+    estimate, error = compiled(
+        landscapes.hessian_trace,
+        loss_fn,
+        zeros,
+        jax.random.key(0),
+        num_samples=15,
+        method="hutch++",
     )
     assert float(estimate) == pytest.approx(4)
     assert float(error) < 1e-10
@@ -199,8 +227,8 @@ def test_spectral_density_has_the_moments_of_the_hessian(network):
 def test_full_quadrature_weights_are_squared_projections_of_the_start():
     spectrum = np.arange(1.0, 9)
     loss_fn, matrix, zeros = quadratic(spectrum)
-    density = landscapes.spectral_density(
-        loss_fn, zeros, jax.random.key(0), num_steps=8, num_samples=3
+    density = compiled(
+        landscapes.spectral_density, loss_fn, zeros, jax.random.key(0), num_steps=8, num_samples=3
     )
     np.testing.assert_allclose(density.nodes, np.tile(spectrum, (3, 1)), rtol=1e-9)
     _, vectors = np.linalg.eigh(matrix)
@@ -212,11 +240,11 @@ def test_full_quadrature_weights_are_squared_projections_of_the_start():
 
 def test_smoothed_density_integrates_to_one_and_has_an_error():
     loss_fn, _, zeros = quadratic(np.arange(1.0, 9))
-    density = landscapes.spectral_density(
-        loss_fn, zeros, jax.random.key(0), num_steps=4, num_samples=20
+    density = compiled(
+        landscapes.spectral_density, loss_fn, zeros, jax.random.key(0), num_steps=4, num_samples=20
     )
-    grid = jnp.linspace(-2, 12, 400)
-    curve, error = landscapes.smooth_density(density, grid, width=0.3)
+    grid = np.linspace(-2, 12, 400)
+    curve, error = jax.device_get(compiled(landscapes.smooth_density, density, grid, width=0.3))
     assert float(curve.sum() * (grid[1] - grid[0])) == pytest.approx(1, abs=1e-3)
     assert (error > 0).any() and (error >= 0).all()
 
@@ -224,24 +252,27 @@ def test_smoothed_density_integrates_to_one_and_has_an_error():
 def test_sharpness_of_a_quadratic():
     spectrum = np.arange(1.0, 9)
     loss_fn, matrix, zeros = quadratic(spectrum)
-    worst = landscapes.worst_case_sharpness(
-        loss_fn, zeros, jax.random.key(0), radius=0.5, num_steps=200
+    worst = compiled(
+        landscapes.worst_case_sharpness,
+        loss_fn,
+        zeros,
+        jax.random.key(0),
+        radius=0.5,
+        num_steps=200,
     )
     assert float(worst) == pytest.approx(0.5 * 0.5**2 * 8, rel=1e-3)
-    assert float(landscapes.sam_sharpness(loss_fn, zeros, radius=0.5)) == 0  # no gradient
-    params = jax.tree.map(jnp.ones_like, zeros)
-    flat = ravel_pytree(params)[0]
+    sam = jax.jit(functools.partial(landscapes.sam_sharpness, loss_fn, radius=0.5))
+    assert float(sam(zeros)) == 0  # no gradient
+    flat, matrix = np.ones(8), np.asarray(matrix)
     gradient = matrix @ flat
-    moved = flat + 0.5 * gradient / jnp.linalg.norm(gradient)
+    moved = flat + 0.5 * gradient / np.linalg.norm(gradient)
     expected = 0.5 * (moved @ matrix @ moved - flat @ matrix @ flat)
-    assert float(landscapes.sam_sharpness(loss_fn, params, radius=0.5)) == pytest.approx(
-        float(expected)
-    )
+    assert float(sam(jax.tree.map(np.ones_like, zeros))) == pytest.approx(expected)
 
 
 def test_ensembles_are_vmapped_and_nothing_else_changes(network):
     loss_fn, _, _, params, _ = network
-    members = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.5 * leaf, -leaf]), params)
+    members = jax.tree.map(lambda leaf: np.stack([leaf, 0.5 * leaf, -leaf]), params)
     keys = jax.random.split(jax.random.key(0), 3)
 
     def everything(params, key):
@@ -254,9 +285,10 @@ def test_ensembles_are_vmapped_and_nothing_else_changes(network):
         )
 
     together = jax.jit(jax.vmap(everything))(members, keys)
-    one = jax.jit(everything)
+    measure = jax.jit(everything)
+    together = jax.device_get(together)
     for i in range(3):
-        alone = one(jax.tree.map(lambda leaf, i=i: leaf[i], members), keys[i])
+        alone = measure(jax.tree.map(lambda leaf, i=i: leaf[i], members), keys[i])
         mine = jax.tree.map(lambda leaf, i=i: leaf[i], together)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7), mine, alone)
 
@@ -291,23 +323,22 @@ def test_what_is_out_of_range_is_said(call, message):
 
 def test_power_iteration_finds_the_largest_of_either_sign(network):
     spectrum = np.array([5.0, -3.0, 2.0, 1.0, 0.5, 0.1, 0.0, 0.0])
+    start = jnp.asarray(np.random.default_rng(4).standard_normal(8))
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def iterate(matrix, num_steps):
+        return landscapes.power_iteration(lambda v: matrix @ v, start, num_steps=num_steps)
+
     for sign in (1, -1):
         _, matrix, _ = quadratic(sign * spectrum)
-        start = jnp.asarray(np.random.default_rng(4).standard_normal(8))
-        found = landscapes.power_iteration(lambda v, m=matrix: m @ v, start, num_steps=40)
-        assert found == pytest.approx(5.0 * sign, rel=1e-9)
+        assert iterate(matrix, 40) == pytest.approx(5.0 * sign, rel=1e-9)
     # The error falls as the 2 K-th power of the ratio of the two largest.
     _, matrix, _ = quadratic(spectrum)
-    errors = [
-        5 - float(landscapes.power_iteration(lambda v: matrix @ v, start, num_steps=k))
-        for k in (8, 12)
-    ]
+    errors = [5 - float(iterate(matrix, k)) for k in (8, 12)]
     assert errors[1] / errors[0] == pytest.approx((3 / 5) ** 8, rel=0.2)
     loss_fn, _, _, params, dense = network
     values = np.linalg.eigvalsh(dense)
     expected = values[np.argmax(np.abs(values))]
-    found = landscapes.sharpness(loss_fn, params, jax.random.key(0), num_steps=60)
-    assert found == pytest.approx(expected, rel=1e-3)
     keys = jax.random.split(jax.random.key(1), 2)
     both = jax.jit(jax.vmap(lambda key: landscapes.sharpness(loss_fn, params, key, num_steps=60)))(
         keys

@@ -63,6 +63,7 @@ def test_chunks_change_nothing(points, chunk_size):
         ([2.0, 0.0, 1.0], 0.0, 0.5),
     ],
 )
+@pytest.mark.quick
 def test_barriers_by_hand(values, linear, endpoints):
     values = jnp.asarray(values)
     assert float(landscapes.barrier(values)) == pytest.approx(linear)
@@ -138,10 +139,10 @@ def test_a_trained_curve_goes_round_a_hill():
 
 
 def test_a_curve_gets_a_new_key_each_step():
-    seen = []
+    draws = []
 
     def loss_fn(params, key):
-        jax.debug.callback(lambda draw: seen.append(float(draw)), jax.random.uniform(key))
+        jax.debug.callback(lambda draw: draws.append(float(draw)), jax.random.uniform(key))
         return (params**2).sum()
 
     landscapes.fit_bezier(
@@ -153,7 +154,7 @@ def test_a_curve_gets_a_new_key_each_step():
         num_steps=5,
     )
     jax.effects_barrier()
-    assert len(set(seen)) == 5
+    assert len(set(draws)) == 5
 
 
 def test_a_plane_goes_through_its_points_and_keeps_distances(points):
@@ -215,19 +216,19 @@ def test_the_plane_of_a_planted_trajectory_is_recovered():
     steps = np.linspace(1, 0, 20)
     planted = np.stack([4 * steps, np.sin(np.pi * steps), 0.01 * steps * (1 - steps)], 1)
     trajectory = jax.vmap(tree)(jnp.asarray(planted @ axes.T + 1.0, jnp.float32))
-    found = landscapes.trajectory_plane(trajectory)
-    inside = jax.vmap(flat)(found.plane.axes)
+    fitted = landscapes.trajectory_plane(trajectory)
+    inside = jax.vmap(flat)(fitted.plane.axes)
     np.testing.assert_allclose(inside @ inside.T, np.eye(2), atol=1e-4)
     assert np.linalg.norm(inside @ axes[:, 2]) < 0.01  # the planted plane, not its normal
-    np.testing.assert_allclose(found.coordinates[-1], 0, atol=1e-6)
-    assert (found.coordinates[0] >= 0).all()
-    assert float(found.explained.sum()) == pytest.approx(1, abs=1e-4)
-    powers = (np.asarray(found.coordinates) ** 2).sum(0) / ((planted - planted[-1]) ** 2).sum()
-    np.testing.assert_allclose(found.explained, powers, rtol=1e-3)
+    np.testing.assert_allclose(fitted.coordinates[-1], 0, atol=1e-6)
+    assert (fitted.coordinates[0] >= 0).all()
+    assert float(fitted.explained.sum()) == pytest.approx(1, abs=1e-4)
+    powers = (np.asarray(fitted.coordinates) ** 2).sum(0) / ((planted - planted[-1]) ** 2).sum()
+    np.testing.assert_allclose(fitted.explained, powers, rtol=1e-3)
     at, off = landscapes.project_onto_plane(
-        found.plane, jax.tree.map(lambda leaf: leaf[4], trajectory)
+        fitted.plane, jax.tree.map(lambda leaf: leaf[4], trajectory)
     )
-    np.testing.assert_allclose(at, found.coordinates[4], atol=1e-4)
+    np.testing.assert_allclose(at, fitted.coordinates[4], atol=1e-4)
     assert off < 0.02
 
 
@@ -237,12 +238,12 @@ def test_paths_are_vmapped_over_pairs(points):
     def loss_fn(params):
         return (flat(params) ** 4).sum()
 
-    def one(start, end):
+    def walk(start, end):
         return landscapes.barrier(landscapes.interpolate(loss_fn, start, end, 6))
 
-    together = jax.jit(jax.vmap(one))(starts, ends)
+    together = jax.jit(jax.vmap(walk))(starts, ends)
     for i in range(3):
-        alone = one(tree(points[i]), tree(-2 * points[::-1][i]))
+        alone = walk(tree(points[i]), tree(-2 * points[::-1][i]))
         assert float(together[i]) == pytest.approx(float(alone), rel=1e-5)
 
 

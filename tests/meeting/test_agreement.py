@@ -7,6 +7,8 @@ import pytest
 
 from halfway import meeting
 
+pytestmark = pytest.mark.quick
+
 
 def test_votes_are_shares_of_those_that_may():
     predictions = [[0, 1, 2], [0, 2, 2], [1, 2, 2]]
@@ -36,8 +38,10 @@ def test_disagreement_minus_error_is_within_the_bound(skill, num_models):
     right = rng.uniform(size=(num_models, 300)) < skill * (0.3 + hard)[None]
     predictions = np.where(right, labels, guesses)
     error = (predictions != labels).mean()
-    two = itertools.product(range(num_models), repeat=2)  # with replacement, as in the theorem
-    disagreement = np.mean([(predictions[i] != predictions[j]).mean() for i, j in two])
+    drawn_pairs = itertools.product(
+        range(num_models), repeat=2
+    )  # with replacement, as in the theorem
+    disagreement = np.mean([(predictions[i] != predictions[j]).mean() for i, j in drawn_pairs])
     bound = meeting.class_aggregated_calibration_error(meeting.votes(predictions, 4), labels)
     assert abs(disagreement - error) <= bound + 1e-12
     assert bound < 2.0

@@ -27,9 +27,9 @@ def sample(start, size, valid):
 A, B = sample(0, 23, 20), sample(30, 17, 17)
 
 
-def close(found, expected, relative=1e-4):
+def close(result, expected, relative=1e-4):
     scale = np.abs(expected).max()
-    np.testing.assert_allclose(found, expected, atol=relative * scale, rtol=0)
+    np.testing.assert_allclose(result, expected, atol=relative * scale, rtol=0)
 
 
 def each_class(values, a, b):
@@ -38,8 +38,25 @@ def each_class(values, a, b):
     return left.T @ np.asarray(values, np.float64) @ right
 
 
-@pytest.mark.parametrize("chunk_size, block_size", [(None, 32), (5, 4), (100, 1)])
-def test_gradients_and_the_kernel_make_one_matrix(chunk_size, block_size):
+@pytest.fixture(scope="module")
+def dense():
+    """The matrix of A and B from the whole kernel."""
+
+    @jax.jit
+    def run(p):
+        x, z = POOL[A.indices], POOL[B.indices]
+        r, q = (
+            jax.nn.softmax(apply_fn(p, POOL[s.indices])) - jax.nn.one_hot(s.labels, 3)
+            for s in (A, B)
+        )
+        kernel = landscapes.empirical_ntk(apply_fn, p, x, z)
+        return jnp.einsum("ic,ijce,je->ij", r, kernel, q)
+
+    return each_class(run(PARAMS), A, B) / (20 * 17)
+
+
+@pytest.mark.parametrize("chunk_size, block_size", [(None, 32), (5, 4)])
+def test_gradients_and_the_kernel_make_one_matrix(chunk_size, block_size, dense):
     by_gradients = jax.jit(
         lambda p: meeting.meeting_matrix(apply_fn, p, POOL, A, B, chunk_size=chunk_size)
     )(PARAMS)
@@ -47,14 +64,7 @@ def test_gradients_and_the_kernel_make_one_matrix(chunk_size, block_size):
         lambda p: meeting.meeting_matrix_by_kernel(apply_fn, p, POOL, A, B, block_size=block_size)
     )(PARAMS)
     close(by_gradients, by_kernel)
-    # And the whole kernel makes the same one.
-    x, z = POOL[A.indices], POOL[B.indices]
-    kernel = jax.jit(lambda p: landscapes.empirical_ntk(apply_fn, p, x, z))(PARAMS)
-    r, q = (
-        jax.nn.softmax(apply_fn(PARAMS, POOL[s.indices])) - jax.nn.one_hot(s.labels, 3)
-        for s in (A, B)
-    )
-    close(by_kernel, each_class(jnp.einsum("ic,ijce,je->ij", r, kernel, q), A, B) / (20 * 17))
+    close(by_kernel, dense)
 
 
 def test_the_matrix_sums_to_what_the_halves_share():
@@ -71,9 +81,9 @@ def test_the_matrix_sums_to_what_the_halves_share():
 
 def test_any_loss_per_example():
     def gradients(params, s):
-        one = lambda p, x, y: losses.brier(apply_fn(p, x[None]), y[None])[0]  # noqa: E731
-        found = jax.vmap(jax.grad(one), (None, 0, 0))(params, POOL[s.indices], s.labels)
-        return jnp.concatenate([g.reshape(g.shape[0], -1) for g in jax.tree.leaves(found)], 1)
+        example_loss = lambda p, x, y: losses.brier(apply_fn(p, x[None]), y[None])[0]  # noqa: E731
+        leaves = jax.vmap(jax.grad(example_loss), (None, 0, 0))(params, POOL[s.indices], s.labels)
+        return jnp.concatenate([g.reshape(g.shape[0], -1) for g in jax.tree.leaves(leaves)], 1)
 
     matrix, products = jax.jit(
         lambda p: (
@@ -100,10 +110,12 @@ def test_layers_sum_to_the_whole(name):
     whole, by_layer = jax.jit(lambda p: [fn(apply_fn, p, POOL, A, B) for fn in fns])(PARAMS)
     assert list(by_layer) == ["Dense_0", "Dense_1"]
     close(sum(by_layer.values()), whole, 1e-6)
-    for layer, found in by_layer.items():
+    for layer, layer_matrix in by_layer.items():
         of_layer = lambda part, x, layer=layer: apply_fn(PARAMS | {layer: part}, x)  # noqa: E731
         fn = meeting.meeting_matrix_by_kernel if name == "meeting_matrix" else fns[0]
-        close(found, jax.jit(lambda p, fn=fn, f=of_layer: fn(f, p, POOL, A, B))(PARAMS[layer]))
+        close(
+            layer_matrix, jax.jit(lambda p, fn=fn, f=of_layer: fn(f, p, POOL, A, B))(PARAMS[layer])
+        )
 
 
 def test_classes_that_do_not_occur():
@@ -118,6 +130,7 @@ def test_classes_that_do_not_occur():
     assert float(meeting.diagonal_contrast(jnp.asarray(free))) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.quick
 def test_contrast_by_hand():
     matrix = jnp.array([[4.0, -1.0, jnp.nan], [0.0, jnp.nan, -1.0], [2.0, jnp.nan, 2.0]])
     expected = (3 - 0) / (10 / 6)
@@ -154,23 +167,28 @@ def test_classes_meet_at_initialization(digits):
     assert true[0] > shuffled[0] > 0.5  # r alone makes the diagonal
 
 
-def test_matrices_under_vmap_and_grad():
-    members = jax.tree.map(lambda leaf: jnp.stack([leaf, -0.5 * leaf]), PARAMS)
-    for fn in (
-        meeting.meeting_matrix,
-        meeting.meeting_matrix_by_kernel,
-        meeting.residual_free_matrix,
-    ):
-        run = lambda p, fn=fn: fn(apply_fn, p, POOL, A, B)  # noqa: E731
-        mapped, one = jax.jit(jax.vmap(run))(members), jax.jit(run)
-        for i in range(2):
-            alone = one(jax.tree.map(lambda v, i=i: v[i], members))
-            close(mapped[i], alone)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "meeting_matrix",
+        "residual_free_matrix",
+        pytest.param("meeting_matrix_by_kernel", marks=pytest.mark.slow),
+    ],
+)
+def test_matrices_under_vmap(name):
+    members = jax.tree.map(lambda leaf: np.stack([leaf, np.float32(-0.5) * leaf]), PARAMS)
+    run = jax.jit(lambda p: getattr(meeting, name)(apply_fn, p, POOL, A, B))
+    mapped = np.asarray(jax.jit(jax.vmap(run))(members))
+    for i in range(2):
+        close(mapped[i], np.asarray(run(jax.tree.map(lambda v, i=i: v[i], members))))
+
+
+def test_the_sum_of_a_matrix_has_the_gradient_of_the_product():
     total = lambda p: meeting.meeting_matrix(apply_fn, p, POOL, A, B).sum()  # noqa: E731
     product = lambda p: populations.gradient_products(apply_fn, p, POOL, A, B)["own_other"]  # noqa: E731
-    found, expected = jax.jit(lambda p: [jax.grad(fn)(p) for fn in (total, product)])(PARAMS)
+    gradients, expected = jax.jit(lambda p: [jax.grad(fn)(p) for fn in (total, product)])(PARAMS)
     for name in PARAMS:
-        close(found[name]["kernel"], expected[name]["kernel"], 1e-3)
+        close(gradients[name]["kernel"], expected[name]["kernel"], 1e-3)
 
 
 def test_chunks_hold_an_example_at_least():

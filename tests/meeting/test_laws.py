@@ -30,6 +30,7 @@ def ratio(terms):
 # The first law
 
 
+@pytest.mark.quick
 def test_laws_by_hand():
     np.testing.assert_allclose(meeting.first_law(jnp.array([0.0, 4.0, 12.0]), 4.0), [0, 0.5, 0.75])
     np.testing.assert_allclose(meeting.second_law(jnp.array([1.0, 3.0]), 1.0), [0.5, 0.75])
@@ -51,12 +52,12 @@ def test_blocks_by_brute_force():
     each = np.asarray(x * residuals[:, None], np.float64)[:20].reshape(4, 5, DIM).mean(1)
     gram = each @ each.T
     for size in (None, 2):
-        found = jax.jit(functools.partial(run, size=size))(DELTA)
-        np.testing.assert_allclose(found.numerator, gram[~np.eye(4, dtype=bool)].mean(), rtol=1e-4)
-        np.testing.assert_allclose(found.denominator, np.trace(gram) / 4, rtol=1e-4)
+        terms = jax.jit(functools.partial(run, size=size))(DELTA)
+        np.testing.assert_allclose(terms.numerator, gram[~np.eye(4, dtype=bool)].mean(), rtol=1e-4)
+        np.testing.assert_allclose(terms.denominator, np.trace(gram) / 4, rtol=1e-4)
     run = jax.jit(functools.partial(run, size=None))
     mapped = jax.vmap(run)(jnp.stack([DELTA, -DELTA]))
-    np.testing.assert_allclose(mapped.numerator[0], found.numerator, rtol=1e-4)
+    np.testing.assert_allclose(mapped.numerator[0], terms.numerator, rtol=1e-4)
     slope = jax.grad(lambda w: run(w).denominator)(DELTA)
     step = 0.1 * jnp.arange(1.0, DIM + 1)
     change = run(DELTA + step).denominator - run(DELTA - step).denominator
@@ -70,11 +71,11 @@ def test_inner_products_and_norms_of_blocks_are_unbiased():
         x, y = draw(key, 24)
         return meeting.block_terms(apply_linear, DELTA, x, y, num_examples=6, loss_fn=square)
 
-    found = run(jax.random.split(jax.random.key(1), 1000))
-    assert abs(z_score(found.numerator, SIGNAL)) < 4
-    assert abs(z_score(found.denominator, SIGNAL + NOISE / 6)) < 4
+    terms = run(jax.random.split(jax.random.key(1), 1000))
+    assert abs(z_score(terms.numerator, SIGNAL)) < 4
+    assert abs(z_score(terms.denominator, SIGNAL + NOISE / 6)) < 4
     mu = meeting.first_law(6, NOISE / SIGNAL)
-    assert abs(z_score(found.numerator - mu * found.denominator, 0.0)) < 4
+    assert abs(z_score(terms.numerator - mu * terms.denominator, 0.0)) < 4
 
 
 ARCHITECTURES = {
@@ -84,7 +85,7 @@ ARCHITECTURES = {
 SIZES = (5, 20, 80, 320)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["mlp", pytest.param("cnn", marks=pytest.mark.slow)])
 def test_the_first_law_at_initialization(architecture, digits):
     """n_half from one part of the digits, μ from the rest, at 64 initializations."""
     pool = digits.pool("all")
@@ -99,17 +100,17 @@ def test_the_first_law_at_initialization(architecture, digits):
             params = module.init(key_init, images[:1])["params"]
             order = jax.random.permutation(key_split, images.shape[0])
             x, y = images[order], labels[order]
-            found = meeting.noise_scale(apply_fn, params, x[:512], y[:512], num_blocks=2)
+            scale = meeting.noise_scale(apply_fn, params, x[:512], y[:512], num_blocks=2)
             terms = [
                 meeting.block_terms(apply_fn, params, x[512:], y[512:], num_examples=n)
                 for n in SIZES
             ]
-            return found, terms
+            return scale, terms
 
         return jax.lax.map(at, keys)
 
-    found, terms = run(jax.random.split(KEY, 64))
-    signal, noise = np.asarray(found.signal), np.asarray(found.noise)
+    scale, terms = run(jax.random.split(KEY, 64))
+    signal, noise = np.asarray(scale.signal), np.asarray(scale.noise)
     n_half = noise.sum() / signal.sum()
     for n, measured in zip(SIZES, terms, strict=True):
         predicted = signal, signal + noise / n
@@ -141,16 +142,16 @@ def gradients():
         key_models, key_points = jax.random.split(key)
         x, labels = sample(key_points, 64)
 
-        def one(key):
+        def input_gradient(key):
             key_init, key_data = jax.random.split(key)
-            own, own_labels = sample(key_data, 40)
-            loss = lambda p: losses.cross_entropy(apply_fn(p, own), own_labels).mean()  # noqa: E731
+            inputs, input_labels = sample(key_data, 40)
+            loss = lambda p: losses.cross_entropy(apply_fn(p, inputs), input_labels).mean()  # noqa: E731
             params = module.init(key_init, x[:1].reshape(-1, 3, 4, 1))["params"]
             step = lambda _, p: jax.tree.map(lambda a, g: a - 0.3 * g, p, jax.grad(loss)(p))  # noqa: E731
             params = jax.lax.fori_loop(0, 30, step, params)
             return jax.grad(lambda x: losses.margin(apply_fn(params, x), labels).sum())(x)
 
-        return jax.vmap(jax.vmap(one))(jax.random.split(key_models, (32, 36)))
+        return jax.vmap(jax.vmap(input_gradient))(jax.random.split(key_models, (32, 36)))
 
     return run(KEY)
 
@@ -158,8 +159,8 @@ def gradients():
 @pytest.mark.parametrize("k", [1, 2, 4, 8, 16])
 def test_the_second_law(gradients, k):
     """k_half from twelve models of each ensemble, μ and the alignment from its other 24."""
-    found = jax.vmap(meeting.ensemble_noise)(gradients[:, :12])
-    signal, noise = (np.asarray(v.sum(1), np.float64) for v in (found.signal, found.noise))
+    ensembles = jax.vmap(meeting.ensemble_noise)(gradients[:, :12])
+    signal, noise = (np.asarray(v.sum(1), np.float64) for v in (ensembles.signal, ensembles.noise))
     k_half = noise.sum() / signal.sum()
     assert 0.2 < k_half < 5
     terms = jax.vmap(functools.partial(meeting.surrogate_terms, num_surrogates=k))(
@@ -177,19 +178,19 @@ def test_surrogates_by_brute_force():
     rng = np.random.default_rng(0)
     surrogates, targets = rng.standard_normal((7, 3, 2, 2)), rng.standard_normal((4, 3, 2, 2))
     surrogates, targets = surrogates + 1, targets + 1
-    found = jax.jit(functools.partial(meeting.surrogate_terms, num_surrogates=3))(
+    terms = jax.jit(functools.partial(meeting.surrogate_terms, num_surrogates=3))(
         jnp.asarray(surrogates, jnp.float32), jnp.asarray(targets, jnp.float32)
     )
     blocks = [surrogates[:3].mean(0), surrogates[3:6].mean(0)]
     products = [np.mean([(b * t).sum() for b in blocks]) for t in targets]
-    np.testing.assert_allclose(found.products, products, rtol=1e-4)
+    np.testing.assert_allclose(terms.products, products, rtol=1e-4)
     surrogate = np.mean([(b**2).sum() for b in blocks])
-    np.testing.assert_allclose(found.surrogate, surrogate, rtol=1e-4)
+    np.testing.assert_allclose(terms.surrogate, surrogate, rtol=1e-4)
     squares = (targets**2).sum((1, 2, 3))
-    np.testing.assert_allclose(found.targets, squares, rtol=1e-4)
-    np.testing.assert_allclose(found.coefficient, np.mean(products) / surrogate, rtol=1e-4)
+    np.testing.assert_allclose(terms.targets, squares, rtol=1e-4)
+    np.testing.assert_allclose(terms.coefficient, np.mean(products) / surrogate, rtol=1e-4)
     cosine = np.mean(products) / np.sqrt(surrogate * squares.mean())
-    np.testing.assert_allclose(found.alignment, cosine, rtol=1e-4)
+    np.testing.assert_allclose(terms.alignment, cosine, rtol=1e-4)
 
 
 # Memorization
@@ -202,8 +203,8 @@ def landscape(w, half):
 def measure(w, a, b, s):
     """The three numbers of κ at the weights of one pair."""
     g_a, g_b = (jax.grad(landscape)(w, half) for half in (a, b))
-    found = meeting.noise_scale(apply_linear, w, *s, loss_fn=square, num_blocks=2)
-    return g_a @ g_a, g_a @ g_b, found.noise
+    scale = meeting.noise_scale(apply_linear, w, *s, loss_fn=square, num_blocks=2)
+    return g_a @ g_a, g_a @ g_b, scale.noise
 
 
 def pair(key, size):
@@ -212,11 +213,11 @@ def pair(key, size):
 
 def test_nothing_is_memorized_of_fresh_data():
     run = jax.jit(jax.vmap(lambda key: measure(DELTA, *pair(key, 12))))
-    found = meeting.memorization(*run(jax.random.split(jax.random.key(4), 1000)), num_examples=12)
-    assert abs(z_score(found.numerators, 0.0)) < 4
-    interval = stats.fieller(np.asarray(found.numerators), np.asarray(found.denominators))
+    kappa = meeting.memorization(*run(jax.random.split(jax.random.key(4), 1000)), num_examples=12)
+    assert abs(z_score(kappa.numerators, 0.0)) < 4
+    interval = stats.fieller(np.asarray(kappa.numerators), np.asarray(kappa.denominators))
     assert interval.low < 0 < interval.high
-    assert float(found.estimate) == pytest.approx(interval.estimate, abs=1e-5)
+    assert float(kappa.estimate) == pytest.approx(interval.estimate, abs=1e-5)
 
 
 def test_all_is_memorized_where_the_own_gradient_is_0():
@@ -225,10 +226,10 @@ def test_all_is_memorized_where_the_own_gradient_is_0():
         return measure(jnp.linalg.solve(a[0].T @ a[0], a[0].T @ a[1]), a, b, s)
 
     terms = jax.jit(jax.vmap(run))(jax.random.split(KEY, 20))
-    found = meeting.memorization(*terms, num_examples=12)
-    np.testing.assert_allclose(found.estimate, 1, atol=1e-4)
+    kappa = meeting.memorization(*terms, num_examples=12)
+    np.testing.assert_allclose(kappa.estimate, 1, atol=1e-4)
     assert (
-        meeting.gap_rate(found.estimate, terms[2].mean(), num_examples=12, learning_rate=0.1) < 1e-5
+        meeting.gap_rate(kappa.estimate, terms[2].mean(), num_examples=12, learning_rate=0.1) < 1e-5
     )
 
 
@@ -259,12 +260,12 @@ def test_the_gap_grows_by_what_is_not_memorized(float64):
     kappas = []
     for t in range(6):
         own_own, own_other, trace_cov = (v[:, t] for v in terms)
-        found = meeting.memorization(own_own, own_other, trace_cov, num_examples=size)
-        kappas.append(float(found.estimate))
+        kappa = meeting.memorization(own_own, own_other, trace_cov, num_examples=size)
+        kappas.append(float(kappa.estimate))
         errors = []
         for change, rate in zip(changes, (eta, eta / 2), strict=True):
             expected = meeting.gap_rate(
-                found.estimate, trace_cov.mean(), num_examples=size, learning_rate=rate
+                kappa.estimate, trace_cov.mean(), num_examples=size, learning_rate=rate
             )
             errors.append(abs(float(change[:, t].mean() - expected)))
             assert errors[-1] < 0.1 * abs(float(expected)) + 1e-5

@@ -27,10 +27,11 @@ def z_score(values, expected):
 # D1, the meeting coefficient
 
 
+@pytest.mark.quick
 def test_coefficient_by_hand():
-    own = array([[4.0, 9.0, 2.0], [10.0, 1.0, 9.995], [3.0, 0.0, 4.0]])
+    followed = array([[4.0, 9.0, 2.0], [10.0, 1.0, 9.995], [3.0, 0.0, 4.0]])
     other = array([[5.0, 0.0, 4.0], [6.0, 0.0, 5.5], [2.0, 0.0, 1.75]])
-    result = meeting.coefficient(own, other)
+    result = meeting.coefficient(followed, other)
     np.testing.assert_allclose(result.numerators, [1.0, 0.5, 0.25])
     np.testing.assert_allclose(result.denominators, [2.0, 0.005, -1.0], atol=1e-6)
     # Progress of .005 on 10 and a climb are undefined for a pair, but stay in the sums.
@@ -46,28 +47,28 @@ def test_coefficient_is_a_ratio_of_sums():
 
 
 def test_planted_coefficients():
-    own = array(np.sort(normal(500, 6), axis=1)[:, ::-1] + 3)
-    assert meeting.coefficient(own, own).estimate == 1.0
-    independent = meeting.coefficient(own, array(normal(500, 6, seed=1)))
+    followed = array(np.sort(normal(500, 6), axis=1)[:, ::-1] + 3)
+    assert meeting.coefficient(followed, followed).estimate == 1.0
+    independent = meeting.coefficient(followed, array(normal(500, 6, seed=1)))
     assert abs(z_score(independent.numerators, 0.0)) < 4
     np.testing.assert_allclose(independent.estimate, 0.0, atol=0.1)
     # Another half that shares half of the descent and adds noise of its own.
-    halfway = meeting.coefficient(own, 0.5 * own + array(normal(500, 6, seed=2)))
+    halfway = meeting.coefficient(followed, 0.5 * followed + array(normal(500, 6, seed=2)))
     assert abs(z_score(halfway.numerators - 0.5 * halfway.denominators, 0.0)) < 4
-    assert meeting.coefficient(own, 0.5 * own).estimate == 0.5
+    assert meeting.coefficient(followed, 0.5 * followed).estimate == 0.5
 
 
 def test_coefficient_under_jit_vmap_and_grad():
-    own = array([[[4.0, 2.0], [1.0, 1.0]], [[2.0, 1.0], [5.0, 3.0]]])  # one pair is undefined
+    followed = array([[[4.0, 2.0], [1.0, 1.0]], [[2.0, 1.0], [5.0, 3.0]]])  # one pair is undefined
     other = array([[[3.0, 2.0], [1.0, 0.0]], [[2.0, 1.0], [5.0, 3.0]]])
-    mapped = jax.jit(jax.vmap(meeting.coefficient))(own, other)
+    mapped = jax.jit(jax.vmap(meeting.coefficient))(followed, other)
     for i in range(2):
         jax.tree.map(
             np.testing.assert_allclose,
             jax.tree.map(lambda leaf, i=i: leaf[i], mapped),
-            meeting.coefficient(own[i], other[i]),
+            meeting.coefficient(followed[i], other[i]),
         )
-    gradient = jax.jit(jax.grad(lambda g: meeting.coefficient(own[0], g).estimate))(other[0])
+    gradient = jax.jit(jax.grad(lambda g: meeting.coefficient(followed[0], g).estimate))(other[0])
     np.testing.assert_allclose(gradient, [[0.5, -0.5], [0.5, -0.5]])
 
 
@@ -110,9 +111,9 @@ def test_ceiling_against_a_simulated_perfect_predictor(noise_rate):
     noisy = np.where(rng.uniform(size=clean.shape) < noise_rate, uniform, clean)
     counts = (noisy[0][..., None] == np.arange(num_classes)).sum(1)
     majority = counts.argmax(1)
-    own = np.stack([1 - counts.max(1) / size, np.zeros(num_pairs)], axis=1)
+    followed = np.stack([1 - counts.max(1) / size, np.zeros(num_pairs)], axis=1)
     other = [(noisy[1] != majority[:, None]).mean(1), (noisy[1] != clean[1]).mean(1)]
-    result = meeting.coefficient(array(own), array(np.stack(other, axis=1)))
+    result = meeting.coefficient(array(followed), array(np.stack(other, axis=1)))
     majority_share = counts.max(1).mean() / size
     ceiling = float(meeting.ceiling(jnp.float32(noise_rate), num_classes, majority_share))
     assert abs(z_score(result.numerators - ceiling * result.denominators, 0.0)) < 4
@@ -234,16 +235,21 @@ def loss_of(problem, activation):
     return lambda params: losses.cross_entropy(apply_network(activation, params, x), labels).mean()
 
 
+WALKS = {"sgd": (jnp.tanh, "sgd", 0.3), "adam": (jax.nn.softplus, "adam", 0.03)}
+RULES = {"trapezoid": ((2, 4, 8), 4), "simpson": ((1, 2, 4), 16)}
+
+
 @pytest.mark.parametrize(
-    "activation, optimizer, learning_rate",
-    [(jnp.tanh, "sgd", 0.3), (jax.nn.softplus, "adam", 0.03)],
+    "walk, rule",
+    [
+        ("sgd", "trapezoid"),
+        ("adam", "simpson"),
+        pytest.param("sgd", "simpson", marks=pytest.mark.slow),
+        pytest.param("adam", "trapezoid", marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize(
-    "rule, parts, factor", [("trapezoid", (2, 4, 8), 4), ("simpson", (1, 2, 4), 16)]
-)
-def test_residual_falls_by_its_order_when_subdivisions_double(
-    float64, problem, activation, optimizer, learning_rate, rule, parts, factor
-):
+def test_residual_falls_by_its_order_when_subdivisions_double(float64, problem, walk, rule):
+    (activation, optimizer, learning_rate), (parts, factor) = WALKS[walk], RULES[rule]
     loss_fn = loss_of(problem, activation)
 
     @jax.jit
@@ -288,9 +294,9 @@ def test_a_relu_network_reports_its_residual(float64, problem):
 def test_path_identity_of_many_walks_and_its_gradient():
     walks, loss_fn = array(normal(2, 4, 3)), lambda z: (z**2).sum()
     mapped = jax.jit(jax.vmap(functools.partial(meeting.path_identity, loss_fn)))(walks)
-    one = jax.jit(functools.partial(meeting.path_identity, loss_fn))
+    jitted = jax.jit(functools.partial(meeting.path_identity, loss_fn))
     for i in range(2):
-        for a, b in zip(mapped, one(walks[i]), strict=True):
+        for a, b in zip(mapped, jitted(walks[i]), strict=True):
             np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-5)
     gradient = jax.jit(jax.grad(lambda z: meeting.path_identity(loss_fn, z).descents.sum()))
     expected = np.zeros((4, 3))
@@ -311,10 +317,10 @@ def test_impossible_paths_are_refused():
 
 
 def test_symmetric_gap_by_hand():
-    own, other = array([[1.0, 2.0], [0.0, 0.5]]), array([[4.0, 3.0], [0.0, 0.0]])
+    own_losses, other_losses = array([[1.0, 2.0], [0.0, 0.5]]), array([[4.0, 3.0], [0.0, 0.0]])
     # ½ [(4 + 3) − (1 + 2)] and ½ [0 − .5].
-    np.testing.assert_allclose(meeting.symmetric_gap(own, other), [2.0, -0.25])
-    np.testing.assert_allclose(jax.jit(meeting.symmetric_gap)(own[0], other[0]), 2.0)
+    np.testing.assert_allclose(meeting.symmetric_gap(own_losses, other_losses), [2.0, -0.25])
+    np.testing.assert_allclose(jax.jit(meeting.symmetric_gap)(own_losses[0], other_losses[0]), 2.0)
 
 
 def test_symmetric_gap_is_unbiased():
@@ -325,13 +331,13 @@ def test_symmetric_gap_is_unbiased():
     def landscape(half, model):
         return ((half - model.mean(1, keepdims=True)) ** 2).mean(1)
 
-    own = array(np.stack([landscape(a, a), landscape(b, b)], axis=-1))
-    other = array(np.stack([landscape(b, a), landscape(a, b)], axis=-1))
-    gaps = np.asarray(meeting.symmetric_gap(own, other))
+    own_losses = array(np.stack([landscape(a, a), landscape(b, b)], axis=-1))
+    other_losses = array(np.stack([landscape(b, a), landscape(a, b)], axis=-1))
+    gaps = np.asarray(meeting.symmetric_gap(own_losses, other_losses))
     assert gaps.shape == (4000,)
     assert abs(z_score(gaps, 2 * sigma**2 / n)) < 4
     # Both directions together are steadier than one.
-    assert gaps.std() < np.asarray(other - own)[:, 0].std()
+    assert gaps.std() < np.asarray(other_losses - own_losses)[:, 0].std()
 
 
 def test_split_null_variance_is_exact_over_all_splits():
@@ -362,6 +368,7 @@ def test_split_null_needs_an_even_number():
 
 
 @pytest.mark.parametrize("value, finite", [(1e30, True), (np.nan, False), (-np.inf, False)])
+@pytest.mark.quick
 def test_one_number_decides_whether_a_tree_is_finite(value, finite):
     tree = {"a": jnp.ones((2, 3)).at[1, 2].set(value), "b": [jnp.arange(3)]}
     assert bool(jax.jit(trees.is_finite)(tree)) is finite

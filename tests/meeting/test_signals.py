@@ -16,14 +16,14 @@ KEY = jax.random.key(0)
 
 @functools.partial(jax.jit, static_argnames=("size", "replicates", "num_blocks"))
 def replicate(key, size, replicates, num_blocks=4):
-    def one(key):
+    def measure(key):
         x, y = draw(key, size)
-        found = meeting.noise_scale(
+        scale = meeting.noise_scale(
             apply_linear, DELTA, x, y, loss_fn=square, num_blocks=num_blocks
         )
-        return found, jnp.square(jax.grad(lambda w: square(apply_linear(w, x), y).mean())(DELTA))
+        return scale, jnp.square(jax.grad(lambda w: square(apply_linear(w, x), y).mean())(DELTA))
 
-    return jax.vmap(one)(jax.random.split(key, replicates))
+    return jax.vmap(measure)(jax.random.split(key, replicates))
 
 
 MODULE = models.build({"kind": "mlp", "widths": (6,), "activation": "tanh"}, num_classes=3)
@@ -51,28 +51,30 @@ def test_moments_of_a_sample_against_numpy():
 
 
 def test_signal_and_noise_are_unbiased():
-    found, squares = replicate(KEY, 24, 1000)
-    assert abs(z_score(found.signal, SIGNAL)) < 4
-    assert abs(z_score(found.noise, NOISE)) < 4
+    scales, squares = replicate(KEY, 24, 1000)
+    assert abs(z_score(scales.signal, SIGNAL)) < 4
+    assert abs(z_score(scales.noise, NOISE)) < 4
     # With the diagonal, the squared norm of the mean gradient, it is not: signal + noise / n.
     naive = np.asarray(squares).sum(1)
     assert abs(z_score(naive, SIGNAL + NOISE / 24)) < 4
     assert z_score(naive, SIGNAL) > 10
     # Some estimates of a signal are below 0: none was clipped.
-    assert float(found.signal.min()) < 0
+    assert float(scales.signal.min()) < 0
 
 
 def test_the_standard_error_is_the_spread_over_replicates():
-    found, _ = replicate(jax.random.key(1), 320, 600, num_blocks=16)
-    spread = float(found.n_half.std())
-    typical = float(jnp.sqrt((found.standard_error**2).mean()))
+    scales, _ = replicate(jax.random.key(1), 320, 600, num_blocks=16)
+    spread = float(scales.n_half.std())
+    typical = float(jnp.sqrt((scales.standard_error**2).mean()))
     assert typical == pytest.approx(spread, rel=0.15)
 
 
 def test_fieller_covers_the_scale_of_a_population():
     replicates, pairs = 400, 24
-    found, _ = replicate(jax.random.key(2), 40, replicates * pairs)
-    noise, signal = (np.asarray(v).reshape(replicates, pairs) for v in (found.noise, found.signal))
+    scales, _ = replicate(jax.random.key(2), 40, replicates * pairs)
+    noise, signal = (
+        np.asarray(v).reshape(replicates, pairs) for v in (scales.noise, scales.signal)
+    )
     truth = NOISE / SIGNAL
     intervals = [stats.fieller(n, s) for n, s in zip(noise, signal, strict=True)]
     covered = np.mean([i.low <= truth <= i.high for i in intervals])
@@ -80,22 +82,27 @@ def test_fieller_covers_the_scale_of_a_population():
     assert abs(covered - 0.95) < 3 * np.sqrt(0.95 * 0.05 / replicates)
 
 
-@pytest.mark.parametrize("num_blocks, chunk_size", [(2, 1), (5, 3), (16, 64), (50, 64)])
-def test_chunks_and_blocks_change_nothing(num_blocks, chunk_size):
-    found = jax.jit(
+@pytest.fixture(scope="module")
+def each():
+    """The gradient `[N, d]` of each example."""
+    flat, unravel = ravel_pytree(PARAMS)
+    example_loss = lambda v, x, y: losses.cross_entropy(apply_fn(unravel(v), x[None]), y[None])[0]  # noqa: E731
+    gradients = jax.jit(jax.vmap(jax.grad(example_loss), (None, 0, 0)))
+    return np.asarray(gradients(flat, IMAGES, LABELS), np.float64)
+
+
+@pytest.mark.parametrize("num_blocks, chunk_size", [(2, 1), (5, 3), (50, 64)])
+def test_chunks_and_blocks_change_nothing(num_blocks, chunk_size, each):
+    scale = jax.jit(
         lambda p: meeting.noise_scale(
             apply_fn, p, IMAGES, LABELS, num_blocks=num_blocks, chunk_size=chunk_size
         )
     )(PARAMS)
-    flat, unravel = ravel_pytree(PARAMS)
-    one = lambda v, x, y: losses.cross_entropy(apply_fn(unravel(v), x[None]), y[None])[0]  # noqa: E731
-    each = jax.jit(jax.vmap(jax.grad(one), (None, 0, 0)))(flat, IMAGES, LABELS)
-    each = np.asarray(each, np.float64)
     gram = each @ each.T
     signal, noise = gram[~np.eye(37, dtype=bool)].mean(), np.trace(np.cov(each.T))
-    np.testing.assert_allclose(found.signal, signal, rtol=1e-4)
-    np.testing.assert_allclose(found.noise, noise, rtol=1e-4)
-    np.testing.assert_allclose(found.n_half, noise / signal, rtol=1e-4)
+    np.testing.assert_allclose(scale.signal, signal, rtol=1e-4)
+    np.testing.assert_allclose(scale.noise, noise, rtol=1e-4)
+    np.testing.assert_allclose(scale.n_half, noise / signal, rtol=1e-4)
     # The jackknife by hand, on what is left without each block.
     rest = [np.arange(37) % num_blocks != r for r in range(min(num_blocks, 37))]
     z = []
@@ -104,7 +111,7 @@ def test_chunks_and_blocks_change_nothing(num_blocks, chunk_size):
         left = (inner.sum() - np.trace(inner)) / (keep.sum() * (keep.sum() - 1))
         z.append(np.trace(np.cov(each[keep].T)) - noise / signal * left)
     error = np.sqrt(np.var(z) * (len(z) - 1)) / signal
-    np.testing.assert_allclose(found.standard_error, error, rtol=1e-3)
+    np.testing.assert_allclose(scale.standard_error, error, rtol=1e-3)
 
 
 def test_what_is_masked_does_not_enter():
@@ -125,16 +132,16 @@ def test_layers_sum_to_the_whole():
     whole = jax.jit(lambda p: meeting.noise_scale(apply_fn, p, IMAGES, LABELS))(PARAMS)
     assert list(by_layer) == ["Dense_0", "Dense_1"]
     for field in ("signal", "noise"):
-        parts = [getattr(found, field) for found in by_layer.values()]
+        parts = [getattr(scale, field) for scale in by_layer.values()]
         np.testing.assert_allclose(sum(parts), getattr(whole, field), rtol=1e-6)
         assert min(parts) > 0
     # A layer alone: the others are held fixed.
-    for name, found in by_layer.items():
+    for name, scale in by_layer.items():
         of_layer = lambda part, x, name=name: apply_fn(PARAMS | {name: part}, x)  # noqa: E731
         alone = jax.jit(lambda p, f=of_layer: meeting.noise_scale(f, p, IMAGES, LABELS))(
             PARAMS[name]
         )
-        np.testing.assert_allclose(np.stack(found), np.stack(alone), rtol=1e-3)
+        np.testing.assert_allclose(np.stack(scale), np.stack(alone), rtol=1e-3)
 
 
 def test_noise_scale_under_vmap_and_grad():
@@ -170,21 +177,24 @@ def test_an_ensembles_signal_and_noise_are_unbiased():
     rng = np.random.default_rng(1)
     mean, scale = rng.standard_normal((3, 2, 2)), rng.uniform(0.5, 2, (3, 2, 2))
     draws = mean + scale * rng.standard_normal((1000, 6, 3, 2, 2))
-    found = jax.jit(jax.vmap(meeting.ensemble_noise))(jnp.asarray(draws, jnp.float32))
+    ensembles = jax.jit(jax.vmap(meeting.ensemble_noise))(jnp.asarray(draws, jnp.float32))
     truth = (mean**2).sum((1, 2)), (scale**2).sum((1, 2))
-    for values, expected in zip((found.signal, found.noise), truth, strict=True):
+    for values, expected in zip((ensembles.signal, ensembles.noise), truth, strict=True):
         for b in range(3):
             assert abs(z_score(values[:, b], expected[b])) < 4
-    ratio = stats.fieller(np.asarray(found.noise.sum(1)), np.asarray(found.signal.sum(1)))
+    ratio = stats.fieller(np.asarray(ensembles.noise.sum(1)), np.asarray(ensembles.signal.sum(1)))
     assert ratio.low < truth[1].sum() / truth[0].sum() < ratio.high
-    one = meeting.ensemble_noise(jnp.asarray(draws[0], jnp.float32))
-    np.testing.assert_allclose(one.k_half, one.noise.sum() / one.signal.sum(), rtol=1e-6)
-    assert one.k_half.shape == ()
+    ensemble = meeting.ensemble_noise(jnp.asarray(draws[0], jnp.float32))
+    np.testing.assert_allclose(
+        ensemble.k_half, ensemble.noise.sum() / ensemble.signal.sum(), rtol=1e-6
+    )
+    assert ensemble.k_half.shape == ()
 
 
+@pytest.mark.quick
 def test_classes_pool_their_examples():
-    found = meeting.EnsembleNoise(jnp.array([1.0, 2.0, 4.0]), jnp.array([3.0, 5.0, 2.0]), None)
-    pooled = meeting.noise_by_class(found, jnp.array([0, 0, 2]), num_classes=3)
+    by_example = meeting.EnsembleNoise(jnp.array([1.0, 2.0, 4.0]), jnp.array([3.0, 5.0, 2.0]), None)
+    pooled = meeting.noise_by_class(by_example, jnp.array([0, 0, 2]), num_classes=3)
     np.testing.assert_allclose(pooled.signal, [3, 0, 4])
     np.testing.assert_allclose(pooled.noise, [8, 0, 2])
     np.testing.assert_allclose(pooled.k_half, [8 / 3, np.nan, 0.5])

@@ -6,6 +6,8 @@ import pytest
 
 from halfway import plots
 
+pytestmark = pytest.mark.quick
+
 
 def test_transfer_matrix_writes_the_numbers_of_a_small_one():
     matrix = np.array([[0.7, 0.1, np.nan], [0.25, 0.5, -0.1]])

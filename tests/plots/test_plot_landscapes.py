@@ -6,6 +6,8 @@ from matplotlib.colors import to_hex, to_rgb
 
 from halfway import plots
 
+pytestmark = pytest.mark.quick
+
 X, Y = np.linspace(-1, 2, 7), np.linspace(0, 4, 5)
 BOWL = 0.1 + X[None] ** 2 + Y[:, None]
 
@@ -94,8 +96,8 @@ def test_a_control_of_barriers_is_grey_and_takes_no_colour():
 
 def test_slices_are_means_over_models_around_the_model():
     t = np.linspace(-1, 1, 9)
-    own = np.stack([t**2, 3 * t**2])
-    ax = plots.slices(t, {"L_A": own, "L_B": 1 + own}, ylabel="loss")
+    losses = np.stack([t**2, 3 * t**2])
+    ax = plots.slices(t, {"L_A": losses, "L_B": 1 + losses}, ylabel="loss")
     np.testing.assert_allclose(lines(ax)["L_A"].get_xydata().T, [t, 2 * t**2])
     np.testing.assert_allclose(lines(ax)["L_B"].get_ydata(), 1 + 2 * t**2)
     named = {text.get_text(): text.xy[1] for text in ax.texts}

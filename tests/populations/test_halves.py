@@ -94,6 +94,7 @@ def test_sizes_below_the_capacity():
             np.testing.assert_array_equal(np.sort(sample.mask)[::-1], sample.mask)
 
 
+@pytest.mark.quick
 def test_labels_are_the_pools_without_noise():
     for sample in split(KEY, 13, 0.25, 0.0):
         np.testing.assert_array_equal(sample.labels, LABELS[np.asarray(sample.indices)])
@@ -172,6 +173,7 @@ def noisy():
     return np.asarray(clean), np.asarray(jax.jit(grid)(jax.random.split(KEY), clean, rates))
 
 
+@pytest.mark.quick
 def test_noise_changes_labels_at_its_rate(noisy):
     clean, labels = noisy
     for labels_at, rate in zip(labels[0], (0.0, 0.2, 0.4, 1.0), strict=True):
@@ -303,6 +305,7 @@ def test_rates_outside_their_range_are_refused(name, value):
 def test_one_holdout_for_many_halves(stratified):
     options = OPTIONS | {"stratified": stratified, "num_examples": 20}
 
+    @jax.jit
     def draw(holdout_key, key):
         return populations.split(key, jnp.asarray(LABELS), holdout_key=holdout_key, **options)
 

@@ -162,6 +162,7 @@ def test_a_step_follows_the_loss_that_is_asked_for():
     )
 
 
+@pytest.mark.quick
 def test_unknown_optimizers_are_named():
     with pytest.raises(ValueError, match=r"'adma'.*adam, sgd"):
         populations.make_optimizer("adma", 0.1)
@@ -220,11 +221,11 @@ def test_a_vmapped_fit_equals_a_loop_of_steps():
     one_step = jax.jit(step)
     for k in range(3):
         state = populations.init_state(jax.tree.map(lambda leaf, k=k: leaf[k], members), optimizer)
-        seen = [state.params["w"]]
+        points = [state.params["w"]]
         for i in range(7):
             state = one_step(state, i)
-            seen += [state.params["w"]] if i + 1 in (3, 7) else []
-        np.testing.assert_allclose(probes[k], seen, rtol=1e-5, atol=1e-6)
+            points += [state.params["w"]] if i + 1 in (3, 7) else []
+        np.testing.assert_allclose(probes[k], points, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(states.params["b"][k], state.params["b"], rtol=1e-5, atol=1e-6)
 
 
@@ -253,13 +254,13 @@ def rows_of(sample):
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 4, 6])
 def test_landscapes_are_means_over_the_valid_examples_as_labelled(samples, chunk_size):
-    params, images, own, other = samples
+    params, images, own_half, other_half = samples
     landscape_fn = jax.jit(
         lambda s: populations.landscape_losses(
             apply_linear, params, images, s, chunk_size=chunk_size
         )
     )
-    for sample in (own, other):
+    for sample in (own_half, other_half):
         rows, labels = rows_of(sample)
         logits = np.asarray(images)[rows].reshape(len(rows), -1) @ params["w"] + params["b"][None]
         onehot = np.eye(3)[labels]
@@ -276,14 +277,14 @@ def test_landscapes_are_means_over_the_valid_examples_as_labelled(samples, chunk
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 4, 6])
 def test_gradient_products_against_the_closed_form(samples, chunk_size):
-    params, images, own, other = samples
+    params, images, own_half, other_half = samples
     # Gradients of padding would be NaN times 0: finite images here, wrong labels only.
     images = jnp.nan_to_num(images, nan=5.0)
     products = functools.partial(populations.gradient_products, apply_linear, chunk_size=chunk_size)
-    result = jax.jit(products)(params, images, own, other)
+    result = jax.jit(products)(params, images, own_half, other_half)
     params = jax.tree.map(np.asarray, params)
     g = {}
-    for name, sample in (("own", own), ("other", other)):
+    for name, sample in (("own", own_half), ("other", other_half)):
         rows, labels = rows_of(sample)
         gradient = mean_gradient(params, np.asarray(images)[rows], labels)
         g[name] = np.concatenate([gradient["w"].ravel(), gradient["b"]])
@@ -298,7 +299,7 @@ def test_gradient_products_of_a_network_against_flat_gradients():
     images = jnp.asarray(rng.uniform(size=(6, 2, 2, 1)), jnp.float32)
     params = [jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((4, 5), (5, 3))]
     labels = jnp.array([0, 1, 2, 2, 1, 0], jnp.int32)
-    own, other = (
+    own_half, other_half = (
         Sample(jnp.array(rows), labels[jnp.array(rows)], jnp.ones(3, bool))
         for rows in ([0, 2, 4], [1, 3, 5])
     )
@@ -315,9 +316,11 @@ def test_gradient_products_of_a_network_against_flat_gradients():
 
     @jax.jit
     def both():
-        u, v = gradient(own.indices), gradient(other.indices)
+        u, v = gradient(own_half.indices), gradient(other_half.indices)
         expected = {"own_own": u @ u, "own_other": u @ v, "other_other": v @ v}
-        return populations.gradient_products(apply_fn, params, images, own, other), expected
+        return populations.gradient_products(
+            apply_fn, params, images, own_half, other_half
+        ), expected
 
     result, expected = both()
     for name, value in expected.items():
@@ -345,17 +348,18 @@ def test_a_masked_step_is_the_step_on_what_counts():
     state = populations.init_state(params, optimizer)
     mask = jnp.arange(12) < 5
     spoiled = jnp.where(mask[:, None], x, 1e3)
-    masked = populations.train_step(apply_linear, optimizer, state, spoiled, labels, mask)
-    plain = populations.train_step(apply_linear, optimizer, state, x[:5], labels[:5])
+    step = jax.jit(functools.partial(populations.train_step, apply_linear, optimizer))
+    masked = step(state, spoiled, labels, mask)
+    plain = step(state, x[:5], labels[:5])
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
         masked.params,
         plain.params,
     )
-    every = populations.train_step(apply_linear, optimizer, state, x, labels, jnp.ones(12, bool))
-    whole = populations.train_step(apply_linear, optimizer, state, x, labels)
+    full = step(state, x, labels, jnp.ones(12, bool))
+    whole = step(state, x, labels)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), every.params, whole.params
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), full.params, whole.params
     )
 
 
@@ -379,19 +383,19 @@ def _stopping(start, below, probe_steps=(0, 10, 40)):
     ("below", "steps"), [(2.0**-3, 10), (2.0**-10, 10), (2.0**-11, 20), (2.0**-35, 40), (0.0, 40)]
 )
 def test_training_stops_at_the_first_look_after_the_loss_is_reached(below, steps):
-    state, seen = _stopping(jnp.array(1.0), below)
+    state, probes = _stopping(jnp.array(1.0), below)
     assert state.step == steps
     assert state.params == 0.5**steps
     # Later probes see where it stopped.
-    np.testing.assert_array_equal(seen, [1.0, 0.5**10, 0.5**steps])
+    np.testing.assert_array_equal(probes, [1.0, 0.5**10, 0.5**steps])
 
 
 def test_each_member_stops_by_itself_under_vmap():
     starts = jnp.array([1.0, 2.0**12, 2.0**-20, jnp.nan])
-    state, seen = jax.jit(jax.vmap(lambda start: _stopping(start, 2.0**-9)))(starts)
+    state, probes = jax.jit(jax.vmap(lambda start: _stopping(start, 2.0**-9)))(starts)
     # What starts below the loss is looked at for the first time after ten steps.
     np.testing.assert_array_equal(state.step, [10, 30, 10, 40])
-    np.testing.assert_array_equal(seen[:3, -1], starts[:3] * 0.5 ** np.array([10, 30, 10]))
+    np.testing.assert_array_equal(probes[:3, -1], starts[:3] * 0.5 ** np.array([10, 30, 10]))
     for index, start in enumerate(starts[:3]):
         alone, _ = _stopping(start, 2.0**-9)
         assert (alone.step, alone.params) == (state.step[index], state.params[index])

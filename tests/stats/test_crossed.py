@@ -23,42 +23,43 @@ def _draws(seed, spreads, shape=(SIZE, SIZE), num_draws=NUM_DRAWS):
     )
 
 
+@pytest.mark.quick
 def test_hand_computed():
     # Row sums of residuals ±2, column sums ±1, four cells: V = 2 (4 + 4)/16 + 2 (1 + 1)/16.
-    found = stats.crossed_mean([[1.0, 2.0], [3.0, 4.0]])
-    assert found.estimate == 2.5
-    assert found.standard_error == pytest.approx(math.sqrt(1.25))
-    assert found.degrees == pytest.approx(1.25**2 / (1 + 0.25**2))
-    half = scipy.stats.t.ppf(0.975, found.degrees) * math.sqrt(1.25)
-    assert (found.low, found.high) == pytest.approx((2.5 - half, 2.5 + half))
-    assert found[-3:] == (2, 2, 0)
+    crossed = stats.crossed_mean([[1.0, 2.0], [3.0, 4.0]])
+    assert crossed.estimate == 2.5
+    assert crossed.standard_error == pytest.approx(math.sqrt(1.25))
+    assert crossed.degrees == pytest.approx(1.25**2 / (1 + 0.25**2))
+    half = scipy.stats.t.ppf(0.975, crossed.degrees) * math.sqrt(1.25)
+    assert (crossed.low, crossed.high) == pytest.approx((2.5 - half, 2.5 + half))
+    assert crossed[-3:] == (2, 2, 0)
 
 
 def test_where_only_surrogates_differ_it_is_the_t_test_over_them():
     rng = np.random.default_rng(1)
     each = rng.standard_normal(6)
-    found = stats.crossed_mean(np.tile(each[:, None], 9))
+    crossed = stats.crossed_mean(np.tile(each[:, None], 9))
     expected = scipy.stats.ttest_1samp(each, 0.0, alternative="greater")
     interval = scipy.stats.ttest_1samp(each, 0.0).confidence_interval()
-    assert (found.low, found.high) == pytest.approx(tuple(interval))
-    assert found.degrees == pytest.approx(5)
-    test = stats.crossed_test(found, alternative="greater")
+    assert (crossed.low, crossed.high) == pytest.approx(tuple(interval))
+    assert crossed.degrees == pytest.approx(5)
+    test = stats.crossed_test(crossed, alternative="greater")
     assert test.p_value == pytest.approx(expected.pvalue)
     assert test.p_reverse == pytest.approx(1 - expected.pvalue)
-    less = stats.crossed_test(found, alternative="less")
+    less = stats.crossed_test(crossed, alternative="less")
     assert (less.p_value, less.p_reverse) == (test.p_reverse, test.p_value)
     # Targets are treated alike.
-    assert stats.crossed_mean(np.tile(each, (9, 1)))[:5] == pytest.approx(found[:5])
+    assert stats.crossed_mean(np.tile(each, (9, 1)))[:5] == pytest.approx(crossed[:5])
 
 
 @pytest.mark.parametrize("spreads", [(1, 0, 0), (0, 1, 0), (1, 1, 0), (1, 1, 2), (1, 0.3, 0.5)])
 def test_the_variance_of_the_mean_is_that_over_draws(spreads):
     values = _draws(2, spreads)
-    found = [stats.crossed_mean(one) for one in values]
-    measured = np.mean([one.standard_error**2 for one in found])
+    means = [stats.crossed_mean(matrix) for matrix in values]
+    measured = np.mean([mean.standard_error**2 for mean in means])
     rows, columns, cells = (s**2 / SIZE for s in spreads)
     truth = rows + columns + cells / SIZE
-    assert np.var([one.estimate for one in found]) == pytest.approx(truth, rel=0.15)
+    assert np.var([mean.estimate for mean in means]) == pytest.approx(truth, rel=0.15)
     # The cells' own part is counted twice: that is all that it is too large by.
     assert measured == pytest.approx(truth + cells / SIZE, rel=0.1)
 
@@ -70,8 +71,8 @@ def test_size_with_eight_of_each(spreads, diagonal):
     if not diagonal:
         values[:, np.eye(SIZE, dtype=bool)] = np.nan
     rejected = [
-        stats.crossed_test(stats.crossed_mean(one), alternative="greater").p_value < 0.05
-        for one in values
+        stats.crossed_test(stats.crossed_mean(matrix), alternative="greater").p_value < 0.05
+        for matrix in values
     ]
     assert np.mean(rejected) < 0.075
     if spreads[2] == 0:  # and it does not buy that by being blind
@@ -89,11 +90,11 @@ def test_a_ratio_is_linearized():
     rng = np.random.default_rng(5)
     den = rng.uniform(3, 4, (SIZE, SIZE))
     num = 0.4 * den + 0.1 * rng.standard_normal((SIZE, 1)) + 0.1 * rng.standard_normal((1, SIZE))
-    found = stats.crossed_ratio(num, den)
-    assert found.estimate == pytest.approx(num.sum() / den.sum())
-    linear = stats.crossed_mean((num - found.estimate * den) / den.mean())
+    crossed = stats.crossed_ratio(num, den)
+    assert crossed.estimate == pytest.approx(num.sum() / den.sum())
+    linear = stats.crossed_mean((num - crossed.estimate * den) / den.mean())
     assert linear.estimate == pytest.approx(0, abs=1e-12)
-    assert found.standard_error == pytest.approx(linear.standard_error)
+    assert crossed.standard_error == pytest.approx(linear.standard_error)
     # Denominators that are all alike only change the unit.
     same = stats.crossed_ratio(num, np.full(num.shape, 2.0))
     mean = stats.crossed_mean(num / 2)
@@ -110,8 +111,8 @@ def test_coverage_of_a_ratio():
     for _ in range(1000):
         den = 5 + rng.standard_normal((SIZE, 1)) + 0.5 * rng.standard_normal((1, SIZE))
         num = 0.6 * den + rng.standard_normal((SIZE, 1)) + rng.standard_normal((1, SIZE))
-        found = stats.crossed_ratio(num, den)
-        covered += found.low <= 0.6 <= found.high
+        crossed = stats.crossed_ratio(num, den)
+        covered += crossed.low <= 0.6 <= crossed.high
     assert 0.92 < covered / 1000 < 0.99
 
 
@@ -119,33 +120,33 @@ def test_what_is_not_finite_leaves_and_is_counted():
     values = _draws(7, (1, 1, 1), num_draws=1)[0]
     some = values.copy()
     some[np.eye(SIZE, dtype=bool)] = np.nan
-    found = stats.crossed_mean(some)
-    assert found.estimate == pytest.approx(np.nanmean(some))
-    assert found[-3:] == (SIZE, SIZE, 0)
+    crossed = stats.crossed_mean(some)
+    assert crossed.estimate == pytest.approx(np.nanmean(some))
+    assert crossed[-3:] == (SIZE, SIZE, 0)
     gone = some.copy()
     gone[3], gone[:, 5], gone[:, 6] = np.inf, np.nan, 1e200
     smaller = np.delete(np.delete(some, 3, 0), [5, 6], 1)
-    found = stats.crossed_mean(gone)
-    assert found[-3:] == (SIZE - 1, SIZE - 2, 3)
-    assert found[:-1] == pytest.approx(stats.crossed_mean(smaller)[:-1])
+    crossed = stats.crossed_mean(gone)
+    assert crossed[-3:] == (SIZE - 1, SIZE - 2, 3)
+    assert crossed[:-1] == pytest.approx(stats.crossed_mean(smaller)[:-1])
     den = np.ones(values.shape)
     den[3], den[:, 5:7] = np.nan, np.nan
-    assert stats.crossed_ratio(some, den)[:5] == pytest.approx(found[:5])
-    test = stats.crossed_test(found, alternative="greater")
+    assert stats.crossed_ratio(some, den)[:5] == pytest.approx(crossed[:5])
+    test = stats.crossed_test(crossed, alternative="greater")
     assert (test.num_pairs, test.num_excluded) == (2 * SIZE - 3, 3)
 
 
 def test_order_and_unit_do_not_matter():
     values = _draws(8, (1, 2, 1), (5, 7), 1)[0]
-    found = stats.crossed_mean(values)
+    crossed = stats.crossed_mean(values)
     rng = np.random.default_rng(9)
     shuffled = values[rng.permutation(5)][:, rng.permutation(7)]
-    assert stats.crossed_mean(shuffled) == pytest.approx(found)
+    assert stats.crossed_mean(shuffled) == pytest.approx(crossed)
     scaled = stats.crossed_mean(1e6 * values)
-    assert scaled.standard_error == pytest.approx(1e6 * found.standard_error)
-    assert scaled.degrees == pytest.approx(found.degrees)
+    assert scaled.standard_error == pytest.approx(1e6 * crossed.standard_error)
+    assert scaled.degrees == pytest.approx(crossed.degrees)
     turned = stats.crossed_mean(values.T)
-    assert turned[:5] == pytest.approx(found[:5])
+    assert turned[:5] == pytest.approx(crossed[:5])
     assert (turned.num_surrogates, turned.num_targets) == (7, 5)
 
 
@@ -159,20 +160,20 @@ def test_order_and_unit_do_not_matter():
     ],
 )
 def test_too_little_decides_nothing(values):
-    found = stats.crossed_mean(values)
-    assert math.isfinite(found.estimate)
-    assert (found.low, found.high, found.standard_error) == (-math.inf, math.inf, math.inf)
+    crossed = stats.crossed_mean(values)
+    assert math.isfinite(crossed.estimate)
+    assert (crossed.low, crossed.high, crossed.standard_error) == (-math.inf, math.inf, math.inf)
     for alternative in ("greater", "less"):
-        assert stats.crossed_test(found, alternative=alternative)[3:5] == (1.0, 1.0)
+        assert stats.crossed_test(crossed, alternative=alternative)[3:5] == (1.0, 1.0)
 
 
 def test_no_spread_is_a_point():
-    found = stats.crossed_mean(np.full((4, 6), 0.1))
-    assert found.standard_error == 0 and found.low == found.high == found.estimate
-    assert found.estimate == pytest.approx(0.1)
-    assert stats.crossed_test(found, alternative="greater")[3:5] == (0.0, 1.0)
-    assert stats.crossed_test(found, alternative="less")[3:5] == (1.0, 0.0)
-    at = stats.crossed_test(found, found.estimate, alternative="greater")
+    crossed = stats.crossed_mean(np.full((4, 6), 0.1))
+    assert crossed.standard_error == 0 and crossed.low == crossed.high == crossed.estimate
+    assert crossed.estimate == pytest.approx(0.1)
+    assert stats.crossed_test(crossed, alternative="greater")[3:5] == (0.0, 1.0)
+    assert stats.crossed_test(crossed, alternative="less")[3:5] == (1.0, 0.0)
+    at = stats.crossed_test(crossed, crossed.estimate, alternative="greater")
     assert at[3:5] == (1.0, 1.0)
     none = stats.crossed_ratio(np.zeros((3, 3)), np.zeros((3, 3)))
     assert none.estimate == 0 and math.isinf(none.standard_error)

@@ -6,13 +6,15 @@ import scipy.stats
 
 from halfway import stats
 
+pytestmark = pytest.mark.quick
+
 
 def test_one_stratum_is_scipys_with_ties():
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 5, 40), rng.integers(0, 5, 40)
-    found = stats.spearman(x, y)
-    assert found.estimate == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
-    assert (found.num_strata, found.num_undefined) == (1, 0)
+    correlation = stats.spearman(x, y)
+    assert correlation.estimate == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
+    assert (correlation.num_strata, correlation.num_undefined) == (1, 0)
 
 
 def test_strata_take_away_what_only_differs_between_them():
@@ -22,17 +24,17 @@ def test_strata_take_away_what_only_differs_between_them():
     assert stats.spearman(x, y).estimate > 0.8
     within = stats.spearman(x, y, strata)
     assert abs(within.estimate) < 0.1
-    one = [scipy.stats.spearmanr(x[strata == s], y[strata == s]).statistic for s in range(3)]
-    assert within.estimate == pytest.approx(np.mean(one))
+    by_stratum = [scipy.stats.spearmanr(x[strata == s], y[strata == s]).statistic for s in range(3)]
+    assert within.estimate == pytest.approx(np.mean(by_stratum))
 
 
 def test_strata_weigh_by_their_entries_and_undefined_ones_are_counted():
     x = [0, 1, 0, 1, 2, 5, 5, 7]
     y = [0, 1, 2, 1, 0, 1, 2, 3]
     strata = [0, 0, 1, 1, 1, 2, 2, 3]  # +1 of two, −1 of three, constant, a lone entry
-    found = stats.spearman(x, y, strata)
-    assert found.estimate == pytest.approx((2 * 1 - 3 * 1) / 5)
-    assert (found.num_strata, found.num_undefined) == (2, 1)
+    correlation = stats.spearman(x, y, strata)
+    assert correlation.estimate == pytest.approx((2 * 1 - 3 * 1) / 5)
+    assert (correlation.num_strata, correlation.num_undefined) == (2, 1)
     nothing = stats.spearman([1, 1], [0, 1], rng=np.random.default_rng(0), num_permutations=3)
     assert np.isnan(nothing.estimate) and np.isnan(nothing.permuted).all()
 
@@ -41,12 +43,12 @@ def test_permutations_keep_strata_and_lose_everything_else():
     rng = np.random.default_rng(2)
     strata = np.repeat(np.arange(4), 30)
     x = 10 * strata + rng.standard_normal(120)
-    found = stats.spearman(x, x, strata, rng=rng, num_permutations=2000)
-    assert found.estimate == pytest.approx(1)
+    correlation = stats.spearman(x, x, strata, rng=rng, num_permutations=2000)
+    assert correlation.estimate == pytest.approx(1)
     # Within a stratum of m the permuted correlation has mean 0 and variance 1/(m − 1).
     error = np.sqrt(1 / (4 * 29) / 2000)
-    assert abs(found.permuted.mean()) < 4 * error
-    assert found.permuted.var() == pytest.approx(1 / (4 * 29), rel=0.15)
+    assert abs(correlation.permuted.mean()) < 4 * error
+    assert correlation.permuted.var() == pytest.approx(1 / (4 * 29), rel=0.15)
 
 
 @pytest.mark.parametrize(
@@ -72,18 +74,18 @@ def _scipy(x, y):
 def test_kendall_is_scipys_for_every_vector_with_ties():
     rng = np.random.default_rng(5)
     x, y = rng.integers(0, 6, (3, 7, 25)), rng.integers(0, 6, (7, 25))
-    found = stats.kendall(x, y)
-    assert found.shape == (3, 7)
+    taus = stats.kendall(x, y)
+    assert taus.shape == (3, 7)
     expected = [[_scipy(x[m, r], y[r]) for r in range(7)] for m in range(3)]
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_allclose(taus, expected, atol=1e-12)
 
 
 def test_kendall_of_more_entries_than_a_byte_counts_and_more_vectors_than_a_block():
     rng = np.random.default_rng(6)
     x, y = rng.normal(size=(600, 150)), rng.normal(size=150)
-    found = stats.kendall(x, y)
+    taus = stats.kendall(x, y)
     for row in (0, 511, 512, 599):
-        assert found[row] == pytest.approx(_scipy(x[row], y), abs=1e-12)
+        assert taus[row] == pytest.approx(_scipy(x[row], y), abs=1e-12)
     # All 127 signs of a shift alike: a byte is just enough.
     assert stats.kendall(np.arange(128), np.arange(128)) == 1
     assert stats.kendall(np.arange(129), -np.arange(129)) == -1
@@ -123,11 +125,11 @@ def test_an_entry_drawn_twice_is_not_compared_with_itself():
     x, y = rng.normal(size=(2, 10))
     rows = np.array([0, 0, 1, 2, 3, 4, 4, 4])
     once = np.unique(rows)
-    found = stats.kendall(x[rows], y[rows])
+    tau = stats.kendall(x[rows], y[rows])
     weights = np.bincount(rows, minlength=10)
     signs = np.sign(x[:, None] - x) * np.sign(y[:, None] - y)
     both = weights[:, None] * weights * (1 - np.eye(10))
-    assert found == pytest.approx((both * signs).sum() / both.sum())
+    assert tau == pytest.approx((both * signs).sum() / both.sum())
     assert stats.kendall(x[once], y[once]) == pytest.approx(_scipy(x[once], y[once]))
 
 

@@ -5,9 +5,9 @@ import pytest
 import scipy.stats
 
 from halfway import stats
-from halfway.lab.report import cards
+from halfway.lab.report import run_report
 from halfway.lab.study import rules, wording
-from halfway.lab.study.protocol import Outcome
+from halfway.lab.study.verdict import Outcome
 
 MARGIN = 0.1
 
@@ -19,14 +19,14 @@ def _values(shift, seed=0, size=16, noise=1.0):
 @pytest.mark.parametrize("shift", [-1.0, -0.2, 0.0, 0.3, 1.0])
 def test_the_p_value_is_scipys_and_the_reverse_is_a_tost(shift):
     values = _values(shift)
-    found = stats.mean_test(values, 0.2, alternative="two-sided", margin=MARGIN)
-    assert found.p_value == pytest.approx(scipy.stats.ttest_1samp(values, 0.2).pvalue, rel=1e-9)
+    decision = stats.mean_test(values, 0.2, alternative="two-sided", margin=MARGIN)
+    assert decision.p_value == pytest.approx(scipy.stats.ttest_1samp(values, 0.2).pvalue, rel=1e-9)
     tost = stats.mean_equivalence(values, 0.2 - MARGIN, 0.2 + MARGIN)
-    assert found.p_reverse == pytest.approx(tost.p_value, rel=1e-9)
+    assert decision.p_reverse == pytest.approx(tost.p_value, rel=1e-9)
     # It agrees with the interval, which is that of a one-sided test.
     one_sided = stats.mean_test(values, 0.2, alternative="greater")
-    assert found[:3] == one_sided[:3]
-    assert (found.p_value < 0.05) == (not found.low <= 0.2 <= found.high)
+    assert decision[:3] == one_sided[:3]
+    assert (decision.p_value < 0.05) == (not decision.low <= 0.2 <= decision.high)
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -41,16 +41,16 @@ def test_a_difference_of_ratios_is_twice_the_smaller_side(paired):
             *terms, threshold=threshold, alternative=alternative, paired=paired, margin=margin
         )
 
-    found = test("two-sided", margin=MARGIN)
+    decision = test("two-sided", margin=MARGIN)
     greater, less = test("greater").p_value, test("less").p_value
-    assert found.p_value == pytest.approx(2 * min(greater, less), rel=1e-9)
+    assert decision.p_value == pytest.approx(2 * min(greater, less), rel=1e-9)
     ends = test("greater", -MARGIN).p_value, test("less", MARGIN).p_value
-    assert found.p_reverse == pytest.approx(max(ends), rel=1e-9)
+    assert decision.p_reverse == pytest.approx(max(ends), rel=1e-9)
     swapped = stats.ratio_difference(
         *terms[2:], *terms[:2], alternative="two-sided", paired=paired, margin=MARGIN
     )
-    assert swapped.p_value == pytest.approx(found.p_value, rel=1e-9)
-    assert swapped.p_reverse == pytest.approx(found.p_reverse, rel=1e-9)
+    assert swapped.p_value == pytest.approx(decision.p_value, rel=1e-9)
+    assert swapped.p_reverse == pytest.approx(decision.p_reverse, rel=1e-9)
 
 
 def test_the_test_has_its_size_on_both_sides_and_equality_is_shown_with_little_noise():
@@ -68,6 +68,7 @@ def test_the_test_has_its_size_on_both_sides_and_equality_is_shown_with_little_n
     assert equal.p_reverse < 1e-6
 
 
+@pytest.mark.quick
 def test_without_spread_or_pairs():
     same = stats.mean_test([0.0, 0.0, 0.0], alternative="two-sided", margin=MARGIN)
     assert (same.p_value, same.p_reverse) == (1.0, 0.0)
@@ -97,13 +98,13 @@ def test_a_part_that_is_different_in_words():
     part = _part(0.5)
     assert part.kind == "test"
     assert wording.format_rule(part) == "≠ 0"
-    row = cards._part(part)
+    row = run_report._part(part)
     assert "test (two-sided)" in row and "≠ 0" in row
     one_sided = rules.part(
         stats.mean_test(_values(1.0), alternative="less"), "b", "mean", "less", 0.0
     )
     assert wording.format_rule(one_sided) == "< 0"
-    assert "test" in cards._part(one_sided)
+    assert "test" in run_report._part(one_sided)
 
 
 def test_both_sides_of_the_threshold_are_the_claim_s():

@@ -3,33 +3,23 @@
 import contextlib
 import multiprocessing
 import os
-import re
 import runpy
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+
+from support.commands import PATIENCE, Result
+
+from halfway import sharding
+from halfway.lab.runtime import datasets
 
 CACHE = os.environ["HALFWAY_TEST_CACHE"]
 _CONTEXT = multiprocessing.get_context("forkserver")
 # Modules, not JAX's backend: that and all of our state begin in the child.
 _CONTEXT.set_forkserver_preload(["halfway.lab.commands.launch", "orbax.checkpoint"])
+SMALL = f"--config={Path(__file__).with_name('small_config.py')}"
 FOLDERS = (f"--compilation_cache={CACHE}/jax", f"--data_dir={CACHE}/data")
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def complaint(self):
-        """The one line of a user's mistake, after checking that there is nothing else."""
-        assert self.code == 2, self
-        assert self.out == "", self
-        assert re.fullmatch(r"error: [^\n]{10,600}\n", self.err), self
-        return self.err
 
 
 class Job:
@@ -83,6 +73,9 @@ def _child(module, arguments, cwd, env, out, err):
     for stream, path in ((sys.stdout, out), (sys.stderr, err)):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(handle, stream.fileno())
+    datasets.PATIENCE = PATIENCE
+    if "--xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", ""):
+        sharding.CPU_LEVEL = None  # as in conftest.py: the same programs, the same last bits
     # Where the suite runs in the background, a shell has it ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [module, *arguments]

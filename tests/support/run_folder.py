@@ -10,8 +10,8 @@ def read(folder, name):
     return json.loads(path.read_text()) if name.endswith("json") else pd.read_parquet(path)
 
 
-def assert_same(one, two):
+def assert_same(first, second):
     """The same numbers to the last bit, and the same verdicts."""
     for name in ("records.parquet", "conditions.parquet"):
-        pd.testing.assert_frame_equal(read(one, name), read(two, name), check_exact=True)
-    assert read(one, "verdicts.json") == read(two, "verdicts.json")
+        pd.testing.assert_frame_equal(read(first, name), read(second, name), check_exact=True)
+    assert read(first, "verdicts.json") == read(second, "verdicts.json")

@@ -31,14 +31,14 @@ def _mlp(params, x):
 def _linear_params(seed, *lead, num_classes=NUM_CLASSES):
     rng = _rng(seed)
     weights = rng.normal(size=(*lead, SIZE, num_classes))
-    return jax.tree.map(jnp.float32, {"w": weights, "b": rng.normal(0, 0.1, (*lead, num_classes))})
+    return jax.tree.map(np.float32, {"w": weights, "b": rng.normal(0, 0.1, (*lead, num_classes))})
 
 
 def _mlp_params(seed, *lead):
     rng = _rng(seed)
     first, last = rng.normal(size=(*lead, SIZE, 8)), rng.normal(size=(*lead, 8, NUM_CLASSES))
     bias = rng.normal(0, 0.1, (*lead, NUM_CLASSES))
-    return jax.tree.map(jnp.float32, {"v": 0.5 * first, "w": last, "b": bias})
+    return jax.tree.map(np.float32, {"v": 0.5 * first, "w": last, "b": bias})
 
 
 def _examples(seed=0, num_examples=24, low=0.0, high=1.0):
@@ -105,10 +105,13 @@ def test_matched_noise_has_both_norms_within_the_box(kind):
     assert noise.matched.shape == (len(x),)
     assert bool(noise.matched.all())
     assert float(noise.points.min()) >= 0 and float(noise.points.max()) <= 1
-    own, made = _norms(_flat(adversarial) - _flat(x)), _norms(_flat(noise.points) - _flat(x))
-    np.testing.assert_allclose(made[0], own[0], rtol=2e-6, atol=1e-7)
-    np.testing.assert_allclose(made[1], own[1], rtol=2e-6, atol=1e-7)
-    moved = own[0] > 0
+    attack_norms, noise_norms = (
+        _norms(_flat(adversarial) - _flat(x)),
+        _norms(_flat(noise.points) - _flat(x)),
+    )
+    np.testing.assert_allclose(noise_norms[0], attack_norms[0], rtol=2e-6, atol=1e-7)
+    np.testing.assert_allclose(noise_norms[1], attack_norms[1], rtol=2e-6, atol=1e-7)
+    moved = attack_norms[0] > 0
     assert moved.mean() > 0.9
     assert (np.abs(_flat(noise.points) - _flat(adversarial)).max(-1) > 0)[moved].mean() > 0.9
 
@@ -131,16 +134,16 @@ def test_matched_noise_draws_signs_and_pixels_at_random():
     delta[:, :7] = 0.1
     keys = jax.random.split(jax.random.key(1), 500)
     points = jax.vmap(lambda key: _noise(key, x, x + delta).points)(keys)
-    made = np.asarray(points) - 0.5
-    cosines = (made * delta).sum(-1) / 0.07  # the square of both norms
+    moves = np.asarray(points) - 0.5
+    cosines = (moves * delta).sum(-1) / 0.07  # the square of both norms
     # A cosine is 7 pixels of 16 met with random signs: variance 7 · 7/16 / 49 = 1/16.
     num_draws = cosines.size
     assert abs(cosines.mean()) < 4 * 0.25 / np.sqrt(num_draws)
     assert cosines.std() == pytest.approx(0.25, rel=0.1)
-    frequency = (np.abs(made) > 0.05).mean((0, 1))
+    frequency = (np.abs(moves) > 0.05).mean((0, 1))
     np.testing.assert_allclose(frequency, 7 / 16, atol=5 * 0.5 / np.sqrt(num_draws))
     # Examples of one batch do not share their draws.
-    assert abs((made[:, 0] * made[:, 1]).sum(-1).mean() / 0.07) < 4 * 0.25 / np.sqrt(500)
+    assert abs((moves[:, 0] * moves[:, 1]).sum(-1).mean() / 0.07) < 4 * 0.25 / np.sqrt(500)
 
 
 def test_matched_noise_of_one_key_repeats_and_of_another_differs():
@@ -165,12 +168,13 @@ def test_matched_noise_reports_what_the_box_makes_impossible():
     np.testing.assert_allclose(points[1], adversarial[1], rtol=1e-6)
 
 
+@pytest.mark.quick
 def test_no_perturbation_has_no_noise():
     x, _ = _perturbed("signs", 4)
     for control in (_noise, _other):
-        made = control(jax.random.key(0), x, x)
-        np.testing.assert_array_equal(made.points, x)
-        assert bool(made.matched.all())
+        perturbed = control(jax.random.key(0), x, x)
+        np.testing.assert_array_equal(perturbed.points, x)
+        assert bool(perturbed.matched.all())
 
 
 # Another example's perturbation
@@ -179,11 +183,11 @@ def test_no_perturbation_has_no_noise():
 @pytest.mark.parametrize("kind", ["signs", "dense"])
 def test_other_example_has_the_own_l2_norm_within_the_box(kind):
     x, adversarial = _perturbed(kind, 5)
-    made = _other(jax.random.key(0), x, adversarial)
-    points, wanted = np.asarray(made.points), _norms(_flat(adversarial) - _flat(x))[0]
+    perturbed = _other(jax.random.key(0), x, adversarial)
+    points, wanted = np.asarray(perturbed.points), _norms(_flat(adversarial) - _flat(x))[0]
     assert points.min() >= 0 and points.max() <= 1
     reached = _norms(_flat(points) - _flat(x))[0]
-    matched = np.asarray(made.matched)
+    matched = np.asarray(perturbed.matched)
     np.testing.assert_array_equal(matched, reached >= 0.99 * wanted)
     assert matched.mean() > 0.9
     np.testing.assert_allclose(reached[matched], wanted[matched], rtol=0.01)
@@ -199,13 +203,13 @@ def test_other_example_is_never_the_own_perturbation():
     delta[np.arange(num_examples), np.arange(num_examples)] = sizes
     keys = jax.random.split(jax.random.key(0), 100)
     points = jax.vmap(lambda key: _other(key, x, x + delta).points)(keys)
-    made = np.asarray(points) - 0.5
-    origin = made.argmax(-1)
+    moves = np.asarray(points) - 0.5
+    origin = moves.argmax(-1)
     assert set(origin[:, 0]) == {1, 2, 3, 4}
     assert not (origin == np.arange(num_examples)).any()
     # The other's direction at the own length, and each perturbation used once.
-    np.testing.assert_allclose(made.max(-1), np.broadcast_to(sizes, origin.shape), rtol=1e-4)
-    np.testing.assert_allclose(np.abs(made).sum(-1), made.max(-1), rtol=1e-5)
+    np.testing.assert_allclose(moves.max(-1), np.broadcast_to(sizes, origin.shape), rtol=1e-4)
+    np.testing.assert_allclose(np.abs(moves).sum(-1), moves.max(-1), rtol=1e-5)
     assert (np.sort(origin, -1) == np.arange(num_examples)).all()
 
 
@@ -216,11 +220,11 @@ def test_other_example_scales_until_the_clipped_rest_has_the_norm():
     adversarial = x.copy()
     adversarial[0, 2:6] += 0.1  # own norm .2
     adversarial[1, :2] += 0.1
-    made = _other(jax.random.key(0), jnp.asarray(x), jnp.asarray(adversarial))
-    moved = np.asarray(made.points)[0] - x[0]
+    perturbed = _other(jax.random.key(0), jnp.asarray(x), jnp.asarray(adversarial))
+    moved = np.asarray(perturbed.points)[0] - x[0]
     np.testing.assert_allclose(moved[:2], [0.05, np.sqrt(0.04 - 0.0025)], rtol=1e-4)
     np.testing.assert_array_equal(moved[2:], 0)
-    assert made.matched.tolist() == [True, True]
+    assert perturbed.matched.tolist() == [True, True]
 
 
 def test_other_example_reports_what_the_box_makes_impossible():
@@ -229,9 +233,9 @@ def test_other_example_reports_what_the_box_makes_impossible():
     adversarial[0, :4] -= 0.5  # the others' room of .05 in one pixel is less
     adversarial[1, 0] += 0.05
     adversarial[2, 0] += 0.05
-    made = _other(jax.random.key(0), jnp.asarray(x), jnp.asarray(adversarial))
-    assert made.matched.tolist() == [False, True, True]
-    assert float(made.points.max()) <= 1
+    perturbed = _other(jax.random.key(0), jnp.asarray(x), jnp.asarray(adversarial))
+    assert perturbed.matched.tolist() == [False, True, True]
+    assert float(perturbed.points.max()) <= 1
     # Another example that the attack did not move has nothing to lend.
     still = _other(jax.random.key(0), jnp.asarray(x[:2]), jnp.asarray([x[0], adversarial[1]]))
     assert still.matched.tolist() == [True, False]
@@ -265,43 +269,47 @@ def crossed():
     x, labels = _examples(0)
     surrogates, targets = _mlp_params(1, 2), _mlp_params(2, 3)
     key = jax.random.key(0)
-    return surrogates, targets, x, labels, _matrix(surrogates, targets, key, x, labels)
+    matrix = jax.device_get(_matrix(surrogates, targets, key, x, labels))
+    return surrogates, targets, x, labels, matrix
 
 
 def test_matrix_against_a_loop(crossed):
     surrogates, targets, x, labels, matrix = crossed
+    coefficients, increases = transfer.coefficient(matrix), transfer.increase(matrix)
+    coefficients, increases = np.asarray(coefficients), np.asarray(increases)
+    rate = jax.device_get(transfer.success(matrix, "all", "clean"))
+    mlp = jax.jit(_mlp)
     for k in range(2):
-        logits_fn = functools.partial(jax.jit(_mlp), _select(surrogates, k))
+        logits_fn = functools.partial(mlp, _select(surrogates, k))
         adversarial = _adversarial(_select(surrogates, k), x, labels)
         for name, points in (("clean", x), ("attack", adversarial)):
-            own = logits_fn(points)
+            own_logits = logits_fn(points)
             np.testing.assert_allclose(
-                matrix.surrogate[name].loss[k], _numpy_margin(own, labels), atol=1e-5
+                matrix.surrogate[name].loss[k], _numpy_margin(own_logits, labels), atol=1e-5
             )
             np.testing.assert_array_equal(
-                matrix.surrogate[name].correct[k], _numpy_correct(own, labels)
+                matrix.surrogate[name].correct[k], _numpy_correct(own_logits, labels)
             )
         np.testing.assert_allclose(
             matrix.norm[k], _norms(_flat(adversarial) - _flat(x))[0], rtol=1e-5
         )
         for m in range(3):
-            target = functools.partial(jax.jit(_mlp), _select(targets, m))
+            target = functools.partial(mlp, _select(targets, m))
             logits = target(adversarial)
             loss, correct = _numpy_margin(logits, labels), _numpy_correct(logits, labels)
             np.testing.assert_allclose(matrix.target["attack"].loss[k, m], loss, atol=1e-5)
             np.testing.assert_array_equal(matrix.target["attack"].correct[k, m], correct)
             clean = _numpy_margin(target(x), labels)
             np.testing.assert_allclose(matrix.target["clean"].loss[m], clean, atol=1e-5)
-            np.testing.assert_allclose(transfer.increase(matrix)[k, m], loss - clean, atol=2e-5)
+            np.testing.assert_allclose(increases[k, m], loss - clean, atol=2e-5)
             # A ratio of sums over examples, not a mean of ratios.
-            own = _numpy_margin(logits_fn(adversarial), labels) - _numpy_margin(
+            own_increase = _numpy_margin(logits_fn(adversarial), labels) - _numpy_margin(
                 logits_fn(x), labels
             )
-            assert float(transfer.coefficient(matrix)[k, m]) == pytest.approx(
-                (loss - clean).sum() / own.sum(), abs=1e-4
+            assert coefficients[k, m] == pytest.approx(
+                (loss - clean).sum() / own_increase.sum(), abs=1e-4
             )
             wrong = int((~_numpy_correct(target(x), labels)).sum())
-            rate = transfer.success(matrix, "all", "clean")
             assert (int(rate.num_fooled[k, m]), int(rate.num_examples[k, m])) == (wrong, 24)
 
 
@@ -339,16 +347,16 @@ def test_attack_outcomes_do_not_depend_on_the_order_of_examples(crossed):
     shuffled = _matrix(surrogates, targets, jax.random.key(0), x[order], labels[order])
     for name in ("clean", "attack"):
         for part in ("surrogate", "target"):
-            one, other = getattr(matrix, part)[name], getattr(shuffled, part)[name]
-            np.testing.assert_allclose(other.loss, one.loss[..., order], atol=1e-5)
-            np.testing.assert_array_equal(other.correct, one.correct[..., order])
+            ordered, other = getattr(matrix, part)[name], getattr(shuffled, part)[name]
+            np.testing.assert_allclose(other.loss, ordered.loss[..., order], atol=1e-5)
+            np.testing.assert_array_equal(other.correct, ordered.correct[..., order])
 
 
 def test_controls_in_the_matrix_are_those_of_each_surrogates_own_attack():
     # Target j has pixel j as the loss of class 1: the losses of all targets spell out the points.
     x, _ = _examples(4, 12)
     labels = jnp.ones(12, jnp.int32)
-    both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), _mlp_params(5))
+    both = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), _mlp_params(5))
     pixels = jnp.eye(SIZE)
 
     def read_pixel(pixel, z):
@@ -376,7 +384,8 @@ def test_matrix_over_pairs_is_a_loop_over_pairs(crossed):
     *_, x, labels, _ = crossed
     surrogates, targets = _mlp_params(6, 3, 2), _mlp_params(7, 3, 3)
     keys = jax.random.split(jax.random.key(2), 3)
-    lifted = jax.vmap(lambda s, t, key: _matrix(s, t, key, x, labels))(surrogates, targets, keys)
+    run = jax.vmap(lambda s, t, key: _matrix(s, t, key, x, labels))
+    lifted = jax.device_get(jax.jit(run)(surrogates, targets, keys))
     for p in range(3):
         alone = _matrix(_select(surrogates, p), _select(targets, p), keys[p], x, labels)
         jax.tree.map(
@@ -390,10 +399,10 @@ def test_a_copy_meets_all_the_way_and_a_stranger_like_noise(crossed):
     differences = []
     for seed in range(60):
         strangers = _mlp_params(100 + seed, 2)
-        targets = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), copy, strangers)
+        targets = jax.tree.map(lambda a, b: np.concatenate([a, b]), copy, strangers)
         matrix = _matrix(surrogates, targets, jax.random.key(seed), x, labels)
-        own = matrix.surrogate["attack"].loss - matrix.surrogate["clean"].loss
-        noise = transfer.increase(matrix, "noise").sum(-1) / own.sum(-1)[:, None]
+        own_increase = matrix.surrogate["attack"].loss - matrix.surrogate["clean"].loss
+        noise = transfer.increase(matrix, "noise").sum(-1) / own_increase.sum(-1)[:, None]
         differences.append(np.asarray(transfer.coefficient(matrix) - noise)[:, 1:])
     assert float(transfer.coefficient(matrix)[0, 0]) == pytest.approx(1.0, abs=1e-5)
     assert float(noise[0, 0]) < 0.3
@@ -408,7 +417,7 @@ def test_a_copy_meets_all_the_way_and_a_stranger_like_noise(crossed):
 def _by_hand():
     """Two surrogates, one target more, four examples; losses are chosen for their ratios."""
     clean = jnp.array([[1, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 0]], bool)
-    own = jnp.array([[1, 0, 1, 1], [1, 1, 1, 1]], bool)
+    own_correct = jnp.array([[1, 0, 1, 1], [1, 1, 1, 1]], bool)
     attacked = jnp.array(
         [
             [[0, 0, 0, 1], [1, 0, 1, 0], [0, 0, 0, 0]],
@@ -419,20 +428,20 @@ def _by_hand():
     zeros = jnp.zeros((2, 3, 4))
     target_loss = zeros.at[0, 0].set(jnp.array([1.0, 2.0, 3.0, 4.0]))
 
-    def seen(loss, correct, wrong=1):
+    def evaluation(loss, correct, wrong=1):
         # Labels are 0; what is wrong is taken for a class that may differ from point to point.
         return transfer.Evaluation(loss, correct, jnp.where(correct, 0, wrong).astype(jnp.int16))
 
     own_loss = jnp.array([[4.0, 1.0, 10.0, 5.0]] * 2)
     surrogate = {
-        "clean": seen(jnp.zeros((2, 4)), own),
-        "attack": seen(own_loss, jnp.array([[0, 0, 0, 1], [0, 0, 0, 0]], bool)),
-        "noise": seen(own_loss, own),
+        "clean": evaluation(jnp.zeros((2, 4)), own_correct),
+        "attack": evaluation(own_loss, jnp.array([[0, 0, 0, 1], [0, 0, 0, 0]], bool)),
+        "noise": evaluation(own_loss, own_correct),
     }
     target = {
-        "clean": seen(jnp.zeros((3, 4)), clean, 2),
-        "attack": seen(target_loss, attacked, jnp.array([1, 2, 1, 1])),
-        "noise": seen(zeros, jnp.broadcast_to(clean, (2, 3, 4)), 2),
+        "clean": evaluation(jnp.zeros((3, 4)), clean, 2),
+        "attack": evaluation(target_loss, attacked, jnp.array([1, 2, 1, 1])),
+        "noise": evaluation(zeros, jnp.broadcast_to(clean, (2, 3, 4)), 2),
     }
     return transfer.TransferMatrix(surrogate, target, {}, jnp.ones((2, 4)))
 
@@ -467,13 +476,14 @@ def test_success_counted_by_hand(denominator, points, num_fooled, num_examples):
 )
 def test_mistakes_counted_by_hand(denominator, points, same, different):
     # Targets take the second example for class 2, all else for 1; the surrogates say 1 throughout.
-    found = transfer.mistakes(_by_hand(), denominator, points)
-    assert found.same.tolist() == same
-    assert found.different.tolist() == different
+    mistakes = transfer.mistakes(_by_hand(), denominator, points)
+    assert mistakes.same.tolist() == same
+    assert mistakes.different.tolist() == different
     rate = transfer.success(_by_hand(), denominator, points)
-    np.testing.assert_array_equal(sum(found), rate.num_examples)
+    np.testing.assert_array_equal(sum(mistakes), rate.num_examples)
 
 
+@pytest.mark.quick
 def test_clean_error_of_each_target():
     np.testing.assert_allclose(transfer.clean_error(_by_hand()), [0.25, 0.5, 1.0])
 
@@ -595,6 +605,7 @@ def test_tau_is_undefined_where_the_target_has_no_gradient():
     np.testing.assert_array_equal(out.predicted[:12], 0)
 
 
+@pytest.mark.quick
 def test_evaluate_by_hand():
     logits = jnp.array([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]])
     out = transfer.evaluate(lambda x: logits, jnp.zeros((2, 1)), jnp.array([0, 2]))

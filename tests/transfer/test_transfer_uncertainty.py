@@ -27,14 +27,15 @@ def bootstrap(values, seed=0, **options):
     return transfer.crossed_bootstrap(values, np.ones(1), rng(seed), **options)
 
 
+@pytest.mark.quick
 def test_one_pair_of_models_is_a_mean_over_examples():
     values = rng(1).random((1, 1, 60)) < 0.3
-    found = bootstrap(values, num_resamples=20_000)
-    assert found.estimate == pytest.approx(values.mean())
+    interval = bootstrap(values, num_resamples=20_000)
+    assert interval.estimate == pytest.approx(values.mean())
     expected = values.std(ddof=1) / np.sqrt(60)
-    assert found.standard_error == pytest.approx(expected, rel=0.03)
-    assert found.degrees == pytest.approx(59)
-    assert found.shares == {"surrogates": 0.0, "targets": 0.0, "examples": 1.0}
+    assert interval.standard_error == pytest.approx(expected, rel=0.03)
+    assert interval.degrees == pytest.approx(59)
+    assert interval.shares == {"surrogates": 0.0, "targets": 0.0, "examples": 1.0}
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -42,11 +43,11 @@ def test_one_factor_alone_gives_its_own_error(axis):
     shape = [1, 1, 1]
     shape[axis] = 7
     values = np.broadcast_to(rng(2).normal(size=shape), (7, 7, 7))
-    found = bootstrap(values, num_resamples=20_000)
-    one = np.moveaxis(values, axis, 0)[:, 0, 0]
-    assert found.standard_error == pytest.approx(one.std(ddof=1) / np.sqrt(7), rel=0.03)
-    assert found.degrees == pytest.approx(6)
-    assert list(found.shares.values())[axis] == pytest.approx(1)
+    interval = bootstrap(values, num_resamples=20_000)
+    levels = np.moveaxis(values, axis, 0)[:, 0, 0]
+    assert interval.standard_error == pytest.approx(levels.std(ddof=1) / np.sqrt(7), rel=0.03)
+    assert interval.degrees == pytest.approx(6)
+    assert list(interval.shares.values())[axis] == pytest.approx(1)
 
 
 def test_more_cells_are_no_more_models():
@@ -63,8 +64,8 @@ def test_intervals_cover(shape):
     hits, naive = [], []
     for seed in range(200):
         values = additive(seed, shape, sizes)
-        found = bootstrap(values, seed, num_resamples=200)
-        hits.append(found.low <= 1.0 <= found.high)
+        interval = bootstrap(values, seed, num_resamples=200)
+        hits.append(interval.low <= 1.0 <= interval.high)
         error = values.std() / np.sqrt(values.size)
         naive.append(abs(values.mean() - 1.0) < 1.96 * error)
     assert 0.9 <= np.mean(hits) <= 0.995
@@ -81,39 +82,40 @@ def test_intervals_of_shared_models_cover(number):
         values = 1 + effect[:, None, None] + effect[None, :, None]
         values = values + draws.normal(size=(number, number, 10))
         values[np.arange(number), np.arange(number)] = 100.0
-        found = bootstrap(values, seed, num_resamples=200, shared_models=True)
-        hits.append(found.low <= 1.0 <= found.high)
-        assert abs(found.estimate) < 5
+        interval = bootstrap(values, seed, num_resamples=200, shared_models=True)
+        hits.append(interval.low <= 1.0 <= interval.high)
+        assert abs(interval.estimate) < 5
     assert 0.9 <= np.mean(hits) <= 0.995
-    assert set(found.shares) == {"models", "examples"}
+    assert set(interval.shares) == {"models", "examples"}
 
 
 def test_two_shared_models_are_one_pair():
     values = rng(7).normal(size=(2, 2, 50))
-    found = bootstrap(values, shared_models=True, num_resamples=20_000)
-    one = (values[0, 1] + values[1, 0]) / 2
-    assert found.estimate == pytest.approx(one.mean())
-    assert found.standard_error == pytest.approx(one.std(ddof=1) / np.sqrt(50), rel=0.03)
-    assert found.shares == {"models": 0.0, "examples": 1.0}
+    interval = bootstrap(values, shared_models=True, num_resamples=20_000)
+    pair = (values[0, 1] + values[1, 0]) / 2
+    assert interval.estimate == pytest.approx(pair.mean())
+    assert interval.standard_error == pytest.approx(pair.std(ddof=1) / np.sqrt(50), rel=0.03)
+    assert interval.shares == {"models": 0.0, "examples": 1.0}
 
 
+@pytest.mark.quick
 def test_a_ratio_is_of_sums():
     fooled = np.zeros((2, 2, 4))
     counted = np.ones((2, 2, 4))
     counted[0] = [1, 0, 0, 0]
     fooled[1, :, :2] = 1
     fooled[0, :, 0] = 1
-    found = transfer.crossed_bootstrap(fooled, counted, rng())
-    assert found.estimate == pytest.approx(6 / 10)  # the mean of the cells' rates would be .75
+    interval = transfer.crossed_bootstrap(fooled, counted, rng())
+    assert interval.estimate == pytest.approx(6 / 10)  # the mean of the cells' rates would be .75
 
 
 def test_what_is_not_finite_is_left_out():
     values = additive(4, (3, 4, 10), (0.1, 0.1, 0.1, 0.1))
     broken = values.copy()
     broken[1, 2] = np.nan
-    found = bootstrap(broken)
-    assert found.estimate == pytest.approx(np.nanmean(broken))
-    assert found.standard_error == pytest.approx(bootstrap(values).standard_error, rel=0.3)
+    interval = bootstrap(broken)
+    assert interval.estimate == pytest.approx(np.nanmean(broken))
+    assert interval.standard_error == pytest.approx(bootstrap(values).standard_error, rel=0.3)
     again = bootstrap(values[:, :, ::-1][::-1], 1, num_resamples=20_000)
     same = bootstrap(values, 2, num_resamples=20_000)
     assert again.estimate == pytest.approx(same.estimate)
@@ -121,8 +123,8 @@ def test_what_is_not_finite_is_left_out():
 
 
 def test_nothing_to_divide_by():
-    found = transfer.crossed_bootstrap(np.zeros((2, 2, 3)), np.zeros(3), rng())
-    assert np.isnan(found.estimate) and (found.low, found.high) == (-np.inf, np.inf)
+    interval = transfer.crossed_bootstrap(np.zeros((2, 2, 3)), np.zeros(3), rng())
+    assert np.isnan(interval.estimate) and (interval.low, interval.high) == (-np.inf, np.inf)
     flat = bootstrap(np.ones((2, 2, 3)))
     assert (flat.estimate, flat.low, flat.high) == (1, 1, 1)
 
@@ -130,13 +132,13 @@ def test_nothing_to_divide_by():
 def test_pairs_cancel_what_they_share():
     shared = additive(5, (6, 6, 30), (0.5, 0.5, 0.5, 0.0))
     noise = 0.05 * rng(6).normal(size=shared.shape)
-    ones = np.ones(1)
-    paired = transfer.paired_bootstrap((shared + 0.1 + noise, ones), (shared, ones), rng())
+    den = np.ones(1)
+    paired = transfer.paired_bootstrap((shared + 0.1 + noise, den), (shared, den), rng())
     alone = bootstrap(shared)
     assert paired.estimate == pytest.approx(0.1 + noise.mean())
     assert paired.standard_error < 0.1 * alone.standard_error
     assert paired.low < 0.1 < paired.high and paired.low > 0
-    same = transfer.paired_bootstrap((shared, ones), (shared, ones), rng())
+    same = transfer.paired_bootstrap((shared, den), (shared, den), rng())
     assert (same.estimate, same.low, same.high) == (0, 0, 0)
 
 

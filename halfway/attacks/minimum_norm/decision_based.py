@@ -151,9 +151,9 @@ def hop_skip_jump(
 
     def step(carry: tuple[Array, Nearest, Array], now: tuple[Array, Array]) -> tuple[Any, None]:
         (point, kept, queries), (index, number) = carry, now
-        own = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
         radius = distance(point, x) / _resolved(x)
-        direction = ball.steepest(estimate_normal(decide, own, point, radius, number, bounds))
+        direction = ball.steepest(estimate_normal(decide, step_keys, point, radius, number, bounds))
         length = distance(point, x, norm) / jnp.sqrt(index.astype(x.dtype))
 
         def ahead(halvings: Array) -> Array:
@@ -229,8 +229,8 @@ def _begin(
     if start is None and not np.isfinite(known).all():
         raise ValueError(f"bounds must be finite to draw a start, got {bounds}: pass start")
     # Folded in before it is split: keys do not depend on the size of the batch.
-    own = base.example_keys(key, x.shape[0])
-    keys_start, keys_walk = jax.vmap(jax.random.split, out_axes=1)(own)
+    keys = base.example_keys(key, x.shape[0])
+    keys_start, keys_walk = jax.vmap(jax.random.split, out_axes=1)(keys)
     lower, upper = (jnp.asarray(bound, x.dtype) for bound in bounds)
 
     def propose(index: Array) -> Array:
@@ -276,12 +276,12 @@ def _bisect(decide: Decide, point: Array, x: Array, norm: str, bounds: Bounds) -
     """
 
     def halve(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        low, high, found = carry
+        low, high, closest = carry
         middle = 0.5 * (low + high)
         tried = MAKE[norm](middle, bounds).project(point, x)
         won = decide(tried)
-        found = jnp.where(base.per_example(won, x), tried, found)
-        return jnp.where(won, low, middle), jnp.where(won, middle, high), found
+        closest = jnp.where(base.per_example(won, x), tried, closest)
+        return jnp.where(won, low, middle), jnp.where(won, middle, high), closest
 
     high = distance(point, x, norm)
     return jax.lax.fori_loop(0, num_halvings(x), halve, (jnp.zeros_like(high), high, point))[2]
@@ -289,8 +289,8 @@ def _bisect(decide: Decide, point: Array, x: Array, norm: str, bounds: Bounds) -
 
 def _draw(sample: Callable[..., Array], keys: Key, index: Array, x: Array) -> Array:
     """Returns a draw like x, each example's from its own key and the index."""
-    own = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-    return jax.vmap(lambda key: sample(key, x.shape[1:], x.dtype))(own)
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+    return jax.vmap(lambda key: sample(key, x.shape[1:], x.dtype))(keys)
 
 
 def _adapt(length: Array, success: Array, rate: float) -> Array:

@@ -113,8 +113,8 @@ def search(
 
     def again(carry: tuple[Nearest, Array], key: Key) -> tuple[tuple[Nearest, Array], None]:
         kept, end = carry
-        found = jnp.isfinite(kept.distance)
-        reach = 0.5 * jnp.where(found, kept.distance, distance(end, x, norm))
+        succeeded = jnp.isfinite(kept.distance)
+        reach = 0.5 * jnp.where(succeeded, kept.distance, distance(end, x, norm))
         start = MAKE[norm](reach, bounds).random_start(key, x)
         return walk(goal, linearize, x, start, kept, norm, bounds, **options), None
 

@@ -118,12 +118,12 @@ def ddn(
 
     def step(index: Array, carry: tuple[Array, Array, Nearest]) -> tuple[Array, Array, Nearest]:
         move, radius, kept = carry
-        found = estimator.estimate(None, (), x + move)
-        success = goal.success(found.logits)
+        estimate = estimator.estimate(None, (), x + move)
+        success = goal.success(estimate.logits)
         kept = nearest.keep(kept, x + move, x, success, "l2")
         radius = jnp.where(success, radius * (1 - gamma), radius * (1 + gamma))
         move = move + nearest.cosine(index, num_steps, 1.0, 0.01) * ball.steepest(
-            base.finite(found.gradient)
+            base.finite(estimate.gradient)
         )
         length = distance(x + move, x)
         scale = jnp.where(length > 0, radius / jnp.where(length > 0, length, 1), 0)
@@ -179,14 +179,14 @@ def fmn(
 
     def step(index: Array, carry: tuple[Array, Array, Nearest]) -> tuple[Array, Array, Nearest]:
         point, epsilon, kept = carry
-        found = estimator.estimate(None, (), point)
-        gradient, success = base.finite(found.gradient), goal.success(found.logits)
+        estimate = estimator.estimate(None, (), point)
+        gradient, success = base.finite(estimate.gradient), goal.success(estimate.logits)
         before = jnp.isinf(kept.distance)
         kept = nearest.keep(kept, point, x, success, norm)
         shrink = nearest.cosine(index, num_steps, gamma, 1e-4)
         dual = ball.dual_norm(gradient)
         # A little beyond what a linear model needs, which would end on the boundary.
-        reach = (1 + shrink) * jnp.abs(found.loss) / jnp.where(dual > 0, dual, 1)
+        reach = (1 + shrink) * jnp.abs(estimate.loss) / jnp.where(dual > 0, dual, 1)
         linear = distance(point, x, norm) + reach
         outward = jnp.where(before, linear, epsilon * (1 + shrink))
         inward = jnp.minimum(epsilon, kept.distance) * (1 - shrink)

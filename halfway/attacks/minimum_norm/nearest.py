@@ -55,7 +55,15 @@ class Nearest(NamedTuple):
 
 
 def keep(kept: Nearest, point: Array, x: Array, success: Array, norm: str) -> Nearest:
-    """Returns the nearer of what is kept and a point, where the point is a success."""
+    """Returns the nearer of what is kept and a point, where the point is a success.
+
+    Args:
+      kept: so far.
+      point: `[B, ...]`.
+      x: `[B, ...]`, clean inputs, from which distances are measured.
+      success: `[B]` bool, of the point.
+      norm: "linf", "l2" or "l1".
+    """
     away = distance(point, x, norm)
     nearer = success & (away < kept.distance)
     return Nearest(
@@ -65,7 +73,13 @@ def keep(kept: Nearest, point: Array, x: Array, success: Array, norm: str) -> Ne
 
 
 def result(goal: Objective, point: Array, num_queries: Array | int) -> AttackResult:
-    """Returns the result; success is looked at again on the point that is returned."""
+    """Returns the result; success is looked at again on the point that is returned.
+
+    Args:
+      goal: says what success is.
+      point: `[B, ...]`, that is returned.
+      num_queries: spent, a number or `[B]`.
+    """
     loss, logits = goal.value(point)
     queries = jnp.broadcast_to(jnp.asarray(num_queries, jnp.int32), loss.shape)
     return AttackResult(point, goal.success(logits), loss, queries)
@@ -74,7 +88,16 @@ def result(goal: Objective, point: Array, num_queries: Array | int) -> AttackRes
 def end(
     goal: Objective, kept: Nearest, point: Array, x: Array, norm: str, num_steps: int
 ) -> AttackResult:
-    """Returns the result of a walk that ends at a point which was not looked at yet."""
+    """Returns the result of a walk that ends at a point which was not looked at yet.
+
+    Args:
+      goal: says what success is.
+      kept: nearest success of the walk.
+      point: `[B, ...]`, where it ends.
+      x: `[B, ...]`, clean inputs.
+      norm: "linf", "l2" or "l1".
+      num_steps: of the walk, a query each.
+    """
     _, logits = goal.value(point)
     kept = keep(kept, point, x, goal.success(logits), norm)
     return result(goal, kept.point, num_steps + 2)
@@ -157,10 +180,10 @@ def minimum_budget(
       >>> def logits_fn(x):
       ...     return (x - 0.5) @ jnp.array([[1.0, -1.0], [1.0, -1.0]])
       >>> x, labels = jnp.array([[0.625, 0.5]]), jnp.array([0])
-      >>> found = attacks.minimum_budget(
+      >>> result = attacks.minimum_budget(
       ...     attacks.fgsm, logits_fn, jax.random.key(0), x, labels,
       ...     threat_fn=attacks.linf, largest=0.5)
-      >>> print(f"{attacks.distance(found.adversarial, x, 'linf')[0]:.3f}")  # 1/16 is the boundary
+      >>> print(f"{attacks.distance(result.adversarial, x, 'linf')[0]:.3f}")  # 1/16 is the boundary
       0.063
     """
     keys = jax.random.split(key, num_halvings + 1)
@@ -171,13 +194,13 @@ def minimum_budget(
     def halve(carry: tuple[Array, Array, AttackResult], key: Key) -> tuple[Any, None]:
         low, high, kept = carry
         middle = 0.5 * (low + high)
-        found = run(key, x, labels, threat=threat_fn(middle))
-        won = found.success
+        result = run(key, x, labels, threat=threat_fn(middle))
+        won = result.success
         kept = AttackResult(
-            jnp.where(base.per_example(won, x), found.adversarial, kept.adversarial),
+            jnp.where(base.per_example(won, x), result.adversarial, kept.adversarial),
             won | kept.success,
-            jnp.where(won, found.loss, kept.loss),
-            kept.queries + found.queries,
+            jnp.where(won, result.loss, kept.loss),
+            kept.queries + result.queries,
         )
         return (jnp.where(won, low, middle), jnp.where(won, middle, high), kept), None
 
@@ -193,12 +216,23 @@ def nothing(x: Array) -> Nearest:
 
 
 def cosine(index: Array, number: int, first: float, last: float) -> Array:
-    """Returns a number that falls from first to last along half a cosine."""
+    """Returns a number that falls from first to last along half a cosine.
+
+    Args:
+      index: of the step.
+      number: of steps.
+      first: value at index 0.
+      last: value at index `number`.
+    """
     return last + (first - last) * 0.5 * (1 + jnp.cos(jnp.pi * index / number))
 
 
 def check_norm(norm: str, known: tuple[str, ...]) -> None:
     """Checks the name of a norm.
+
+    Args:
+      norm: that was given.
+      known: names that are allowed.
 
     Raises:
       ValueError: where it is not known.
@@ -208,6 +242,17 @@ def check_norm(norm: str, known: tuple[str, ...]) -> None:
 
 
 def check(x: Array, labels: Array, norm: str, known: tuple[str, ...], num_steps: int) -> None:
-    """Checks what attacks that look for the nearest point take; errors of `base.check` too."""
+    """Checks what attacks that look for the nearest point take.
+
+    Args:
+      x: `[B, ...]` floats.
+      labels: `[B]` integers.
+      norm: that was given.
+      known: names that are allowed.
+      num_steps: at least 1.
+
+    Raises:
+      ValueError: for another norm and fewer steps.
+    """
     base.check(x, labels, num_steps, least=1)
     check_norm(norm, known)

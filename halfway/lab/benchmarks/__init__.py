@@ -1,4 +1,4 @@
-"""Benchmarks: one file a suite, each with `rows(data_dir) -> list of Row`; the folder is listed."""
+"""Benchmarks: each suite is a module of this folder with `rows(data_dir) -> list of Row`."""
 
 import importlib
 import pkgutil
@@ -6,7 +6,7 @@ from types import ModuleType
 
 
 def available() -> dict[str, ModuleType]:
-    """Returns the suites by name."""
-    names = sorted(found.name for found in pkgutil.iter_modules(__path__))
+    """Returns the modules of the suites by name."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
     return {name: module for name, module in modules.items() if hasattr(module, "rows")}

@@ -15,11 +15,11 @@ from halfway.lab.benchmarks.timing import Row
 from halfway.types import Array, LogitsFn, Params
 
 EPSILON, STEP, NUM_STEPS = 0.1, 0.01, 20
-CHUNK = 32
-"""Images of a convolutional network at once, whose patches stay in the cache."""
+CNN_CHUNK = 32
+"""Images that a convolutional network takes at once, so that patches stay in the cache."""
 _MLP = {"kind": "mlp", "widths": (256, 256)}
 _SMALL_MLP = {"kind": "mlp", "widths": (128, 128)}
-# Multiply-adds of one image forward; the gradient to the input costs as many again.
+# Multiply-adds of an image in the forward pass; the gradient by the input costs as many again.
 _CNN_MACS = 28 * 28 * 9 * 16 + 14 * 14 * 9 * 16 * 32 + 7 * 7 * 32 * 10
 
 
@@ -27,7 +27,7 @@ def rows(data_dir: str | None = None) -> list[Row]:
     """Returns the rows of the suite: medians of five runs in turns, compiled before.
 
     Args:
-      data_dir: where MNIST is prepared.
+      data_dir: the data folder in which MNIST is prepared.
     """
     ceiling = timing.ceiling()
     mlp_macs = 784 * 256 + 256 * 256 + 256 * 10
@@ -53,7 +53,7 @@ def _compare(
     ceiling: float,
     peer_of: Callable[..., Any] | None = None,
 ) -> Row:
-    """Returns PGD on all models at once against one run of a peer after another."""
+    """Returns the row of PGD on all models at once beside the peer's runs one after another."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.uniform(size=(num_images, side, side, 1)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, 10, num_images), jnp.int32)
@@ -67,7 +67,7 @@ def _compare(
     attack = _many(logits_of) if num_models > 1 else _one(logits_of)
     run = jax.jit(attack).lower(params, x, labels).compile()
     peer = (peer_of or _peer)(config, params, np.asarray(x), np.asarray(labels), num_models)
-    # Forward and back to the input, two operations a multiply-add.
+    # A forward and a backward pass, and two operations for each multiply-add.
     operations = 2 * 2 * macs * NUM_STEPS * num_images * num_models
     if isinstance(peer, str):
         (ours,) = timing.median(lambda: run(params, x, labels))
@@ -85,8 +85,8 @@ def _compare(
         )
     name, theirs = peer
     ours, peer_seconds = timing.median(lambda: run(params, x, labels), theirs)
-    found, other = np.asarray(run(params, x, labels)), theirs()
-    same = float((np.abs(found - other) < 1e-4).mean())
+    our_points, peer_points = np.asarray(run(params, x, labels)), theirs()
+    same = float((np.abs(our_points - peer_points) < 1e-4).mean())
     return Row(
         work,
         ours,
@@ -114,17 +114,17 @@ def _pgd(logits_fn: LogitsFn, x: Array, labels: Array) -> Array:
 
 
 def _one(logits_of: Callable[[Params], LogitsFn]) -> Callable[..., Array]:
-    """Returns the attack on one model: chunks of images are spread over the devices."""
+    """Returns the attack on one model, whose chunks of images are spread over the devices."""
 
     def attack(params: Params, x: Array, labels: Array) -> Array:
-        chunks = [a.reshape(-1, CHUNK, *a.shape[1:]) for a in (x, labels)]
+        chunks = [a.reshape(-1, CNN_CHUNK, *a.shape[1:]) for a in (x, labels)]
         first = jax.tree.map(lambda leaf: leaf[0], params)
 
         def part(chunk: tuple[Array, Array], params: Params) -> Array:
             return _pgd(logits_of(params), *chunk)
 
-        found = sharding.spread(part, at_once=1)(tuple(chunks), first)
-        return found.reshape(1, *x.shape)
+        points = sharding.spread(part, at_once=1)(tuple(chunks), first)
+        return points.reshape(1, *x.shape)
 
     return attack
 
@@ -138,9 +138,9 @@ def _many(logits_of: Callable[[Params], LogitsFn]) -> Callable[..., Array]:
         def member(params: Params, x: Array, labels: Array) -> Array:
             if not convolutional:
                 return _pgd(logits_of(params), x, labels)
-            chunks = [a.reshape(-1, CHUNK, *a.shape[1:]) for a in (x, labels)]
-            found = jax.lax.map(lambda chunk: _pgd(logits_of(params), *chunk), tuple(chunks))
-            return found.reshape(x.shape)
+            chunks = [a.reshape(-1, CNN_CHUNK, *a.shape[1:]) for a in (x, labels)]
+            points = jax.lax.map(lambda chunk: _pgd(logits_of(params), *chunk), tuple(chunks))
+            return points.reshape(x.shape)
 
         return sharding.spread(member, at_once=1 if convolutional else None)(params, x, labels)
 
@@ -150,12 +150,12 @@ def _many(logits_of: Callable[[Params], LogitsFn]) -> Callable[..., Array]:
 def _foolbox(
     config: dict[str, Any], params: Params, x: np.ndarray, labels: np.ndarray, num_models: int
 ) -> tuple[str, Callable[[], np.ndarray]] | str:
-    """Returns foolbox in JAX on the same weights, the model jitted; else why there is none."""
+    """Returns name and run of foolbox in JAX on the same weights; else why there is none."""
     assert num_models == 1
-    found = peers.load("foolbox")
-    if isinstance(found, str):
-        return found
-    (foolbox,) = found
+    modules = peers.load("foolbox")
+    if isinstance(modules, str):
+        return modules
+    (foolbox,) = modules
     first = jax.tree.map(lambda leaf: leaf[0], params)
     model = foolbox.models.JAXModel(jax.jit(mnist.logits_of(config, first)), bounds=(0, 1))
     attack = foolbox.attacks.LinfPGD(abs_stepsize=STEP, steps=NUM_STEPS, random_start=False)
@@ -170,11 +170,11 @@ def _foolbox(
 def _peer(
     config: dict[str, Any], params: Params, x: np.ndarray, labels: np.ndarray, num_models: int
 ) -> tuple[str, Callable[[], np.ndarray]] | str:
-    """Returns torchattacks on the same weights, one model after another; else why there is none."""
-    found = peers.load("torch", "torchattacks")
-    if isinstance(found, str):
-        return found
-    torch, torchattacks = found
+    """Returns name and run of torchattacks on the same weights; else why there is none."""
+    modules = peers.load("torch", "torchattacks")
+    if isinstance(modules, str):
+        return modules
+    torch, torchattacks = modules
     images, targets = peers.to_torch(torch, x, labels)
     runs = []
     for index in range(num_models):

@@ -19,16 +19,16 @@ from halfway.types import Array
 
 NUM_STEPS, NUM_QUERIES, CHUNK = 100, 5000, 16
 SURVIVORS = (0.1, 0.3)
-"""Between which the share lies that Auto-PGD with cross-entropy leaves."""
+"""The lowest and highest share of images that Auto-PGD with cross-entropy may leave."""
 
 
 class Staged:
-    """`attacks.auto_attack` as one program a stage, so that each can be timed.
+    """`attacks.auto_attack` with a program for each stage, so that stages can be timed.
 
     Attributes:
-      memory: bytes of the largest program, None where the backend is silent.
-      seconds: by stage, of every call.
-      survivors: after the clean inputs and after each stage, of the last call.
+      memory: bytes of the largest program; None where the backend does not report them.
+      seconds: the seconds of all calls by stage.
+      survivors: the number of survivors after the clean inputs and each stage of the last call.
     """
 
     def __init__(
@@ -52,15 +52,15 @@ class Staged:
             "chunk_size": CHUNK,
         }
 
-        def run(name: str, key, x, labels, found, epsilon):
+        def run(name: str, key, x, labels, result, epsilon):
             def part(member, epsilon):
-                key, x, labels, found = member
+                key, x, labels, result = member
                 return suite.stage(
-                    name, logits_fn, key, x, labels, found, threat=make(epsilon), **options
+                    name, logits_fn, key, x, labels, result, threat=make(epsilon), **options
                 )
 
             keys = jax.random.split(key, shards)
-            return sharding.spread(part, at_once=1)((keys, x, labels, found), epsilon)
+            return sharding.spread(part, at_once=1)((keys, x, labels, result), epsilon)
 
         def clean(x, labels):
             part = lambda member: suite.clean(logits_fn, *member, chunk_size=CHUNK)  # noqa: E731
@@ -75,27 +75,31 @@ class Staged:
             .compile()
             for name in names
         }
-        found = [timing.memory(program) for program in self._stages.values()]
-        self.memory = None if None in found else max(m for m in found if m is not None)
+        sizes = [timing.memory(program) for program in self._stages.values()]
+        self.memory = None if None in sizes else max(m for m in sizes if m is not None)
         self.seconds: dict[str, list[float]] = {name: [] for name in names}
         self.survivors: list[int] = []
 
     def __call__(self, epsilon: float, number: int | None = None) -> AttackResult:
-        """Returns the result of all stages, or of the first few, and keeps what they took."""
-        found = self._clean(self._x, self._labels)
-        self.survivors = [int((~found.success).sum())]
+        """Returns the result of all stages, or of the first `number`, and keeps their seconds."""
+        result = self._clean(self._x, self._labels)
+        self.survivors = [int((~result.success).sum())]
         for index, name in enumerate([*self._stages][:number]):
             started = time.perf_counter()
             key = jax.random.fold_in(self._key, index)
-            args = (key, self._x, self._labels, found, jnp.asarray(epsilon, jnp.float32))
-            found = jax.block_until_ready(self._stages[name](*args))
+            args = (key, self._x, self._labels, result, jnp.asarray(epsilon, jnp.float32))
+            result = jax.block_until_ready(self._stages[name](*args))
             self.seconds[name].append(time.perf_counter() - started)
-            self.survivors.append(int((~found.success).sum()))
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+            self.survivors.append(int((~result.success).sum()))
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), result)
 
 
 def row(data_dir: str | None) -> Row:
-    """Returns the row of l∞, or why there is none."""
+    """Returns the row of AutoAttack in l∞; a row that was skipped says why.
+
+    Args:
+      data_dir: the data folder in which MNIST is prepared.
+    """
     work, target = "auto_attack_mnist", 0.7
     problem = mnist.problem(data_dir)
     if isinstance(problem, str):
@@ -134,7 +138,15 @@ def row(data_dir: str | None) -> Row:
 
 
 def budget(ours: Staged, size: int) -> float:
-    """Returns an ε at which the share of `SURVIVORS` is left by Auto-PGD, by bisection."""
+    """Returns an ε at which Auto-PGD leaves a share within `SURVIVORS`, by bisection.
+
+    Args:
+      ours: the attack; its first stage is called.
+      size: the number of images.
+
+    Raises:
+      RuntimeError: if no ε is found.
+    """
     low, high = 0.0, 0.4
     for _ in range(12):
         epsilon = 0.5 * (low + high)
@@ -155,12 +167,21 @@ def peer(
 ) -> tuple[str, Callable[[Array, Array], np.ndarray], Callable[[], str]] | str:
     """Returns torchattacks' AutoAttack with as many steps and queries; else why there is none.
 
-    With its name come a run, and what to ask for times by stage after one.
+    Args:
+      problem: the network and its images.
+      norm: "linf" or "l2".
+      epsilon: the budget ε.
+      num_steps: the number of steps of the stages that take steps.
+      num_queries: the number of queries of the stage that takes queries.
+
+    Returns:
+      Its name, a function of images and labels that runs it, and a function that returns the times
+      by stage of the last run.
     """
-    found = peers.load("torch", "torchattacks")
-    if isinstance(found, str):
-        return found
-    torch, torchattacks = found
+    modules = peers.load("torch", "torchattacks")
+    if isinstance(modules, str):
+        return modules
+    torch, torchattacks = modules
     network = peers.network(torch, problem.config, problem.params).eval()
     attack = torchattacks.AutoAttack(network, norm=peers.TORCH_NORM[norm], eps=epsilon, seed=0)
     stages = attack._autoattack.attacks
@@ -189,9 +210,9 @@ def peer(
 def _timed(forward: Callable[..., Any], record: list[tuple[float, int]]) -> Callable[..., Any]:
     def timed(images: Any, labels: Any, *rest: Any, **options: Any) -> Any:
         started = time.perf_counter()
-        found = forward(images, labels, *rest, **options)
+        points = forward(images, labels, *rest, **options)
         record.append((time.perf_counter() - started, len(images)))
-        return found
+        return points
 
     return timed
 

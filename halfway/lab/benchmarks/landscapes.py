@@ -14,7 +14,7 @@ from halfway.lab.benchmarks.timing import Row
 from halfway.lab.config.user import LOG
 from halfway.types import Params
 
-NUM_IMAGES, SIDE, GRID = 1000, 28, 25
+NUM_IMAGES, SIDE, GRID_SIZE = 1000, 28, 25
 _CNN = {"kind": "cnn", "features": (16, 32), "stride": 1, "pool": 2, "widths": ()}
 _MLP = {"kind": "mlp", "widths": (128,)}
 
@@ -49,14 +49,14 @@ def _model(config: dict[str, Any], images: Any) -> tuple[Any, Params]:
 def _slice(images: Any, labels: Any, ceiling: float) -> Row:
     apply_fn, params = _model(_CNN, images)
     directions = landscapes.filter_directions(params, jax.random.key(1))
-    ticks = jnp.linspace(-1.0, 1.0, GRID)
+    ticks = jnp.linspace(-1.0, 1.0, GRID_SIZE)
     loss_fn = landscapes.mean_landscape(
         apply_fn, images, labels, loss_fns={"loss": losses.cross_entropy}, chunk_size=5
     )
 
     def row(tick, params, directions):
-        # Few examples and few points at once: patches of a convolution that stay in the cache, and
-        # those of the first, which no point changes, are made once for three.
+        # With few examples and few points at once, patches of a convolution stay in the cache, and
+        # patches of the images, which no point changes, are made once for three points.
         points = [tick[None], ticks]
         return landscapes.slice_grid(loss_fn, params, directions, points, chunk_size=3)["loss"][0]
 
@@ -66,7 +66,7 @@ def _slice(images: Any, labels: Any, ceiling: float) -> Row:
     macs = 28 * 28 * 9 * 16 + 14 * 14 * 9 * 16 * 32 + 7 * 7 * 32 * 10
     share = 2 * macs * NUM_IMAGES * ticks.size**2 / seconds / ceiling
     return Row(
-        f"slice_cnn_{GRID}x{GRID}",
+        f"slice_cnn_{GRID_SIZE}x{GRID_SIZE}",
         seconds,
         ratio=seconds / 15,
         target=1.0,
@@ -127,7 +127,7 @@ def _eigenvalues(images: Any, labels: Any) -> list[Row]:
         estimate, error = (float(v) for v in run_trace(*arguments))
         note_trace = f"{estimate:.4g} ± {error:.2g}, theirs {np.mean(hessian.trace(50, 0.0)):.4g}"
     limit = times_top[0] / 3
-    found = [Row("top5_mlp_100k_under_3_s", times_top[0] or 0.0, ratio=limit, target=1.0)]
+    rows = [Row("top5_mlp_100k_under_3_s", times_top[0] or 0.0, ratio=limit, target=1.0)]
     for work, times, run, words in (
         ("top5_mlp_100k", times_top, run_top, note),
         ("trace_mlp_100k_50_samples", times_trace, run_trace, note_trace),
@@ -135,17 +135,17 @@ def _eigenvalues(images: Any, labels: Any) -> list[Row]:
         ours_seconds, peer_seconds = times[0] or 0.0, times[1]
         ratio = None if peer_seconds is None else ours_seconds / peer_seconds
         memory = timing.memory(run)
-        found.append(Row(work, ours_seconds, name, peer_seconds, ratio, 0.5, None, memory, words))
-    return found
+        rows.append(Row(work, ours_seconds, name, peer_seconds, ratio, 0.5, None, memory, words))
+    return rows
 
 
 def _peer(params: Params, images: Any, labels: Any) -> tuple[str, Any] | None:
     """Returns PyHessian on the same network, weights and data; None where it is not installed."""
-    found = peers.load("pyhessian", "torch")
-    if isinstance(found, str):
-        LOG.warning("%s", found)
+    modules = peers.load("pyhessian", "torch")
+    if isinstance(modules, str):
+        LOG.warning("%s", modules)
         return None
-    pyhessian, torch = found
+    pyhessian, torch = modules
     inputs = torch.from_numpy(np.array(2 * images - 1).reshape(NUM_IMAGES, -1))
     first, second = (peers.dense(torch, params[name]) for name in ("Dense_0", "Dense_1"))
     layers = [first, torch.nn.ReLU(), second]

@@ -1,4 +1,4 @@
-"""One network trained on MNIST, for suites that attack it: the same in every run."""
+"""A network trained on MNIST, the same in each run, for suites that attack it."""
 
 import functools
 from typing import Any, NamedTuple
@@ -20,11 +20,11 @@ class Problem(NamedTuple):
     """A trained network and the images that it is attacked on.
 
     Attributes:
-      config: of the network, which `halfway.models.build` takes.
-      params: its parameters.
-      images: `[N, 28, 28, 1]`, the first of the test split.
-      labels: `[N]`.
-      accuracy: on these images.
+      config: the plain config of the network, which `halfway.models.build` takes.
+      params: the parameters of the network.
+      images: `[N, 28, 28, 1]`, the first images of the test split.
+      labels: `[N]`, their labels.
+      accuracy: the accuracy of the network on these images, in [0, 1].
     """
 
     config: dict[str, Any]
@@ -35,12 +35,17 @@ class Problem(NamedTuple):
 
     @property
     def logits_fn(self) -> LogitsFn:
-        """Images `[B, 28, 28, 1]` to logits `[B, 10]`."""
+        """A function of images `[B, 28, 28, 1]` that returns logits `[B, 10]`."""
         return logits_of(self.config, self.params)
 
 
 def logits_of(config: dict[str, Any], params: Params) -> LogitsFn:
-    """Returns a network as a function of images."""
+    """Returns a network as a function of images that returns logits.
+
+    Args:
+      config: the plain config of the network, which `halfway.models.build` takes.
+      params: the parameters of the network.
+    """
     module = models.build(config, num_classes=10)
     return lambda x: jnp.asarray(module.apply({"params": params}, x))
 
@@ -49,14 +54,14 @@ def problem(data_dir: str | None) -> Problem | str:
     """Returns the network after one pass over the training split, or why there is none.
 
     Args:
-      data_dir: data folder, as of the flag.
+      data_dir: the data folder, as the flag gives it.
     """
     try:
-        found = data.load("mnist", datasets.folder(data_dir))
+        dataset = data.load("mnist", datasets.folder(data_dir))
     except data.DataError as error:
         return str(error)
-    assert found.test is not None
-    train, x, labels = found.train, *(a[:NUM_IMAGES] for a in found.test)
+    assert dataset.test is not None
+    train, x, labels = dataset.train, *(a[:NUM_IMAGES] for a in dataset.test)
     params = _train(train.images, train.labels)
     x, labels = jnp.asarray(x), jnp.asarray(labels)
     logits = jax.jit(logits_of(CNN, params))(x)

@@ -1,4 +1,4 @@
-"""Our weights in networks of PyTorch, for peers that take those."""
+"""Networks of PyTorch with our weights, for peers that take such networks."""
 
 import importlib
 from typing import Any
@@ -9,11 +9,15 @@ import numpy as np
 from halfway.types import Array, Params
 
 TORCH_NORM = {"linf": "Linf", "l2": "L2"}
-"""How torchattacks calls norms."""
+"""The names of norms in torchattacks."""
 
 
 def load(*names: str) -> tuple[Any, ...] | str:
-    """Returns the modules of peers, or one line that says which is not installed."""
+    """Returns the modules of peers, or a line that says which is not installed.
+
+    Args:
+      *names: the names of the modules.
+    """
     try:
         return tuple(importlib.import_module(name) for name in names)
     except ImportError as error:
@@ -21,40 +25,73 @@ def load(*names: str) -> tuple[Any, ...] | str:
 
 
 def to_torch(torch: Any, x: Any, labels: Any) -> tuple[Any, Any]:
-    """Returns images `[B, H, W, D]` and labels `[B]` as PyTorch has them, channels first."""
+    """Returns images and labels as tensors of PyTorch, with channels first.
+
+    Args:
+      torch: the module of PyTorch.
+      x: `[B, H, W, D]`, the images.
+      labels: `[B]`, their labels.
+    """
     images = torch.from_numpy(np.asarray(x).transpose(0, 3, 1, 2).copy())
     return images, torch.from_numpy(np.array(labels)).long()
 
 
 def from_torch(images: Any) -> np.ndarray:
-    """Returns images `[B, H, W, D]`."""
+    """Returns images `[B, H, W, D]` as a NumPy array.
+
+    Args:
+      images: `[B, D, H, W]`, a tensor of PyTorch.
+    """
     return images.detach().numpy().transpose(0, 2, 3, 1)
 
 
 def call(torch: Any, attack: Any, x: Array, labels: Array) -> np.ndarray:
-    """Returns what an attack of torchattacks makes of images `[B, H, W, D]`."""
+    """Returns the perturbed images `[B, H, W, D]` of an attack of torchattacks.
+
+    Args:
+      torch: the module of PyTorch.
+      attack: the attack.
+      x: `[B, H, W, D]`, the images.
+      labels: `[B]`, their labels.
+    """
     return from_torch(attack(*to_torch(torch, x, labels)))
 
 
 def dense(torch: Any, layer: Params) -> Any:
-    """Returns `torch.nn.Linear` with the kernel and bias of one of our dense layers."""
-    found = torch.nn.Linear(*layer["kernel"].shape)
-    found.weight.data = torch.from_numpy(np.array(layer["kernel"]).T.copy())
-    found.bias.data = torch.from_numpy(np.array(layer["bias"]))
-    return found
+    """Returns a `torch.nn.Linear` with the weights of a dense layer of ours.
+
+    Args:
+      torch: the module of PyTorch.
+      layer: kernel and bias of the layer.
+    """
+    linear = torch.nn.Linear(*layer["kernel"].shape)
+    linear.weight.data = torch.from_numpy(np.array(layer["kernel"]).T.copy())
+    linear.bias.data = torch.from_numpy(np.array(layer["bias"]))
+    return linear
 
 
 def convolution(torch: Any, layer: Params) -> Any:
-    """Returns `torch.nn.Conv2d` with the kernel and bias of a 'same' convolution of ours."""
+    """Returns a `torch.nn.Conv2d` with the weights of a 'same' convolution of ours.
+
+    Args:
+      torch: the module of PyTorch.
+      layer: kernel and bias of the layer.
+    """
     height, width, depth, features = layer["kernel"].shape
-    found = torch.nn.Conv2d(depth, features, (height, width), padding="same")
-    found.weight.data = torch.from_numpy(np.array(layer["kernel"]).transpose(3, 2, 0, 1).copy())
-    found.bias.data = torch.from_numpy(np.array(layer["bias"]))
-    return found
+    conv = torch.nn.Conv2d(depth, features, (height, width), padding="same")
+    conv.weight.data = torch.from_numpy(np.array(layer["kernel"]).transpose(3, 2, 0, 1).copy())
+    conv.bias.data = torch.from_numpy(np.array(layer["bias"]))
+    return conv
 
 
 def network(torch: Any, config: dict[str, Any], params: Params) -> Any:
-    """Returns the network in PyTorch with our weights."""
+    """Returns a network of PyTorch with our weights.
+
+    Args:
+      torch: the module of PyTorch.
+      config: the plain config of the network, which `halfway.models.build` takes.
+      params: the parameters of the network.
+    """
     nn = torch.nn
 
     class Scale(nn.Module):
@@ -62,7 +99,7 @@ def network(torch: Any, config: dict[str, Any], params: Params) -> Any:
             return 2 * x - 1
 
     class Channels(nn.Module):
-        """Features last, as our dense layer takes them."""
+        """Moves features last, as our dense layer takes them."""
 
         def forward(self, x: Any) -> Any:
             return x.permute(0, 2, 3, 1)
@@ -87,9 +124,12 @@ def network(torch: Any, config: dict[str, Any], params: Params) -> Any:
 
 
 def device(torch: Any) -> Any:
-    """Returns where PyTorch computes: on the GPU where JAX does, with its precision; else on a CPU.
+    """Returns the device of PyTorch: the GPU where JAX computes on it, else a CPU.
 
-    JAX multiplies float32 as TF32 on a GPU by default, so PyTorch is allowed to.
+    JAX multiplies float32 as TF32 on a GPU by default, so PyTorch is allowed to do so.
+
+    Args:
+      torch: the module of PyTorch.
     """
     if jax.default_backend() != "gpu" or not torch.cuda.is_available():
         return torch.device("cpu")
@@ -98,6 +138,10 @@ def device(torch: Any) -> Any:
 
 
 def wait(torch: Any) -> None:
-    """Waits for what PyTorch computes on a GPU."""
+    """Waits until PyTorch has computed everything on a GPU.
+
+    Args:
+      torch: the module of PyTorch.
+    """
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()

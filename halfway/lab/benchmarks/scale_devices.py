@@ -1,9 +1,10 @@
 """Cost against devices: the same members on 1, 2, 4 and 8 of them.
 
-On a CPU each number of devices is a process of its own, since it is fixed when JAX starts; all have
-the same cores. They wait for their turns, so that a busy minute falls on all of them.
+On a CPU each number of devices has a process of its own, since the number is fixed when JAX starts;
+all have the same cores. They run in turns, so that a busy minute falls on all of them. Such a
+process runs
 
-python -m halfway.lab.benchmarks.scale_devices train_mlp_x16    # is what such a process runs
+    python -m halfway.lab.benchmarks.scale_devices train_mlp_x16
 """
 
 import contextlib
@@ -22,20 +23,20 @@ from halfway.lab.benchmarks.timing import Row
 from halfway.lab.runtime import devices
 
 COUNTS = (1, 2, 4, 8)
-LIMIT = 1.15
-"""Of `COUNTS[-1]` devices over as many as there are cores."""
+MOST_RATIO = 1.15
+"""The largest ratio of time on `COUNTS[-1]` devices to time on as many devices as cores."""
 
 Turn = Callable[[int], float]
-"""The number of a piece to the seconds that it takes."""
+"""A function of the number of a piece that returns the seconds it takes."""
 
 
 def device_rows(name: str) -> list[Row]:
-    """Returns the rows of one training: the ratio is to as many devices as there are cores.
+    """Returns rows of a training on different numbers of devices.
 
-    On an accelerator: on as many of the real devices; the ratio is to one of them.
+    On a CPU the ratio is to as many devices as there are cores, on an accelerator to one device.
 
     Args:
-      name: of `scale_work.WORKS`.
+      name: a name in `scale_work.WORKS`.
     """
     cores = os.cpu_count() or 1
     on_cpu = jax.default_backend() == "cpu"
@@ -50,7 +51,7 @@ def device_rows(name: str) -> list[Row]:
             f"{name}_devices_{n}",
             taken,
             ratio=taken / reference,
-            target=LIMIT if on_cpu and n == COUNTS[-1] else None,
+            target=MOST_RATIO if on_cpu and n == COUNTS[-1] else None,
             note=f"{'forced host' if on_cpu else 'real'} devices; ratio to {base}",
         )
         for n, taken in zip(counts, seconds, strict=True)
@@ -73,7 +74,7 @@ def _mesh(name: str, number: int) -> Iterator[Turn]:
 
 @contextlib.contextmanager
 def _process(name: str, number: int) -> Iterator[Turn]:
-    """Yields the turn of a training in a process with so many devices."""
+    """Yields the turn of a training in a process with a given number of devices."""
     flags = re.sub(
         r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", "")
     )
@@ -100,7 +101,7 @@ def _process(name: str, number: int) -> Iterator[Turn]:
             return float(answer())
 
         try:
-            answer()  # it is warm
+            answer()  # the process is warm
             yield turn
         finally:
             asked.close()
@@ -113,7 +114,7 @@ def _warm(name: str) -> Turn:
 
 
 def _serve(name: str, cache: str = "off") -> None:
-    """Takes the pieces that it reads from its input, and says how long each took."""
+    """Runs the pieces that are read from the input, and prints the seconds of each."""
     devices.use_cache(cache)
     take = _warm(name)
     print("warm", flush=True)

@@ -1,4 +1,4 @@
-"""How long a second run takes until it can compute, its programs in the compilation cache."""
+"""The time until a second run can compute, with its programs in the compilation cache."""
 
 import subprocess
 import sys
@@ -8,15 +8,15 @@ from pathlib import Path
 
 from halfway.lab.benchmarks.timing import Row
 
-LIMIT = 5.0
-"""Seconds from the start of the process."""
+MOST_SECONDS = 5.0
+"""The most seconds from the start of the process."""
 NUM_RUNS = 3
-"""Second runs, of which the least time counts."""
+"""Number of second runs, of which the shortest counts."""
 _COMMAND = ("-m", "halfway.lab.commands", "reproduce", "--config=digits:tiny")
 
 
 def row() -> Row:
-    """Returns the row of `reproduce`, tiny.
+    """Returns the row of `reproduce` with the tiny config.
 
     Raises:
       RuntimeError: if a run fails.
@@ -28,15 +28,15 @@ def row() -> Row:
     return Row(
         "second_start",
         min(starts),
-        ratio=min(starts) / LIMIT,
+        ratio=min(starts) / MOST_SECONDS,
         target=1.0,
         note=f"reproduce, tiny, until config.json is there; whole run "
-        f"{min(wholes):.1f} s, the first {first[1]:.1f} s; ratio to {LIMIT:.0f} s",
+        f"{min(wholes):.1f} s, the first {first[1]:.1f} s; ratio to {MOST_SECONDS:.0f} s",
     )
 
 
 def _run(root: Path, number: int) -> tuple[float, float]:
-    """Returns the seconds until the run stands, and of the whole of it."""
+    """Returns the seconds until config.json is written, and the seconds of the whole run."""
     workdir, log = root / f"run{number}", root / f"log{number}"
     flags = [f"--workdir={workdir}", f"--compilation_cache={root / 'cache'}"]
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""PyTorch training the same members: one after another, and at once by `torch.func`."""
+"""Training the same members with PyTorch: one after another, and at once by `torch.func`."""
 
 import copy
 import statistics
@@ -13,35 +13,40 @@ from halfway.lab.benchmarks import peers
 from halfway.lab.benchmarks.scale_work import LEARNING_RATE, Problem, Trainer, version
 
 
-def trainers(found: Problem) -> list[Trainer] | str:
-    """Returns the loop over models and the program over stacked ones; else why there are none.
+def trainers(problem: Problem) -> list[Trainer] | str:
+    """Returns the loop over models and the program over stacked models; else why there are none.
 
     Args:
-      found: members and data.
+      problem: members and data.
     """
     loaded = peers.load("torch", "torch.func")
     if isinstance(loaded, str):
         return loaded
     torch = loaded[0]
-    return [make(torch, found) for make in (loop, stacked)]
+    return [make(torch, problem) for make in (loop, stacked)]
 
 
-def _parts(torch: Any, found: Problem) -> tuple[list[Any], Any, Any, Any]:
+def _parts(torch: Any, problem: Problem) -> tuple[list[Any], Any, Any, Any]:
     """Returns networks with our weights, images, labels and rows, on PyTorch's device."""
     device = peers.device(torch)
-    images, labels = peers.to_torch(torch, found.images, found.labels)
-    on_host = jax.device_get(found.params)
+    images, labels = peers.to_torch(torch, problem.images, problem.labels)
+    on_host = jax.device_get(problem.params)
     networks = [
-        peers.network(torch, found.work.config, jax.tree.map(lambda leaf: leaf[m], on_host))  # noqa: B023
-        for m in range(found.work.num_members)
+        peers.network(torch, problem.work.config, jax.tree.map(lambda leaf: leaf[m], on_host))  # noqa: B023
+        for m in range(problem.work.num_members)
     ]
-    rows = torch.from_numpy(np.array(found.rows)).long()
+    rows = torch.from_numpy(np.array(problem.rows)).long()
     return [n.to(device) for n in networks], *(a.to(device) for a in (images, labels, rows))
 
 
-def loop(torch: Any, found: Problem) -> Trainer:
-    """Returns the plain loop: each model's steps with its own optimizer, model after model."""
-    networks, images, labels, rows = _parts(torch, found)
+def loop(torch: Any, problem: Problem) -> Trainer:
+    """Returns the plain loop, which trains one model after another with an optimizer for each.
+
+    Args:
+      torch: the module of PyTorch.
+      problem: members and data.
+    """
+    networks, images, labels, rows = _parts(torch, problem)
     optimizers = [torch.optim.Adam(n.parameters(), lr=LEARNING_RATE) for n in networks]
     loss_fn = torch.nn.functional.cross_entropy
 
@@ -59,10 +64,10 @@ def loop(torch: Any, found: Problem) -> Trainer:
 
 
 def _seconds(torch: Any, step: Callable[..., None], work: Iterable[tuple[int, ...]]) -> float:
-    """Returns how long steps take: on a CPU their number times the median.
+    """Returns the seconds that steps take, on a CPU as their number times the median.
 
     Where other processes use the cores, PyTorch's threads wait for each other, and one step in ten
-    takes a hundred times as long as the others. The median has nothing of it.
+    takes a hundred times as long as the others. The median does not contain this.
     """
     seconds = []
     started = time.perf_counter()
@@ -76,12 +81,16 @@ def _seconds(torch: Any, step: Callable[..., None], work: Iterable[tuple[int, ..
     return time.perf_counter() - started
 
 
-def stacked(torch: Any, found: Problem) -> Trainer:
-    """Returns `torch.func`: the gradient of one model under `vmap`, one Adam over stacked tensors.
+def stacked(torch: Any, problem: Problem) -> Trainer:
+    """Returns the program of `torch.func`: a gradient under `vmap`, and Adam over stacked tensors.
 
-    Adam treats each number by itself, so that of all stacked members is theirs.
+    Adam treats each number by itself, so that Adam over the stack is Adam for each member.
+
+    Args:
+      torch: the module of PyTorch.
+      problem: members and data.
     """
-    networks, images, labels, rows = _parts(torch, found)
+    networks, images, labels, rows = _parts(torch, problem)
     params, buffers = torch.func.stack_module_state(networks)
     shape = copy.deepcopy(networks[0]).to("meta")
     optimizer = torch.optim.Adam(params.values(), lr=LEARNING_RATE)
@@ -106,11 +115,11 @@ def stacked(torch: Any, found: Problem) -> Trainer:
         return _seconds(torch, step, ((i,) for i in range(first, last)))
 
     def members() -> list[Callable[[Any], Any]]:
-        def one(index: int) -> Callable[[Any], Any]:
-            own = {name: value[index] for name, value in params.items()}
-            return lambda x: logits(own, x)
+        def member(index: int) -> Callable[[Any], Any]:
+            tensors = {name: value[index] for name, value in params.items()}
+            return lambda x: logits(tensors, x)
 
-        return [one(index) for index in range(len(networks))]
+        return [member(index) for index in range(len(networks))]
 
     return Trainer(
         f"{version(torch)}, func.vmap", advance, lambda: _losses(torch, members(), images, labels)()
@@ -120,7 +129,7 @@ def stacked(torch: Any, found: Problem) -> Trainer:
 def _losses(torch: Any, networks: Any, images: Any, labels: Any) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
         with torch.no_grad():
-            found = [torch.nn.functional.cross_entropy(n(images), labels) for n in networks]
-        return np.array([float(value) for value in found])
+            values = [torch.nn.functional.cross_entropy(n(images), labels) for n in networks]
+        return np.array([float(value) for value in values])
 
     return read

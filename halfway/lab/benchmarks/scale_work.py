@@ -1,4 +1,4 @@
-"""Trainings that the suite `scale` times: the same members, data and batches on every side."""
+"""Trainings that the suite `scale` times: the same members, data and batches on all sides."""
 
 import contextlib
 import statistics
@@ -17,22 +17,22 @@ from halfway.types import Array, Params
 
 NUM_IMAGES, BATCH_SIZE, LEARNING_RATE = 1000, 64, 1e-3
 NUM_CHECKED, NUM_PIECES, PIECE = 6, 20, 10
-"""Steps after which both sides are compared; then `NUM_PIECES` times `PIECE` steps are timed, the
-sides in turns, so that a busy moment of a shared machine falls on all of them."""
+"""Both sides are compared after `NUM_CHECKED` steps. Then `NUM_PIECES` times `PIECE` steps are
+timed, the sides in turns, so that a busy moment of a shared machine falls on all of them."""
 LEAST_PIECES, LONG = 5, 75.0
-"""Pieces that are always timed; the others only while all sides together took fewer seconds."""
-NUM_STEPS = NUM_PIECES * PIECE
+"""`LEAST_PIECES` are always timed; further pieces until all sides together took `LONG` seconds."""
+NUM_TIMED_STEPS = NUM_PIECES * PIECE
 
 
 class Work(NamedTuple):
     """Members that train.
 
     Attributes:
-      config: of the model, see `halfway.models.build`.
-      num_members: M.
-      side: of a square image with one channel.
-      macs: multiply-adds of each layer for one image forward.
-      target: at most that share of the time of PyTorch's loop.
+      config: the plain config of the model, which `halfway.models.build` takes.
+      num_members: M, the number of members.
+      side: the side of a square image with one channel, in pixels.
+      macs: multiply-adds of each layer for an image in the forward pass.
+      target: the largest share of the time of PyTorch's loop that is aimed at.
     """
 
     config: dict[str, Any]
@@ -42,9 +42,13 @@ class Work(NamedTuple):
     target: float | None = None
 
     def operations(self, num_steps: int) -> float:
-        """Returns the floating-point operations of some steps of all members.
+        """Returns the floating-point operations of steps of all members.
 
-        Two a multiply-add: forward, to the weights and, but for the first layer, to the inputs.
+        A multiply-add counts as two. Each layer is passed forward, backward to the weights and,
+        except for the first layer, backward to the inputs.
+
+        Args:
+          num_steps: the number of steps.
         """
         return 2.0 * (3 * sum(self.macs) - self.macs[0]) * BATCH_SIZE * num_steps * self.num_members
 
@@ -62,19 +66,23 @@ WORKS = {
 
 
 def small(num_members: int) -> Work:
-    """Returns the small MLP with another number of members."""
+    """Returns the small MLP with another number of members.
+
+    Args:
+      num_members: M, the number of members.
+    """
     return Work(_SMALL[0], num_members, *_SMALL[1:])
 
 
 class Problem(NamedTuple):
-    """What every side trains from.
+    """Members and data, the same for all sides.
 
     Attributes:
-      work: which models.
-      images: `[N, H, W, 1]` in [0, 1], of ten classes: a mean of each and noise.
-      labels: `[N]`.
-      rows: `[M, S, B]`, the images of each step's batch; each member has its own order.
-      params: initial, leaves `[M, ...]`.
+      work: the members.
+      images: `[N, H, W, 1]` in [0, 1], of ten classes: the mean of the class and noise.
+      labels: `[N]`, their labels.
+      rows: `[M, S, B]`, the images of each step's batch, in another order for each member.
+      params: the initial parameters, leaves `[M, ...]`.
     """
 
     work: Work
@@ -85,13 +93,17 @@ class Problem(NamedTuple):
 
 
 def problem(work: Work) -> Problem:
-    """Returns members and data from a fixed seed."""
+    """Returns members and data from a fixed seed.
+
+    Args:
+      work: the members.
+    """
     rng = np.random.default_rng(0)
     side = (work.side, work.side, 1)
     labels = rng.integers(0, 10, NUM_IMAGES)
     means = rng.uniform(0.3, 0.7, (10, *side))
     images = np.clip(means[labels] + 0.2 * rng.standard_normal((NUM_IMAGES, *side)), 0, 1)
-    size = (work.num_members, NUM_CHECKED + NUM_STEPS, BATCH_SIZE)
+    size = (work.num_members, NUM_CHECKED + NUM_TIMED_STEPS, BATCH_SIZE)
     rows = rng.integers(0, NUM_IMAGES, size, dtype=np.int32)
     module = models.build(work.config, num_classes=10)
     first = jnp.asarray(images[:1], jnp.float32)
@@ -107,15 +119,15 @@ def problem(work: Work) -> Problem:
 
 
 class Trainer(NamedTuple):
-    """One side: it keeps the state of its members.
+    """A side of the comparison, which keeps the state of its members.
 
     Attributes:
-      name: with its version.
-      advance: takes the steps from the first to before the last of all members, waits, and returns
-        the seconds.
-      losses: `[M]`, each member's mean cross-entropy on all images.
-      memory: bytes of the compiled step, None where it is not known.
-      compile_seconds: until the first step could be taken, without the persistent cache.
+      name: the name of the library with its version.
+      advance: a function of two numbers that takes the steps from the first number to before the
+        last for all members, waits, and returns the seconds.
+      losses: a function that returns `[M]`, each member's mean cross-entropy on all images.
+      memory: bytes of the compiled step; None where they are not known.
+      compile_seconds: seconds until the first step could be taken, without the persistent cache.
     """
 
     name: str
@@ -125,19 +137,19 @@ class Trainer(NamedTuple):
     compile_seconds: float | None = None
 
 
-def ours(found: Problem, compute_dtype: str = "float32") -> Trainer:
+def ours(problem: Problem, compute_dtype: str = "float32") -> Trainer:
     """Returns our side, compiled: `populations.train_step` in a loop, spread over the devices.
 
     Args:
-      found: members and data.
-      compute_dtype: of forward and backward pass; parameters and Adam are float32.
+      problem: members and data.
+      compute_dtype: the type of forward and backward pass; parameters and Adam are float32.
     """
-    module = models.build(found.work.config, num_classes=10)
+    module = models.build(problem.work.config, num_classes=10)
     optimizer = populations.make_optimizer("adam", LEARNING_RATE)
     apply_fn = models.in_precision(
         lambda params, x: jnp.asarray(module.apply({"params": params}, x)), compute_dtype
     )
-    at_once = sharding.at_once(found.work.config["kind"])
+    at_once = sharding.at_once(problem.work.config["kind"])
 
     def steps(member, images, labels, first, last):
         state, rows = member
@@ -155,21 +167,23 @@ def ours(found: Problem, compute_dtype: str = "float32") -> Trainer:
     begin = sharding.jit(sharding.spread(lambda params: populations.init_state(params, optimizer)))
     advance = sharding.spread(steps, at_once=at_once)
     run, read = sharding.jit(advance), sharding.jit(sharding.spread(mean_loss, at_once=1))
-    state, data = begin(found.params), (found.images, found.labels)
+    state, data = begin(problem.params), (problem.images, problem.labels)
     with _cold():
         started = time.perf_counter()
-        run((state, found.rows), *data, 0, 0)
+        run((state, problem.rows), *data, 0, 0)
         seconds = time.perf_counter() - started
     level = sharding.CPU_LEVEL if jax.default_backend() == "cpu" else None
     options = None if level is None else {"xla_backend_optimization_level": level}
     compiled = (
-        jax.jit(advance, compiler_options=options).lower((state, found.rows), *data, 0, 0).compile()
+        jax.jit(advance, compiler_options=options)
+        .lower((state, problem.rows), *data, 0, 0)
+        .compile()
     )
 
     def go(first: int, last: int) -> float:
         nonlocal state
         started = time.perf_counter()
-        state = run((state, found.rows), *data, first, last)
+        state = run((state, problem.rows), *data, first, last)
         return time.perf_counter() - started
 
     return Trainer(
@@ -186,7 +200,7 @@ def _cold() -> Iterator[None]:
     """Compiles without the persistent cache in the block."""
     before = jax.config.jax_enable_compilation_cache  # pyright: ignore
     jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # it has looked at the setting once for all
+    compilation_cache.reset_cache()  # the cache reads the setting once only
     try:
         yield
     finally:
@@ -195,10 +209,11 @@ def _cold() -> Iterator[None]:
 
 
 def in_pieces(*turns: Callable[[int], float]) -> list[float]:
-    """Returns the seconds of `NUM_STEPS` steps of each side: medians of pieces, taken in turns.
+    """Returns the seconds of `NUM_TIMED_STEPS` steps of each side, from medians of pieces in turns.
 
     Args:
-      *turns: the number of a piece, from 0, to the seconds that it took.
+      *turns: a function of each side that runs the piece of a given number, from 0, and returns its
+        seconds.
     """
     pieces: list[list[float]] = []
     started = time.perf_counter()
@@ -210,7 +225,11 @@ def in_pieces(*turns: Callable[[int], float]) -> list[float]:
 
 
 def turn(trainer: Trainer) -> Callable[[int], float]:
-    """Returns the pieces of a trainer that has taken `NUM_CHECKED` steps, and so is warm."""
+    """Returns a function that runs the piece of a given number and returns its seconds.
+
+    Args:
+      trainer: a trainer that has taken `NUM_CHECKED` steps, so that it is compiled.
+    """
 
     def take(number: int) -> float:
         first = NUM_CHECKED + number * PIECE
@@ -220,10 +239,14 @@ def turn(trainer: Trainer) -> Callable[[int], float]:
 
 
 def check(first: Trainer, other: Trainer) -> float:
-    """Returns the largest difference of losses after `NUM_CHECKED` steps, which both have taken.
+    """Returns the largest difference of the losses of two trainers.
+
+    Args:
+      first: a trainer that has taken `NUM_CHECKED` steps.
+      other: another trainer that has taken them.
 
     Raises:
-      RuntimeError: if it is over 1e-3: the sides do not do the same.
+      RuntimeError: if the difference is over 1e-3, so that the sides do not train alike.
     """
     difference = float(np.abs(first.losses() - other.losses()).max())
     if not difference <= 1e-3:
@@ -247,14 +270,14 @@ _PEAKS: dict[str, dict[str, float]] = {
 def peak(dtype: str) -> float | None:
     """Returns the operations a second that all devices reach by their data sheets.
 
-    For float32 the rate of TF32 on a GPU that has it, and of bfloat16 products on a TPU: programs
-    that `sharding.jit` makes ask for full precision, so that they cannot come near it.
+    For float32 it is the rate of TF32 on a GPU that has it, and of bfloat16 products on a TPU.
+    Programs of `sharding.jit` ask for full precision, so that they are far below this rate.
 
     Args:
       dtype: "bfloat16" or "float32".
 
     Returns:
-      None where the device is not in the table.
+      The rate; None where the device is not in the table.
     """
     kind = jax.devices()[0].device_kind
     for name, peaks in _PEAKS.items():
@@ -265,9 +288,10 @@ def peak(dtype: str) -> float | None:
 
 
 def ceiling() -> tuple[Callable[[int], float], float]:
-    """Returns a float32 matrix product as a side of `in_pieces`, and its operations on all devices.
+    """Returns a float32 matrix product as a side of `in_pieces`, and its operations.
 
-    Taken in turns with what is compared to it. The cores of a CPU compute one product together.
+    It is run in turns with the sides that are compared to it. Operations are those of all devices;
+    the cores of a CPU compute one product together.
     """
     on_cpu = jax.default_backend() == "cpu"
     size = 2048 if on_cpu else 8192
@@ -285,10 +309,10 @@ def ceiling() -> tuple[Callable[[int], float], float]:
 
 
 def compare(*trainers: Trainer) -> tuple[list[float], float]:
-    """Returns the seconds of each trainer's `NUM_STEPS` steps, and the ceiling in operations/s.
+    """Returns each trainer's seconds for `NUM_TIMED_STEPS` steps, and the ceiling in operations/s.
 
     Args:
-      *trainers: that have taken `NUM_CHECKED` steps, and so are warm.
+      *trainers: trainers that have taken `NUM_CHECKED` steps, so that they are compiled.
     """
     take, operations = ceiling()
     *seconds, product = in_pieces(*map(turn, trainers), take)
@@ -296,5 +320,9 @@ def compare(*trainers: Trainer) -> tuple[list[float], float]:
 
 
 def version(module: Any) -> str:
-    """Returns the version of PyTorch without its build."""
+    """Returns name and version of PyTorch without its build.
+
+    Args:
+      module: the module of PyTorch.
+    """
     return f"torch {str(module.__version__).partition('+')[0]}"

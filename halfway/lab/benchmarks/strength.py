@@ -1,7 +1,8 @@
-"""Strength: what our attacks leave of a network trained on MNIST, and what peers leave of it.
+"""Strength of our attacks and of peers' attacks on a network trained on MNIST.
 
-The same weights, images, budgets and steps. Robust accuracy for attacks with a budget, the median
-distance over images that both fool for those that look for the nearest point. Larger is weaker.
+Both sides have the same weights, images, budgets and steps. Attacks with a budget are compared by
+robust accuracy, attacks that search the nearest point by the median distance over images that both
+fool. A larger number means a weaker attack.
 """
 
 import dataclasses
@@ -21,28 +22,29 @@ from halfway.lab.study import wording
 from halfway.types import Array
 
 BUDGETS = {"linf": (0.18, 0.21, 0.24), "l2": (2.0, 2.5, 3.0)}
-"""At which a third or less survives: what AutoAttack takes grows with the survivors."""
+"""Budgets at which a third or less survives, since survivors cost AutoAttack time."""
 NUM_STEPS, NUM_QUERIES = {"pgd": 40, "apgd": 100, "auto_attack": 10}, 1000
-"""Of AutoAttack fewer than the 100 and 5,000 of the paper, of both alike: it takes long enough."""
-CHUNK = 25
-"""Images at once: a divisor of their number."""
-POINTS, LARGER = 0.3, 1.01
-"""By how many points of robust accuracy, and by which factor of a median, ours may be weaker."""
+"""AutoAttack has fewer than the paper's 100 steps and 5,000 queries on both sides, for time."""
+NUM_AT_ONCE = 25
+"""Number of images taken at once, a divisor of the number of all images."""
+PERCENTAGE_POINTS, LARGER = 0.3, 1.01
+"""The points of robust accuracy, and the factor of a median, by which ours may be weaker."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One attack on all images. None where a field has no meaning.
+    """An attack of ours beside a peer's, on all images. None where a field has no meaning.
 
     Attributes:
       work: attack and norm.
-      budget: ε, None for the nearest point.
-      ours, theirs: robust accuracy in percent, or the median distance.
-      peer: name and version.
+      budget: ε; None for attacks that search the nearest point.
+      ours: our robust accuracy in percent, or our median distance.
+      peer: name and version of the peer.
+      theirs: the peer's robust accuracy in percent, or the peer's median distance.
       weaker: ours minus theirs in points, or ours over theirs.
       at_most: an upper bound on `weaker`.
-      note: what a reader has to know.
-      skipped: why it could not run.
+      note: further facts for a reader.
+      skipped: why the attack could not run.
     """
 
     work: str
@@ -60,15 +62,15 @@ def rows(data_dir: str | None = None) -> list[Comparison]:
     """Returns the rows of the suite: three attacks at three budgets in two norms, then distances.
 
     Args:
-      data_dir: where MNIST is prepared.
+      data_dir: the data folder in which MNIST is prepared.
     """
     problem = mnist.problem(data_dir)
     if isinstance(problem, str):
         return [Comparison("all", skipped=problem)]
-    found = peers.load("foolbox", "torch", "torchattacks")
-    if isinstance(found, str):
-        return [Comparison("all", skipped=found)]
-    foolbox, torch, torchattacks = found
+    modules = peers.load("foolbox", "torch", "torchattacks")
+    if isinstance(modules, str):
+        return [Comparison("all", skipped=modules)]
+    foolbox, torch, torchattacks = modules
     network = peers.network(torch, problem.config, problem.params).eval()
     model = foolbox.models.PyTorchModel(network, bounds=(0, 1))
     images, labels = peers.to_torch(torch, problem.images, problem.labels)
@@ -98,12 +100,16 @@ def rows(data_dir: str | None = None) -> list[Comparison]:
             work.append(functools.partial(whole, norm, epsilon))
     for (name, norm), (options, attack) in _nearest(foolbox).items():
         work.append(functools.partial(nearest, name, norm, options, attack))
-    # It takes half an hour: a reader wants to know how far it is.
+    # The suite takes half an hour, so progress is shown.
     return [run() for run in tqdm.tqdm(work, unit="row", disable=None)]
 
 
 def as_text(rows: list[Comparison]) -> str:
-    """Returns the rows as a table for a terminal."""
+    """Returns the rows as a table for a terminal.
+
+    Args:
+      rows: the rows of the suite.
+    """
     names = ["work", "ε", "ours", "peer", "peer's", "weaker by", "at most", "note"]
     body = [
         [
@@ -128,12 +134,12 @@ def _torchattacks(module: Any, network: Any, name: str, norm: str, epsilon: floa
     if name == "apgd":
         return module.APGD(network, norm=peers.TORCH_NORM[norm], eps=epsilon, steps=steps, seed=0)
     make = module.PGD if norm == "linf" else module.PGDL2
-    # From the clean input: draws of the start alone move what is left by half a point.
+    # Attacks start at the clean input, since random starts alone change results by half a point.
     return make(network, eps=epsilon, alpha=0.1 * epsilon, steps=steps, random_start=False)
 
 
 def _bounded(problem: mnist.Problem, name: str, norm: str, epsilon: float) -> Array:
-    """Returns what our attack makes of all images."""
+    """Returns all images as our attack perturbs them."""
     options = {"relative_step": 0.1} if name == "pgd" else {}
     attack = functools.partial(
         getattr(attacks, name), problem.logits_fn, num_steps=NUM_STEPS[name], **options
@@ -144,12 +150,12 @@ def _bounded(problem: mnist.Problem, name: str, norm: str, epsilon: float) -> Ar
 
 
 def _in_chunks(problem: mnist.Problem, attack: Callable[..., Any]) -> Array:
-    split = lambda a: a.reshape(-1, CHUNK, *a.shape[1:])  # noqa: E731
-    keys = jax.random.split(jax.random.key(0), len(problem.labels) // CHUNK)
+    split = lambda a: a.reshape(-1, NUM_AT_ONCE, *a.shape[1:])  # noqa: E731
+    keys = jax.random.split(jax.random.key(0), len(problem.labels) // NUM_AT_ONCE)
     part = lambda chunk: attack(*chunk).adversarial  # noqa: E731
     spread = jax.jit(sharding.spread(part, at_once=1))
-    found = spread((keys, split(problem.images), split(problem.labels)))
-    return found.reshape(problem.images.shape)
+    points = spread((keys, split(problem.images), split(problem.labels)))
+    return points.reshape(problem.images.shape)
 
 
 def _right(problem: mnist.Problem, images: Any) -> np.ndarray:
@@ -163,15 +169,15 @@ def _accuracy(
     norm: str,
     epsilon: float,
     attack: Callable[..., Array],
-    other: np.ndarray,
+    peer_points: np.ndarray,
 ) -> Comparison:
-    """Returns robust accuracies, both judged by our network on points within the budget."""
-    own = attack(problem, name, norm, epsilon)
+    """Returns the row of robust accuracies, both measured with our network."""
+    our_points = attack(problem, name, norm, epsilon)
     away = [
         float(attacks.distance(jnp.asarray(point), problem.images, norm).max())
-        for point in (own, other)
+        for point in (our_points, peer_points)
     ]
-    ours, theirs = (100 * _right(problem, point).mean() for point in (own, other))
+    ours, theirs = (100 * _right(problem, point).mean() for point in (our_points, peer_points))
     return Comparison(
         f"{name} {norm}",
         epsilon,
@@ -179,7 +185,7 @@ def _accuracy(
         _version("torchattacks"),
         float(theirs),
         float(ours - theirs),
-        POINTS,
+        PERCENTAGE_POINTS,
         note=f"{NUM_STEPS[name]} steps; farthest {away[0]:.4f} and {away[1]:.4f}",
     )
 
@@ -202,17 +208,21 @@ def _nearest(module: Any) -> dict[tuple[str, str], tuple[dict[str, Any], Any]]:
 
 
 def _distance(
-    problem: mnist.Problem, name: str, norm: str, options: dict[str, Any], other: np.ndarray
+    problem: mnist.Problem, name: str, norm: str, options: dict[str, Any], peer_points: np.ndarray
 ) -> Comparison:
-    """Returns median distances over the images that were right and that both fool."""
+    """Returns the row of median distances over the images that both attacks fool."""
     named = {} if name in ("ddn", "carlini_wagner") else {"norm": norm}
     attack = functools.partial(getattr(attacks, name), problem.logits_fn, **options, **named)
-    own = _in_chunks(problem, attack)
-    both = _right(problem, problem.images) & ~_right(problem, own) & ~_right(problem, other)
+    our_points = _in_chunks(problem, attack)
+    both = (
+        _right(problem, problem.images)
+        & ~_right(problem, our_points)
+        & ~_right(problem, peer_points)
+    )
     right = _right(problem, problem.images).sum()
     medians = [
         float(np.median(np.asarray(attacks.distance(jnp.asarray(p), problem.images, norm))[both]))
-        for p in (own, other)
+        for p in (our_points, peer_points)
     ]
     return Comparison(
         f"{name} {norm}",

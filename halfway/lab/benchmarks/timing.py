@@ -1,4 +1,4 @@
-"""Times of ours and of peers, taken in turns; the machine's own ceiling in the same run."""
+"""Times of our programs and of peers, taken in turns, and the ceiling of the machine."""
 
 import dataclasses
 import statistics
@@ -12,18 +12,19 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One piece of work. None where a field has no meaning.
+    """A piece of work that was timed. None where a field has no meaning.
 
     Attributes:
-      work: what was done, in a word.
-      ours_seconds, peer_seconds: the least or the median of all repetitions, as the suite says,
-        compiled before; None where the row could not run.
-      peer: name and version.
-      ratio: ours over the peer's, or over `limit` seconds where that is asked.
+      work: the name of the work.
+      ours_seconds: our least or median seconds over all repetitions, compiled before; None where
+        the row could not run.
+      peer: name and version of the peer.
+      peer_seconds: the peer's least or median seconds.
+      ratio: our seconds over the peer's, or over a limit in seconds.
       target: an upper bound on `ratio`.
-      ceiling_share: operations over what a matrix product reaches in the same time.
-      peak_memory_bytes: of our compiled program: arguments, result and temporaries.
-      note: what a reader has to know.
+      ceiling_share: operations over those that a matrix product reaches in the same time.
+      peak_memory_bytes: bytes of our compiled program: arguments, result and temporaries.
+      note: further facts for a reader.
       skipped: why the row could not run; None where it did.
     """
 
@@ -40,26 +41,28 @@ class Row:
 
 
 def least(*calls: Callable[[], Any], repeats: int = 3) -> list[float]:
-    """Returns the least time of each call, all called once before, then in turns.
+    """Returns the least seconds of each call.
 
-    In turns, so that a busy minute of a shared machine falls on all of them.
+    All calls are made once before, then in turns, so that a busy minute of a shared machine falls
+    on all of them.
 
     Args:
-      *calls: without arguments; arrays they return are waited for.
-      repeats: of each.
+      *calls: functions without arguments; arrays that they return are waited for.
+      repeats: the number of repetitions of each call.
     """
     return [min(seconds) for seconds in _in_turns(calls, repeats)]
 
 
 def median(*calls: Callable[[], Any], repeats: int = 5, warm: bool = True) -> list[float]:
-    """Returns the median time of each call, taken as `least` takes them.
+    """Returns the median seconds of each call.
 
-    Two of each do where one takes over a minute.
+    Calls are made in turns as in `least`. There are two repetitions only where a call takes over a
+    minute.
 
     Args:
-      *calls: without arguments; arrays they return are waited for.
-      repeats: of each.
-      warm: whether each is called once before.
+      *calls: functions without arguments; arrays that they return are waited for.
+      repeats: the number of repetitions of each call.
+      warm: whether each call is made once before.
     """
     return [statistics.median(seconds) for seconds in _in_turns(calls, repeats, warm)]
 
@@ -81,11 +84,15 @@ def _in_turns(
 
 
 _LONG = 60.0
-"""Seconds of a run, beyond which two of them are enough."""
+"""Seconds of a call beyond which two repetitions are enough."""
 
 
 def ceiling(size: int = 2048) -> float:
-    """Returns floating-point operations a second of a float32 matrix product of `size`²."""
+    """Returns the floating-point operations a second of a float32 matrix product.
+
+    Args:
+      size: the number of rows and columns of the matrices.
+    """
     matrix = jax.random.normal(jax.random.key(0), (size, size))
     product = jax.jit(jnp.matmul)
     (seconds,) = least(lambda: product(matrix, matrix), repeats=5)
@@ -93,8 +100,16 @@ def ceiling(size: int = 2048) -> float:
 
 
 def memory(compiled: Any) -> int | None:
-    """Returns the bytes that a compiled program holds at most, None where the backend is silent."""
-    found = compiled.memory_analysis()
-    if found is None:
+    """Returns the most bytes that a compiled program holds; None where they are not reported.
+
+    Args:
+      compiled: a compiled program of `jax.jit`.
+    """
+    analysis = compiled.memory_analysis()
+    if analysis is None:
         return None
-    return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
+    return (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        + analysis.temp_size_in_bytes
+    )

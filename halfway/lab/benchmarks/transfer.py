@@ -1,6 +1,6 @@
-"""Transfer: a matrix of 64 surrogates and 64 targets with its controls, from cold.
+"""Transfer: a matrix of 64 surrogates and 64 targets with its controls, compilation included.
 
-Compiling counts: with --compilation_cache=off nothing is compiled before.
+With --compilation_cache=off nothing is compiled before.
 """
 
 import functools
@@ -18,7 +18,7 @@ from halfway.types import Array, Key, Params
 
 NUM_MODELS, NUM_IMAGES, SIDE, WIDTH = 64, 1000, 28, 256
 NUM_STEPS, EPSILON, LIMIT = 20, 0.1, 120.0
-"""`LIMIT`: seconds that the matrix may take."""
+"""`LIMIT` is the seconds that the matrix may take."""
 
 
 def rows(data_dir: str | None = None) -> list[Row]:
@@ -34,8 +34,8 @@ def rows(data_dir: str | None = None) -> list[Row]:
         return jnp.asarray(module.apply({"params": params}, x))
 
     def draw(key: Key) -> Params:
-        every = jax.random.split(key, NUM_MODELS)
-        return jax.vmap(lambda one: module.init(one, images[:1])["params"])(every)
+        keys = jax.random.split(key, NUM_MODELS)
+        return jax.vmap(lambda k: module.init(k, images[:1])["params"])(keys)
 
     surrogates, targets = (jax.block_until_ready(jax.jit(draw)(key)) for key in keys)
     attack = functools.partial(attacks.pgd, loss_fn=losses.margin, num_steps=NUM_STEPS)
@@ -53,8 +53,9 @@ def rows(data_dir: str | None = None) -> list[Row]:
     (cell,) = grid.cells.values()
     rate = transfer.success(cell, "target_correct")
     fooled = float(rate.num_fooled.sum() / max(1, int(rate.num_examples.sum())))
-    # Forward passes: a gradient is three; each surrogate sees the attack's ends and four kinds of
-    # points itself, each target the clean images and three kinds of points of every surrogate.
+    # In forward passes, where a gradient counts as three: each surrogate evaluates the ends of the
+    # attack and four kinds of points, each target the clean images and three kinds of points of
+    # every surrogate.
     per_image = NUM_MODELS * (3 * NUM_STEPS + 5) + NUM_MODELS * (3 * NUM_MODELS + 1)
     operations = 2 * (SIDE**2 * WIDTH + WIDTH * 10) * NUM_IMAGES * per_image
     return [
@@ -72,6 +73,6 @@ def rows(data_dir: str | None = None) -> list[Row]:
 
 
 def _peak() -> int:
-    """Returns the most bytes that this process has held."""
+    """Returns the peak memory of this process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

@@ -18,7 +18,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Runs the command that is named first."""
+    """Runs the command that the first argument names."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "-help", "--help", "help"):
         width = max(map(len, COMMANDS)) + 2

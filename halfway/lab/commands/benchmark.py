@@ -28,7 +28,7 @@ CACHE = flags.DEFINE_string(
 
 
 def main() -> None:
-    """Runs one suite to a table, and to a file where one is named."""
+    """Runs a suite, prints its table, and writes its rows to a file if --out names one."""
     suites = benchmarks.available()
     if SUITE.value not in suites:
         raise UserError(f"--suite must be one of {', '.join(suites)}, got {SUITE.value!r}")
@@ -45,7 +45,11 @@ def main() -> None:
 
 
 def as_text(rows: list[Row]) -> str:
-    """Returns the rows as a table for a terminal."""
+    """Returns the rows as a table for a terminal.
+
+    Args:
+      rows: the rows of a suite.
+    """
     names = ["work", "ours, s", "peer", "peer, s", "ratio", "at most", "of ceiling", "MB", "note"]
     body = [
         [

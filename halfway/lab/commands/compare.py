@@ -8,6 +8,7 @@ from pathlib import Path
 from absl import flags
 
 from halfway import storage
+from halfway.lab import studies
 from halfway.lab.commands import launch, shared
 from halfway.lab.config import settings
 from halfway.lab.config.user import UserError
@@ -23,17 +24,17 @@ def main() -> None:
     names = shared.arguments(FLAGS)
     if len(names) < 2:
         raise UserError("two or more runs are needed: the folders of finished runs")
-    print(comparison.text([summarize(name) for name in names]))
+    print(comparison.text([summarize(name) for name in names], studies.family()))
 
 
 def summarize(name: str) -> Summary:
-    """Returns what is compared of a run.
+    """Returns the summary of a run that is compared.
 
     Args:
-      name: its folder.
+      name: the folder of the run.
 
     Raises:
-      UserError: if it holds no run, or one without verdicts.
+      UserError: if the folder holds no run, or a run without verdicts.
     """
     path = Path(name)
     if not (path / "config.json").is_file():

@@ -17,7 +17,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "the folder of a run", flag_value
 
 
 def main() -> None:
-    """Goes from a working directory to its verdicts and report."""
+    """Decides the hypotheses of a working directory and writes the report."""
     if not WORKDIR.value:
         raise UserError("--workdir is needed: the folder of a run, e.g. --workdir=runs/digits")
     run = Run.open(Path(WORKDIR.value))

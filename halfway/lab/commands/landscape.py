@@ -19,13 +19,15 @@ import numpy as np
 from absl import flags
 
 from halfway import sharding, storage
+from halfway.keys import named_key
 from halfway.lab.commands import launch, shared
 from halfway.lab.config import user
 from halfway.lab.config.config_file import ConfigFile
 from halfway.lab.config.settings import LandscapeSizes
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.measurements import weight_space
-from halfway.lab.report import landscape_page, page, report
+from halfway.lab.report import landscape_page
+from halfway.lab.report.page import write
 from halfway.lab.runtime import datasets, devices, environment, pipeline, processes, runs
 from halfway.lab.runtime.runs import Run
 from halfway.lab.study import conditions
@@ -54,21 +56,8 @@ LOSS = flags.DEFINE_string(
     "loss", None, "pkg.module:fn, a function from those parameters to a scalar", flag_values=FLAGS
 )
 DATA_DIR = shared.data_dir(FLAGS)
-CHECKPOINT_EVERY = shared.checkpoint_every(FLAGS)
+shared.checkpoint_every(FLAGS)
 PLACE = shared.place(FLAGS)
-SALT = 10
-"""Folded into a run's key, so that landscapes share no draw with any measurement."""
-DISTRUST = (
-    "Lines, planes and slices are sections of a space of thousands of dimensions: a barrier on the "
-    "straight line says nothing about other paths, and a plane through three points shows those "
-    "points, not what lies between in other directions.",
-    "The pair in the plane shares its start, which the population's pairs do not: without that, "
-    "there is no one θ_0 to walk from. All else is the population's.",
-    "Weight matching finds a local optimum: the barrier after the best permutation can be lower.",
-    "Filter normalization makes slices comparable between networks of different weight scales; it "
-    "does not make a wide slice a flat minimum.",
-    page.FINITE_DATA,
-)
 
 
 def main() -> None:
@@ -78,7 +67,7 @@ def main() -> None:
         raise UserError("--params and --loss belong together: parameters, and a loss_fn of them")
     devices.start(PLACE.value)  # the first of several processes reads the folder
     if PARAMS.value and LOSS.value:
-        _own(PARAMS.value, LOSS.value)
+        _draw_user_model(PARAMS.value, LOSS.value)
         return
     file = processes.shared(_stored) or CONFIG.load()
     condition, subfolder = _choose(file)
@@ -89,7 +78,7 @@ def main() -> None:
     with sharding.use(layout):
         folder = Path(WORKDIR.value or runs.default_folder(file))
         run = Run.create(folder, runs.identity(file, dataset), layout.mesh.size)
-        run.checkpoint_every = CHECKPOINT_EVERY.value
+        run.checkpoint_every = FLAGS.checkpoint_every
         with run.locked():
             described = environment.describe(dataset, launch.command_line())
             run.describe(lambda: described)
@@ -99,7 +88,7 @@ def main() -> None:
                 population = run.train(condition, pool)
             pipeline.stop_if_asked()
             LOG.info("drawing landscapes")
-            key = jax.random.fold_in(jax.random.key(file.config.seed), SALT)
+            key = named_key(jax.random.key(file.config.seed), "landscape page")
             arrays = weight_space.measure(population, pool, key, file.config.landscape)
             seconds = {"landscapes": time.monotonic() - started}
             # The command of this page, not of the run that trained.
@@ -107,15 +96,14 @@ def main() -> None:
                 pipeline.run_info(run, seconds, [], 1), command=described["command"]
             )
             lead = _lead(condition, arrays["slice_own"].shape[0])
+            heading = "What the two parties see"
             processes.shared(
-                lambda: _write(
-                    folder / subfolder, arrays, "What the two parties see", lead, page.repeat(info)
-                )
+                lambda: _write(folder / subfolder, arrays, heading=heading, lead=lead, run=info)
             )
 
 
 def _stored() -> ConfigFile | None:
-    """Returns the settings of the run that is named, where no config is given."""
+    """Returns the settings of the run in --workdir, where no config is given."""
     folder = Path(WORKDIR.value or "")
     if WORKDIR.value and not CONFIG.given and (folder / "config.json").is_file():
         run = Run.open(folder)
@@ -124,7 +112,7 @@ def _stored() -> ConfigFile | None:
 
 
 def _lead(condition: Condition, num_drawn: int) -> str:
-    """Returns what is drawn in one sentence."""
+    """Returns one sentence about the population that is drawn."""
     labels = "permuted labels, " if condition.permuted else ""
     if condition.noise_rate:
         labels = f"labels replaced at rate ρ = {condition.noise_rate:g}, "
@@ -136,9 +124,9 @@ def _lead(condition: Condition, num_drawn: int) -> str:
 
 
 def _choose(file: ConfigFile) -> tuple[Condition, str]:
-    """Returns what to draw, and the folder within the run that it goes to."""
-    config, name, key = file.config, ARCHITECTURE.value, CONDITION.value
-    if key:
+    """Returns the condition to draw, and the folder of the page within the run."""
+    config, name, condition_id = file.config, ARCHITECTURE.value, CONDITION.value
+    if condition_id:
         if name or CONFIG.given or not WORKDIR.value:
             raise UserError(
                 "--condition names a population of a finished run: give its --workdir, and neither "
@@ -146,12 +134,13 @@ def _choose(file: ConfigFile) -> tuple[Condition, str]:
             )
         folder = Path(WORKDIR.value)
         stored = processes.shared(lambda: Run.open(folder).conditions())
-        if key not in stored:
-            known = "; ".join(f"{k} ({pipeline.label(one)})" for k, one in stored.items())
+        if condition_id not in stored:
+            known = "; ".join(f"{k} ({pipeline.label(saved)})" for k, saved in stored.items())
             raise UserError(
-                f"--condition={key} is not stored in {WORKDIR.value}: there are {known or 'none'}"
+                f"--condition={condition_id} is not stored in {WORKDIR.value}: there are "
+                f"{known or 'none'}"
             )
-        return stored[key], f"landscape_{key}"
+        return stored[condition_id], f"landscape_{condition_id}"
     if name and name not in config.architectures:
         among = ", ".join(config.architectures)
         raise UserError(f"--architecture must be one of {among}, got {name!r}")
@@ -160,7 +149,7 @@ def _choose(file: ConfigFile) -> tuple[Condition, str]:
     return dataclasses.replace(condition, overlap=config.landscape.overlap), folder
 
 
-def _own(names: list[str], loss: str) -> None:
+def _draw_user_model(names: list[str], loss: str) -> None:
     members = [load_params(Path(name)) for name in names]
     if len(members) > 3:
         raise UserError(f"--params takes one to three files, got {len(members)}")
@@ -179,45 +168,31 @@ def _own(names: list[str], loss: str) -> None:
     folder = Path(WORKDIR.value or "runs/landscape") / "landscape"
     with sharding.use(devices.lay_out(PLACE.value)):
         arrays = weight_space.measure_own(loss_fn, members, jax.random.key(0), LandscapeSizes())
-    repeat = landscape_page.repeat_own(
-        launch.command_line(),
-        {"Parameters": ", ".join(names), "Loss": loss, "JAX": jax.__version__},
+    facts = {"Parameters": ", ".join(names), "Loss": loss, "JAX": jax.__version__}
+    heading, lead = "The landscape of a model", f"{', '.join(names)} under {loss}."
+    processes.shared(lambda: _write(folder, arrays, heading=heading, lead=lead, facts=facts))
+
+
+def _write(folder: Path, arrays: Any, **words: Any) -> None:
+    page = landscape_page.page(
+        arrays, weight_space.summary(arrays), command=launch.command_line(), **words
     )
-    lead = f"{', '.join(names)} under {loss}."
-    processes.shared(lambda: _write(folder, arrays, "The landscape of a model", lead, repeat))
-
-
-def _write(folder: Path, arrays: Any, heading: str, lead: str, repeat: str) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        storage.write_arrays(folder / "arrays.npz", arrays)
-        drawn = landscape_page.figures(arrays)
-        tabled = landscape_page.tables(arrays, weight_space.summary(arrays))
-        report.save_figures(folder / "figures", [one for many in drawn.values() for one in many])
-        landscape_page.write(
-            folder / "landscape.html",
-            heading=heading,
-            lead=lead,
-            drawn=drawn,
-            tabled=tabled,
-            distrust=DISTRUST,
-            repeat=repeat,
-        )
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another") from error
-    for table in tabled.values():
-        print(f"{table.title}\n{landscape_page.as_text(table)}\n")
-    print(folder / "landscape.html")
+    path = write(folder, page, {"arrays.npz": lambda path: storage.write_arrays(path, arrays)})
+    for table in page.content["tabled"].values():
+        if table:
+            print(f"{table}\n")
+    print(path)
 
 
 def load_params(path: Path) -> Params:
     """Returns the parameters of a .npz file: a tree whose keys are the parts of each name.
 
     Args:
-      path: of an archive with an array for each tensor, named as in "Dense_0/kernel".
+      path: the path of an archive with an array for each tensor, named as in "Dense_0/kernel".
 
     Raises:
-      UserError: if it cannot be read, or holds what is no array of numbers.
+      UserError: if the file cannot be read, holds no arrays, or holds an array that is not of
+        floats.
     """
     try:
         arrays = storage.read_arrays(path)

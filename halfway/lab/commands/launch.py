@@ -1,4 +1,4 @@
-"""How a command starts and ends: its flags, and a user's mistake as one line and exit code 2."""
+"""The start and end of a command: its flags, and a user's mistake as one line and exit code 2."""
 
 import difflib
 import io
@@ -31,14 +31,14 @@ def run(main: Callable[[], None], values: flags.FlagValues, *, positional: bool 
     """Runs a command with the arguments of the process.
 
     Args:
-      main: the command; its module's docstring is the help.
+      main: the command; the docstring of its module is the help.
       values: the flags that its module declares.
-      positional: whether it takes arguments that are no flags, see `shared.arguments`.
+      positional: whether the command takes arguments that are no flags, for `shared.arguments`.
     """
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks ρ or ● shows "?"
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    # A log line of ours is for the user; absl's own handler would show other libraries' too.
+    # Log lines of `LOG` are for the user; absl's handler would show those of other libraries too.
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -62,13 +62,13 @@ def call(
 
     Args:
       main: the command.
-      values: its flags.
-      arguments: without the program.
-      positional: whether it takes arguments that are no flags.
+      values: the flags of the command.
+      arguments: the arguments, without the program.
+      positional: whether the command takes arguments that are no flags.
 
     Raises:
-      UserError: for an unknown flag, a value of another type, an argument that is no flag, and
-        whatever the command raises.
+      UserError: for an unknown flag, a value of another type, or an argument that is no flag; and
+        where the command raises it.
     """
     parse(values, arguments, positional=positional)
     main()
@@ -79,11 +79,11 @@ def parse(values: flags.FlagValues, arguments: Sequence[str], *, positional: boo
 
     Args:
       values: the flags.
-      arguments: without the program.
-      positional: whether it takes arguments that are no flags.
+      arguments: the arguments, without the program.
+      positional: whether the command takes arguments that are no flags.
 
     Raises:
-      UserError: as of `call`.
+      UserError: for an unknown flag, a value of another type, or an argument that is no flag.
     """
     values.unparse_flags()
     try:
@@ -104,7 +104,7 @@ def parse(values: flags.FlagValues, arguments: Sequence[str], *, positional: boo
 
 
 def _explain(message: str, values: flags.FlagValues) -> str:
-    """Returns what a value that its flag refused must be, from absl's "flag --NAME=VALUE: WHY"."""
+    """Returns the rule that a flag's value broke, from absl's "flag --NAME=VALUE: WHY"."""
     match = re.match(r"flag --(\w+)=(.*?): ", message, re.DOTALL)
     if match is None or match[1] not in values:
         return " ".join(message.split())
@@ -115,7 +115,7 @@ def _explain(message: str, values: flags.FlagValues) -> str:
 
 
 def _fields_as_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
-    """Returns arguments with --config.FIELD=VALUE as values of one flag that takes many."""
+    """Returns arguments in which --config.FIELD=VALUE has become a value of the flag `FIELD`."""
     if shared.FIELD not in values:
         return list(arguments)
     rewritten, words = [], iter(arguments)
@@ -137,10 +137,10 @@ def _fields_as_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list
 
 
 def guard(command: Callable[[], None]) -> None:
-    """Calls a command; what a user can do something about ends the process with one line.
+    """Calls a command, and ends the process with one line for an error that a user can mend.
 
     Args:
-      command: without arguments.
+      command: the command, a function without arguments.
     """
     try:
         command()
@@ -167,7 +167,7 @@ def guard(command: Callable[[], None]) -> None:
 
 
 def _abandon() -> None:
-    """Ends one of several processes that met a fault, with its traceback; of one does nothing."""
+    """Ends this process after a fault with a traceback, if the run has several processes."""
     if processes.count() > 1:
         traceback.print_exc()
         processes.abandon(1)
@@ -181,7 +181,12 @@ def _fail(error: UserError) -> None:
 
 
 def usage(main: Callable[[], None], values: flags.FlagValues) -> str:
-    """Returns what --help prints: the docstring of the command's module, and its flags."""
+    """Returns the text of --help: the docstring of the command's module, and its flags.
+
+    Args:
+      main: the command.
+      values: the flags of the command.
+    """
     doc = (sys.modules[main.__module__].__doc__ or "").strip()
     shown = [values[name] for name in values if name not in shared.HIDDEN]
     names = [f"--{flag.name}" for flag in shown]

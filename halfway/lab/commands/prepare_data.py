@@ -22,7 +22,7 @@ DATA_DIR = shared.data_dir(FLAGS)
 
 
 def main() -> None:
-    """Goes from original files to a data set in the data folder."""
+    """Prepares a data set in the data folder from its original files."""
     if not DATASET.value or not SOURCE.value:
         raise UserError(
             f"--dataset and --source are needed: one of {', '.join(data.preparable())}, and the "

@@ -25,7 +25,7 @@ WORKDIR = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 DATA_DIR = shared.data_dir(FLAGS)
-DRY_RUN = flags.DEFINE_bool(
+PLAN_ONLY = flags.DEFINE_bool(
     "dry_run",
     False,
     "say what would be trained and how long it takes, train nothing",
@@ -34,12 +34,12 @@ DRY_RUN = flags.DEFINE_bool(
 TENSORBOARD = flags.DEFINE_bool(
     "tensorboard", False, "write event files into WORKDIR/tensorboard", flag_values=FLAGS
 )
-CHECKPOINT_EVERY = shared.checkpoint_every(FLAGS)
+shared.checkpoint_every(FLAGS)
 PLACE = shared.place(FLAGS)
 
 
 def main() -> None:
-    """Goes from a config to a report; each stage reads what the one before it left on disk."""
+    """Goes from a config to a report; each stage reads what earlier stages left on disk."""
     file = CONFIG.load()
     chosen = studies.choose(file.config.hypotheses if ONLY.value is None else ONLY.value)
     pipeline.check_tensorboard(TENSORBOARD.value)
@@ -50,7 +50,7 @@ def main() -> None:
     layout = devices.lay_out(PLACE.value, wanted, pool)
     folder = Path(WORKDIR.value or runs.default_folder(file))
     with sharding.use(layout):
-        if DRY_RUN.value:
+        if PLAN_ONLY.value:
             plan = processes.shared(
                 lambda: pipeline.plan(folder, file.config, chosen, pool, layout)
             )
@@ -58,7 +58,7 @@ def main() -> None:
             return
         identity = runs.identity(file, dataset)
         run = Run.create(folder, identity, layout.mesh.size)
-        run.checkpoint_every = CHECKPOINT_EVERY.value
+        run.checkpoint_every = FLAGS.checkpoint_every
         with run.locked():
             run.describe(lambda: environment.describe(dataset, launch.command_line()))
             pipeline.measure(run, chosen, pool)

@@ -1,4 +1,4 @@
-"""Flags that several commands declare: a config, a data folder, where a run computes, budgets."""
+"""Flags that several commands declare: a config, a data folder, places, budgets."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,37 +11,51 @@ from halfway.lab.config.user import UserError
 from halfway.lab.runtime.devices import Place
 
 FIELD = "set"
-"""The flag that --config.FIELD=VALUE becomes."""
+"""The name of the flag that --config.FIELD=VALUE becomes."""
 HIDDEN = (FIELD,)
 _ARGUMENTS: dict[int, tuple[str, ...]] = {}
 
 
 def arguments(values: flags.FlagValues) -> tuple[str, ...]:
-    """Returns the arguments of a command that are no flags."""
+    """Returns the arguments of a command that are no flags.
+
+    Args:
+      values: the flags of the command.
+    """
     return _ARGUMENTS.get(id(values), ())
 
 
 def set_arguments(values: flags.FlagValues, rest: Sequence[str]) -> None:
-    """Keeps the arguments of a command that are no flags."""
+    """Stores the arguments of a command that are no flags.
+
+    Args:
+      values: the flags of the command.
+      rest: the arguments that are no flags.
+    """
     _ARGUMENTS[id(values)] = tuple(rest)
 
 
 class ConfigFlag(NamedTuple):
-    """--config and --config.FIELD=VALUE."""
+    """The flags --config and --config.FIELD=VALUE.
+
+    Attributes:
+      file: --config, the name or file of a config.
+      fields: the fields that are set, as FIELD=VALUE.
+    """
 
     file: flags.FlagHolder
     fields: flags.FlagHolder
 
     @property
     def given(self) -> bool:
-        """Whether the command line says anything of the config."""
+        """Whether the command line has any of these flags."""
         return bool(self.file.present or self.fields.present)
 
     def load(self) -> ConfigFile:
         """Returns the settings that the flags name.
 
         Raises:
-          UserError: as `config_file.load`.
+          UserError: if --config is empty, or `config_file.load` raises it.
         """
         if not self.file.value:
             raise UserError(
@@ -52,7 +66,11 @@ class ConfigFlag(NamedTuple):
 
 
 def config(values: flags.FlagValues) -> ConfigFlag:
-    """Declares --config, whose fields are set by --config.FIELD=VALUE."""
+    """Declares --config, whose fields are set by --config.FIELD=VALUE.
+
+    Args:
+      values: the flags of the command.
+    """
     text = (
         "NAME or FILE.py, with :VARIANT where there are variants; fields are set by "
         "--config.FIELD=VALUE"
@@ -64,19 +82,27 @@ def config(values: flags.FlagValues) -> ConfigFlag:
 
 
 def data_dir(values: flags.FlagValues) -> flags.FlagHolder:
-    """Declares --data_dir."""
+    """Declares --data_dir.
+
+    Args:
+      values: the flags of the command.
+    """
     text = "data folder; $TFDS_DATA_DIR, else ~/tensorflow_datasets, by default"
     return flags.DEFINE_string("data_dir", None, text, flag_values=values)
 
 
 def checkpoint_every(values: flags.FlagValues) -> flags.FlagHolder:
-    """Declares --checkpoint_every."""
+    """Declares --checkpoint_every.
+
+    Args:
+      values: the flags of the command.
+    """
     text = "seconds from one checkpoint of a training to the next"
     return flags.DEFINE_float("checkpoint_every", 60.0, text, lower_bound=0.0, flag_values=values)
 
 
 class PlaceFlags(NamedTuple):
-    """Flags that say where a run computes."""
+    """The flags of the fields of `Place`, which say where a run computes."""
 
     mesh: flags.FlagHolder
     at_once: flags.FlagHolder
@@ -88,12 +114,16 @@ class PlaceFlags(NamedTuple):
 
     @property
     def value(self) -> Place:
-        """What they say."""
+        """The values of the flags."""
         return Place(*(holder.value for holder in self))
 
 
 def place(values: flags.FlagValues) -> PlaceFlags:
-    """Declares the flags that say where a run computes."""
+    """Declares the flags that say where a run computes.
+
+    Args:
+      values: the flags of the command.
+    """
     here: dict[str, Any] = {"flag_values": values}
     return PlaceFlags(
         flags.DEFINE_string(
@@ -129,7 +159,14 @@ class _BudgetParser(flags.ArgumentParser):
     syntactic_help = "positive numbers with commas between, e.g. 8/255,0.1"
 
     def parse(self, argument: Any) -> tuple[float, ...]:
-        """Returns the budgets of a text, or those of a default as they are."""
+        """Returns the budgets of a text, sorted; the budgets of a default stay as they are.
+
+        Args:
+          argument: the text of the flag, or a tuple of numbers.
+
+        Raises:
+          ValueError: if a word is no positive number.
+        """
         if isinstance(argument, tuple):
             return argument
         try:
@@ -142,7 +179,14 @@ class _BudgetParser(flags.ArgumentParser):
 
 
 def budgets(values: flags.FlagValues, name: str, default: Sequence[float], text: str) -> Any:
-    """Declares a flag of one or more budgets; "8/255" is understood."""
+    """Declares a flag of one or more budgets, which may be written as "8/255".
+
+    Args:
+      values: the flags of the command.
+      name: the name of the flag.
+      default: the budgets by default.
+      text: the help of the flag.
+    """
     return flags.DEFINE(  # pyright: ignore
         _BudgetParser(), name, tuple(default), text, flag_values=values
     )

@@ -6,21 +6,24 @@ on several machines may share the folder.
 Example: halfway sweep --sweep=configs/sweeps/example.toml --shard=1/4
 """
 
-import contextlib
 import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from absl import flags
 
 from halfway import storage
 from halfway.lab.commands import launch, shared
+from halfway.lab.config import user
 from halfway.lab.config.user import UserError
+from halfway.lab.report import sweep_page
+from halfway.lab.report.page import write
 from halfway.lab.runtime import sweep_file, sweep_table
 from halfway.lab.runtime.sweep_file import Setting
 
@@ -39,14 +42,17 @@ SHARD = flags.DEFINE_string(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "runs/FILE by default", flag_values=FLAGS)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "say what would be run", flag_values=FLAGS)
-DATA_DIR = shared.data_dir(FLAGS)
-CACHE = flags.DEFINE_string(
-    "compilation_cache", None, "folder of compiled programs, or 'off'", flag_values=FLAGS
+PASSED_ON = (
+    shared.data_dir(FLAGS),
+    flags.DEFINE_string(
+        "compilation_cache", None, "folder of compiled programs, or 'off'", flag_values=FLAGS
+    ),
 )
+"""The flags that each run of the sweep gets as they are."""
 
 
 def main() -> None:
-    """Runs every setting of a file, then prints a table over all of them."""
+    """Runs all settings of a sweep file, then prints a table of them."""
     if not SWEEP.value:
         raise UserError("--sweep is needed: a file such as configs/sweeps/example.toml")
     sweep = sweep_file.load(SWEEP.value)
@@ -54,9 +60,7 @@ def main() -> None:
     first, step = _shard(SHARD.value)
     mine = sweep.settings[first - 1 :: step]
     passed_on = [
-        f"--{holder.name}={holder.value}"
-        for holder in (DATA_DIR, CACHE)
-        if holder.value is not None
+        f"--{holder.name}={holder.value}" for holder in PASSED_ON if holder.value is not None
     ]
     if DRY_RUN.value:
         _announce(root, mine, passed_on)
@@ -66,22 +70,26 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the child as Ctrl-C does
     failures = _run_all(root, mine, passed_on)
     table = sweep_table.tabulate(root, sweep.settings)
-    with _writing(root):
-        storage.write_table(root / "sweep.parquet", table)
-        storage.write_whole(root / "sweep.csv", table.to_csv(index=False).encode())
-    print(f"\n{sweep_table.format_table(table)}\n\n{root / 'sweep.csv'}")
+    page = sweep_page.page(table, name=sweep.name, command=launch.command_line())
+    csv = table.to_csv(index=False).encode()
+    path = write(
+        root,
+        page,
+        {
+            "sweep.parquet": lambda path: storage.write_table(path, table),
+            "sweep.csv": lambda path: storage.write_whole(path, csv),
+        },
+        resumes=True,
+    )
+    print(f"\n{sweep_table.format_table(table)}\n\n{path}")
     if failures:
         names = "; ".join(f"{name} ({reason})" for name, reason in failures.items())
         print(f"{len(failures)} of {len(mine)} settings failed: {names}", file=sys.stderr)
         sys.exit(1)
 
 
-@contextlib.contextmanager
-def _writing(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"--workdir={root} cannot be written ({error.strerror})") from error
+def _writing(root: Path) -> AbstractContextManager[None]:
+    return user.writing(f"--workdir={root}", resumes=True)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -103,7 +111,7 @@ def _announce(root: Path, mine: Sequence[Setting], passed_on: Sequence[str]) -> 
 
 
 def _run_all(root: Path, mine: Sequence[Setting], passed_on: Sequence[str]) -> dict[str, str]:
-    """Returns why settings failed, by name; says on the way which one runs."""
+    """Returns why settings failed, by name; prints the setting that is running."""
     failures = {}
     for number, setting in enumerate(mine, 1):
         where = f"[{number}/{len(mine)}] {setting.name}"
@@ -121,12 +129,12 @@ def _run_all(root: Path, mine: Sequence[Setting], passed_on: Sequence[str]) -> d
 
 
 def _run(root: Path, setting: Setting, passed_on: Sequence[str]) -> str:
-    """Returns why a setting failed, or nothing.
+    """Returns why a setting failed, or an empty text.
 
-    A process of its own: what kills it, memory or a fault, spares the others.
+    A setting runs in a process of its own, so that a lack of memory or a fault stops it alone.
     """
     log = root / f"{setting.name}.log"
-    # Another process may be writing to it: added to, never emptied.
+    # Another process may be writing to the log, so it is never emptied.
     with _writing(root), log.open("ab") as file:
         before = file.tell()
         process = subprocess.Popen(
@@ -145,7 +153,7 @@ def _run(root: Path, setting: Setting, passed_on: Sequence[str]) -> str:
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """Ends a process; a run may be killed at any time, since all of its files are written whole."""
+    """Ends a process; this is safe at any time, since a run writes each file whole."""
     try:
         process.wait(3)  # a terminal has told it too
     except subprocess.TimeoutExpired:

@@ -20,7 +20,8 @@ from absl import flags
 from halfway import sharding, storage, transfer
 from halfway.lab.commands import launch, shared
 from halfway.lab.config.user import LOG, UserError
-from halfway.lab.report import landscape_page, report, transfer_page, transfer_summary
+from halfway.lab.report import transfer_page, transfer_summary
+from halfway.lab.report.page import write
 from halfway.lab.runtime import devices, pipeline, processes, user_models
 
 FLAGS = flags.FlagValues()
@@ -67,7 +68,7 @@ OUT_DIR = flags.DEFINE_string(
 )
 DATA_DIR = shared.data_dir(FLAGS)
 PLACE = shared.place(FLAGS)
-CHUNK_SIZE = 128
+IMAGES_AT_ONCE = 128
 
 
 def main() -> None:
@@ -97,7 +98,7 @@ def main() -> None:
             attack_fns=attack_fns,
             budgets=budgets,
             threat_fn=threat_fn,
-            chunk_size=CHUNK_SIZE,
+            chunk_size=IMAGES_AT_ONCE,
             progress=_progress,
         )
     settings = {
@@ -118,7 +119,7 @@ def main() -> None:
 
 
 def _load_models() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns surrogates and targets, the same where one function is named."""
+    """Returns surrogates and targets, which are the same if only one function is named."""
     surrogates = user_models.load_models("surrogates", str(SURROGATES.value))
     if not TARGETS.value or TARGETS.value == SURROGATES.value:
         return surrogates, surrogates
@@ -127,35 +128,32 @@ def _load_models() -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _write(
     folder: Path,
-    grid: transfer.Grid,
+    grid: transfer.TransferGrid,
     examples: user_models.Examples,
     settings: dict[str, Any],
     lead: str,
 ) -> None:
-    whole, cells = transfer_page.summarize(grid)
-    drawn = transfer_page.figures(grid, whole, cells)
-    tabled = transfer_page.tables(whole, cells)
-    facts = settings | {"JAX": jax.__version__}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        storage.write_json(folder / "settings.json", settings)
-        storage.write_table(folder / "transfer.parquet", transfer_summary.long_table(grid))
-        arrays = transfer_summary.arrays(grid, examples.labels)
-        storage.write_arrays(folder / "outcomes.npz", arrays)
-        report.save_figures(folder / "figures", drawn)
-        transfer_page.write(
-            folder / "transfer.html",
-            lead=lead,
-            drawn=drawn,
-            tabled=tabled,
-            distrusted=transfer_page.distrust(whole, examples.source),
-            repeat=landscape_page.repeat_own(launch.command_line(), facts),
-        )
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another") from error
-    for table in tabled:
-        print(f"{table.title}\n{landscape_page.as_text(table)}\n")
-    print(folder / "transfer.html")
+    page, tables = transfer_page.page(
+        grid,
+        lead=lead,
+        source=examples.source,
+        command=launch.command_line(),
+        settings=settings | {"JAX": jax.__version__},
+    )
+    table = transfer_summary.long_table(grid)
+    outcomes = transfer_summary.arrays(grid, examples.labels)
+    path = write(
+        folder,
+        page,
+        {
+            "settings.json": lambda path: storage.write_json(path, settings),
+            "transfer.parquet": lambda path: storage.write_table(path, table),
+            "outcomes.npz": lambda path: storage.write_arrays(path, outcomes),
+        },
+    )
+    for shown in tables:
+        print(f"{shown}\n")
+    print(path)
 
 
 def _options(fn: functools.partial) -> dict[str, Any]:

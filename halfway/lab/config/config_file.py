@@ -23,8 +23,8 @@ class ConfigFile(NamedTuple):
     """The settings that a config file and flags give.
 
     Attributes:
-      config: typed.
-      name: of the file and its variant, for the run.
+      config: the typed settings.
+      name: the name of the file and its variant, which names the run.
       overrides: values of the fields that differ from the file, by dotted name.
     """
 
@@ -34,18 +34,18 @@ class ConfigFile(NamedTuple):
 
 
 def shipped_folder() -> Path:
-    """Returns the folder of the configs that come with the project: of the checkout or package."""
+    """Returns the folder of the shipped configs, in the checkout or else in the package."""
     return CHECKOUT / "configs" if CHECKOUT else _PACKAGE / "lab" / "configs"
 
 
 def shipped(text: str = DEFAULT) -> ConfigDict:
-    """Returns a config that comes with the project, to be changed by a config file of one's own.
+    """Returns a shipped config, which a user's config file may change.
 
     Args:
-      text: its name, or NAME:VARIANT.
+      text: the name of the config, or NAME:VARIANT.
 
     Raises:
-      UserError: if there is none of that name or variant.
+      UserError: if no config of that name or variant is shipped.
 
     Examples:
       >>> config = config_file.shipped("digits:smoke")
@@ -67,7 +67,7 @@ def shipped_names() -> list[str]:
 def find(text: str) -> Path | None:
     """Returns the file of a path, or of a name: `digits` is `configs/digits.py`.
 
-    It is looked for in the current folder, then in the checkout, then in the package.
+    The current folder is searched first, then the checkout, then the package.
 
     Args:
       text: a path, or the name of a config.
@@ -85,8 +85,8 @@ def load(text: str = DEFAULT, overrides: Mapping[str, str] | None = None) -> Con
     """Returns the settings of NAME, FILE.py, NAME:VARIANT or FILE.py:VARIANT.
 
     Args:
-      text: see `find`.
-      overrides: text of flags by dotted name of the field.
+      text: a path or name as for `find`, with or without a variant.
+      overrides: the texts of flags by dotted name of the field.
 
     Raises:
       UserError: if there is no such file, it cannot be loaded, it has no such variant, or a field
@@ -131,7 +131,7 @@ def _module(path: Path) -> Any:
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # leave no cache beside it
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # no cache beside the file
     try:
         loader.exec_module(module)
     finally:

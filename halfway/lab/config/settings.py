@@ -1,7 +1,7 @@
-"""Typed settings of a run: what a config file and flags may say, with the range of each field.
+"""Typed settings of a run: the fields that a config file and flags may set, with their ranges.
 
 A config file gives an `ml_collections.ConfigDict`, flags give text. `parse` turns both into a
-frozen `RunConfig`; behind it no code sees a ConfigDict.
+frozen `RunConfig`; no other code sees a ConfigDict.
 """
 
 import ast
@@ -23,13 +23,13 @@ from halfway.lab.config.user import UserError
 
 
 def number(text: str) -> float:
-    """Returns the number that a text stands for; "8/255" is one.
+    """Returns the number that a text stands for, such as "0.1" or "8/255".
 
     Args:
-      text: a decimal number, or two of them with a slash between.
+      text: a decimal number, or two decimal numbers with a slash between.
 
     Raises:
-      ValueError: for anything else.
+      ValueError: for another text.
 
     Examples:
       >>> settings.number("8/255") == 8 / 255
@@ -47,7 +47,7 @@ def _number(value: Any) -> Any:
 
 
 def _items(value: Any) -> Any:
-    """Returns the items of "(0, 0.5, 1)" or "0,0.5,1"; a lone value is a tuple of one."""
+    """Returns the items of "(0, 0.5, 1)" or "0,0.5,1"; a single value becomes a tuple."""
     if isinstance(value, str):
         items = value.strip().strip("()[]").split(",")
         return tuple(item.strip().strip("'\"") for item in items if item.strip())
@@ -55,7 +55,7 @@ def _items(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value  # of NumPy
+    return value.item() if hasattr(value, "item") else value  # scalars of NumPy
 
 
 Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
@@ -90,7 +90,16 @@ _STRICT = pydantic.ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Training:
-    """How models are trained; see `populations.Condition` for what each field means."""
+    """How models are trained.
+
+    Attributes:
+      optimizer: "adam" or "sgd".
+      learning_rate: the learning rate.
+      weight_decay: decoupled weight decay, which is multiplied by the learning rate.
+      batch_size: the number of examples of a step.
+      compute_dtype: the type of forward and backward pass; parameters are float32.
+      probe_steps: increasing steps at which landscapes are measured; the last step ends training.
+    """
 
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: Positive
@@ -102,14 +111,14 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Attack:
-    """PGD on the margin loss from the clean image, in l∞.
+    """How models are attacked: PGD on the margin loss from the clean image, in l∞.
 
     Attributes:
-      num_steps: of PGD.
+      num_steps: the number of steps of PGD.
       relative_step: the length of a step as a share of the budget.
       epsilon: the budget that decides.
-      budgets: those of the curve beside it.
-      epsilon_calibration: of the single step whose first-order prediction is checked.
+      budgets: the budgets of the curve beside it.
+      epsilon_calibration: the budget of the single step whose first-order prediction is checked.
     """
 
     num_steps: Count
@@ -124,16 +133,19 @@ class LandscapeSizes:
     """How much of a landscape is drawn.
 
     Attributes:
-      num_pairs: of the population, at most its own; planes and sections show the first.
-      num_points: on a segment.
-      grid: points along each side of a plane.
-      num_examples: of each half for planes, slices and spectra, at most n.
-      chunk_size: examples at once.
-      num_eigenvalues: the largest.
-      num_steps: of Lanczos for a density.
-      num_samples: random starts of a density, and of a trace.
-      num_class_examples: of each half for the meeting matrix, and of S for alignments.
-      overlap: of the halves in the population drawn, 0 to 1: at 1 both models have the same data.
+      num_pairs: the number of pairs of the population, at most P; planes and sections show the
+        first.
+      num_points: T, the number of points on a segment.
+      grid: the number of points along each side of a plane.
+      num_examples: the number of examples of each half for planes, slices and spectra, at most n.
+      chunk_size: the number of examples taken at once.
+      num_eigenvalues: the number of largest eigenvalues.
+      num_steps: the number of Lanczos steps for a density.
+      num_samples: the number of random starts of a density, and of a trace.
+      num_class_examples: the number of examples of each half for the meeting matrix, and of S for
+        alignments.
+      overlap: the overlap of the halves in the population that is drawn, 0 to 1; at 1 both models
+        have the same data.
     """
 
     num_pairs: Count = 8
@@ -153,20 +165,21 @@ class RunConfig:
     """The settings of a run.
 
     Attributes:
-      dataset: a name that `data.load` knows.
-      subset: of the data set that halves are drawn from: "train", or "all" with its test split.
-      num_classes: C.
-      seed: of every draw.
-      num_pairs: P of each condition.
-      num_examples: n of each half.
-      num_holdout: size of S.
-      noise_rates: ρ, increasing from 0 to 1.
-      architectures: names among `models`; the first decides where a hypothesis names none.
-      models: a plain config for each name, see `models.build`.
+      dataset: a name that `data.load` takes.
+      subset: the part of the data set that halves are drawn from: "train", or "all" for train and
+        test split.
+      num_classes: C, the number of classes.
+      seed: the seed of every draw.
+      num_pairs: P, the number of pairs of each condition.
+      num_examples: n, the number of examples of each half.
+      num_holdout: the number of examples of S.
+      noise_rates: the rates ρ of label noise, increasing from 0 to 1.
+      architectures: names among `models`; the first is used where a hypothesis names none.
+      models: a plain config for each name, as `models.build` takes it.
       training: how models are trained.
-      attack: how they are attacked.
-      hypotheses: those that are run where `--only` says nothing.
-      landscape: how much the page of landscapes draws.
+      attack: how models are attacked.
+      hypotheses: the ids of the hypotheses that are run where `--only` is not given.
+      landscape: how much of the landscapes is drawn.
     """
 
     dataset: str
@@ -198,7 +211,7 @@ class RunConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns nested plain dicts; `parse` reads them back."""
+        """Returns nested plain dicts, which `parse` reads."""
         return dataclasses.asdict(self)
 
 
@@ -236,12 +249,12 @@ def _of_type(where: str, kind: Any, value: Any) -> Any:
 
 
 def parse(plain: Mapping[str, Any]) -> RunConfig:
-    """Returns typed settings from plain data: of a config file, of flags, of JSON.
+    """Returns typed settings from the plain data of a config file, of flags or of JSON.
 
     Text is read as the type of its field, so that flags may say "8/255" and "0.05,0.1".
 
     Args:
-      plain: nested dicts.
+      plain: nested dicts of fields.
 
     Raises:
       UserError: for the first field that is missing, unknown, of another type or out of range,
@@ -254,14 +267,14 @@ def parse(plain: Mapping[str, Any]) -> RunConfig:
 
 
 def override(plain: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
-    """Returns plain data with fields replaced by what flags say.
+    """Returns plain data with fields replaced by the texts of flags.
 
     Args:
       plain: nested dicts of a config file.
-      overrides: text by dotted name.
+      overrides: the texts by dotted name of the field.
 
     Raises:
-      UserError: for a name that is no field, with the nearest that is one.
+      UserError: for a name that is no field; the message has the nearest field.
     """
     known = fields_of(RunConfig) | leaves(plain) | _fields_of_models(plain)
     changed = {name: _copied(value) for name, value in plain.items()}
@@ -272,7 +285,7 @@ def override(plain: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str
         place = changed
         for group in groups:
             place = place.setdefault(group, {})
-        # What models hold is typed by their modules; a literal of Python is what it says.
+        # Fields of models are typed by their modules, so that a Python literal is read as such.
         place[last] = _literal(text) if groups[:1] == ["models"] else text
     return changed
 
@@ -316,7 +329,7 @@ def leaves(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
     """Returns the values of all fields by dotted name.
 
     Args:
-      config: typed or plain.
+      config: typed settings, or nested plain dicts.
     """
     plain = config.to_dict() if isinstance(config, RunConfig) else config
     return dict(_leaves(plain, ""))
@@ -331,7 +344,12 @@ def _leaves(plain: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def fields_of(kind: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns the declared types of all fields of a settings class by dotted name."""
+    """Returns the declared types of all fields of a settings class by dotted name.
+
+    Args:
+      kind: the settings class.
+      prefix: what stands before each name, e.g. "training.".
+    """
     declared = {}
     for field in dataclasses.fields(kind):
         if dataclasses.is_dataclass(field.type):
@@ -342,7 +360,7 @@ def fields_of(kind: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _explain(error: pydantic.ValidationError, kind: Any, where: str) -> str:
-    """Returns one line for the first thing that is wrong: field, rule, value."""
+    """Returns one line for the first field that is wrong: its name, rule and value."""
     first: dict[str, Any] = dict(error.errors()[0])
     path = [str(part) for part in first["loc"] if isinstance(part, str)]
     name = ".".join(filter(None, (where, *path)))

@@ -1,38 +1,62 @@
-"""What a user hears and hands over: mistakes in one line, log lines, functions of their own."""
+"""What passes between a user and the program: errors in one line, log lines, named functions."""
 
+import contextlib
+import errno
 import importlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 LOG = logging.getLogger("halfway.lab")
-"""For lines that a user should read; other libraries' loggers stay as quiet as they are."""
+"""The logger of lines that a user should read; loggers of other libraries are left alone."""
 
 
 class UserError(Exception):
-    """What was wrong and what to do, in one line."""
+    """A mistake of a user; the message says in one line what was wrong and what to do."""
+
+
+@contextlib.contextmanager
+def writing(place: object, *, resumes: bool = False) -> Iterator[None]:
+    """Turns every `OSError` of the block into a user's error.
+
+    Args:
+      place: what the block writes to, e.g. a folder or "--workdir=runs/x".
+      resumes: whether the same command goes on from the files that are there.
+
+    Raises:
+      UserError: for every `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        advice = "choose another"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = "free some space"
+            advice += ", and the same command goes on from what is there" if resumes else ""
+        reason = error.strerror or error
+        raise UserError(f"{place} cannot be written ({reason}): {advice}") from error
 
 
 def load_function(flag: str, name: str) -> Callable[..., Any]:
-    """Returns the function that `pkg.module:fn` names; the current folder is looked in too.
+    """Returns the function that `pkg.module:fn` names; the current folder is searched too.
 
     Args:
-      flag: that names it, for messages.
-      name: what it says.
+      flag: the flag that names the function, for messages.
+      name: the value of the flag, `pkg.module:fn`.
 
     Raises:
-      UserError: if there is none.
+      UserError: if there is no such function.
     """
     module, colon, function = name.partition(":")
     if not colon or not function:
         raise UserError(f"--{flag}={name} names no function: write pkg.module:fn")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        found = getattr(importlib.import_module(module), function)
+        fn = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise UserError(f"--{flag}={name} cannot be imported: {error}") from error
     finally:
         sys.path.pop(0)
-    return found
+    return fn

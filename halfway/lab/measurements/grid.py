@@ -5,22 +5,24 @@ two that differ in one factor alone are there, which granulated rank correlation
 """
 
 import dataclasses
-import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
-from halfway import landscapes, meeting, populations, sharding
-from halfway.data import Split
+from halfway import landscapes, meeting, populations
 from halfway.lab.config.settings import RunConfig
-from halfway.lab.study import evidence, tables
+from halfway.lab.measurements import learning
+from halfway.lab.measurements.context import Context, Pair, Program, Shared
+from halfway.lab.measurements.learning import LEARNING
+from halfway.lab.study import evidence
 from halfway.lab.study.conditions import condition
-from halfway.lab.study.protocol import Measured, Measurement
-from halfway.populations import Condition, Population
+from halfway.lab.study.records import Measured, Measurement, Records
+from halfway.populations import Condition
 from halfway.types import Array, Key, Params, Sample
 
 NUM_PAIRS = 8
@@ -52,6 +54,9 @@ FACTORS = (
     Factor("batch_size", (0.25, 1.0)),
 )
 """Noise rate, depth and weight decay as they are; the others times what the config has."""
+NOISE_RATE = [factor.name for factor in FACTORS].index("noise_rate")
+"""The place of ρ among the factors."""
+NOISE_RATES = FACTORS[NOISE_RATE].levels
 _LEVELS = {factor.name: factor.levels for factor in FACTORS}
 _FIXED_WHERE_SMALL = ("depth", "weight_decay")
 
@@ -83,28 +88,28 @@ def cells(config: RunConfig) -> list[Cell]:
     base = condition(config, config.architectures[0])
     small = base.num_pairs < evidence.MIN_PAIRS
     full = widths[0][0]
-    found = []
+    grid = []
     choices = [(0,) if small and f.name in _FIXED_WHERE_SMALL else (0, 1) for f in FACTORS]
     for levels in itertools.product(*choices):
-        at = {f.name: f.levels[level] for f, level in zip(FACTORS, levels, strict=True)}
-        one = dataclasses.replace(
+        values = {f.name: f.levels[level] for f, level in zip(FACTORS, levels, strict=True)}
+        varied = dataclasses.replace(
             base,
-            architecture=f"mlp of depth {at['depth']:g}",
-            model={"kind": "mlp", "widths": (full // 2,) * int(at["depth"])},
+            architecture=f"mlp of depth {values['depth']:g}",
+            model={"kind": "mlp", "widths": (full // 2,) * int(values["depth"])},
             num_pairs=min(SMALL_PAIRS if small else NUM_PAIRS, base.num_pairs),
-            noise_rate=at["noise_rate"],
-            num_examples=round(at["num_examples"] * base.num_examples),
+            noise_rate=values["noise_rate"],
+            num_examples=round(values["num_examples"] * base.num_examples),
             capacity=round(max(_LEVELS["num_examples"]) * base.num_examples),
-            width=max(1, round(at["width"] * full)),
-            learning_rate=at["learning_rate"] * base.learning_rate,
-            weight_decay=at["weight_decay"],
-            batch_size=max(1, round(at["batch_size"] * base.batch_size)),
+            width=max(1, round(values["width"] * full)),
+            learning_rate=values["learning_rate"] * base.learning_rate,
+            weight_decay=values["weight_decay"],
+            batch_size=max(1, round(values["batch_size"] * base.batch_size)),
             batch_capacity=base.batch_size,
             probe_steps=(0, EARLY, MAX_STEPS),
             stop_loss=STOP_LOSS,
         )
-        found.append(Cell(levels, one))
-    return found
+        grid.append(Cell(levels, varied))
+    return grid
 
 
 RIVALS = {
@@ -129,33 +134,37 @@ _RADIUS = 0.05
 def _early(
     program: Condition, key: Key, params: Params, samples: Mapping[str, Sample], images: Array
 ) -> dict[str, Any]:
-    """Returns signal, noise and loss of the own half, and the parameters."""
+    """Returns signal, noise and loss of the own half, and the parameters; a `populations.Probe`."""
     del key
-    own = samples["own"]
-    x = images[own.indices]
-    scale = meeting.noise_scale(program.apply_fn, params, x, own.labels, own.mask)
-    found = populations.landscape_losses(program.apply_fn, params, images, own)
+    half = samples["own"]
+    x = images[half.indices]
+    scale = meeting.noise_scale(program.apply_fn, params, x, half.labels, half.mask)
+    losses = populations.landscape_losses(program.apply_fn, params, images, half)
     return {
         "early_signal": scale.signal,
         "early_noise": scale.noise,
-        "early_loss": found["cross_entropy"],
+        "early_loss": losses["cross_entropy"],
         "params": params,
     }
 
 
-@functools.partial(sharding.jit, static_argnames=("program",))
-def _complexity_program(members, images, *, program: Condition):
-    apply_fn = program.apply_fn
+def _trained(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]:
+    """Returns measures `[2]` of both trained models, each inside its own half.
 
-    def one(key, params, start, sample):
+    `pair.extra` are the parameters at step 0 and what each model trained on, leaves `[2, ...]`.
+    """
+    apply_fn, images = program.apply_fn, shared.images
+
+    def model(key, params, start, half):
         def loss_fn(params):
-            return populations.landscape_losses(apply_fn, params, images, sample)["cross_entropy"]
+            losses = populations.landscape_losses(apply_fn, params, images, half)
+            return losses["cross_entropy"]
 
         keys = jax.random.split(key, 3)
         norm = landscapes.parameter_norm(params)
         spectral = landscapes.log_spectral_product(params)
         margin = landscapes.margin_quantile(
-            apply_fn(params, images[sample.indices]), sample.labels, sample.mask
+            apply_fn(params, images[half.indices]), half.labels, half.mask
         )
         return {
             "parameter_norm": norm,
@@ -174,34 +183,93 @@ def _complexity_program(members, images, *, program: Condition):
             "flatness": landscapes.flatness(loss_fn, params, keys[2]),
         }
 
-    return sharding.spread(lambda member: jax.vmap(one)(*member))(members)
+    return jax.vmap(model)(jax.random.split(pair.key), pair.params, *pair.extra)
 
 
-def _complexity(
-    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
-) -> Measured:
-    """Returns what is told of each model inside its own half: coherence early, measures at the end.
+def _measure(context: Context) -> xr.Dataset:
+    """Returns what is told of each model inside its own half.
 
-    `early_signal` and `early_noise` are those of P3 at step `EARLY`; `num_steps` is where the model
-    stopped, `reached` whether at the loss that all were to come to.
+    `rivals` (pair, model, measure), and `early_signal` and `early_noise` (pair, model), those of P3
+    at step `EARLY`.
     """
-    del config
-    (one,) = population
-    condition = one.condition
-    seen = populations.observe(condition, pool, _early, steps=(0, EARLY))
-    start = jax.tree.map(lambda leaf: leaf[:, :, 0], seen.pop("params"))
-    own, _ = one.samples()
-    keys = jax.random.split(key, (condition.num_pairs, 2))
-    images = jnp.asarray(pool.images, jnp.float32)
-    members = (keys, one.params, start, own)
-    values = _complexity_program(members, images, program=populations.program_of(condition))
-    values |= {name: value[..., 1] for name, value in seen.items()}
-    final = one.landscapes["own"]["cross_entropy"][..., -1]
-    values |= {"num_steps": one.num_steps, "reached": final <= condition.stop_loss}
-    both = {"pair": range(condition.num_pairs), "surrogate": tables.HALVES}
-    named = {"condition": condition.key, "subset": "own"}
-    axes = {"quantity": tuple(values)} | both
-    return Measured(tables.rows(np.array(list(values.values())), axes, **named))
+    watched = context.along_training(_early, steps=(0, EARLY))
+    start = jax.tree.map(lambda leaf: leaf[:, :, 0], watched.pop("params"))
+    trained_on, _ = context.population.samples()
+    values = context.over_pairs(_trained, extra=(start, trained_on))
+    values |= {name: np.asarray(walk)[..., 1] for name, walk in watched.items()}
+    rivals = np.stack([values.pop(name) for name in RIVALS], -1)
+    numbers = {name: (("pair", "model"), value) for name, value in values.items()}
+    return context.dataset(
+        numbers | {"rivals": (("pair", "model", "measure"), rivals)}, measure=list(RIVALS)
+    )
 
 
-COMPLEXITY = Measurement("complexity", 12, _complexity)
+COMPLEXITY = Measurement("complexity", _measure)
+
+
+class Measures(NamedTuple):
+    """M measures of the grid's C conditions with P pairs each, and the gaps of the same pairs.
+
+    Attributes:
+      numerators, denominators: `[M, C, P]`, see who reads them; NaN where a pair does not count.
+      gap: `[C, P]` in error; NaN where a pair does not count.
+      finite: `[C, P]` whether all that is read of a pair stayed finite.
+      reached: `[C, P]` whether both models came to the loss at which all stop.
+      levels: `[C, F]`, 0 or 1, of each factor.
+    """
+
+    numerators: np.ndarray
+    denominators: np.ndarray
+    gap: np.ndarray
+    finite: np.ndarray
+    reached: np.ndarray
+    levels: np.ndarray
+
+    @property
+    def strata(self) -> np.ndarray:
+        """`[C]`, conditions of equal ρ."""
+        return self.levels[:, NOISE_RATE]
+
+
+def with_gaps(records: Records, numerators: np.ndarray, denominators: np.ndarray) -> Measures:
+    """Returns measures beside the gaps, without the pairs that do not count.
+
+    A pair counts where all that is read of it is finite, and both of its models came to the loss at
+    which all stop.
+
+    Args:
+      records: that hold `LEARNING` of every condition of the grid.
+      numerators, denominators: `[M, C, P]`, conditions in the order of `cells`.
+    """
+    grid = cells(records.config)
+    learned = [records.get(LEARNING, cell.condition) for cell in grid]
+    gap = np.array([learning.gap(walks) for walks in learned])
+    finite = np.all(np.isfinite([*numerators, *denominators, gap]), axis=0)
+    pairs = zip(learned, grid, strict=True)
+    reached = np.array([_reached(walks, cell.condition.stop_loss) for walks, cell in pairs])
+    counts = finite & reached
+    numerators, denominators, gap = (
+        np.where(counts, array, np.nan) for array in (numerators, denominators, gap)
+    )
+    levels = np.array([cell.levels for cell in grid])
+    return Measures(numerators, denominators, gap, finite, reached, levels)
+
+
+def _reached(learned: Measured, stop_loss: float) -> np.ndarray:
+    """Returns `[P]` whether both models of a pair came to a loss, NaN being above it."""
+    walk = learned.read("cross_entropy", "pair", "model", "step", sample="own")
+    # As the loop that stops sees it, in single precision.
+    return np.all(walk[..., -1] <= np.float32(stop_loss), axis=-1)
+
+
+def warn_of_unreached(measures: Measures) -> tuple[str, ...]:
+    """Returns a warning, if any finite pair did not come to the loss that all stop at."""
+    short = measures.finite & ~measures.reached
+    if not short.any():
+        return ()
+    num_conditions = int(short.any(1).sum())
+    return (
+        f"{int(short.sum())} of {short.size} pairs, of {num_conditions} of {len(short)} "
+        f"conditions, had a model that did not come to a training loss of {STOP_LOSS:g} in "
+        f"{MAX_STEPS} steps; these pairs are left out.",
+    )

@@ -39,9 +39,10 @@ def measure(population: Population, pool: Split, key: Key, sizes: LandscapeSizes
     sizes = dataclasses.replace(sizes, num_pairs=num_pairs)
     first = jax.tree.map(lambda leaf: leaf[:num_pairs], population)
     # What a party sees are the labels it trains on: permuted ones in a control.
-    seen = first.trained_labels
+    trained_labels = first.trained_labels
     parts = first.halves._replace(
-        a=first.halves.a._replace(labels=seen[:, 0]), b=first.halves.b._replace(labels=seen[:, 1])
+        a=first.halves.a._replace(labels=trained_labels[:, 0]),
+        b=first.halves.b._replace(labels=trained_labels[:, 1]),
     )
     first = first.replace(halves=parts)
     images = jnp.asarray(pool.images, jnp.float32)
@@ -109,8 +110,8 @@ def plane(population: Population, walks: Params, images: Array, sizes: Landscape
         jax.vmap(jax.vmap(lambda params: landscapes.project_onto_plane(through, params)))
     )
     coordinates, distances = project(_member(walks, 0))
-    seen = np.asarray(coordinates).reshape(-1, 2)
-    low, high = seen.min(0), seen.max(0)
+    points = np.asarray(coordinates).reshape(-1, 2)
+    low, high = points.min(0), points.max(0)
     extent = float((high - low).max())
     centre = (low + high) / 2
     ticks = np.linspace(-0.5 - MARGIN, 0.5 + MARGIN, sizes.grid) * extent
@@ -119,8 +120,10 @@ def plane(population: Population, walks: Params, images: Array, sizes: Landscape
     for half in (population.halves.a, population.halves.b):
         loss_fn = _landscape(population, images, _member(half, 0), sizes)
         values.append(_compiled(lambda x, y, f=loss_fn: landscapes.surface(f, through, x, y))(x, y))
-    found = {f"plane_{name}": np.stack([np.asarray(v[name]) for v in values]) for name in values[0]}
-    return found | {
+    surfaces = {
+        f"plane_{name}": np.stack([np.asarray(v[name]) for v in values]) for name in values[0]
+    }
+    return surfaces | {
         "plane_x": np.asarray(x),
         "plane_y": np.asarray(y),
         "plane_walks": np.asarray(coordinates),
@@ -179,8 +182,8 @@ def matched_ends(population: Population, key: Key) -> tuple[Params, Params]:
     permuted = []
     for p in range(jax.tree.leaves(params)[0].shape[0]):
         target, other = _member(params, p, 0), _member(params, p, 1)
-        found = landscapes.weight_match(specification, target, other, jax.random.fold_in(key, p))
-        permuted.append(landscapes.apply_permutations(specification, found.permutations, other))
+        matching = landscapes.weight_match(specification, target, other, jax.random.fold_in(key, p))
+        permuted.append(landscapes.apply_permutations(specification, matching.permutations, other))
     return _side(params, 0), jax.tree.map(lambda *leaves: jnp.stack(leaves), *permuted)
 
 
@@ -216,7 +219,7 @@ def segment(
 def _segment_program(
     members, images, labels, *, program: Condition, num_points: int, chunk_size: int
 ):
-    def one(member, images, labels):
+    def interpolate_pair(member, images, labels):
         start, end, rows = member
         loss_fn = landscapes.mean_landscape(
             program.apply_fn,
@@ -227,7 +230,7 @@ def _segment_program(
         )
         return landscapes.interpolate(loss_fn, start, end, num_points)
 
-    return sharding.spread(one, at_once=1)(members, images, labels)
+    return sharding.spread(interpolate_pair, at_once=1)(members, images, labels)
 
 
 def _side(tree: Params, side: int) -> Params:
@@ -248,7 +251,7 @@ def random_slices(population: Population, images: Array, key: Key, sizes: Landsc
     ticks = jnp.linspace(-1.0, 1.0, sizes.grid)
     keys = jax.random.split(key, sizes.num_pairs)
 
-    def one(member, images):
+    def slice_pair(member, images):
         params, parts, key = member
         directions = landscapes.filter_directions(params, key)
         lone = jax.tree.map(lambda leaf: leaf[:1], directions)
@@ -262,16 +265,16 @@ def random_slices(population: Population, images: Array, key: Key, sizes: Landsc
         )
 
     parts = (population.halves.a, population.halves.b)
-    run = _compiled(sharding.spread(one, at_once=1))
+    run = _compiled(sharding.spread(slice_pair, at_once=1))
     curves = np.asarray(run((_side(population.params, 0), parts, keys), images))
 
-    def two(half):
+    def slice_half(half):
         params = _member(population.params, 0, 0)
         directions = landscapes.filter_directions(params, keys[0])
         loss_fn = _landscape(population, images, half, sizes)
         return landscapes.slice_grid(loss_fn, params, directions, [ticks, ticks])["cross_entropy"].T
 
-    faces = [np.asarray(_compiled(two)(_member(half, 0))) for half in parts]
+    faces = [np.asarray(_compiled(slice_half)(_member(half, 0))) for half in parts]
     return {
         "slice_t": np.asarray(ticks),
         "slice_own": curves[:, 0],
@@ -329,17 +332,17 @@ def spectra(
     """
     keys = jax.random.split(key, sizes.num_pairs)
 
-    def one(member, images):
+    def pair_spectrum(member, images):
         params, half, key = member
         landscape = _landscape(population, images, half, sizes)
         return spectrum_of(lambda p: landscape(p)["cross_entropy"], params, key, sizes)
 
-    run = _compiled(sharding.spread(one, at_once=1))
+    run = _compiled(sharding.spread(pair_spectrum, at_once=1))
     result = {}
     start = jax.tree.map(lambda leaf: leaf[:, 0, 0], walks)
     for name, params in {"start": start, "end": _side(population.params, 0)}.items():
-        found = run((params, population.halves.a, keys), images)
-        result |= {f"spectrum_{name}_{what}": np.asarray(v) for what, v in found.items()}
+        spectrum = run((params, population.halves.a, keys), images)
+        result |= {f"spectrum_{name}_{what}": np.asarray(v) for what, v in spectrum.items()}
     return result
 
 
@@ -365,15 +368,15 @@ def class_matrix(
     condition = population.condition
     number = min(sizes.num_class_examples, condition.num_examples)
 
-    def one(member, images, labels):
+    def pair_matrix(member, images, labels):
         params, *rows = member
-        every = jnp.ones(number, bool)
-        samples = (Sample(chosen, labels[chosen], every) for chosen in rows)
+        valid = jnp.ones(number, bool)
+        samples = (Sample(chosen, labels[chosen], valid) for chosen in rows)
         return meeting.residual_free_matrix(
             population.apply_fn, params, images, *samples, chunk_size=sizes.chunk_size
         )
 
-    run = _compiled(sharding.spread(one, at_once=1))
+    run = _compiled(sharding.spread(pair_matrix, at_once=1))
     rows = [half.indices[:, :number] for half in (population.halves.a, population.halves.b)]
     start = jax.tree.map(lambda leaf: leaf[:, 0, 0], walks)
     return {"matrix": np.asarray(run((start, *rows), images, labels))}
@@ -396,7 +399,7 @@ def alignments(
     """
     keys = jax.random.split(key, sizes.num_pairs)
 
-    def one(member, images):
+    def pair_alignments(member, images):
         models, rows, key = member
         x = images[rows]
         size = _block_size(models[0])
@@ -411,7 +414,7 @@ def alignments(
             "alignment_walk": landscapes.kernel_alignment(start, end_a),
         }
 
-    run = _compiled(sharding.spread(one, at_once=1))
+    run = _compiled(sharding.spread(pair_alignments, at_once=1))
     start = jax.tree.map(lambda leaf: leaf[:, 0, 0], walks)
     ends = _side(population.params, 0), _side(population.params, 1)
     rows = population.halves.s.indices[:, : sizes.num_class_examples]
@@ -484,13 +487,13 @@ def measure_own(
         return face.T, landscapes.slice_grid(loss_fn, params, lone, [ticks])
 
     face, curve = around(params)
-    found = _compiled(lambda p: spectrum_of(loss_fn, p, key_spectrum, sizes))(params)
+    spectrum = _compiled(lambda p: spectrum_of(loss_fn, p, key_spectrum, sizes))(params)
     result = {
         "slice_t": np.asarray(ticks),
         "slice_own": np.asarray(curve)[None],
         "slice_plane": np.asarray(face)[None],
     }
-    result |= {f"spectrum_end_{name}": np.asarray(v)[None] for name, v in found.items()}
+    result |= {f"spectrum_end_{name}": np.asarray(v)[None] for name, v in spectrum.items()}
     if len(members) > 1:
         run = _compiled(lambda a, b: landscapes.interpolate(loss_fn, a, b, sizes.num_points))
         result["segment_raw_loss"] = np.asarray(run(members[0], members[1]))[None]
@@ -504,7 +507,7 @@ def _own_plane(
 ) -> Arrays:
     through = landscapes.plane(*members[:3])
     places = np.stack(
-        [np.asarray(landscapes.project_onto_plane(through, one)[0]) for one in members[:3]]
+        [np.asarray(landscapes.project_onto_plane(through, member)[0]) for member in members[:3]]
     )
     low, high = places.min(0), places.max(0)
     ticks = np.linspace(-0.5 - MARGIN, 0.5 + MARGIN, sizes.grid) * float((high - low).max())

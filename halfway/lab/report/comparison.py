@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from halfway.lab.study import wording
-from halfway.lab.study.family import FAMILY
 
 
 class Summary(NamedTuple):
@@ -47,18 +46,21 @@ def settings(
     }
 
 
-def text(runs: Sequence[Summary]) -> str:
+def text(runs: Sequence[Summary], family: Sequence[tuple[str, str]]) -> str:
     """Returns the comparison as plain text of at most 100 columns.
 
     Args:
       runs: at least two.
+      family: id and claim in few words of every hypothesis, in the order of the report.
     """
     letters = [chr(ord("A") + index) for index in range(len(runs))]
     lines = [
         "Runs",
         *(f"  {letter}  {run.name}" for letter, run in zip(letters, runs, strict=True)),
     ]
-    return "\n".join([*lines, "", *_differences(runs, letters), "", *_verdicts(runs, letters)])
+    return "\n".join(
+        [*lines, "", *_differences(runs, letters), "", *_verdicts(runs, letters, family)]
+    )
 
 
 def _differences(runs: Sequence[Summary], letters: Sequence[str]) -> list[str]:
@@ -91,19 +93,21 @@ def _long(cells: Sequence[str], letters: Sequence[str]) -> list[str]:
     who: dict[str, list[str]] = {}
     for letter, cell in zip(letters, cells, strict=True):
         who.setdefault(cell, []).append(letter)
-    first = max(len(" ".join(those)) for those in who.values())
+    first = max(len(" ".join(holders)) for holders in who.values())
     lines = []
-    for cell, those in who.items():
-        head = f"    {' '.join(those).ljust(first)}  "
+    for cell, holders in who.items():
+        head = f"    {' '.join(holders).ljust(first)}  "
         lines += textwrap.wrap(
             cell, wording.WIDTH, initial_indent=head, subsequent_indent=" " * len(head)
         )
     return lines
 
 
-def _verdicts(runs: Sequence[Summary], letters: Sequence[str]) -> list[str]:
+def _verdicts(
+    runs: Sequence[Summary], letters: Sequence[str], family: Sequence[tuple[str, str]]
+) -> list[str]:
     lines = []
-    for name, claim in FAMILY:
+    for name, claim in family:
         if not any(name in run.verdicts for run in runs):
             continue
         rows = [

@@ -1,20 +1,17 @@
-"""Arrays of `landscape_measure` to figures, tables and one page; without JAX's models."""
+"""Landscapes as figures, tables and one page; arrays in, no models."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from halfway import landscapes, plots
-from halfway.lab.report.document import document
-from halfway.lab.report.elements import Drawing, Table, figure, listing, table, text
-from halfway.lab.report.report import inline_svg
+from halfway.lab.report.page import Page
+from halfway.lab.report.run_report import RunInfo
 from halfway.lab.study import wording
-from halfway.lab.study.protocol import Figure
+from halfway.lab.study.protocol import Figure, Table
 from halfway.plots import mean_interval
-from halfway.storage import write_whole
 
 Arrays = Mapping[str, np.ndarray]
 _PATHS = {
@@ -24,14 +21,6 @@ _PATHS = {
 }
 _LOSSES = {"error": "error on S", "cross_entropy": "cross-entropy on S, nats", "loss": "loss"}
 _BASELINES = {"linear": "above the line between the ends", "endpoints": "above their mean"}
-_SECTIONS = {
-    "picture": "Two walks",
-    "segments": "Between them",
-    "slices": "Around θ_A",
-    "spectra": "Curvature",
-    "classes": "Class by class",
-    "inputs": "In input space",
-}
 
 
 def figures(arrays: Arrays) -> dict[str, list[Figure]]:
@@ -44,7 +33,7 @@ def figures(arrays: Arrays) -> dict[str, list[Figure]]:
         "classes": _classes(arrays),
         "inputs": _inputs(arrays),
     }
-    return {name: found for name, found in drawn.items() if found}
+    return {anchor: items for anchor, items in drawn.items() if items}
 
 
 def _picture(arrays: Arrays) -> list[Figure]:
@@ -155,8 +144,8 @@ def _slices(arrays: Arrays) -> list[Figure]:
 def _spectra(arrays: Arrays) -> list[Figure]:
     densities, tops = {}, {}
     names = {"start": "at θ_0", "end": "at θ_A"}
-    every = [arrays[f"spectrum_{n}_nodes"] for n in names if f"spectrum_{n}_nodes" in arrays]
-    low, high = min(v.min() for v in every), max(v.max() for v in every)
+    all_nodes = [arrays[f"spectrum_{n}_nodes"] for n in names if f"spectrum_{n}_nodes" in arrays]
+    low, high = min(v.min() for v in all_nodes), max(v.max() for v in all_nodes)
     pad = 0.05 * (high - low) or 1.0
     grid = np.linspace(low - pad, high + pad, 400)
     for name, words in names.items():
@@ -179,7 +168,7 @@ def _spectra(arrays: Arrays) -> list[Figure]:
         densities[words] = (curves.mean(0), error)
         tops[words] = arrays[f"spectrum_{name}_tops"].ravel()
     ax = plots.spectrum(grid, densities, tops=tops)
-    unit = "models" if len(every[0]) > 1 else "random starts"
+    unit = "models" if len(all_nodes[0]) > 1 else "random starts"
     caption = (
         "Density of the Hessian's eigenvalues by stochastic Lanczos quadrature, smoothed by a "
         f"hundredth of the width; bands are two standard errors over {unit}. Ticks: the "
@@ -233,8 +222,8 @@ def tables(arrays: Arrays, barriers: Mapping[tuple[str, str], np.ndarray]) -> di
     """Returns tables of barriers, of curvature and of alignment, by section.
 
     Args:
-      arrays: of `landscape_measure`.
-      barriers: of `landscape_measure.summary`.
+      arrays: of `measurements.weight_space`.
+      barriers: of `weight_space.summary`.
     """
     rows = []
     for (name, baseline), values in barriers.items():
@@ -276,53 +265,45 @@ def tables(arrays: Arrays, barriers: Mapping[tuple[str, str], np.ndarray]) -> di
     return result if aligned is None else result | {"classes": aligned}
 
 
-def write(
-    path: Path,
+def page(
+    arrays: Arrays,
+    barriers: Mapping[tuple[str, str], np.ndarray],
     *,
     heading: str,
     lead: str,
-    drawn: Mapping[str, Sequence[Figure]],
-    tabled: Mapping[str, Table],
-    distrust: Sequence[str],
-    repeat: str,
-) -> None:
-    """Writes the page, whole or not at all.
+    command: str,
+    run: RunInfo | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Page:
+    """Returns the page of landscapes.
 
     Args:
-      path: the file.
+      arrays: of `measurements.weight_space`.
+      barriers: of `weight_space.summary`.
       heading: of the page.
       lead: a paragraph that says what was drawn.
-      drawn: figures by section.
-      tabled: tables by section.
-      distrust: a sentence each.
-      repeat: HTML on how to repeat it.
+      command: as typed.
+      run: what was run, for the landscapes of a population.
+      facts: what a repetition needs, for those of somebody's own models.
     """
-    sections: dict[str, tuple[str, str]] = {}
-    number = 0
-    for name, title in _SECTIONS.items():
-        parts = []
-        for item in drawn.get(name, ()):
-            number += 1
-            svg = inline_svg(item.figure, f"f{number}", item.caption)
-            wide = item.figure.get_figwidth() > 6
-            parts.append(figure(Drawing(item.caption, svg, wide)))
-        body = f'<div class="figures">{"".join(parts)}</div>' if parts else ""
-        if name in tabled:
-            one = tabled[name]
-            body += f"<h3>{text(one.title)}</h3><p>{text(one.caption)}</p>"
-            body += table(one.columns, one.rows, one.title)
-        if body:
-            lead_in = f'<p class="ran">{text(lead)}</p>' if not sections else ""
-            sections[name] = (title, lead_in + body)
-    sections["distrust"] = ("What to distrust", listing([text(item) for item in distrust]))
-    sections["repeat"] = ("To repeat it", repeat)
-    write_whole(path, document(f"halfway: {heading}", heading, sections).encode())
+    drawn, tabled = figures(arrays), tables(arrays, barriers)
+    anchors = ("picture", "segments", "slices", "spectra", "classes", "inputs")
+    content = {
+        "lead": lead,
+        "shown": [*(a for a in anchors if a in drawn or a in tabled), "distrust", "repeat"],
+        "drawn": {anchor: drawn.get(anchor) for anchor in anchors},
+        "tabled": {anchor: tabled.get(anchor) for anchor in anchors},
+        "run": run,
+        "command": command,
+        "settings": settings_table(facts or {}),
+    }
+    saved = [figure for many in drawn.values() for figure in many]
+    return Page("landscape", f"halfway: {heading}", heading, content, saved)
 
 
-def repeat_own(command: str, facts: Mapping[str, Any]) -> str:
-    """Returns how to repeat a page about models that are not ours, as HTML."""
-    rows = [[name, str(value)] for name, value in facts.items()]
-    return f"<pre><code>{text(command)}</code></pre>" + table(["What", "Value"], rows, "Facts")
+def settings_table(facts: Mapping[str, Any]) -> Table:
+    """Returns what a page was made with as a table."""
+    return Table("Facts", "", ["What", "Value"], [[k, str(v)] for k, v in facts.items()])
 
 
 def _alignments(arrays: Arrays) -> Table | None:
@@ -342,8 +323,3 @@ def _alignments(arrays: Arrays) -> Table | None:
     )
     names = ["Kernels at", "Alignment", "Pairs"]
     return Table("Alignment of the tangent kernels", caption, names, rows) if rows else None
-
-
-def as_text(one: Table) -> str:
-    """Returns a table for a terminal."""
-    return "\n".join(wording.align([list(one.columns), *map(list, one.rows)]))

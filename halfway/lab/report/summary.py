@@ -1,28 +1,31 @@
 """Every condition in tables, and transfer against the gap: a description without a verdict."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from halfway import plots, stats
+from halfway import plots, populations, stats
 from halfway.lab.config.settings import RunConfig
-from halfway.lab.report.elements import Table
+from halfway.lab.measurements import learning, transfer
+from halfway.lab.measurements.learning import LEARNING
+from halfway.lab.measurements.transfer import TRANSFER, TRANSFER_CONTROLS
 from halfway.lab.studies import t1
 from halfway.lab.study import rules
 from halfway.lab.study.conditions import condition, control
-from halfway.lab.study.protocol import Figure, Records
-from halfway.lab.study.tables import LOSSES, Reader
+from halfway.lab.study.protocol import Figure, Table
+from halfway.lab.study.records import Records
 from halfway.lab.study.wording import format_estimate
 from halfway.populations import Condition
 from halfway.transfer import DENOMINATORS, Denominator
 
-POINTS = {
-    "clean": {"attack": "clean", "target": "other"},
-    "attack on the other": t1.ATTACK,
-    **t1.CONTROLS,
-}
 NAMES = {"error": "error", "brier": "Brier score", "cross_entropy": "cross-entropy"}
-OWN = {"attack": "attack", "target": "own"}
+OWN = t1.Points("attack", "own")
+TRANSFER_ROWS = {
+    "clean": t1.Points("clean", "other"),
+    "attack on the other": t1.ATTACK,
+    **t1.COMPARED,
+}
 COUNTED = {
     "all": "all examples",
     "target_correct": "those that the target has right when clean",
@@ -39,47 +42,41 @@ class Overview(NamedTuple):
 
 
 def overview(records: Records) -> Overview:
-    """Returns tables of meeting and transfer for every measured condition, with the scatter."""
-    reader, config = Reader(records), records.config
-    keys = set(records.conditions.index)
+    """Returns tables of meeting and transfer for the conditions of the config, with the scatter.
+
+    Args:
+      records: of a run.
+    """
+    config = records.config
     conditions = [
-        one
+        listed
         for name in config.architectures
-        for one in (
-            *(condition(config, name, noise_rate=float(r)) for r in config.noise_rates),
+        for listed in (
+            *(condition(config, name, noise_rate=rate) for rate in config.noise_rates),
             control(config, name),
         )
-        if one.key in keys
     ]
-    learned = [one for one in conditions if _has(reader, one, "error")]
-    attacked = [one for one in conditions if _has(reader, one, "increase")]
-    tables = _learning_tables(reader, learned) if learned else []
-    figures = []
-    if attacked:
-        epsilon = float(config.attack.epsilon)
-        tables.append(_coefficient_table(reader, attacked, epsilon))
-        tables += [_success_table(reader, attacked, epsilon, name) for name in DENOMINATORS]
-        figures.append(_scatter(reader, attacked, epsilon))
-    return Overview(tables, figures, _warnings(reader, learned, config))
+    learned = [listed for listed in conditions if records.has(LEARNING, listed)]
+    attacked = [listed for listed in conditions if records.has(TRANSFER, listed)]
+    controlled = [listed for listed in attacked if records.has(TRANSFER_CONTROLS, listed)]
+    tables = _learning_tables(records, learned) if learned else []
+    if controlled:
+        tables.append(_coefficient_table(records, controlled))
+        tables += [_success_table(records, controlled, name) for name in DENOMINATORS]
+    figures = [_scatter(records, attacked)] if attacked else []
+    return Overview(tables, figures, _warnings(records, learned, config))
 
 
-def _has(reader: Reader, one: Condition, quantity: str) -> bool:
-    return reader.has(one.key, quantity)
-
-
-def _name(one: Condition) -> str:
-    return f"{one.architecture}, {_rate(one)}"
-
-
-def _rate(one: Condition) -> str:
-    return "permuted labels" if one.permuted else f"ρ = {one.noise_rate:g}"
+def _name(listed: Condition) -> str:
+    labels = "permuted labels" if listed.permuted else f"ρ = {listed.noise_rate:g}"
+    return f"{listed.architecture}, {labels}"
 
 
 def _text(estimate: stats.Estimate | stats.Decision) -> str:
     return format_estimate(*rules.triple(estimate))
 
 
-def _learning_tables(reader: Reader, conditions: list[Condition]) -> list[Table]:
+def _learning_tables(records: Records, conditions: Sequence[Condition]) -> list[Table]:
     meaning = {
         "error": "M_θ: the other half's progress as a share of the own, from the best constant "
         "predictor; 95 % Fieller intervals over pairs. End: after the last step. S best: at the "
@@ -90,34 +87,39 @@ def _learning_tables(reader: Reader, conditions: list[Condition]) -> list[Table]
         "memorized, its end measures the length of training.",
     }
     tables = []
-    for loss in LOSSES:
+    for loss in populations.LOSSES:
         name = NAMES[loss]
         columns = ["condition", "ceiling 1 − ρ", f"M_θ in {name}, end", f"M_θ in {name}, S best"]
         if loss == "error":
             columns += ["gap in error", "training accuracy"]
         rows = []
-        for one in conditions:
-            row = [_name(one), "–" if one.permuted else f"{1 - one.noise_rate:g}"]
+        for listed in conditions:
+            learned = records.get(LEARNING, listed)
+            row = [_name(listed), "–" if listed.permuted else f"{1 - listed.noise_rate:g}"]
             row += [
-                _text(stats.fieller(*reader.terms(one.key, loss, at))) for at in ("end", "best")
+                _text(stats.fieller(*learning.meeting_terms(learned, loss, at)))
+                for at in ("end", "best")
             ]
             if loss == "error":
-                means = (reader.gap(one.key), reader.training_accuracy(one.key))
+                means = learning.gap(learned), learning.training_accuracy(learned)
                 row += [_text(stats.mean_test(values, alternative="greater")) for values in means]
             rows.append(row)
         tables.append(Table(f"Where halves meet, in {name}", meaning[loss], columns, rows))
     return tables
 
 
-def _coefficient_table(reader: Reader, conditions: list[Condition], epsilon: float) -> Table:
-    columns = ["condition", "M_x", *(f"M_x of {name}" for name in t1.CONTROLS)]
+def _coefficient_table(records: Records, conditions: Sequence[Condition]) -> Table:
+    epsilon = records.config.attack.epsilon
+    columns = ["condition", "M_x", *(f"M_x of {name}" for name in t1.COMPARED)]
     rows = []
-    for one in conditions:
-        own = reader.directed(one.key, "increase", budget=epsilon, **OWN)
-        row = [_name(one)]
-        for which in (t1.ATTACK, *t1.CONTROLS.values()):
-            other = reader.directed(one.key, "increase", budget=epsilon, **which)
-            row.append(_text(stats.fieller(other, own)))
+    for listed in conditions:
+        terms = transfer.coefficient_terms(records.get(TRANSFER, listed))
+        row = [_name(listed), _text(stats.fieller(*terms))]
+        for points in t1.COMPARED.values():
+            moved = transfer.control_terms(
+                records.get(TRANSFER_CONTROLS, listed), "increase", *points, budget=epsilon
+            )
+            row.append(_text(stats.fieller(moved, terms.denominators)))
         rows.append(row)
     return Table(
         f"Where models meet, ε = {epsilon:g}",
@@ -130,24 +132,27 @@ def _coefficient_table(reader: Reader, conditions: list[Condition], epsilon: flo
 
 
 def _success_table(
-    reader: Reader, conditions: list[Condition], epsilon: float, denominator: Denominator
+    records: Records, conditions: Sequence[Condition], denominator: Denominator
 ) -> Table:
+    epsilon = records.config.attack.epsilon
     # Among examples that are right when clean, the clean error is 0 by definition.
-    shown = {k: v for k, v in POINTS.items() if k != "clean" or denominator == "all"}
+    shown = {k: v for k, v in TRANSFER_ROWS.items() if k != "clean" or denominator == "all"}
     columns = ["condition", "examples", "surrogate itself", *shown]
     rows = []
-    for one in conditions:
+    for listed in conditions:
+        controlled = records.get(TRANSFER_CONTROLS, listed)
         counts = {
             name: tuple(
-                reader.directed(one.key, count, budget=epsilon, subset=denominator, **which)
-                for count in ("num_fooled", "num_examples")
+                transfer.control_terms(
+                    controlled, quantity, *points, budget=epsilon, denominator=denominator
+                )
+                for quantity in ("num_fooled", "num_examples")
             )
-            for name, which in ({"own": OWN} | shown).items()
+            for name, points in ({"own": OWN} | shown).items()
         }
-        both = counts["attack on the other"][1]
-        per_direction = stats.mean_test(both, alternative="greater").estimate / 2
+        number = stats.mean_test(counts["attack on the other"][1], alternative="greater")
         rates = [_text(stats.fieller(*count)) for count in counts.values()]
-        rows.append([_name(one), f"{per_direction:.0f}", *rates])
+        rows.append([_name(listed), f"{number.estimate / 2:.0f}", *rates])
     return Table(
         f"Success among {COUNTED[denominator]}, ε = {epsilon:g}",
         "Share that the target misclassifies; 'clean' is its error without any attack. The number "
@@ -160,16 +165,22 @@ def _success_table(
     )
 
 
-def _scatter(reader: Reader, conditions: list[Condition], epsilon: float) -> Figure:
-    gaps = [stats.mean_test(reader.gap(one.key), alternative="greater") for one in conditions]
-    meets = [stats.fieller(*t1.coefficient_terms(reader, one.key, epsilon)) for one in conditions]
+def _scatter(records: Records, conditions: Sequence[Condition]) -> Figure:
+    gaps = [
+        stats.mean_test(learning.gap(records.get(LEARNING, listed)), alternative="greater")
+        for listed in conditions
+    ]
+    meets = [
+        stats.fieller(*transfer.coefficient_terms(records.get(TRANSFER, listed)))
+        for listed in conditions
+    ]
     axes = plots.scatter_transfer_gap(
         [gap.estimate for gap in gaps],
         [meet.estimate for meet in meets],
-        [one.noise_rate for one in conditions],
-        names=[one.architecture for one in conditions],
+        [listed.noise_rate for listed in conditions],
+        names=[listed.architecture for listed in conditions],
         gap_interval=np.array([[gap.low for gap in gaps], [gap.high for gap in gaps]]),
-        transfer_interval=np.array([[m.low for m in meets], [m.high for m in meets]]),
+        transfer_interval=np.array([[meet.low for meet in meets], [meet.high for meet in meets]]),
     )
     caption = (
         "A description, not a verdict: transfer against the generalization gap, one point a "
@@ -179,14 +190,14 @@ def _scatter(reader: Reader, conditions: list[Condition], epsilon: float) -> Fig
     return Figure("transfer_and_gap", caption, rules.figure_of(axes))
 
 
-def _warnings(reader: Reader, conditions: list[Condition], config: RunConfig) -> list[str]:
-    found = []
-    for one in conditions:
-        lost = np.flatnonzero(~reader.finite(one.key))
+def _warnings(records: Records, conditions: Sequence[Condition], config: RunConfig) -> list[str]:
+    warnings = []
+    for listed in conditions:
+        lost = np.flatnonzero(~records.get(LEARNING, listed).finite)
         if lost.size:
             pairs = ", ".join(map(str, lost))
-            found.append(
-                f"{_name(one)}: training of {lost.size} of {config.num_pairs} pairs was not "
+            warnings.append(
+                f"{_name(listed)}: training of {lost.size} of {config.num_pairs} pairs was not "
                 f"finite; they are left out (pair {pairs})."
             )
-    return found
+    return warnings

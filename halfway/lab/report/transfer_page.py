@@ -1,32 +1,28 @@
 """A grid of transfer to figures, tables and one page."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from halfway import plots, transfer
 from halfway.lab.report import transfer_summary
-from halfway.lab.report.document import document
-from halfway.lab.report.elements import Drawing, Table, figure, listing, table, text
-from halfway.lab.report.page import FINITE_DATA
-from halfway.lab.report.report import inline_svg
+from halfway.lab.report.landscape_page import settings_table
+from halfway.lab.report.page import Page
 from halfway.lab.report.transfer_summary import Summary
-from halfway.lab.study.protocol import Figure
+from halfway.lab.study.protocol import Figure, Table
 from halfway.lab.study.rules import figure_of
 from halfway.lab.study.wording import format_estimate
-from halfway.storage import write_whole
-from halfway.transfer import Grid
+from halfway.transfer import TransferGrid
 
 MOST_CELLS = 100
 """More kinds of surrogates times kinds of targets are drawn without intervals, and not tabled."""
 Cells = Mapping[tuple[str, float], Mapping[tuple[str, str], Summary]]
 """(attack, budget) to (kind of surrogate, kind of target) to what happened."""
 _WEAK, _MATCHED = 0.5, 0.99
-_SECTIONS = {"answer": "In short", "matrices": "Who fools whom", "mistakes": "Which mistakes"}
 
 
-def summarize(grid: Grid) -> tuple[dict[tuple[str, float], Summary], Cells]:
+def summarize(grid: TransferGrid) -> tuple[dict[tuple[str, float], Summary], Cells]:
     """Returns the summary of each attack and budget, and those of kinds of models where few.
 
     Args:
@@ -47,8 +43,16 @@ def summarize(grid: Grid) -> tuple[dict[tuple[str, float], Summary], Cells]:
     return {name: transfer_summary.summarize(cell) for name, cell in grid.cells.items()}, cells
 
 
-def figures(grid: Grid, whole: Mapping[tuple[str, float], Summary], cells: Cells) -> list[Figure]:
-    """Returns heat maps of rates and of M_x, the kinds of mistakes, and rates over budgets."""
+def figures(
+    grid: TransferGrid, whole: Mapping[tuple[str, float], Summary], cells: Cells
+) -> list[Figure]:
+    """Returns heat maps of rates and of M_x, the kinds of mistakes, and rates over budgets.
+
+    Args:
+      grid: of `transfer.transfer_grid`.
+      whole: over all models, by attack and budget.
+      cells: the same by kinds of surrogate and target; empty where there are too many kinds.
+    """
     drawn = []
     limits = 0.0, max([s.rate[0] for by in cells.values() for s in by.values()], default=1.0) or 1.0
     for (attack, budget), cell in grid.cells.items():
@@ -96,7 +100,7 @@ def figures(grid: Grid, whole: Mapping[tuple[str, float], Summary], cells: Cells
     return drawn
 
 
-def _curve(grid: Grid, whole: Mapping[tuple[str, float], Summary]) -> Figure:
+def _curve(grid: TransferGrid, whole: Mapping[tuple[str, float], Summary]) -> Figure:
     budgets, names = sorted(grid.budgets), list(grid.attacks[:3])
 
     def line(name, value):
@@ -135,7 +139,12 @@ def _any_self(cell: transfer.TransferMatrix) -> bool:
 
 
 def tables(whole: Mapping[tuple[str, float], Summary], cells: Cells) -> list[Table]:
-    """Returns a table of attacks and budgets, and one of kinds of models where there are more."""
+    """Returns a table of attacks and budgets, and one of kinds of models where there are more.
+
+    Args:
+      whole: over all models, by attack and budget.
+      cells: the same by kinds of surrogate and target.
+    """
     first = [
         [
             attack,
@@ -147,7 +156,7 @@ def tables(whole: Mapping[tuple[str, float], Summary], cells: Cells) -> list[Tab
             _share(s.of_target),
             _share(s.of_all),
             _share(s.clean),
-            _share(s.own),
+            _share(s.surrogate_fooled),
             format_estimate(*s.coefficient),
             f"{s.coefficient_noise:.3f}",
         ]
@@ -172,7 +181,7 @@ def tables(whole: Mapping[tuple[str, float], Summary], cells: Cells) -> list[Tab
         "the examples that both models have right when clean, with a 95 % interval; beside it the "
         "controls of equal norm, the other denominators and what clean examples get wrong."
     )
-    found = [Table("Attacks and budgets", caption, names, first)]
+    page_tables = [Table("Attacks and budgets", caption, names, first)]
     rows = [
         [
             f"{a} → {b}",
@@ -206,75 +215,45 @@ def tables(whole: Mapping[tuple[str, float], Summary], cells: Cells) -> list[Tab
             "pairs of models",
         ]
         caption = "Every kind of surrogate and target; examples: that both have right, on average."
-        found.append(Table("Kinds of models", caption, names, rows))
-    return found
+        page_tables.append(Table("Kinds of models", caption, names, rows))
+    return page_tables
 
 
-def distrust(whole: Mapping[tuple[str, float], Summary], source: str) -> list[str]:
-    """Returns what a reader should not believe, a sentence each."""
-    some = next(iter(whole.values()))
-    parts = ", ".join(f"{share:.0%} from {name}" for name, share in some.shares.items())
-    found = [
-        "Intervals resample surrogates, targets and examples together; a side of one model, and "
-        "two models against each other, stand for these models only.",
-        "Models that were trained alike, such as from one another, are fewer than they look.",
-        f"Variance of the first rate: {parts}. More of what adds most narrows it.",
-        FINITE_DATA.replace("All pairs are", "Models and images may be"),
-        f"Images: {source}. Where models were trained on them, clean errors are too low.",
-        "M_x carries the scale of both models' logits; rates do not.",
-    ]
-    for (attack, budget), s in whole.items():
-        words = f"{attack}, ε = {budget:g}"
-        if s.own < _WEAK:
-            found.append(
-                f"{words}: the attack fools its own surrogates on {s.own:.0%} of what they have "
-                "right; a stronger one, or a larger budget, may transfer more."
-            )
-        if s.matched < _MATCHED:
-            found.append(
-                f"{words}: within the box {1 - s.matched:.1%} of the noise falls short of the "
-                "attack's norm."
-            )
-    return found
-
-
-def write(
-    path: Path,
-    *,
-    lead: str,
-    drawn: Sequence[Figure],
-    tabled: Sequence[Table],
-    distrusted: Sequence[str],
-    repeat: str,
-) -> None:
-    """Writes the page, whole or not at all.
+def page(
+    grid: TransferGrid, *, lead: str, source: str, command: str, settings: Mapping[str, Any]
+) -> tuple[Page, list[Table]]:
+    """Returns the page of transfer, and its tables for the terminal.
 
     Args:
-      path: the file.
+      grid: of `transfer.transfer_grid`.
       lead: a paragraph that says what was attacked.
-      drawn: figures.
-      tabled: tables, that of all attacks first.
-      distrusted: a sentence each.
-      repeat: HTML on how to repeat it.
+      source: of the images.
+      command: as typed.
+      settings: that were used, by name.
     """
-    pictures = {"matrices": "", "mistakes": ""}
-    for number, item in enumerate(drawn):
-        svg = inline_svg(item.figure, f"f{number}", item.caption)
-        wide = item.figure.get_figwidth() > 6
-        part = "mistakes" if item.name in ("mistakes", "budgets") else "matrices"
-        pictures[part] += figure(Drawing(item.caption, svg, wide))
-    numbers = [
-        f"<p>{text(one.caption)}</p>{table(one.columns, one.rows, one.title)}" for one in tabled
-    ]
-    bodies = {name: f'<div class="figures">{body}</div>' for name, body in pictures.items()}
-    bodies["answer"] = f'<p class="ran">{text(lead)}</p>{numbers[0]}'
-    sections = {name: (title, bodies[name]) for name, title in _SECTIONS.items()}
-    if len(numbers) > 1:
-        sections["cells"] = (tabled[1].title, numbers[1])
-    sections["distrust"] = ("What to distrust", listing([text(item) for item in distrusted]))
-    sections["repeat"] = ("To repeat it", repeat)
-    heading = "Who fools whom?"
-    write_whole(path, document("halfway: transfer", heading, sections).encode())
+    whole, cells = summarize(grid)
+    drawn, tabled = figures(grid, whole, cells), tables(whole, cells)
+    places = [(f"{attack}, ε = {budget:g}", summary) for (attack, budget), summary in whole.items()]
+    curves = ("mistakes", "budgets")
+    content = {
+        "lead": lead,
+        "tables": tabled,
+        "matrices": [figure for figure in drawn if figure.name not in curves],
+        "others": [figure for figure in drawn if figure.name in curves],
+        "source": source,
+        "shares": next(iter(whole.values())).shares,
+        "weak": [
+            {"name": n, "share": s.surrogate_fooled}
+            for n, s in places
+            if s.surrogate_fooled < _WEAK
+        ],
+        "unmatched": [
+            {"name": n, "share": 1 - s.matched} for n, s in places if s.matched < _MATCHED
+        ],
+        "command": command,
+        "settings": settings_table(settings),
+    }
+    return Page("transfer", "halfway: transfer", "Who fools whom?", content, drawn), tabled
 
 
 def _share(value: float) -> str:

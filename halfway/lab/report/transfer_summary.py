@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from halfway import transfer
-from halfway.transfer import Grid, TransferMatrix
+from halfway.transfer import TransferGrid, TransferMatrix
 
 NUM_RESAMPLES = 2000
 SUBSET: transfer.Denominator = "both_correct"
@@ -28,7 +28,7 @@ class Summary(NamedTuple):
       clean: error of the targets on clean examples.
       same, different: shares of the two kinds of mistakes among those examples.
       coefficient: M_x; `coefficient_noise`: that of matched noise.
-      own: share of what a surrogate has right on which its own attack fools it.
+      surrogate_fooled: share of what a surrogate has right on which its own attack fools it.
       matched: share of examples on which both norms of the noise could be matched.
       num_examples: that both have right, mean over cells.
       num_cells: surrogates and targets, without models attacked through themselves.
@@ -46,7 +46,7 @@ class Summary(NamedTuple):
     different: float
     coefficient: Triple
     coefficient_noise: float
-    own: float
+    surrogate_fooled: float
     matched: float
     num_examples: float
     num_cells: int
@@ -60,7 +60,7 @@ def itself(cell: TransferMatrix) -> np.ndarray:
       cell: of a grid.
     """
     surrogates, targets = (np.asarray(side["clean"].loss) for side in (cell.surrogate, cell.target))
-    rows = [np.isclose(targets, one, rtol=1e-4, atol=1e-5).all(-1) for one in surrogates]
+    rows = [np.isclose(targets, losses, rtol=1e-4, atol=1e-5).all(-1) for losses in surrogates]
     return np.array(rows)
 
 
@@ -74,10 +74,10 @@ def groups(names: Sequence[str]) -> dict[str, list[int]]:
       >>> groups(["mlp/0", "mlp/1", "cnn"])
       {'mlp': [0, 1], 'cnn': [2]}
     """
-    found: dict[str, list[int]] = {}
+    places: dict[str, list[int]] = {}
     for place, name in enumerate(names):
-        found.setdefault(name.partition("/")[0], []).append(place)
-    return found
+        places.setdefault(name.partition("/")[0], []).append(place)
+    return places
 
 
 def select(cell: TransferMatrix, rows: Sequence[int], columns: Sequence[int]) -> TransferMatrix:
@@ -90,14 +90,14 @@ def select(cell: TransferMatrix, rows: Sequence[int], columns: Sequence[int]) ->
     """
     rows, columns = list(rows), list(columns)
 
-    def part(one: Any, *where: Any) -> Any:
-        return type(one)(*(np.asarray(leaf)[where] for leaf in one))
+    def part(outcome: Any, *where: Any) -> Any:
+        return type(outcome)(*(np.asarray(leaf)[where] for leaf in outcome))
 
     target = {name: part(cell.target[name], *np.ix_(rows, columns)) for name in transfer.KINDS}
     return TransferMatrix(
-        {name: part(one, rows) for name, one in cell.surrogate.items()},
+        {name: part(result, rows) for name, result in cell.surrogate.items()},
         {"clean": part(cell.target["clean"], columns)} | target,
-        {name: np.asarray(one)[rows] for name, one in cell.matched.items()},  # pyright: ignore
+        {name: np.asarray(share)[rows] for name, share in cell.matched.items()},  # pyright: ignore
         np.asarray(cell.norm)[rows],  # pyright: ignore
     )
 
@@ -116,8 +116,8 @@ def summarize(cell: TransferMatrix) -> Summary:
     options: dict[str, Any] = {"num_resamples": NUM_RESAMPLES, "shared_models": shared}
 
     def counts(denominator: transfer.Denominator, points: str) -> tuple[np.ndarray, np.ndarray]:
-        found = transfer.outcomes(cell, denominator, points)
-        fooled, counted = (np.asarray(one) & kept for one in found)
+        outcomes = transfer.outcomes(cell, denominator, points)
+        fooled, counted = (np.asarray(values) & kept for values in outcomes)
         return fooled.astype(float), counted.astype(float)
 
     def rate(denominator: transfer.Denominator, points: str = "attack") -> float:
@@ -125,24 +125,24 @@ def summarize(cell: TransferMatrix) -> Summary:
         return float(fooled.sum() / counted.sum()) if counted.sum() else math.nan
 
     attacked, noisy = counts(SUBSET, "attack"), counts(SUBSET, "noise")
-    found = transfer.crossed_bootstrap(*attacked, _rng(), **options)
-    triple: Triple = (found.estimate, max(0.0, found.low), min(1.0, found.high))
+    bootstrap = transfer.crossed_bootstrap(*attacked, _rng(), **options)
+    triple: Triple = (bootstrap.estimate, max(0.0, bootstrap.low), min(1.0, bootstrap.high))
     if left_out.size == 1 and attacked[1].sum():
         # One pair of models is a binomial share, of which no example need be fooled.
         test = stats.binomtest(int(attacked[0].sum()), int(attacked[1].sum()))
-        triple = (found.estimate, *test.proportion_ci(method="wilson"))
+        triple = (bootstrap.estimate, *test.proportion_ci(method="wilson"))
     beyond = transfer.paired_bootstrap(attacked, noisy, _rng(), **options)
-    own = np.asarray(transfer.own_increase(cell), float)[:, None] * kept
+    own_rise = np.asarray(transfer.own_increase(cell), float)[:, None] * kept
     rise = {
         name: np.asarray(transfer.increase(cell, name), float) * kept for name in transfer.KINDS
     }
-    coefficient = transfer.crossed_bootstrap(rise["attack"], own, _rng(), **options)
-    total = float(np.broadcast_to(own, rise["noise"].shape).sum())
+    coefficient = transfer.crossed_bootstrap(rise["attack"], own_rise, _rng(), **options)
+    total = float(np.broadcast_to(own_rise, rise["noise"].shape).sum())
     kinds = transfer.mistakes(cell, SUBSET)
     number = attacked[1].sum()
     same, different = (
-        float((np.asarray(one) * kept[..., 0]).sum() / number) if number else math.nan
-        for one in (kinds.same, kinds.different)
+        float((np.asarray(kind) * kept[..., 0]).sum() / number) if number else math.nan
+        for kind in (kinds.same, kinds.different)
     )
     right = np.asarray(cell.surrogate["clean"].correct)
     fooled = right & ~np.asarray(cell.surrogate["attack"].correct)
@@ -163,11 +163,11 @@ def summarize(cell: TransferMatrix) -> Summary:
         float(np.mean(cell.matched["noise"])),
         float(number / max(1, kept.sum())),
         int(kept.sum()),
-        found.shares,
+        bootstrap.shares,
     )
 
 
-def long_table(grid: Grid) -> pd.DataFrame:
+def long_table(grid: TransferGrid) -> pd.DataFrame:
     """Returns one row for each number: sums over examples for every surrogate and target.
 
     Columns: `surrogate, target, attack, budget, points, subset, quantity, value`. Quantities are
@@ -192,15 +192,15 @@ def long_table(grid: Grid) -> pd.DataFrame:
                 values["increase", "all"] = transfer.increase(cell, points).sum(-1)
                 values["coefficient", "all"] = transfer.coefficient(cell, points)
             if points == "attack":
-                own = np.asarray(transfer.own_increase(cell).sum(-1))
-                values["own_increase", "all"] = own[:, None] * whole
+                own_rise = np.asarray(transfer.own_increase(cell).sum(-1))
+                values["own_increase", "all"] = own_rise[:, None] * whole
             for (quantity, subset), matrix in values.items():
                 index = pd.MultiIndex.from_product(
                     [grid.surrogates, grid.targets], names=["surrogate", "target"]
                 )
-                one = index.to_frame(index=False)
+                frame = index.to_frame(index=False)
                 parts.append(
-                    one.assign(
+                    frame.assign(
                         attack=attack,
                         budget=budget,
                         points=points,
@@ -212,27 +212,27 @@ def long_table(grid: Grid) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def arrays(grid: Grid, labels: np.ndarray) -> dict[str, np.ndarray]:
+def arrays(grid: TransferGrid, labels: np.ndarray) -> dict[str, np.ndarray]:
     """Returns every outcome by name: ATTACK_BUDGET/target_POINTS_predicted `[K, M, B]` and so on.
 
     Args:
       grid: of `transfer.transfer_grid`.
       labels: `[B]`.
     """
-    found = {
+    result = {
         "labels": labels,
         "surrogates": np.array(grid.surrogates),
         "targets": np.array(grid.targets),
     }
     for (attack, budget), cell in grid.cells.items():
         for side in ("surrogate", "target"):
-            for points, one in getattr(cell, side).items():
+            for points, outcome in getattr(cell, side).items():
                 name = f"{attack}_{budget:g}/{side}_{points}"
-                found |= {f"{name}_predicted": one.predicted, f"{name}_loss": one.loss}
-        found[f"{attack}_{budget:g}/norm"] = np.asarray(cell.norm)
+                result |= {f"{name}_predicted": outcome.predicted, f"{name}_loss": outcome.loss}
+        result[f"{attack}_{budget:g}/norm"] = np.asarray(cell.norm)
         for name, matched in cell.matched.items():
-            found[f"{attack}_{budget:g}/matched_{name}"] = np.asarray(matched)
-    return found
+            result[f"{attack}_{budget:g}/matched_{name}"] = np.asarray(matched)
+    return result
 
 
 def _rng() -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""What is kept of a training that is under way, so that nothing is lost but the last minute."""
+"""Checkpoints of a training that is under way, so that at most the last minute is lost."""
 
 import shutil
 import time
@@ -16,26 +16,28 @@ from halfway.lab.config.user import LOG
 from halfway.lab.runtime import processes
 from halfway.populations import Condition, Population, Progress
 
-EVERY = 60.0
+CHECKPOINT_SECONDS = 60.0
 """Seconds between two checkpoints, unless a flag says otherwise."""
 KEPT = 2
-"""Checkpoints of one training that are kept: the last, and one before in case that is damaged."""
+"""Checkpoints of a training that are kept: the last, and another in case the last is damaged."""
 _FACTS = "checkpoint.json"
-VERSION = f"{halfway.__version__} with jax {jax.__version__} and optax {optax.__version__}"
-"""Of what shapes a checkpoint."""
+SOFTWARE_VERSIONS = (
+    f"{halfway.__version__} with jax {jax.__version__} and optax {optax.__version__}"
+)
+"""The versions that determine the content of a checkpoint."""
 
 
 class Keeper:
     """Keeps the progress of one training in a folder and finds it again.
 
-    Every process of a run calls it; the first one writes.
+    Every process of a run calls it; the first process writes.
 
     Args:
-      folder: of all trainings of a run.
-      condition: of the population.
-      every: seconds from one checkpoint to the next; 0: after every piece.
-      clock: seconds.
-      then: called with each piece of progress too.
+      folder: the folder of the checkpoints of all trainings of a run.
+      condition: the condition of the population.
+      seconds_between: seconds from one checkpoint to the next; 0: a checkpoint after every piece.
+      clock: a function that returns the time in seconds.
+      then: a function that is called with each piece of progress too.
     """
 
     def __init__(
@@ -43,25 +45,34 @@ class Keeper:
         folder: Path,
         condition: Condition,
         *,
-        every: float = EVERY,
+        seconds_between: float = CHECKPOINT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         then: Callable[[Progress], None] = lambda progress: None,
     ):
-        self._folder = folder / condition.key
-        self._condition, self._every, self._clock, self._then = condition, every, clock, then
+        self._folder = folder / condition.id
+        self._condition, self._seconds_between, self._clock, self._then = (
+            condition,
+            seconds_between,
+            clock,
+            then,
+        )
         self._last = clock()
-        self._rejected: dict[Path, bool] = {}  # whether it is whole, but of something else
+        # Checkpoints that cannot be used, and whether they are whole but of something else.
+        self._rejected: dict[Path, bool] = {}
 
     def __call__(self, progress: Progress) -> None:
-        """Keeps progress where it is time to, or the run is asked to end.
+        """Keeps progress where it is time for a checkpoint, or the run is asked to end.
+
+        Args:
+          progress: how far training is.
 
         Raises:
-          processes.Terminated: in the latter case, when it is kept.
+          processes.Terminated: if the run is asked to end; the progress is kept before.
           OSError: if the folder cannot be written; older checkpoints stay.
         """
         self._then(progress)
         ending = processes.is_ending()
-        due = processes.shared(lambda: self._clock() - self._last >= self._every)
+        due = processes.shared(lambda: self._clock() - self._last >= self._seconds_between)
         if ending or due:
             tree = progress.to_tree()
             processes.shared(lambda: self._write(tree))
@@ -70,29 +81,29 @@ class Keeper:
             raise processes.Terminated
 
     def _write(self, tree: dict[str, Any]) -> None:
-        facts = {"condition": self._condition.to_json(), "version": VERSION}
+        facts = {"condition": self._condition.to_json(), "version": SOFTWARE_VERSIONS}
         path = self._folder / f"{int(tree['num_steps']):09d}"
         if self._rejected.get(path, False):
-            return  # another version's is not overwritten: the next is of another step
+            return  # a checkpoint of another version is not overwritten
         self._rejected.pop(path, None)
         storage.save_tree(path, tree, facts, name=_FACTS)
-        # What could not be used takes no place, and stays until training is over.
+        # Checkpoints that cannot be used do not count, and stay until training is over.
         usable = [other for other in self._stored() if other not in self._rejected]
         for old in [other for other in usable if other.name <= path.name][KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
 
     def _stored(self) -> list[Path]:
         """Returns the folders of checkpoints, the newest first."""
-        found = self._folder.glob("*") if self._folder.is_dir() else ()
-        return sorted((path for path in found if path.name.isdecimal()), reverse=True)
+        paths = self._folder.glob("*") if self._folder.is_dir() else ()
+        return sorted((path for path in paths if path.name.isdecimal()), reverse=True)
 
     @property
     def exists(self) -> bool:
-        """Whether anything is kept; on the process that writes."""
+        """Whether a checkpoint is stored; to be read on the process that writes."""
         return bool(self._stored())
 
     def find(self) -> dict[str, Any] | None:
-        """Returns the newest progress that can be read, `Progress.to_tree`; None without any."""
+        """Returns the newest progress that can be read as `Progress.to_tree`; None without any."""
         return processes.shared(self._find)
 
     def _find(self) -> dict[str, Any] | None:
@@ -101,13 +112,13 @@ class Keeper:
             try:
                 tree, facts = storage.load_tree(path, name=_FACTS)
                 whole = True
-                if facts["version"] != VERSION:
+                if facts["version"] != SOFTWARE_VERSIONS:
                     reason = f"it is of version {facts['version']}"
                 elif Condition(**facts["condition"]) != self._condition:
                     reason = "it is of another condition"
                 else:
                     return tree
-            except Exception as error:  # Orbax's are of every kind
+            except Exception as error:  # Orbax raises exceptions of every kind
                 reason = type(error).__name__
             self._rejected[path] = whole
             LOG.warning(
@@ -116,17 +127,17 @@ class Keeper:
         return None
 
     def clear(self) -> None:
-        """Removes what is kept, once the population itself is stored."""
+        """Removes all checkpoints, after the population itself is stored."""
         processes.shared(lambda: shutil.rmtree(self._folder, ignore_errors=True))
 
 
 def train(condition: Condition, pool: Split, keeper: Keeper) -> Population:
-    """Returns the population of a condition, trained from where the keeper has it.
+    """Returns the population of a condition, trained from its newest checkpoint on.
 
     Args:
-      condition: of the population.
+      condition: the condition of the population.
       pool: the examples that halves are drawn from.
-      keeper: of this condition.
+      keeper: the keeper of the checkpoints of this condition.
 
     Raises:
       processes.Terminated: if the run is asked to end; its progress is kept.

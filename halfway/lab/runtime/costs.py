@@ -1,4 +1,4 @@
-"""What models and pairs hold and compute, counted from shapes: nothing is compiled or run."""
+"""Memory and FLOPs of models and pairs, counted from shapes: nothing is compiled or run."""
 
 import functools
 import math
@@ -13,17 +13,17 @@ from halfway.populations import Condition
 from halfway.types import ApplyFn
 
 _BATCH = 8
-"""Examples whose FLOPs are divided by their number."""
+"""Number of examples whose FLOPs are counted together, to be divided by it."""
 
 
 class Sizes(NamedTuple):
-    """What one model holds, in bytes.
+    """The memory of one model, in bytes.
 
     Attributes:
-      params: of the parameters.
-      state: of parameters and the optimizer's state.
-      example: of what a gradient keeps of an example between forward and backward pass, with what
-        the backward pass adds to it.
+      params: the parameters.
+      state: the parameters and the state of the optimizer.
+      example: what a gradient keeps of an example between forward and backward pass, and what the
+        backward pass adds to it.
     """
 
     params: int
@@ -32,12 +32,12 @@ class Sizes(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What one model computes, in FLOPs.
+    """The work of one model, in FLOPs.
 
     Attributes:
-      step: of a training step.
-      forward: of the logits of an example.
-      gradient: of an example's part of a gradient by the parameters.
+      step: a training step.
+      forward: the logits of one example.
+      gradient: the part of one example in a gradient by the parameters.
     """
 
     step: float
@@ -46,13 +46,13 @@ class Work(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What a pair needs while it trains, both of its models, in bytes.
+    """The memory that both models of a pair need while they train, in bytes.
 
     Attributes:
-      held: all the time: parameters and the optimizer's state, all batches, the halves.
-      next_state: beside the state while steps are taken.
-      step: for a step: a gradient, and activations of a batch.
-      look: at the landscapes: gradients of both halves, and their examples' activations.
+      held: needed all the time: parameters, the state of the optimizer, all batches, the halves.
+      next_state: the next state, beside the state, while steps are taken.
+      step: needed for a step: a gradient, and the activations of a batch.
+      look: needed for measuring landscapes: gradients of both halves, and activations of examples.
     """
 
     held: int
@@ -62,21 +62,21 @@ class Memory(NamedTuple):
 
 
 def sizes_of(condition: Condition, image_shape: Sequence[int]) -> Sizes:
-    """Returns what one model of a condition holds.
+    """Returns the memory of one model of a condition.
 
     Args:
-      condition: with the model and the optimizer.
-      image_shape: (H, W, D).
+      condition: the condition, which has the model and the optimizer.
+      image_shape: (H, W, D), the shape of an image.
     """
     return _sizes(condition.model, condition.num_classes, condition.optimizer, tuple(image_shape))
 
 
 def work_of(condition: Condition, image_shape: Sequence[int]) -> Work:
-    """Returns what one model of a condition computes, by XLA's count before it compiles.
+    """Returns the work of one model of a condition, by XLA's count before it compiles.
 
     Args:
-      condition: with the model, the batch, the optimizer and the type that a step computes.
-      image_shape: (H, W, D).
+      condition: the condition, which has model, batch, optimizer and the dtype of a step.
+      image_shape: (H, W, D), the shape of an image.
     """
     batch = condition.batch_capacity or condition.batch_size
     rest = condition.optimizer, condition.compute_dtype, tuple(image_shape)
@@ -84,20 +84,20 @@ def work_of(condition: Condition, image_shape: Sequence[int]) -> Work:
 
 
 def model_flops(condition: Condition, image_shape: Sequence[int]) -> float:
-    """Returns the FLOPs of training one model to its last step, with its looks at the landscapes.
+    """Returns the FLOPs of training one model to its last step, with measuring its landscapes.
 
     Args:
-      condition: see `Condition`; a `stop_loss` is expected not to be reached.
-      image_shape: (H, W, D).
+      condition: the condition; a `stop_loss` is assumed not to be reached.
+      image_shape: (H, W, D), the shape of an image.
     """
     work, num_steps = work_of(condition, image_shape), condition.probe_steps[-1]
     half, holdout = _looked_at(condition.capacity or 0), _looked_at(condition.num_holdout)
     look = work.forward * (2 * half + holdout) + work.gradient * 2 * half
-    found = work.step * num_steps + look * len(condition.probe_steps)
+    flops = work.step * num_steps + look * len(condition.probe_steps)
     if condition.stop_loss > 0:
-        own = holdout if condition.on_holdout else half
-        found += work.forward * own * (num_steps // populations.STOP_EVERY)
-    return found
+        length = holdout if condition.on_holdout else half
+        flops += work.forward * length * (num_steps // populations.STOP_EVERY)
+    return flops
 
 
 def _looked_at(size: int) -> int:
@@ -107,11 +107,11 @@ def _looked_at(size: int) -> int:
 
 
 def memory_of(condition: Condition, image_shape: Sequence[int]) -> Memory:
-    """Returns what a pair of a condition needs while it trains.
+    """Returns the memory that a pair of a condition needs while it trains.
 
     Args:
-      condition: see `Condition`.
-      image_shape: (H, W, D).
+      condition: the condition.
+      image_shape: (H, W, D), the shape of an image.
     """
     sizes = sizes_of(condition, image_shape)
     batch = condition.batch_capacity or condition.batch_size
@@ -128,36 +128,35 @@ def memory_of(condition: Condition, image_shape: Sequence[int]) -> Memory:
 
 
 def member_bytes(condition: Condition, image_shape: Sequence[int]) -> int:
-    """Returns the memory that a member needs while it trains: a pair, both of its models.
+    """Returns the bytes that a pair of a condition needs at most while it trains.
 
-    Parameters and the optimizer's state, all batches and the halves; beside them the larger of a
-    training step (the next state, a gradient and a batch's activations) and a look at the
-    landscapes (gradients of both halves and their examples' activations).
+    They are what is held all the time, and the larger of what a training step needs (with the next
+    state) and what measuring landscapes needs.
 
     Args:
-      condition: see `Condition`.
-      image_shape: (H, W, D).
+      condition: the condition.
+      image_shape: (H, W, D), the shape of an image.
     """
     memory = memory_of(condition, image_shape)
     return memory.held + max(memory.next_state + memory.step, memory.look)
 
 
 def _drawn_bytes(condition: Condition) -> int:
-    """Returns the size of a pair's halves and S, with the labels that its models train on."""
+    """Returns the bytes of a pair's halves and S, with the labels that its models train on."""
     capacity = condition.capacity or 0
     return (2 * capacity + condition.num_holdout) * (4 + 4 + 1) + 2 * capacity * 4
 
 
 def kept_bytes(condition: Condition, image_shape: Sequence[int]) -> int:
-    """Returns the size of a trained population: parameters, halves, and what was seen.
+    """Returns the bytes of a trained population: parameters, halves, and curves of landscapes.
 
     Args:
-      condition: see `Condition`.
-      image_shape: (H, W, D).
+      condition: the condition.
+      image_shape: (H, W, D), the shape of an image.
     """
-    seen = len(condition.probe_steps) * (3 * len(populations.LOSSES) + 3) * 4
+    curve_bytes = len(condition.probe_steps) * (3 * len(populations.LOSSES) + 3) * 4
     params = sizes_of(condition, image_shape).params
-    return condition.num_pairs * (2 * (params + seen) + _drawn_bytes(condition))
+    return condition.num_pairs * (2 * (params + curve_bytes) + _drawn_bytes(condition))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -169,13 +168,13 @@ def _sizes(model: Any, num_classes: int, optimizer: str, image_shape: tuple[int,
         def backward(params, x, labels):
             return jax.vjp(lambda params: _total(apply_fn, params, x, labels), params)[1]
 
-        found = jax.eval_shape(backward, state.params, *_examples(number, image_shape))
-        return [_bytes(leaf) for leaf in jax.tree.leaves(found)]
+        residual_shapes = jax.eval_shape(backward, state.params, *_examples(number, image_shape))
+        return [_bytes(leaf) for leaf in jax.tree.leaves(residual_shapes)]
 
-    # What does not grow with the examples are parameters. The backward pass adds about as much as
-    # the largest of them.
-    one, two = residuals(1), residuals(2)
-    example = sum(two) - sum(one) + max(two) - max(one)
+    # Residuals that do not grow with the number of examples are parameters. The backward pass adds
+    # about as much as the largest residual.
+    bytes_of_1, bytes_of_2 = residuals(1), residuals(2)
+    example = sum(bytes_of_2) - sum(bytes_of_1) + max(bytes_of_2) - max(bytes_of_1)
     return Sizes(_bytes(state.params), _bytes(state), example)
 
 

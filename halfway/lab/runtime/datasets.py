@@ -1,4 +1,4 @@
-"""Data sets of a run: read with a word where that takes long, checked against the settings."""
+"""Data sets of a run: read, with a log line where that takes long, and checked."""
 
 import threading
 import warnings
@@ -9,20 +9,24 @@ from halfway.lab.config.user import LOG, UserError
 from halfway.lab.runtime import processes
 
 PATIENCE = 2.0
-"""Seconds of reading after which a line says so."""
+"""Seconds of reading after which a log line says that a data set is being read."""
 
 
 def folder(given: str | None) -> str:
-    """Returns the data folder: the given one, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return given or data.default_root()  # empty is unset
+    """Returns the data folder.
+
+    Args:
+      given: the value of the flag; None or empty for $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    """
+    return given or data.default_root()
 
 
 def load(name: str, data_dir: str | None) -> data.Dataset:
-    """Returns a data set, and says so where that takes long.
+    """Returns a data set; a log line says that it is being read where that takes long.
 
     Args:
-      name: as of `data.load`.
-      data_dir: of the flag.
+      name: a name that `data.load` takes.
+      data_dir: the value of the flag.
 
     Raises:
       UserError: if there is no such data set, or it cannot be read.
@@ -46,11 +50,12 @@ def load_for(config: RunConfig, data_dir: str | None) -> data.Dataset:
     """Returns the data set of a run, the same on all of its processes.
 
     Args:
-      config: of the run.
-      data_dir: of the flag.
+      config: the settings of the run.
+      data_dir: the value of the flag.
 
     Raises:
-      UserError: as `load`, and if its classes are not those of the settings or processes differ.
+      UserError: if the data set cannot be loaded, the number of its classes is not that of the
+        settings, or processes have different data.
     """
     dataset = load(config.dataset, data_dir)
     if dataset.num_classes != config.num_classes:

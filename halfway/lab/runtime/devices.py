@@ -19,16 +19,16 @@ from halfway.populations import Condition
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """What a user says of where a run computes; None where nothing is said.
+    """Where a user lets a run compute; None where a flag is not given.
 
     Attributes:
-      mesh: "member:4,data:2".
-      at_once: members of one device that run at once, at most.
+      mesh: the axes of the mesh, e.g. "member:4,data:2".
+      at_once: the largest number of members of one device that run at once.
       distributed: whether this is one of several processes.
       coordinator: HOST:PORT of process 0.
-      num_processes: of the run.
-      process_id: of this one.
-      compilation_cache: a folder, or "off".
+      num_processes: the number of processes of the run.
+      process_id: the number of this process, from 0.
+      compilation_cache: the folder of compiled programs, or "off".
     """
 
     mesh: str | None = None
@@ -44,10 +44,11 @@ def start(place: Place) -> None:
     """Sets up devices, processes and the compilation cache, before anything is computed.
 
     Args:
-      place: what the user says.
+      place: where the user lets the run compute.
 
     Raises:
-      UserError: if it asks for what cannot be done.
+      UserError: if the mesh cannot be read, processes cannot be connected, flags of processes are
+        given without `distributed`, or the cache cannot be written.
     """
     number = None
     if place.mesh is not None:
@@ -74,15 +75,15 @@ def start(place: Place) -> None:
 def lay_out(
     place: Place, wanted: Iterable[Condition] = (), pool: Split | None = None
 ) -> sharding.Layout:
-    """Returns the mesh that is asked for, else what suits the populations.
+    """Returns the layout with the user's mesh, or else with the mesh that suits the populations.
 
     Args:
-      place: what the user says.
-      wanted: conditions of the populations.
+      place: where the user lets the run compute.
+      wanted: the conditions of the populations.
       pool: the examples that halves are drawn from.
 
     Raises:
-      UserError: if there are not that many devices.
+      UserError: if there are fewer devices than the mesh has, or a process has none in it.
     """
     wanted = list(wanted)
     if place.mesh is not None:
@@ -113,10 +114,10 @@ def lay_out(
 def use_cores(number: int | None = None) -> None:
     """Makes each core a device of JAX's on a CPU, unless XLA_FLAGS says how many there are.
 
-    Members are spread over devices, which is faster than threads inside one member's operations.
+    Members are spread over devices, which is faster than threads inside the operations of a member.
 
     Args:
-      number: of devices instead of one for each core.
+      number: the number of devices; None for the number of cores.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return  # jax_num_cpu_devices would silently win
@@ -126,23 +127,26 @@ def use_cores(number: int | None = None) -> None:
 
 
 def device_bytes() -> int | None:
-    """Returns the memory of a device; None where it does not say, as on a CPU."""
+    """Returns the bytes of a device's memory; None where they are not known, as on a CPU."""
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 MOST_MAPS = 30_000
-"""Memory maps beyond which compiled programs are forgotten: Linux gives 65,530 to a process, and
-XLA crashes without a word where it gets no more."""
+"""Memory maps beyond which compiled programs are forgotten. Linux allows a process 65,530, and XLA
+crashes without a message where it gets no more."""
 
 
 def forget_programs(most: int = MOST_MAPS) -> bool:
-    """Forgets what is compiled where it holds too many memory maps, and says whether it did.
+    """Forgets compiled programs where they hold too many memory maps.
 
-    Each program holds some for as long as it is known: a run of all hypotheses has hundreds of
-    them. What is still needed comes back from the compilation cache.
+    Each program holds memory maps until it is forgotten, and a run of all hypotheses has hundreds
+    of programs. Programs that are still needed come back from the compilation cache.
 
     Args:
-      most: maps of this process that are let be.
+      most: the number of memory maps up to which nothing is done.
+
+    Returns:
+      Whether programs were forgotten.
     """
     maps = Path("/proc/self/maps")  # on Linux alone
     if not maps.exists() or maps.read_bytes().count(b"\n") <= most:
@@ -153,10 +157,13 @@ def forget_programs(most: int = MOST_MAPS) -> bool:
 
 
 def use_cache(given: str | None) -> None:
-    """Keeps compiled programs in a folder, the user's cache by default, where it can be written.
+    """Keeps compiled programs in a folder, if the folder can be written.
+
+    Args:
+      given: a folder, "off" for no cache, or None for a folder in the user's cache.
 
     Raises:
-      UserError: if the given folder cannot be written.
+      UserError: if a given folder cannot be written.
     """
     if given == "off":
         return

@@ -1,4 +1,4 @@
-"""What a run stands on: versions, commit, devices, data set."""
+"""The environment of a run: versions, commit, devices, data set."""
 
 import importlib.metadata
 import os
@@ -20,8 +20,8 @@ def describe(dataset: data.Dataset, command: str) -> dict[str, Any]:
     """Returns what a reader needs to repeat the run: command, versions, commit, devices, start.
 
     Args:
-      dataset: whose version and size are noted.
-      command: as it can be pasted into a shell.
+      dataset: the data set, of which version and size are noted.
+      command: the command of the run, as it can be pasted into a shell.
     """
     versions = {"halfway": halfway.__version__, "python": sys.version.split()[0]}
     versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}

@@ -1,7 +1,7 @@
-"""What training will take, before anything is trained: FLOPs, memory, time.
+"""Estimates of what training will take, made before it starts: FLOPs, memory, time.
 
-FLOPs are XLA's count of one step and of one look at the landscapes, nothing compiled; memory is
-counted from shapes; time is FLOPs over what this machine does in half a second.
+FLOPs are XLA's count of a step and of measuring landscapes, without compiling; memory is counted
+from shapes; time is FLOPs over the rate of this machine, which is measured for half a second.
 """
 
 import dataclasses
@@ -34,27 +34,27 @@ SHARE: dict[tuple[str, str], float] = {
 Measured on 2 CPU cores, whose products run at 200 GFLOP/s, with the 8×8 digits at batch 64.
 """
 UNKNOWN_SHARE = 0.1
-"""Where none has been measured: a guess."""
+"""The share that is assumed where none has been measured."""
 COMPILE_SECONDS = 6.0
-"""To compile what trains one kind of program: 4 to 11 s on 2 CPU cores, 1 to 2 s from the cache."""
+"""Seconds to compile the training of one program: 4 to 11 on 2 CPU cores, 1 to 2 from the cache."""
 _SIZE = 1024
 _MOST_LETTERS = 30
 
 
 class Row(NamedTuple):
-    """What populations of one compiled program take.
+    """What populations that share a compiled program take.
 
     Attributes:
-      name: of their architectures.
-      num_steps: of training.
-      num_examples: static length of a half.
-      at_once: pairs that train at once on a device.
-      num_populations: conditions.
-      num_members: models, two of each pair.
-      flops: of training with its looks at the landscapes.
-      memory_bytes: on one device while the largest of them trains.
-      kept_bytes: of all of them once they are trained.
-      seconds: expected, about.
+      name: the names of their architectures.
+      num_steps: the number of training steps.
+      num_examples: the static length of a half.
+      at_once: the number of pairs that train at once on a device.
+      num_populations: the number of populations.
+      num_members: the number of models, two of each pair.
+      flops: FLOPs of training and of measuring landscapes.
+      memory_bytes: memory of one device while the largest population trains.
+      kept_bytes: size of all these populations after training.
+      seconds: the expected time.
     """
 
     name: str
@@ -70,13 +70,13 @@ class Row(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
-    """What all populations take that are to be trained: sums over rows, of memory the largest.
+class Forecast:
+    """What all populations that are to be trained take.
 
     Attributes:
-      rows: one for each compiled program.
-      guessed: kinds of models for which `UNKNOWN_SHARE` stood in.
-      may_stop: whether some may be done before their last step, which is counted all the same.
+      rows: a row for each compiled program.
+      guessed: kinds of models for which `UNKNOWN_SHARE` was assumed.
+      may_stop: whether some populations may stop before their last step, to which all are counted.
     """
 
     rows: tuple[Row, ...] = ()
@@ -97,31 +97,31 @@ def _device_bytes(condition: Condition, pool: Split, layout: Layout) -> int:
     num_data = layout.mesh.shape[sharding.DATA]
     images = math.prod(pool.images.shape) * 4
     training_now = here * memory.next_state + _at_once(condition, layout) * memory.step // num_data
-    # A look takes all pairs of a device at once, whatever training does.
+    # Landscapes are measured on all pairs of a device at once, whatever training does.
     looking_now = min(here, layout.at_once or here) * memory.look // num_data
     return images + here * memory.held + max(training_now, looking_now)
 
 
-def estimate(conditions: Sequence[Condition], pool: Split, layout: Layout) -> Estimate:
+def estimate(conditions: Sequence[Condition], pool: Split, layout: Layout) -> Forecast:
     """Returns what training will take; the rate of the devices is measured for half a second.
 
     Args:
-      conditions: whose populations are to be trained.
-      pool: the examples that halves are drawn from, for their number and shape.
-      layout: that they train on.
+      conditions: the conditions of the populations that are to be trained.
+      pool: the examples that halves are drawn from; their number and shape are used.
+      layout: the layout that populations train on.
     """
     if not conditions:
-        return Estimate()
+        return Forecast()
     rate = matmul_rate(layout)
     groups: dict[Condition, list[Condition]] = {}
-    for one in conditions:
-        groups.setdefault(populations.program_of(one), []).append(one)
+    for condition in conditions:
+        groups.setdefault(populations.program_of(condition), []).append(condition)
     kinds = dict.fromkeys(_kind(program) for program in groups)
     backend = jax.default_backend()
-    return Estimate(
+    return Forecast(
         rows=tuple(_row(group, pool, layout, rate) for group in groups.values()),
         guessed=tuple(kind for kind in kinds if (backend, kind) not in SHARE),
-        may_stop=any(one.stop_loss > 0 for one in conditions),
+        may_stop=any(condition.stop_loss > 0 for condition in conditions),
     )
 
 
@@ -130,27 +130,27 @@ def _kind(condition: Condition) -> str:
 
 
 def _row(group: Sequence[Condition], pool: Split, layout: Layout, rate: float) -> Row:
-    """Returns the row of conditions that share a program, on devices of that rate together."""
+    """Returns the row of conditions that share a program, from the rate of all devices."""
     first, image_shape = group[0], pool.images.shape[1:]
     here = _pairs_here(first, layout)
-    members = [2 * one.num_pairs for one in group]
+    members = [2 * condition.num_pairs for condition in group]
     flops = sum(
-        number * costs.model_flops(one, image_shape)
-        for number, one in zip(members, group, strict=True)
+        number * costs.model_flops(condition, image_shape)
+        for number, condition in zip(members, group, strict=True)
     )
-    # Devices that have a pair less than the others wait for them.
+    # Devices that have one pair less than others wait for them.
     waiting = here * layout.mesh.shape[sharding.MEMBER] / first.num_pairs
     share = SHARE.get((jax.default_backend(), _kind(first)), UNKNOWN_SHARE)
     return Row(
-        name=", ".join(dict.fromkeys(one.architecture for one in group)),
+        name=", ".join(dict.fromkeys(condition.architecture for condition in group)),
         num_steps=first.probe_steps[-1],
         num_examples=first.capacity or 0,
         at_once=_at_once(first, layout),
         num_populations=len(group),
         num_members=sum(members),
         flops=flops,
-        memory_bytes=max(_device_bytes(one, pool, layout) for one in group),
-        kept_bytes=sum(costs.kept_bytes(one, image_shape) for one in group),
+        memory_bytes=max(_device_bytes(condition, pool, layout) for condition in group),
+        kept_bytes=sum(costs.kept_bytes(condition, image_shape) for condition in group),
         seconds=flops * waiting / (rate * share) + COMPILE_SECONDS,
     )
 
@@ -164,48 +164,50 @@ def _at_once(condition: Condition, layout: Layout) -> int:
     """Returns how many pairs of a device train at once."""
     here = _pairs_here(condition, layout)
     limits = (layout.at_once, sharding.at_once(_kind(condition)))
-    return min([here, *(one for one in limits if one is not None)])
+    return min([here, *(limit for limit in limits if limit is not None)])
 
 
 def matmul_rate(layout: Layout, seconds: float = 0.5) -> float:
     """Returns FLOP/s of float32 matrix products on all devices of a layout at the same time.
 
     Args:
-      layout: with the devices; those of other processes are taken to be as fast as this one's.
-      seconds: that it is measured for.
+      layout: the layout of the devices; those of other processes are assumed to be equally fast.
+      seconds: how long the rate is measured.
     """
-    devices = [one for one in layout.mesh.devices.flat if one.process_index == jax.process_index()]
+    devices = [
+        device for device in layout.mesh.devices.flat if device.process_index == jax.process_index()
+    ]
     devices = devices or jax.local_devices()[:1]
     square = jnp.full((_SIZE, _SIZE), 1 / _SIZE)
     squares = [jax.device_put(square, device) for device in devices]
     product = jax.jit(jnp.matmul)
-    jax.block_until_ready([product(one, one) for one in squares])
+    jax.block_until_ready([product(matrix, matrix) for matrix in squares])
     rounds, started = 0, time.monotonic()
     while (taken := time.monotonic() - started) < seconds or not rounds:
-        jax.block_until_ready([product(one, one) for one in squares])
+        jax.block_until_ready([product(matrix, matrix) for matrix in squares])
         rounds += 1
     return rounds * 2 * _SIZE**3 * layout.mesh.size / taken
 
 
 def in_words(
-    found: Estimate,
+    total: Forecast,
     layout: Layout,
     *,
     num_stored: int = 0,
     measurements: Mapping[str, int] | None = None,
 ) -> str:
-    """Returns what a terminal shows of an estimate, at most 100 columns wide.
+    """Returns an estimate as text for a terminal, at most 100 columns wide.
 
     Args:
-      found: of `estimate`.
-      layout: the same.
-      num_stored: populations that are there already.
-      measurements: how many there are of each name that are still to be made.
+      total: the estimate, from `estimate`.
+      layout: the layout that `estimate` was given.
+      num_stored: the number of populations that are stored already.
+      measurements: the number of measurements that are still to be made, by name.
     """
     there = f"{num_stored} {'is' if num_stored == 1 else 'are'} there already"
-    lines = [f"populations to train: {found.num_populations}; {there}"]
-    if found.rows:
-        lines += ["", *wording.align(_table(found)), "", *_totals(found)]
+    lines = [f"populations to train: {total.num_populations}; {there}"]
+    if total.rows:
+        lines += ["", *wording.align(_table(total)), "", *_totals(total)]
     sizes = ",".join(f"{name}:{size}" for name, size in layout.mesh.shape.items())
     devices = _count(layout.mesh.size, "device")
     lines.append(f"layout: mesh {sizes} on {devices} ({jax.default_backend()})")
@@ -220,34 +222,34 @@ def _wrapped(text: str) -> list[str]:
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
-def _table(found: Estimate) -> list[tuple[str, ...]]:
+def _table(total: Forecast) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         ("models", "populations", "members", "steps", "examples", "at once", "compute", "memory")
     ]
-    for row in found.rows:
+    for row in total.rows:
         name = row.name if len(row.name) <= _MOST_LETTERS else f"{row.name[: _MOST_LETTERS - 1]}…"
         numbers = row.num_populations, row.num_members, row.num_steps, row.num_examples, row.at_once
         scaled = _scaled(row.flops, "FLOP"), _scaled(row.memory_bytes, "B")
         rows.append((name, *map(str, numbers), *scaled))
-    totals = str(found.num_populations), str(found.num_members), "", "", ""
-    scaled = _scaled(found.flops, "FLOP"), _scaled(found.memory_bytes, "B")
+    totals = str(total.num_populations), str(total.num_members), "", "", ""
+    scaled = _scaled(total.flops, "FLOP"), _scaled(total.memory_bytes, "B")
     return [*rows, ("all", *totals, *scaled)]
 
 
-def _totals(found: Estimate) -> list[str]:
-    programs, backend = len(found.rows), jax.default_backend()
+def _totals(total: Forecast) -> list[str]:
+    programs, backend = len(total.rows), jax.default_backend()
     texts = [
         "members: two models of each pair; at once: pairs that train together on a device",
-        f"memory: {_scaled(found.memory_bytes, 'B')} on a device while the largest population "
-        f"trains, and {_scaled(found.kept_bytes, 'B')} for all that are trained",
-        f"time: about {duration(found.seconds)}, a factor of 2 either way, of which up to "
+        f"memory: {_scaled(total.memory_bytes, 'B')} on a device while the largest population "
+        f"trains, and {_scaled(total.kept_bytes, 'B')} for all that are trained",
+        f"time: about {duration(total.seconds)}, a factor of 2 either way, of which up to "
         f"{duration(COMPILE_SECONDS * programs)} to compile {_count(programs, 'program')}; "
         "measurements, verdicts and the report come on top",
     ]
-    if found.guessed:
-        kinds = ", ".join(found.guessed)
+    if total.guessed:
+        kinds = ", ".join(total.guessed)
         texts.append(f"no training of {kinds} has been timed on {backend}: that time is a guess")
-    if found.may_stop:
+    if total.may_stop:
         texts.append("populations that may stop at a loss are counted to their last step")
     return [line for text in texts for line in _wrapped(text)]
 

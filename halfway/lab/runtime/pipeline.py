@@ -9,62 +9,68 @@ import jax
 
 from halfway import populations, sharding, storage
 from halfway.data import Split
+from halfway.keys import named_key
 from halfway.lab import studies
 from halfway.lab.config.settings import RunConfig
 from halfway.lab.config.user import LOG, UserError
-from halfway.lab.report import report, summary
+from halfway.lab.measurements.context import Context
+from halfway.lab.report import page, run_report, summary
 from halfway.lab.runtime import devices, estimates, processes, tensorboard
-from halfway.lab.runtime.progress import Progress
+from halfway.lab.runtime.progress import ProgressBar
 from halfway.lab.runtime.runs import Run
 from halfway.lab.study import evidence, family, wording
-from halfway.lab.study.protocol import Request, Study, Verdict
+from halfway.lab.study.protocol import Study
+from halfway.lab.study.records import Request
+from halfway.lab.study.verdict import Verdict
 from halfway.populations import Condition
 
 
 def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
     """Trains and measures what the chosen studies need and the run does not hold yet.
 
-    Hypotheses of earlier invocations are looked after too: what can no longer be read is measured
-    again.
+    This includes hypotheses of earlier invocations: measurements of theirs that can no longer be
+    read are made again.
 
     Args:
-      run: where results go.
-      chosen: the hypotheses of this invocation.
+      run: the run that stores the results.
+      chosen: the studies of this invocation.
       pool: the examples that halves are drawn from.
     """
-    every = {study.id: study for study in (*_earlier(run), *chosen)}
-    ids = family.sort_ids(every)
-    requests = _requests([every[name] for name in ids], run.config)
+    studies_by_id = {study.id: study for study in (*_earlier(run), *chosen)}
+    ids = studies.sort_ids(studies_by_id)
+    requests = _requests([studies_by_id[name] for name in ids], run.config)
     needed = _conditions(requests)
     missing = [request for request in requests if not run.has_measurement(request)]
     wanted = _conditions(missing)
-    loaded = {one: run.load_population(one) for one in wanted}
-    in_memory = {one: population for one, population in loaded.items() if population is not None}
-    untrained = [one for one in wanted if one not in in_memory]
+    loaded = {condition: run.load_population(condition) for condition in wanted}
+    in_memory = {
+        condition: population for condition, population in loaded.items() if population is not None
+    }
+    untrained = [condition for condition in wanted if condition not in in_memory]
     if run.resumed:
-        done = sum(one in in_memory or one not in loaded for one in needed)
+        done = sum(condition in in_memory or condition not in loaded for condition in needed)
         LOG.info("resumed %d of %d populations", done, len(needed))
     seconds: dict[str, float] = run.notes()["seconds"]
     root = jax.random.key(run.config.seed)
 
-    with Progress(len(untrained) + len(missing)) as progress:
-        for one in untrained:
+    with ProgressBar(len(untrained) + len(missing)) as progress:
+        for condition in untrained:
             stop_if_asked()
-            with progress.stage(f"train {label(one)}", "training", seconds):
-                in_memory[one] = run.train(one, pool, progress.within)
+            with progress.stage(f"train {label(condition)}", "training", seconds):
+                in_memory[condition] = run.train(condition, pool, progress.within)
             run.note(seconds=seconds)
         for request in missing:
             stop_if_asked()
             what = f"{request.measurement.name} {label(request.conditions[0])}"
             with progress.stage(what, request.measurement.name, seconds):
-                parts = [in_memory[one] for one in request.conditions]
-                key = jax.random.fold_in(root, request.measurement.salt)
-                measured = request.measurement.measure(key, parts, pool, run.config)
-                run.save_measurement(request, measured)
+                parts = tuple(in_memory[condition] for condition in request.conditions)
+                key = named_key(root, "measurement", request.measurement.name)
+                context = Context(key, parts, pool, run.config)
+                run.save_measurement(request, request.measurement.measure(context))
             run.note(seconds=seconds)
             if processes.count() == 1:  # several would have to do it together
                 devices.forget_programs()
-    run.merge(requests)
+    run.export(requests)
     run.note(hypotheses=ids)
 
 
@@ -72,8 +78,8 @@ def conditions(chosen: Sequence[Study], config: RunConfig, pool: Split) -> list[
     """Returns the conditions that studies need, checked against the pool.
 
     Args:
-      chosen: the hypotheses.
-      config: of the run.
+      chosen: the studies.
+      config: the settings of the run.
       pool: the examples that halves are drawn from.
 
     Raises:
@@ -91,11 +97,11 @@ def check_conditions(wanted: Iterable[Condition], pool: Split) -> None:
     """Checks that populations can be trained on a pool, without training any.
 
     Args:
-      wanted: their conditions.
+      wanted: the conditions of the populations.
       pool: the examples that halves are drawn from.
 
     Raises:
-      UserError: if one cannot.
+      UserError: if a population cannot be trained on it.
     """
     for condition in wanted:
         try:
@@ -105,7 +111,14 @@ def check_conditions(wanted: Iterable[Condition], pool: Split) -> None:
 
 
 def check_tensorboard(wanted: bool) -> None:
-    """Checks that what writes event files is there, where they are wanted, before any training."""
+    """Checks before any training that event files can be written.
+
+    Args:
+      wanted: whether any will be written; nothing is checked otherwise.
+
+    Raises:
+      UserError: if the library that writes them is not installed.
+    """
     if wanted:
         tensorboard.check()
 
@@ -114,19 +127,19 @@ def write_events(run: Run, chosen: Sequence[Study], wanted: bool = True) -> None
     """Writes TensorBoard event files of the stored populations that hypotheses need.
 
     Args:
-      run: with populations.
-      chosen: the hypotheses.
-      wanted: whether to write any.
+      run: the run that stores the populations.
+      chosen: the studies of the hypotheses.
+      wanted: whether to write any files.
     """
     if wanted:
         processes.shared(lambda: _write_events(run, chosen))
 
 
 def _write_events(run: Run, chosen: Sequence[Study]) -> None:
-    for one in _conditions(_requests(chosen, run.config)):
-        population = run.load_population(one)
+    for condition in _conditions(_requests(chosen, run.config)):
+        population = run.load_population(condition)
         if population is not None:
-            name = f"{label(one)} {one.key}".replace("/", "-")
+            name = f"{label(condition)} {condition.id}".replace("/", "-")
             with run.writing():
                 tensorboard.write(run.path / "tensorboard" / name, population)
 
@@ -134,14 +147,14 @@ def _write_events(run: Run, chosen: Sequence[Study]) -> None:
 def plan(
     path: Path, config: RunConfig, chosen: Sequence[Study], pool: Split, layout: sharding.Layout
 ) -> str:
-    """Returns what a run would train and measure, in words, and does nothing.
+    """Returns a text of what a run would train and measure; nothing is trained or written.
 
     Args:
-      path: where results would go.
-      config: of the run.
-      chosen: the hypotheses.
+      path: the folder that results would go to.
+      config: the settings of the run.
+      chosen: the studies.
       pool: the examples that halves are drawn from.
-      layout: where it would compute.
+      layout: the layout that populations would train on.
 
     Raises:
       UserError: if the folder holds a run that cannot be read.
@@ -150,9 +163,9 @@ def plan(
     missing, stored = _conditions(requests), []
     if (path / "config.json").is_file():
         run = Run.open(path)
-        stored = [one for one in missing if run.has_population(one)]
+        stored = [condition for condition in missing if run.has_population(condition)]
         requests = [request for request in requests if not run.has_measurement(request)]
-        missing = [one for one in _conditions(requests) if one not in stored]
+        missing = [condition for condition in _conditions(requests) if condition not in stored]
     return estimates.in_words(
         estimates.estimate(missing, pool, layout),
         layout,
@@ -162,17 +175,17 @@ def plan(
 
 
 def stop_if_asked() -> None:
-    """Ends the run between two stages where it was asked to end; all processes agree.
+    """Ends the run between two stages if it was asked to end; all processes agree.
 
     Raises:
-      processes.Terminated: if it was.
+      processes.Terminated: if the run was asked to end.
     """
     if processes.is_ending():
         raise processes.Terminated
 
 
 def _earlier(run: Run) -> list[Study]:
-    """Returns the hypotheses that have been run in a folder."""
+    """Returns the studies that have been run in the folder of a run."""
     known, names = studies.available(), run.notes()["hypotheses"]
     for name in names:
         if name not in known:
@@ -181,44 +194,60 @@ def _earlier(run: Run) -> list[Study]:
 
 
 def _requests(chosen: Sequence[Study], config: RunConfig) -> list[Request]:
-    requests = {request.key: request for study in chosen for request in study.needs(config)}
+    requests = {request.id: request for study in chosen for request in study.needs(config)}
     return list(requests.values())
 
 
 def _conditions(requests: Sequence[Request]) -> list[Condition]:
-    return list(dict.fromkeys(one for request in requests for one in request.conditions))
+    return list(
+        dict.fromkeys(condition for request in requests for condition in request.conditions)
+    )
 
 
-def label(one: Condition) -> str:
-    """Returns a condition in a few words, for progress and messages."""
-    words = [one.architecture, "permuted" if one.permuted else f"ρ={one.noise_rate:g}"]
-    words += [f"ω={one.overlap:g}"] if one.overlap else []
-    words += ["one start"] if one.shared_start else []
+def label(condition: Condition) -> str:
+    """Returns a condition in a few words, for progress and messages.
+
+    Args:
+      condition: the condition.
+    """
+    words = [
+        condition.architecture,
+        "permuted" if condition.permuted else f"ρ={condition.noise_rate:g}",
+    ]
+    words += [f"ω={condition.overlap:g}"] if condition.overlap else []
+    words += ["one start"] if condition.shared_start else []
     return " ".join(words)
 
 
 def conclude(run: Run) -> list[Verdict]:
-    """Returns the verdicts of every hypothesis run so far, and writes them with figures and report.
+    """Returns the verdicts of all hypotheses run so far, and writes them with figures and report.
 
     Args:
-      run: with records.
+      run: a run that has records.
 
     Raises:
-      UserError: if there are no records, or a study that was run does not exist here.
+      UserError: if there are no records, or this version lacks a study that was run.
     """
     started = time.monotonic()
     notes, chosen = run.notes(), _earlier(run)
-    records = run.records(_requests(chosen, run.config))
+    if not chosen:
+        raise UserError(
+            f"{run.path} holds no hypothesis that was run to its end: run reproduce again"
+        )
+    requests = _requests(chosen, run.config)
+    records, num_conditions = run.records(requests), len(_conditions(requests))
     try:
         outcomes = [(study, study.decide(records)) for study in chosen]
     except LookupError as error:
         raise UserError(
             f"the records of {run.path} are incomplete ({error}): run reproduce again"
         ) from error
-    verdicts = family.conclude(outcomes, evidence=evidence.kind(run.config))
+    verdicts = family.conclude(
+        outcomes, family_size=len(studies.available()), evidence=evidence.kind(run.config)
+    )
     figures = {
-        # Where a condition has no pair left there is nothing to draw.
-        study.id: study.draw(records, verdict) if verdict.num_pairs else ()
+        # Where a condition has no pair left, there is nothing to draw.
+        study.id: study.figures(records, verdict) if verdict.num_pairs else ()
         for study, verdict in zip(chosen, verdicts, strict=True)
     }
     explanations = {
@@ -228,28 +257,19 @@ def conclude(run: Run) -> list[Verdict]:
     warnings = [*_settings_warning(run), *overview.warnings]
     for warning in warnings:
         LOG.warning("%s", warning)
+    seconds = notes["seconds"] | {"verdicts, figures, report": time.monotonic() - started}
+    report = run_report.page(
+        verdicts=verdicts,
+        figures=figures,
+        explanations=explanations,
+        family=studies.family(),
+        condition_tables=overview.tables,
+        condition_figures=overview.figures,
+        run=run_info(run, seconds, warnings, num_conditions),
+    )
     with run.writing():
         storage.write_json(run.path / "verdicts.json", [verdict.to_json() for verdict in verdicts])
-        forest = report.forest_figure(verdicts, family.FAMILY)
-        report.save_figures(
-            run.path / "figures",
-            [
-                *([forest] if forest else []),
-                *(figure for drawn in figures.values() for figure in drawn),
-                *overview.figures,
-            ],
-        )
-        seconds = notes["seconds"] | {"verdicts, figures, report": time.monotonic() - started}
-        report.write(
-            run.path / "report.html",
-            verdicts=verdicts,
-            figures=figures,
-            explanations=explanations,
-            family=family.FAMILY,
-            condition_tables=overview.tables,
-            condition_figures=overview.figures,
-            run=run_info(run, seconds, warnings, len(records.conditions)),
-        )
+    page.write(run.path, report, resumes=True)
     return verdicts
 
 
@@ -265,17 +285,17 @@ def _settings_warning(run: Run) -> list[str]:
 
 def run_info(
     run: Run, seconds: Mapping[str, float], warnings: Sequence[str], num_conditions: int
-) -> report.RunInfo:
-    """Returns what the page says of a run.
+) -> run_report.RunInfo:
+    """Returns the facts about a run that its page shows.
 
     Args:
-      run: as it is on disk.
-      seconds: run time by stage.
-      warnings: a sentence each.
-      num_conditions: that were trained.
+      run: the run as it is on disk.
+      seconds: run time in seconds by stage.
+      warnings: sentences, one for each warning.
+      num_conditions: the number of conditions that were trained.
     """
     config, noted = run.config, run.notes()["environment"]
-    return report.RunInfo(
+    return run_report.RunInfo(
         command=noted.get("command", ""),
         config=config.to_dict(),
         seed=config.seed,
@@ -299,14 +319,19 @@ def run_info(
 
 
 def ending(run: Run, verdicts: Sequence[Verdict]) -> str:
-    """Returns what a terminal shows at the end: the map, the verdicts, where the report is."""
-    return f"{wording.terminal_map(verdicts, family.FAMILY)}\n\n{run.path / 'report.html'}"
+    """Returns the text that a terminal shows at the end: map, verdicts, path of the report.
+
+    Args:
+      run: the run that the verdicts are of.
+      verdicts: the verdicts of all its hypotheses.
+    """
+    return f"{wording.terminal_map(verdicts, studies.family())}\n\n{run.path / 'report.html'}"
 
 
 def finish(run: Run) -> None:
-    """Decides, writes the report and prints the map, the verdicts and where the report is.
+    """Decides hypotheses, writes the report, and prints the map, the verdicts and its path.
 
     Args:
-      run: with records.
+      run: a run that has records.
     """
     processes.shared(lambda: print(ending(run, conclude(run)), flush=True))

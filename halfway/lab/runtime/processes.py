@@ -20,18 +20,18 @@ T = TypeVar("T")
 
 
 class _State:
-    """What this process is doing.
+    """The state of this process.
 
     Attributes:
-      alone: whether it is in what the first process does by itself.
+      alone: whether it runs code that only the first process runs.
       asked: whether it was asked to end.
-      at_once: whether it may end at any moment.
-      moment: how often it asked whether the run is to end.
+      immediately: whether it may end at any moment.
+      moment: how often it has asked whether the run is to end.
     """
 
     alone = False
     asked = False
-    at_once = True
+    immediately = True
     moment = 0
 
 
@@ -42,13 +42,15 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     """Connects the processes of a run through JAX's coordination service.
 
     Args:
-      coordinator: HOST:PORT of process 0; None: from the cluster's environment (TPU pod, Slurm, or
-        Open MPI), which then says all three.
-      num_processes: of the run.
-      process_id: of this one, from 0.
+      coordinator: HOST:PORT of process 0; None: all three come from the environment of the cluster
+        (TPU pod, Slurm, or Open MPI).
+      num_processes: the number of processes of the run.
+      process_id: the number of this process, from 0.
 
     Raises:
-      UserError: if some but not all are given, a number is none, or they do not find each other.
+      UserError: if some but not all are given, the coordinator is not HOST:PORT, the number of the
+        process is too large, the processes do not connect, or they have different numbers of
+        devices.
     """
     if coordinator is not None:
         host, _, port = coordinator.rpartition(":")
@@ -83,21 +85,25 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
 
 
 START_TIMEOUT = 120
-"""Seconds that processes wait for each other at the start."""
+"""Seconds for which processes wait for each other at the start."""
 
 
 def is_first() -> bool:
-    """Returns whether this process is the one that writes and talks."""
+    """Returns whether this process is the first, which writes files and messages."""
     return count() == 1 or jax.process_index() == 0
 
 
 def shared(fn: Callable[[], T]) -> T:
-    """Returns on every process what a function returns on the first, which alone calls it.
+    """Returns on all processes the result of a function that only the first process calls.
 
-    All processes must come here in the same order. What it raises, all raise.
+    All processes must make these calls in the same order. Where the function raises, all processes
+    raise.
 
     Args:
-      fn: to be called; its result must be picklable, arrays on the host.
+      fn: the function; its result must be picklable. Arrays come back on the host.
+
+    Raises:
+      UserError: on the other processes, with the message of what the first process raised.
     """
     if count() == 1 or _state.alone:
         return fn()
@@ -113,10 +119,10 @@ def shared(fn: Callable[[], T]) -> T:
             payload = pickle.dumps((False, str(error)))
         finally:
             _state.alone = False
-    found = _broadcast(payload)
+    received = _broadcast(payload)
     if failure is not None:
         raise failure
-    done, value = pickle.loads(found)  # of this run's own first process
+    done, value = pickle.loads(received)  # safe, since the first process of this run wrote it
     if not done:
         raise UserError(value)
     return value
@@ -129,21 +135,25 @@ def _broadcast(payload: bytes) -> bytes:
     parts = []
     for index in range(whole + (rest > 0)):
         size = _PART if index < whole else rest
-        # A program for each length: powers of two are few.
+        # Each length is a program of its own, so lengths are powers of two.
         data = np.zeros(min(_PART, max(64, 1 << (size - 1).bit_length())), np.uint8)
         if is_first():
             data[:size] = np.frombuffer(payload, np.uint8, size, index * _PART)
-        found = np.asarray(multihost_utils.broadcast_one_to_all(data)).astype(np.uint8)
-        parts.append(found[:size].tobytes())
+        received = np.asarray(multihost_utils.broadcast_one_to_all(data)).astype(np.uint8)
+        parts.append(received[:size].tobytes())
     return b"".join(parts)
 
 
 _PART = 1 << 26
-"""Bytes that are sent at once."""
+"""Number of bytes that are sent at once."""
 
 
 def collective(method: Callable[..., T]) -> Callable[..., T]:
-    """Returns a method that only the first process carries out, and all get the result of."""
+    """Returns a method that only the first process runs and whose result all processes get.
+
+    Args:
+      method: the method, which all processes call.
+    """
 
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> T:
@@ -153,13 +163,13 @@ def collective(method: Callable[..., T]) -> Callable[..., T]:
 
 
 class Terminated(BaseException):
-    """The process was asked to end (SIGTERM), and what it had is kept: no fault, no Exception."""
+    """The process was asked to end (SIGTERM); progress is kept, so that it is no `Exception`."""
 
 
 def listen() -> None:
-    """Has SIGTERM raise `Terminated`: at once, or after the piece in a block of `in_pieces`.
+    """Makes SIGTERM raise `Terminated`: at once, or after a piece of work in `in_pieces`.
 
-    With several processes JAX's preemption service listens instead, see `is_ending`.
+    With several processes, JAX's preemption service listens instead, which `is_ending` asks.
     """
     if count() > 1:
         return
@@ -167,7 +177,7 @@ def listen() -> None:
     def heard(number: int, frame: Any) -> None:
         del number, frame
         _state.asked = True
-        if _state.at_once:
+        if _state.immediately:
             raise Terminated
 
     with contextlib.suppress(ValueError):  # not in the main thread
@@ -176,16 +186,16 @@ def listen() -> None:
 
 @contextlib.contextmanager
 def in_pieces() -> Iterator[None]:
-    """Holds SIGTERM back; the block asks `is_ending` after each piece of its work."""
-    _state.at_once = False
+    """Holds SIGTERM back in a block, which asks `is_ending` after each piece of its work."""
+    _state.immediately = False
     try:
         yield
     finally:
-        _state.at_once = True
+        _state.immediately = True
 
 
 def is_ending() -> bool:
-    """Returns whether the run is to end here; all processes ask together and hear the same."""
+    """Returns whether the run is to end here; all processes call it together and agree."""
     if count() == 1:
         return _state.asked
     _state.moment += 1
@@ -204,12 +214,16 @@ _LOST = (
 
 
 def lost(error: BaseException) -> bool:
-    """Returns whether an error says that another process of the run is gone."""
+    """Returns whether an error says that another process of the run is gone.
+
+    Args:
+      error: the exception.
+    """
     return count() > 1 and any(word in str(error) for word in _LOST)
 
 
 def leave() -> None:
-    """Ends this process at once, since the others that JAX would wait for are gone."""
+    """Ends this process at once, since JAX would wait for processes that are gone."""
     LOG.error(
         "error: another process of this run ended: see its output; start the same command again on "
         "all of them (their number may be another), and it goes on from what is kept"
@@ -222,10 +236,11 @@ def leave() -> None:
 def abandon(code: int) -> None:
     """Ends one of several processes at once, so that the others need not wait for it.
 
-    A moment later, since what all of them found wrong each of them says.
+    It waits a second before, so that each process can write its message. Where there is one process
+    only, nothing is done.
 
     Args:
-      code: of the exit; where there is one process nothing is done.
+      code: the exit code.
     """
     if count() > 1:
         sys.stdout.flush()
@@ -235,9 +250,9 @@ def abandon(code: int) -> None:
 
 
 def count() -> int:
-    """Returns the number of processes without setting up devices, which may be what went wrong."""
+    """Returns the number of processes without setting up devices, which may have failed."""
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 EXIT_LOST, EXIT_TERMINATED = 3, 143
-"""Exit codes where another process is gone, and after SIGTERM."""
+"""Exit codes after the loss of another process, and after SIGTERM."""

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, elsewhere a log line now and then."""
+"""The progress of a run: a bar on a terminal, elsewhere log lines."""
 
 import contextlib
 import sys
@@ -11,15 +11,15 @@ from tqdm import tqdm
 
 from halfway.lab.config.user import LOG
 
-EVERY = 10.0
-"""Seconds between two log lines, at least."""
+LINE_SECONDS = 10.0
+"""The fewest seconds between two log lines."""
 
 
 def duration(seconds: float) -> str:
-    """Returns a time in words, its two largest units.
+    """Returns a time in words, by its two largest units.
 
     Args:
-      seconds: 0 or more.
+      seconds: the time in seconds, 0 or more.
 
     Examples:
       >>> progress.duration(90.4), progress.duration(7500)
@@ -34,20 +34,20 @@ def duration(seconds: float) -> str:
     return " ".join(shown) or "0 s"
 
 
-class Progress:
-    """Stages of which one runs after another; nothing is shown but on the first process.
+class ProgressBar:
+    """Shows the stages of a run, on the first process alone.
 
-    On a terminal a bar names the stage and the time left. Elsewhere the first line comes at once,
-    later ones `EVERY` seconds apart or more: what is held back until then is the newest, and comes
-    as soon as it may.
+    On a terminal a bar names the stage and the time left. Elsewhere the first line is written at
+    once, and later lines at least `LINE_SECONDS` apart; of the lines in between, the newest is
+    written as soon as that time is over.
 
     Args:
-      total: number of stages; 0 shows nothing.
-      clock: to seconds.
+      total: the number of stages; 0 shows nothing.
+      clock: a function that returns the time in seconds.
 
     Examples:
       >>> seconds = {}
-      >>> with progress.Progress(1) as shown, shown.stage("train mlp", "training", seconds):
+      >>> with progress.ProgressBar(1) as shown, shown.stage("train mlp", "training", seconds):
       ...     shown.within(100, 200)
       >>> list(seconds)
       ['training']
@@ -64,7 +64,7 @@ class Progress:
         self._timer: threading.Timer | None = None
         self._lock = threading.RLock()
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "ProgressBar":
         self._begun = self._clock()
         return self
 
@@ -82,9 +82,9 @@ class Progress:
         """Counts one stage and adds its time to a group.
 
         Args:
-          name: that is shown.
-          group: a key of `seconds`.
-          seconds: by group, changed.
+          name: the name that is shown.
+          group: the group of the stage.
+          seconds: the seconds of each group, which are changed.
         """
         started = self._clock()
         with self._lock:
@@ -99,11 +99,11 @@ class Progress:
             self._bar.update()
 
     def within(self, done: int, of: int) -> None:
-        """Shows how far the stage itself is.
+        """Shows the progress within a stage.
 
         Args:
-          done: steps that were taken.
-          of: all steps.
+          done: the number of steps that were taken.
+          of: the number of all steps.
         """
         with self._lock:
             self._share = f"step {done} of {of}"
@@ -111,11 +111,11 @@ class Progress:
         self._log()
 
     def _log(self) -> None:
-        """Writes a line where it is time for one, else sees to it that one comes then."""
+        """Writes a line if it is time for one, else sets a timer that writes it."""
         with self._lock:
             if not self._logs:
                 return
-            wait = 0.0 if self._last is None else self._last + EVERY - self._clock()
+            wait = 0.0 if self._last is None else self._last + LINE_SECONDS - self._clock()
             if wait <= 0:
                 self._write()
             elif self._timer is None:
@@ -124,7 +124,7 @@ class Progress:
                 self._timer.start()
 
     def _catch_up(self) -> None:
-        """Writes what was held back, unless a line has come in the meantime."""
+        """Writes the line that was held back, unless a line was written in the meantime."""
         with self._lock:
             if self._logs and self._timer is threading.current_thread():
                 self._write()

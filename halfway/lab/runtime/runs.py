@@ -1,49 +1,54 @@
-"""The working directory of a run: what identifies it, what is stored, resumed and merged.
+"""The working directory of a run: its identity, and all that it stores.
 
-Of several processes all call every method together; the first reads and writes.
+Where a run has several processes, all of them call each method together, and the first process
+reads and writes.
 
-
-config.json            what identifies the run, and num_devices
+config.json            the identity of the run, and num_devices
 run.json               hypotheses run so far, run time by stage, environment
-populations/KEY/       one trained population, an Orbax checkpoint with its condition
-checkpoints/KEY/STEP/  the last of a training that is under way, see `checkpoints`
-measurements/REQUEST   .parquet, and .npz with outcomes for each example
-records.parquet        all measurements below each other; conditions.parquet beside it
+populations/ID/        a trained population, an Orbax checkpoint with its condition
+checkpoints/ID/STEP/   the last checkpoints of a training that is under way
+measurements/REQUEST   .npz, labelled arrays with a digest and their identity
+records.parquet        an export with a row for each number; conditions.parquet beside it
 verdicts.json  figures/  report.html
 """
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import pandas as pd
+import xarray as xr
 
 import halfway
 from halfway import populations, storage
 from halfway.data import Dataset, Split
-from halfway.lab.config import settings
+from halfway.lab.config import settings, user
 from halfway.lab.config.config_file import ConfigFile
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.runtime import checkpoints, processes
-from halfway.lab.study import conditions, tables
-from halfway.lab.study.protocol import COLUMNS, Measured, Records, Request
+from halfway.lab.study import conditions, records
+from halfway.lab.study.records import Records, Request
 from halfway.populations import Condition, Population
-
-_HAS_ARRAYS = "has_arrays"
 
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """What two runs must share to be the same run."""
+    """What two runs must share to be the same run.
+
+    Attributes:
+      name: the name of config file and variant.
+      config: the settings as nested plain dicts.
+      data_checksum: the checksum of the data set.
+      version: the version of this library.
+    """
 
     name: str
     config: Mapping[str, Any]
@@ -51,16 +56,16 @@ class Identity:
     version: str = halfway.__version__
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain data as a JSON file gives it back."""
+        """Returns the fields as plain data that equal what a JSON file gives back."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
 def identity(file: ConfigFile, dataset: Dataset) -> Identity:
-    """Returns what identifies a run.
+    """Returns the identity of a run.
 
     Args:
-      file: its settings.
-      dataset: that it reads.
+      file: the settings of the run.
+      dataset: the data set of the run.
     """
     return Identity(file.name, file.config.to_dict(), dataset.checksum)
 
@@ -69,20 +74,17 @@ def default_folder(file: ConfigFile) -> str:
     """Returns runs/CONFIG[-VARIANT][-a hash of the fields that flags changed].
 
     Args:
-      file: settings and what flags changed of them.
+      file: the settings, and the fields that flags changed.
     """
     digest = "-" + storage.json_digest(file.overrides)[:6] if file.overrides else ""
     return f"runs/{file.name}{digest}"
 
 
-def _unwritable(path: Path, error: OSError) -> UserError:
-    advice = "choose another"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        advice = "free some space, and the same command goes on from what is there"
-    return UserError(f"--workdir={path} cannot be written ({error.strerror}): {advice}")
+def _writing(path: Path) -> AbstractContextManager[None]:
+    return user.writing(f"--workdir={path}", resumes=True)
 
 
-def _writing(method: Callable[..., None]) -> Callable[..., None]:
+def _writes(method: Callable[..., None]) -> Callable[..., None]:
     """Returns a method of a run whose failure to write is a user's error."""
 
     @functools.wraps(method)
@@ -94,7 +96,17 @@ def _writing(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class Run:
-    """A run on disk. Every file in it is written whole."""
+    """A run on disk, each file of which is written whole.
+
+    Attributes:
+      path: the folder.
+      config: the settings.
+      name: the name of config file and variant.
+      data_checksum: the checksum of the data set.
+      num_devices: the number of devices that the run was begun on.
+      resumed: whether the run was begun before this process opened it.
+      checkpoint_every: seconds between two checkpoints of a training.
+    """
 
     def __init__(self, path: Path, stored: Mapping[str, Any]):
         self.path = path
@@ -103,14 +115,17 @@ class Run:
         self.data_checksum = stored["data_checksum"]
         self.num_devices = stored["num_devices"]
         self.resumed = True
-        """Whether the run was begun before this process opened it."""
-        self.checkpoint_every = checkpoints.EVERY
-        """Seconds between two checkpoints of a training."""
+        self.checkpoint_every = checkpoints.CHECKPOINT_SECONDS
 
     @classmethod
     @processes.collective
     def create(cls, path: Path, identity: Identity, num_devices: int) -> "Run":
-        """Returns the run in a folder, made if it is missing.
+        """Returns the run in a folder, which is made if it is missing.
+
+        Args:
+          path: the folder.
+          identity: the identity that the run must have.
+          num_devices: the number of devices of this process's layout.
 
         Raises:
           UserError: if the folder cannot be written, holds something else, or holds another run.
@@ -119,17 +134,15 @@ class Run:
         resumed = marker.is_file()
         if path.exists() and not path.is_dir():
             raise UserError(f"--workdir={path} is not a folder: choose another")
-        try:
+        with _writing(path):
             path.mkdir(parents=True, exist_ok=True)
             if not resumed:
-                # A run that was killed before this file appeared leaves only hidden temporaries.
+                # A run that was killed before this file was written leaves hidden files only.
                 if any(not entry.name.startswith(".") for entry in path.iterdir()):
                     raise UserError(
                         f"--workdir={path} is not empty and holds no run: choose another folder"
                     )
                 storage.write_json(marker, identity.to_json() | {"num_devices": num_devices})
-        except OSError as error:
-            raise _unwritable(path, error) from error
         run = cls.open(path)
         run.resumed = resumed
         run._check(identity)
@@ -145,8 +158,11 @@ class Run:
     def open(cls, path: Path) -> "Run":
         """Returns the run that a folder holds.
 
+        Args:
+          path: the folder.
+
         Raises:
-          UserError: if there is none, or its config.json cannot be read.
+          UserError: if there is no run in it, or its config.json cannot be read.
         """
         marker = path / "config.json"
         if not marker.is_file():
@@ -158,7 +174,9 @@ class Run:
 
     def _check(self, identity: Identity) -> None:
         stored = storage.read_json(self.path / "config.json")
-        for name, value in identity.to_json().items():
+        # The version first: another version may have other fields, which then say little.
+        facts = sorted(identity.to_json().items(), key=lambda fact: fact[0] != "version")
+        for name, value in facts:
             if stored.get(name) != value:
                 where, mine, theirs = _difference(name, stored.get(name), value)
                 raise UserError(
@@ -168,20 +186,18 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the run for this process, or for all processes of it.
+        """Locks the run for this process, or for all processes of this run, while a block lasts.
 
         Raises:
-          UserError: if another one does, or the folder cannot be written.
+          UserError: if another process has locked it, or the folder cannot be written.
         """
         with contextlib.ExitStack() as held:
             processes.shared(lambda: self._lock(held))
             yield
 
     def _lock(self, held: contextlib.ExitStack) -> None:
-        try:
+        with self.writing():
             handle = held.enter_context((self.path / ".lock").open("w"))
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -190,51 +206,51 @@ class Run:
                 "another folder"
             ) from error
         storage.sweep(self.path)
-        # Of populations that were stored when a process was killed before it removed these.
+        # A process that is killed after it stored a population leaves the checkpoints behind.
         for kept in (self.path / "checkpoints").glob("*"):
             if (self.path / "populations" / kept.name / "condition.json").is_file():
                 shutil.rmtree(kept, ignore_errors=True)
 
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Makes a user's error of what goes wrong while the block writes.
-
-        Raises:
-          UserError: for every `OSError`.
-        """
-        try:
-            yield
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
+    def writing(self) -> AbstractContextManager[None]:
+        """Turns every `OSError` of the block into a user's error, by `user.writing`."""
+        return _writing(self.path)
 
     def _population_path(self, condition: Condition) -> Path:
-        return self.path / "populations" / condition.key
+        return self.path / "populations" / condition.id
 
     @processes.collective
     def has_population(self, condition: Condition) -> bool:
-        """Returns whether a population is stored; whether it can be read is seen on loading."""
+        """Returns whether a population is stored; only loading tells whether it can be read.
+
+        Args:
+          condition: the condition of the population.
+        """
         return (self._population_path(condition) / "condition.json").is_file()
 
     @processes.collective
     def conditions(self) -> dict[str, Condition]:
-        """Returns the conditions of all stored populations by their keys.
+        """Returns the conditions of all stored populations by their ids.
 
         Raises:
-          UserError: if a file of them cannot be read.
+          UserError: if the file of a condition cannot be read.
         """
-        found = {}
+        conditions_by_id = {}
         for path in sorted(self.path.glob("populations/*/condition.json")):
             try:
-                one = Condition(**storage.read_json(path))
+                condition = Condition(**storage.read_json(path))
             except (*storage.UNREADABLE, TypeError) as error:
                 raise UserError(f"{path} cannot be read ({error}): delete its folder") from error
-            found[one.key] = one
-        return found
+            conditions_by_id[condition.id] = condition
+        return conditions_by_id
 
     @processes.collective
-    @_writing
+    @_writes
     def save_population(self, population: Population) -> None:
-        """Stores a population."""
+        """Stores a population.
+
+        Args:
+          population: the population.
+        """
         populations.save(self._population_path(population.condition), population)
 
     def train(
@@ -243,15 +259,16 @@ class Run:
         pool: Split,
         within: Callable[[int, int], None] = lambda done, of: None,
     ) -> Population:
-        """Returns a population, trained from where a checkpoint has it, and stores it.
+        """Returns a population, trained from its newest checkpoint on, and stores it.
 
         Args:
-          condition: of the population.
+          condition: the condition of the population.
           pool: the examples that halves are drawn from.
-          within: called after each piece of training with the steps done and all steps.
+          within: a function that is called after each piece of training with the number of steps
+            done and of all steps.
 
         Raises:
-          processes.Terminated: if the run is asked to end; how far training is, is kept.
+          processes.Terminated: if the run is asked to end; the progress of training is kept.
           UserError: if the folder cannot be written.
         """
         self._forget(condition)
@@ -259,26 +276,30 @@ class Run:
         keeper = checkpoints.Keeper(
             self.path / "checkpoints",
             condition,
-            every=self.checkpoint_every,
+            seconds_between=self.checkpoint_every,
             then=lambda progress: within(progress.num_steps, last),
         )
         with self.writing():
             population = checkpoints.train(condition, pool, keeper)
         self.save_population(population)
         keeper.clear()
-        # As a stored one comes back: what measures the one was compiled for the other.
+        # Made as a stored population is read, so that measurements need not be compiled again.
         return jax.tree.map(jnp.asarray, jax.device_get(population))
 
     @processes.collective
-    @_writing
+    @_writes
     def _forget(self, condition: Condition) -> None:
-        """Marks a population that cannot be read as not there, so that its checkpoints stay."""
+        """Marks a population that cannot be read as missing, so that its checkpoints stay."""
         (self._population_path(condition) / "condition.json").unlink(missing_ok=True)
 
     def load_population(self, condition: Condition) -> Population | None:
-        """Returns a stored population; None if there is none that can be read."""
-        found = self._load_population(condition)
-        return None if found is None else jax.tree.map(jnp.asarray, found)
+        """Returns a stored population; None if there is none that can be read.
+
+        Args:
+          condition: the condition of the population.
+        """
+        stored = self._load_population(condition)
+        return None if stored is None else jax.tree.map(jnp.asarray, stored)
 
     @processes.collective
     def _load_population(self, condition: Condition) -> Population | None:
@@ -290,89 +311,109 @@ class Run:
             if population.condition == condition:
                 return population
             reason = "it is of another condition"
-        except Exception as error:  # Orbax's are of every kind
+        except Exception as error:  # Orbax raises exceptions of every kind
             reason = type(error).__name__
         LOG.warning("%s cannot be read (%s): it is trained again", path, reason)
         return None
 
     def _measurement_path(self, request: Request) -> Path:
-        return self.path / "measurements" / f"{request.key}.parquet"
+        return self.path / "measurements" / f"{request.id}.npz"
 
-    @processes.collective
-    def load_measurement(self, request: Request) -> Measured | None:
-        """Returns a stored measurement; None if there is none that can be read."""
-        path = self._measurement_path(request)
-        if not path.is_file():
-            return None
-        try:
-            return _read_measurement(path)
-        except storage.UNREADABLE as error:
-            LOG.warning("%s cannot be read (%s): it is measured again", path, type(error).__name__)
-            return None
+    def _facts(self, request: Request) -> dict[str, Any]:
+        """Returns the identity of a measurement, so that another one is not taken for it."""
+        return {
+            "measurement": request.measurement.name,
+            "conditions": [condition.id for condition in request.conditions],
+            "config": storage.json_digest(self.config.to_dict()),
+            "data": self.data_checksum,
+            "version": halfway.__version__,
+        }
+
+    def _read_measurement(self, request: Request) -> xr.Dataset:
+        """Returns a stored measurement.
+
+        Raises:
+          Exception: one of `storage.UNREADABLE`, if there is none, or it is not what was written.
+        """
+        arrays, facts = storage.read_facts(self._measurement_path(request))
+        if {name: facts.get(name) for name in self._facts(request)} != self._facts(request):
+            raise ValueError(f"{self._measurement_path(request).name} is another measurement")
+        return records.from_arrays(arrays, facts["structure"])
 
     @processes.collective
     def has_measurement(self, request: Request) -> bool:
-        """Returns whether a measurement is stored that can be read."""
-        return self.load_measurement(request) is not None
-
-    @processes.collective
-    @_writing
-    def save_measurement(self, request: Request, measured: Measured) -> None:
-        """Stores a measurement: the arrays first, then the table, which says that they exist."""
-        path = self._measurement_path(request)
-        path.parent.mkdir(exist_ok=True)
-        if measured.arrays:
-            storage.write_arrays(path.with_suffix(".npz"), measured.arrays)
-        table = measured.table.copy(deep=False)
-        table.attrs = {_HAS_ARRAYS: bool(measured.arrays)}
-        storage.write_table(path, table)
-
-    @processes.collective
-    @_writing
-    def merge(self, requests: Sequence[Request]) -> None:
-        """Writes records.parquet and conditions.parquet from stored measurements.
+        """Returns whether a measurement is stored, can be read and is what was written.
 
         Args:
-          requests: of all hypotheses of the run; whatever else is in the folder is left out.
+          request: the request for the measurement.
         """
-        ordered = sorted(requests, key=lambda request: request.key)
-        parts = [_read_measurement(self._measurement_path(request)).table for request in ordered]
-        storage.write_table(self.path / "records.parquet", tables.concat(parts))
-        known = {one for request in requests for one in request.conditions}
-        rows = sorted(known, key=lambda one: conditions.order(self.config, one))
-        storage.write_table(self.path / "conditions.parquet", tables.conditions_table(rows))
+        path = self._measurement_path(request)
+        if not path.is_file():
+            return False
+        try:
+            self._read_measurement(request)
+        except storage.UNREADABLE as error:
+            LOG.warning("%s cannot be used (%s): it is measured again", path, error)
+            return False
+        return True
+
+    @processes.collective
+    @_writes
+    def save_measurement(self, request: Request, dataset: xr.Dataset) -> None:
+        """Stores a measurement with its identity.
+
+        Args:
+          request: the request for the measurement.
+          dataset: the result of the measurement.
+        """
+        path = self._measurement_path(request)
+        path.parent.mkdir(exist_ok=True)
+        arrays, structure = records.to_arrays(dataset)
+        storage.write_arrays(path, arrays, self._facts(request) | {"structure": structure})
+
+    @processes.collective
+    @_writes
+    def export(self, requests: Sequence[Request]) -> None:
+        """Writes records.parquet and conditions.parquet, for use by other programs.
+
+        Args:
+          requests: the requests of all hypotheses of the run; other measurements in the folder are
+            left out.
+        """
+        table = records.to_table(self.records(requests).datasets)
+        storage.write_table(self.path / "records.parquet", table)
+        known = {condition for request in requests for condition in request.conditions}
+        rows = sorted(known, key=lambda condition: conditions.order(self.config, condition))
+        storage.write_table(self.path / "conditions.parquet", records.conditions_table(rows))
 
     @processes.collective
     def records(self, requests: Sequence[Request]) -> Records:
         """Returns all records of the run.
 
         Args:
-          requests: of all hypotheses of the run.
+          requests: the requests of all hypotheses of the run.
 
         Raises:
-          UserError: if there are none, or they cannot be read.
+          UserError: if there are no records, they cannot be read, or are not what was written.
         """
-        path = self.path / "records.parquet"
-        if not path.is_file():
-            raise UserError(f"{path} does not exist: run `halfway reproduce` first")
+        if not (self.path / "measurements").is_dir():
+            raise UserError(f"{self.path} holds no measurements: run `halfway reproduce` first")
         try:
-            table = tables.normalize(pd.read_parquet(path))
-            conditions_table = pd.read_parquet(self.path / "conditions.parquet")
-            arrays = {}
-            for request in requests:
-                archive = self._measurement_path(request).with_suffix(".npz")
-                if archive.is_file():
-                    name, key = request.measurement.name, request.conditions[0].key
-                    arrays[name, key] = storage.read_arrays(archive)
+            datasets = {
+                (request.measurement.name, request.conditions[0].id): self._read_measurement(
+                    request
+                )
+                for request in requests
+            }
         except storage.UNREADABLE as error:
             raise UserError(
-                f"the records of {self.path} cannot be read ({error}): run reproduce again"
+                f"the records of {self.path} cannot be used ({error}): run reproduce again"
             ) from error
-        return Records(table, conditions_table, self.config, arrays)
+        return Records(self.config, datasets)
 
     @processes.collective
     def notes(self) -> dict[str, Any]:
-        """Returns what run.json holds: hypotheses, seconds by stage, environment.
+        """Returns the content of run.json: hypotheses, seconds by stage, environment.
 
         Raises:
           UserError: if it cannot be read.
@@ -387,33 +428,29 @@ class Run:
             ) from error
 
     def describe(self, describe: Callable[[], dict[str, Any]]) -> None:
-        """Notes what the run stands on, where nothing is noted yet.
+        """Notes the environment of the run, if it is not noted yet.
 
         Args:
-          describe: see `environment.describe`; called on every process.
+          describe: a function that returns `environment.describe(...)`, called on every process.
         """
         if not self.notes()["environment"]:
             self.note(environment=describe())
 
     @processes.collective
-    @_writing
+    @_writes
     def note(self, **changes: Any) -> None:
-        """Writes changed fields of run.json."""
+        """Writes changed fields of run.json.
+
+        Args:
+          **changes: the new values of fields.
+        """
         storage.write_json(self.path / "run.json", self.notes() | changes)
-
-
-def _read_measurement(path: Path) -> Measured:
-    table = pd.read_parquet(path)
-    has_arrays = table.attrs.pop(_HAS_ARRAYS, False)
-    if not {*COLUMNS} <= {*table.columns}:
-        raise ValueError(f"{path} lacks columns")
-    return Measured(table, storage.read_arrays(path.with_suffix(".npz")) if has_arrays else {})
 
 
 def _difference(name: str, mine: Any, theirs: Any) -> tuple[str, Any, Any]:
     """Returns the first field in which two identities differ, with both values."""
     if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
-        for key in sorted({*mine, *theirs}):
-            if mine.get(key) != theirs.get(key):
-                return _difference(f"{name}.{key}", mine.get(key), theirs.get(key))
+        for field in sorted({*mine, *theirs}):
+            if mine.get(field) != theirs.get(field):
+                return _difference(f"{name}.{field}", mine.get(field), theirs.get(field))
     return name, mine, theirs

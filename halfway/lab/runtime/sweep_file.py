@@ -1,4 +1,4 @@
-"""A sweep file: which settings of a config are to be run."""
+"""A sweep file, which lists the settings of a config that are to be run."""
 
 import itertools
 import re
@@ -15,19 +15,20 @@ from halfway.lab.config.user import UserError
 from halfway.lab.runtime.runs import Identity
 
 _FIELDS = ("config", "only", "grid", "settings")
-_LONGEST = 80  # characters of a folder's name
+_LONGEST = 80
+"""The most characters in the name of a folder."""
 
 
 class Setting(NamedTuple):
     """One run of a sweep.
 
     Attributes:
-      name: made from what varies; names its folder.
-      fields: config fields that are set, by dotted name.
-      arguments: of `reproduce`, without its working directory.
-      run_name: of config file and variant.
-      config: as the run will have it.
-      hypotheses: that it decides.
+      name: the name of the folder, made from the fields that vary.
+      fields: the values of config fields that are set, by dotted name.
+      arguments: the arguments of `reproduce`, without its working directory.
+      run_name: the name of config file and variant.
+      config: the settings of the run.
+      hypotheses: the ids of the hypotheses that it decides.
     """
 
     name: str
@@ -39,20 +40,25 @@ class Setting(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """All settings of a file, checked; its name is the file's."""
+    """A sweep file that was read and checked.
+
+    Attributes:
+      name: the name of the file.
+      settings: all settings of the file.
+    """
 
     name: str
     settings: list[Setting]
 
 
 def load(text: str) -> Sweep:
-    """Returns the sweep of a TOML file, every setting checked.
+    """Returns the sweep of a TOML file after checking all settings.
 
     Args:
-      text: path; a relative one is looked for in the current folder, then in the repository.
+      text: the path; a relative path is searched in the current folder, then in the repository.
 
     Raises:
-      UserError: if there is no such file, it is no sweep, or a setting cannot be run.
+      UserError: if there is no such file, it is no sweep file, or a setting cannot be run.
     """
     path = _find(text)
     if path is None:
@@ -81,10 +87,10 @@ def _find(text: str) -> Path | None:
 
 
 def _combinations(text: str, plain: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the fields of each setting: every explicit one with every point of the grid."""
+    """Returns the fields of each setting: explicit settings times points of the grid."""
     explicit, grid = plain.get("settings", [{}]), plain.get("grid", {})
     explicit = [{}] if explicit == [] else explicit
-    if not (isinstance(explicit, list) and all(isinstance(one, dict) for one in explicit)):
+    if not (isinstance(explicit, list) and all(isinstance(setting, dict) for setting in explicit)):
         raise UserError(f"sweep file {text!r}: settings are written as [[settings]]")
     if not isinstance(grid, dict):
         raise UserError(f"sweep file {text!r}: the grid is written as [grid]")
@@ -94,10 +100,10 @@ def _combinations(text: str, plain: Mapping[str, Any]) -> list[dict[str, Any]]:
             raise UserError(f"sweep file {text!r}: {name} in [grid] must be a list of values")
     points = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
     combined = []
-    for one in map(_flat, explicit):
-        if both := sorted(set(one) & set(axes)):
+    for setting in map(_flat, explicit):
+        if both := sorted(set(setting) & set(axes)):
             raise UserError(f"sweep file {text!r}: {both[0]} is both in [grid] and [[settings]]")
-        combined += [one | point for point in points]
+        combined += [setting | point for point in points]
     if not any(combined):
         raise UserError(f"sweep file {text!r} varies nothing: fill [grid] or [[settings]]")
     return combined
@@ -126,14 +132,14 @@ def _setting(text: str, config: str, only: str | None, fields: dict[str, Any]) -
 
 
 def _check_distinct(text: str, chosen: Sequence[Setting]) -> None:
-    """Refuses the same run twice, however it is written: 0.001 and "1e-3", or a field's default."""
-    seen: dict[str, str] = {}
+    """Raises if two settings are the same run, even if written as 0.001 and "1e-3"."""
+    names: dict[str, str] = {}
     for setting in chosen:
-        key, name = storage.json_digest(setting.config.to_dict()), _name(setting.fields)
-        if key in seen:
-            same = "" if seen[key] == name else f", which is the same run as {seen[key]}"
+        digest, name = storage.json_digest(setting.config.to_dict()), _name(setting.fields)
+        if digest in names:
+            same = "" if names[digest] == name else f", which is the same run as {names[digest]}"
             raise UserError(f"sweep file {text!r} has a setting twice: {name}{same}")
-        seen[key] = name
+        names[digest] = name
 
 
 def _value(value: Any) -> str:
@@ -143,9 +149,12 @@ def _value(value: Any) -> str:
 
 
 def _name(fields: Mapping[str, Any]) -> str:
-    """Returns a name that says what is set, safe as the name of a folder."""
+    """Returns a name of the fields that are set and their values, safe as the name of a folder."""
     last = [name.rsplit(".", 1)[-1] for name in fields]
-    short = [one if last.count(one) == 1 else name for name, one in zip(fields, last, strict=True)]
+    short = [
+        short_name if last.count(short_name) == 1 else name
+        for name, short_name in zip(fields, last, strict=True)
+    ]
     parts = (f"{n}={_brief(v)}" for n, v in zip(short, fields.values(), strict=True))
     return re.sub(r"[^\w.=,+-]+", "_", ",".join(parts)).strip("._") or "unchanged"
 
@@ -165,10 +174,14 @@ def _named(chosen: Sequence[Setting]) -> list[Setting]:
 
 
 def is_finished(folder: Path, setting: Setting) -> bool:
-    """Returns whether a folder holds this very run with verdicts on all hypotheses and its report.
+    """Returns whether a folder holds this run with all its verdicts and its report.
 
-    Nothing is loaded but two small files. Of what identifies a run the checksum of the data is
-    left out, which only reading them would tell; the report is written last.
+    Only two small files are read. The checksum of the data is not compared, since that would need
+    the data.
+
+    Args:
+      folder: the folder of the run.
+      setting: the setting.
     """
     try:
         stored = storage.read_json(folder / "config.json")

@@ -1,4 +1,4 @@
-"""The table of a sweep: every setting with its verdicts and effects."""
+"""The table of a sweep: all settings with their verdicts and effects."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,15 +13,16 @@ from halfway.lab.study import wording
 
 
 def tabulate(root: Path, settings: Sequence[Setting]) -> pd.DataFrame:
-    """Returns one row for each setting and hypothesis, whoever has run it.
+    """Returns a table with a row for each setting and hypothesis.
 
     Args:
-      root: folder of the sweep.
-      settings: of all shards.
+      root: the folder of the sweep.
+      settings: the settings of all shards.
 
     Returns:
-      Columns: setting, status ("finished" or "missing"), the fields that are set, id, verdict,
-      effect, low, high, p_value, p_adjusted, evidence, num_pairs; infinite ends are null.
+      A table with the columns setting, status ("finished" or "missing"), the fields that are set,
+      id, verdict, effect, low, high, p_value, p_adjusted, evidence, num_pairs; infinite ends are
+      null.
     """
     fields = list(dict.fromkeys(name for setting in settings for name in setting.fields))
     rows = []
@@ -29,7 +30,7 @@ def tabulate(root: Path, settings: Sequence[Setting]) -> pd.DataFrame:
         finished = sweep_file.is_finished(root / setting.name, setting)
         verdicts = storage.read_json(root / setting.name / "verdicts.json") if finished else []
         for name in setting.hypotheses:
-            verdict = next((one for one in verdicts if one["id"] == name), {})
+            verdict = next((stored for stored in verdicts if stored["id"] == name), {})
             row: dict[str, Any] = {
                 "setting": setting.name,
                 "status": "finished" if finished else "missing",
@@ -37,8 +38,8 @@ def tabulate(root: Path, settings: Sequence[Setting]) -> pd.DataFrame:
             row |= {field: _cell(setting.fields.get(field)) for field in fields}
             row |= {"id": name, "verdict": verdict.get("verdict"), "effect": verdict.get("effect")}
             row |= dict(zip(("low", "high"), verdict.get("interval", (None, None)), strict=True))
-            row |= {key: verdict.get(key) for key in ("p_value", "p_adjusted")}
-            row |= {key: verdict.get(key) for key in ("evidence", "num_pairs")}
+            row |= {field_name: verdict.get(field_name) for field_name in ("p_value", "p_adjusted")}
+            row |= {field_name: verdict.get(field_name) for field_name in ("evidence", "num_pairs")}
             rows.append(row)
     return pd.DataFrame(rows).convert_dtypes()
 
@@ -48,7 +49,13 @@ def _cell(value: Any) -> Any:
 
 
 def format_table(table: pd.DataFrame) -> str:
-    """Returns the table as text of at most 100 columns; names that are too long head their rows."""
+    """Returns a table as text of at most 100 columns.
+
+    Names of settings that are too long stand above their rows.
+
+    Args:
+      table: the table, from `tabulate`.
+    """
     heads = ("id", "verdict", "effect [95 % interval]", "pairs", "evidence")
     names = [str(name) for name in table["setting"]]
     rows = [_cells(row) for row in table.to_dict("records")]

@@ -1,4 +1,4 @@
-"""Models, images and attacks that a user names, checked before the first attack."""
+"""Models, images and attacks that a user names, which are checked before the first attack."""
 
 import functools
 import inspect
@@ -19,7 +19,7 @@ from halfway.transfer.grid import Model, ThreatAttack
 from halfway.types import LogitsFn
 
 NUM_CHECKED = 64
-"""Images on which every model is looked at."""
+"""Number of images on which each model is checked."""
 NORMS: dict[str, Callable[..., Threat]] = {
     "linf": attacks.linf,
     "l2": attacks.l2,
@@ -28,7 +28,13 @@ NORMS: dict[str, Callable[..., Threat]] = {
 
 
 class Examples(NamedTuple):
-    """Images `[B, ...]` float32 in [0, 1], labels `[B]` int32, and where they are from."""
+    """Labelled images to attack.
+
+    Attributes:
+      images: `[B, ...]` float32 in [0, 1].
+      labels: `[B]` int32.
+      source: where they are from, in words.
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -39,43 +45,44 @@ def load_models(flag: str, name: str) -> dict[str, Model]:
     """Returns the models that a user's function returns.
 
     Args:
-      flag: that names it.
-      name: pkg.module:fn.
+      flag: the flag that names the function.
+      name: the value of the flag, `pkg.module:fn`.
 
     Raises:
-      UserError: if there is no such function, it fails, or returns no dict of models.
+      UserError: if there is no such function, it fails, or it does not return a dict of models.
     """
     load = user.load_function(flag, name)
     try:
-        found = load()
+        loaded = load()
     except Exception as error:  # somebody else's code
         raise UserError(f"--{flag}={name} fails: {_reason(error)}") from error
-    if not isinstance(found, Mapping) or not found:
+    if not isinstance(loaded, Mapping) or not loaded:
         raise UserError(
-            f"--{flag}={name} must return a dict of names to models, got {type(found).__name__}"
+            f"--{flag}={name} must return a dict of names to models, got {type(loaded).__name__}"
         )
-    for key, model in found.items():
+    for model_name, model in loaded.items():
         stacked = isinstance(model, tuple) and len(model) == 2 and callable(model[0])
         sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(model[1])} if stacked else set()
         usable = callable(model) or (len(sizes) == 1 and () not in sizes)
-        if not (isinstance(key, str) and usable):
+        if not (isinstance(model_name, str) and usable):
             raise UserError(
-                f"--{flag}={name}: {key!r} must be a function from images to logits, or (apply_fn, "
-                f"parameters stacked along one leading axis), got {type(model).__name__}"
+                f"--{flag}={name}: {model_name!r} must be a function from images to logits, or "
+                f"(apply_fn, parameters stacked along one leading axis), got {type(model).__name__}"
             )
-    return dict(found)
+    return dict(loaded)
 
 
 def load_examples(name: str, data_dir: str | None, num_examples: int) -> Examples:
-    """Returns the first images to attack: of a data set's test split, or of an .npz file.
+    """Returns the first images of a data set's test split, or of an .npz file.
 
     Args:
-      name: of a data set of `halfway.data`, or a path that ends in .npz.
+      name: the name of a data set of `halfway.data`, or a path that ends in .npz.
       data_dir: data folder.
-      num_examples: at most.
+      num_examples: the largest number of images.
 
     Raises:
-      UserError: if they cannot be read, or are no images in [0, 1] with labels.
+      UserError: if the images cannot be read, are not images in [0, 1] with labels, or fewer than
+        2.
     """
     if not name.endswith(".npz"):
         dataset = datasets.load(name, data_dir)
@@ -108,14 +115,14 @@ def load_examples(name: str, data_dir: str | None, num_examples: int) -> Example
 
 
 def check_models(models: Mapping[str, Mapping[str, Model]], examples: Examples) -> None:
-    """Checks that all models are classifiers of these images, with logits, and of the same classes.
+    """Checks that all models map the images to finite logits of the same number of classes.
 
     Args:
-      models: flag to the models it names.
-      examples: the first of them are shown to every model.
+      models: the models that each flag names.
+      examples: the images; each model is called with the first `NUM_CHECKED`.
 
     Raises:
-      UserError: naming the first model that is not.
+      UserError: if a model does not; the message names the first such model.
     """
     x, classes = jnp.asarray(examples.images[:NUM_CHECKED]), {}
     needed = int(examples.labels.max()) + 1
@@ -143,26 +150,26 @@ def check_models(models: Mapping[str, Mapping[str, Model]], examples: Examples) 
 
 
 def members(group: Mapping[str, Model]) -> list[tuple[str, LogitsFn]]:
-    """Returns every model of a group by name, one of each stack under the stack's name.
+    """Returns the name and function of each model of a group; stacks become NAME/0, NAME/1, ...
 
     Args:
-      group: of one flag.
+      group: the models of a flag.
     """
-    found = []
+    models = []
     for name, model in group.items():
         if isinstance(model, tuple):
             apply_fn, params = model
             for index in range(len(jax.tree.leaves(params)[0])):
-                one = jax.tree.map(lambda leaf, index=index: leaf[index], params)
-                found.append((f"{name}/{index}", functools.partial(apply_fn, one)))
+                member = jax.tree.map(lambda leaf, index=index: leaf[index], params)
+                models.append((f"{name}/{index}", functools.partial(apply_fn, member)))
         else:
-            found.append((name, model))
-    return found
+            models.append((name, model))
+    return models
 
 
 def _logits(where: str, model: LogitsFn, x: Any) -> np.ndarray:
     try:
-        # A partial has its parameters as arguments: members of a stack share a program.
+        # Parameters are arguments of the program, so that members of a stack share it.
         bound = model if isinstance(model, functools.partial) else None
         call = _call if bound else jax.jit(model)
         logits = np.asarray(call(bound.func, bound.args[0], x) if bound else call(x))  # pyright: ignore
@@ -186,27 +193,27 @@ def _call(apply_fn: Any, params: Any, x: Any) -> Any:
 
 
 def attack_names() -> list[str]:
-    """Returns the names of attacks that keep to a threat model, image by image."""
-    found = []
+    """Returns the names of the attacks on a `logits_fn` that take a threat model."""
+    names = []
     for name in attacks.__all__:
         if not inspect.isfunction(fn := getattr(attacks, name)):
             continue
         signature = inspect.signature(fn)
         plain = next(iter(signature.parameters)) == "logits_fn" and "threat" in signature.parameters
         if plain and signature.return_annotation in (AttackResult, "AttackResult"):
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def choose_attacks(names: Sequence[str], num_steps: int | None) -> dict[str, functools.partial]:
-    """Returns attacks by name; those that take a loss ascend the margin loss, in which M_x is.
+    """Returns attacks by name; attacks that take a loss use the margin loss, as M_x does.
 
     Args:
-      names: of `halfway.attacks`.
-      num_steps: of those that take steps; None for their own.
+      names: names of attacks in `halfway.attacks`.
+      num_steps: the number of steps of attacks that take steps; None for their defaults.
 
     Raises:
-      UserError: for a name that is none.
+      UserError: for a name that is no attack.
     """
     known, chosen = attack_names(), {}
     for name in dict.fromkeys(name.strip() for name in names):
@@ -230,13 +237,13 @@ def check_attacks(
     """Checks that every attack can be traced on a model, without running it.
 
     Args:
-      attack_fns: by name.
-      threat: of one budget.
-      model: of the user's.
-      examples: of which two are used.
+      attack_fns: the attacks by name.
+      threat: a threat model with one budget.
+      model: a model of the user.
+      examples: labelled images, of which two are used.
 
     Raises:
-      UserError: with what the attack says.
+      UserError: if an attack cannot be traced, with its message.
     """
     x, labels = jnp.asarray(examples.images[:2]), jnp.asarray(examples.labels[:2])
     for name, attack in attack_fns.items():

@@ -1,25 +1,45 @@
-"""One file a hypothesis, each ending in a frozen `STUDY`; the package is listed to find them."""
+"""One hypothesis a module or folder, each with a `STUDY`; the package is listed to find them."""
 
+import functools
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from halfway.lab.config.user import UserError
-from halfway.lab.study.family import FAMILY
 from halfway.lab.study.protocol import Study
 
 
-def available() -> dict[str, Study]:
-    """Returns every study that exists, by id, in the order of the family."""
-    found: dict[str, Study] = {}
-    for module in pkgutil.iter_modules(__path__):
-        study: Study = importlib.import_module(f"{__name__}.{module.name}").STUDY
-        found[study.id] = study
-    return {name: found[name] for name, _ in FAMILY if name in found}
+@functools.cache
+def available() -> Mapping[str, Study]:
+    """Returns every study by id, in the order of the report: G before T, each by number."""
+    listed = [
+        importlib.import_module(f"{__name__}.{module.name}").STUDY
+        for module in pkgutil.iter_modules(__path__)
+    ]
+    return MappingProxyType({study.id: study for study in sorted(listed, key=_place)})
+
+
+def _place(study: Study) -> tuple[str, int]:
+    return study.id[0], int(study.id[1:])
+
+
+def family() -> tuple[tuple[str, str], ...]:
+    """Returns id and claim in few words of every hypothesis, in the order of the report.
+
+    Holm's adjustment is over all of them.
+    """
+    return tuple((name, study.text.short) for name, study in available().items())
+
+
+def sort_ids(ids: Iterable[str]) -> list[str]:
+    """Returns hypotheses in the order of the report."""
+    names = list(available())
+    return sorted(ids, key=names.index)
 
 
 def choose(names: Sequence[str]) -> list[Study]:
-    """Returns the named studies in the order of the family.
+    """Returns the named studies in the order of the report.
 
     Args:
       names: ids, or "all" for every study that exists.

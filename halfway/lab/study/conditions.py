@@ -37,15 +37,24 @@ def condition(
 
 
 def control(config: RunConfig, architecture: str) -> Condition:
-    """Returns the control with permuted labels: same halves, seeds and batches, no label noise."""
+    """Returns the control with permuted labels: same halves, seeds and batches, no label noise.
+
+    Args:
+      config: of the run.
+      architecture: one of `config.architectures`.
+    """
     return condition(config, architecture, permuted=True)
 
 
-def order(config: RunConfig, one: Condition) -> tuple[Any, ...]:
+def order(config: RunConfig, condition: Condition) -> tuple[Any, ...]:
     """Returns what conditions are sorted by in tables: architecture, control last, noise rate.
 
     Architectures come in the config's order, those that are a study's own after them.
+
+    Args:
+      config: of the run.
+      condition: to be placed.
     """
-    names = [*config.architectures, one.architecture]
-    place = names.index(one.architecture)
-    return place, one.architecture, one.permuted, one.noise_rate, one.key
+    names = [*config.architectures, condition.architecture]
+    place = names.index(condition.architecture)
+    return place, condition.architecture, condition.permuted, condition.noise_rate, condition.id

@@ -5,7 +5,7 @@ from typing import Any
 
 from halfway.lab.config import config_file, settings
 from halfway.lab.config.settings import RunConfig
-from halfway.lab.study.protocol import Evidence
+from halfway.lab.study.verdict import Evidence
 
 MIN_PAIRS = 16
 EXPLORATORY = ("digits", "mixture")

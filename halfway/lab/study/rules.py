@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from halfway import stats
-from halfway.lab.study.protocol import Direction, Headline, PartResult
+from halfway.lab.study.verdict import Direction, Headline, PartResult
 from halfway.stats import Decision, Estimate
 
 
@@ -73,23 +73,35 @@ def gate(values: np.ndarray, name: str, statistic: str, threshold: float) -> Par
 
 def headline(
     label: str,
-    own: Estimate | Decision,
+    estimate: Estimate | Decision,
     control_label: str = "",
     control: Estimate | Decision | None = None,
 ) -> Headline:
-    """Returns a number to remember with its control's."""
+    """Returns a number to remember with its control's.
+
+    Args:
+      label: what the number is, in words.
+      estimate: the number with its interval.
+      control_label: what the control is, in words; empty without one.
+      control: the number of the control with its interval.
+    """
     return Headline(
         label=label,
-        estimate=own.estimate,
-        low=own.low,
-        high=own.high,
+        estimate=estimate.estimate,
+        low=estimate.low,
+        high=estimate.high,
         control_label=control_label,
         control=None if control is None else (control.estimate, control.low, control.high),
     )
 
 
 def ratios(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
-    """Returns coefficients `[P]` for figures, NaN where the own progress is not positive."""
+    """Returns coefficients `[P]` for figures, NaN where the own progress is not positive.
+
+    Args:
+      numerators: `[P]`.
+      denominators: `[P]`, the progress on the own half.
+    """
     positive = denominators > 0
     return np.where(positive, numerators / np.where(positive, denominators, 1.0), np.nan)
 

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from halfway.lab.study.protocol import Headline, PartResult, Verdict
+from halfway.lab.study.verdict import Headline, PartResult, Verdict
 
 STATES = ("supported", "refuted", "inconclusive", "not run")
 MARKS = {"supported": "●", "refuted": "✕", "inconclusive": "◐", "not run": "·"}
@@ -25,6 +25,11 @@ def format_estimate(estimate: float, low: float = math.nan, high: float = math.n
     Two significant digits of the standard error decide the decimals; it is taken from the
     interval as (high − low)/(2 × 1.96), or from its one finite side. Unbounded ends are written
     as ∞, an undefined estimate as "undefined", a missing interval is left out.
+
+    Args:
+      estimate: in any units; NaN where it is undefined.
+      low: lower end of the interval.
+      high: upper end of the interval.
     """
     if math.isnan(estimate):
         return "undefined"
@@ -40,7 +45,13 @@ def format_estimate(estimate: float, low: float = math.nan, high: float = math.n
 
 
 def format_stored(effect: float | None, low: float | None, high: float | None) -> str:
-    """Returns an effect as a JSON file gives it back: null stands for what was not finite."""
+    """Returns an effect as a JSON file gives it back: null stands for what was not finite.
+
+    Args:
+      effect: the estimate.
+      low: lower end of its interval.
+      high: upper end of its interval.
+    """
     return format_estimate(
         math.nan if effect is None else effect,
         -math.inf if low is None else low,
@@ -94,6 +105,19 @@ def format_p(p_value: float | None) -> str:
     return text
 
 
+def format_duration(seconds: float) -> str:
+    """Returns a time in seconds, or in minutes and seconds from two minutes on."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes >= 2 else f"{round(seconds)} s"
+
+
+def sentence(text: str) -> str:
+    """Returns a text with a capital letter and one full stop."""
+    return f"{text[:1].upper()}{text[1:]}".rstrip(".") + "."
+
+
 def format_headline(headline: Headline) -> str:
     """Returns "label = estimate [low, high] (control label: estimate [low, high])"."""
     text = f"{headline.label} = {format_estimate(headline.estimate, headline.low, headline.high)}"
@@ -123,7 +147,12 @@ def weakest_part(verdict: Verdict) -> PartResult | None:
 
 
 def in_order(verdicts: Sequence[Verdict], family: Sequence[tuple[str, str]]) -> list[Verdict]:
-    """Returns the verdicts in the order of the family; ValueError where one is not in it."""
+    """Returns the verdicts in the order of the family; ValueError where one is not in it.
+
+    Args:
+      verdicts: in any order.
+      family: ids and short claims of all hypotheses, in order.
+    """
     order = {name: index for index, (name, _) in enumerate(family)}
     unknown = sorted({verdict.id for verdict in verdicts} - set(order))
     if unknown:
@@ -134,9 +163,14 @@ def in_order(verdicts: Sequence[Verdict], family: Sequence[tuple[str, str]]) -> 
 def states(
     verdicts: Sequence[Verdict], family: Sequence[tuple[str, str]]
 ) -> list[tuple[str, str, str]]:
-    """Returns (id, short claim, state) for each hypothesis of the family, in its order."""
-    found = {verdict.id: str(verdict.verdict) for verdict in in_order(verdicts, family)}
-    return [(name, claim, found.get(name, "not run")) for name, claim in family]
+    """Returns (id, short claim, state) for each hypothesis of the family, in its order.
+
+    Args:
+      verdicts: in any order.
+      family: ids and short claims of all hypotheses, in order.
+    """
+    state_of = {verdict.id: str(verdict.verdict) for verdict in in_order(verdicts, family)}
+    return [(name, claim, state_of.get(name, "not run")) for name, claim in family]
 
 
 def answer(verdicts: Sequence[Verdict], letter: str) -> tuple[str, str]:
@@ -150,10 +184,10 @@ def answer(verdicts: Sequence[Verdict], letter: str) -> tuple[str, str]:
       letter: "G" for halves, "T" for models.
     """
     noun, meets, not_meets, whether = _QUESTIONS[letter]
-    own = sorted((v for v in verdicts if v.id[0] == letter), key=lambda v: int(v.id[1:]))
-    if not own:
+    of_letter = sorted((v for v in verdicts if v.id[0] == letter), key=lambda v: int(v.id[1:]))
+    if not of_letter:
         return f"{whether} was not asked.", f"No hypothesis about {noun} was run."
-    first = own[0]
+    first = of_letter[0]
     if first.id != f"{letter}1":
         lead = f"{whether} at all was not asked ({letter}1 was not run)"
     else:
@@ -167,14 +201,19 @@ def answer(verdicts: Sequence[Verdict], letter: str) -> tuple[str, str]:
     else:
         number = f"effect = {format_estimate(first.effect, *first.interval)}"
         number += f" (control: {first.control})" if first.control else ""
-    counts = {state: sum(verdict.verdict == state for verdict in own) for state in STATES[:3]}
+    counts = {state: sum(verdict.verdict == state for verdict in of_letter) for state in STATES[:3]}
     parts = [f"{count} {state}" for state, count in counts.items() if count]
     tally = " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
     return f"{lead}:", f"{number}; hypotheses about {noun} that were run: {tally}."
 
 
 def little_was_run(num_run: int, num_family: int) -> str:
-    """Returns how much of the family was run, with a caution where it is less than a quarter."""
+    """Returns how much of the family was run, with a caution where it is less than a quarter.
+
+    Args:
+      num_run: number of hypotheses that were run.
+      num_family: number of all hypotheses.
+    """
     text = f"{num_run} of {num_family} hypotheses were run"
     if num_run < num_family / 4:
         text += ": this answers little of the whole question"
@@ -182,13 +221,23 @@ def little_was_run(num_run: int, num_family: int) -> str:
 
 
 def rerun_command(command: str, name: str) -> str:
-    """Returns the command of a run with `--only` set to one hypothesis."""
+    """Returns the command of a run with `--only` set to one hypothesis.
+
+    Args:
+      command: of the run, as typed.
+      name: id of the hypothesis.
+    """
     kept = re.sub(r"\s--only(=|\s+)(\"[^\"]*\"|'[^']*'|\S+)", "", f" {command}").strip()
     return f"{kept} --only={name}"
 
 
 def terminal_map(verdicts: Sequence[Verdict], family: Sequence[tuple[str, str]]) -> str:
-    """Returns the map and the table of verdicts as plain text, at most 100 columns wide."""
+    """Returns the map and the table of verdicts as plain text, at most 100 columns wide.
+
+    Args:
+      verdicts: in any order.
+      family: ids and short claims of all hypotheses, in order.
+    """
     tiles = states(verdicts, family)
     lines = []
     for letter, noun in (("G", "halves"), ("T", "models")):

@@ -30,6 +30,7 @@ FIELDS = {
 }
 
 
+@pytest.mark.quick
 def test_calls_are_warmed_up_and_taken_in_turns():
     calls = []
     seconds = timing.least(lambda: calls.append("a"), lambda: calls.append("b"), repeats=2)
@@ -66,6 +67,7 @@ def _run(*arguments):
     launch.call(benchmark.main, benchmark.FLAGS, arguments)
 
 
+@pytest.mark.quick
 def test_rows_go_to_the_terminal_and_to_the_file(small, tmp_path, capsys):
     out = tmp_path / "rows.json"
     _run("--suite=small", f"--out={out}", "--compilation_cache=off")
@@ -86,6 +88,7 @@ def test_a_suite_that_does_not_exist_and_a_file_that_cannot_be(small, tmp_path):
         _run("--suite=small", f"--out={tmp_path}/no/x", "--compilation_cache=off")
 
 
+@pytest.mark.quick
 def test_suites_are_found():
     assert benchmarks.available() == {
         "attacks": attacks_suite,
@@ -109,7 +112,7 @@ def test_the_transfer_suite_on_a_few_models(monkeypatch):
 @pytest.mark.slow
 def test_the_landscape_suite_on_a_few_images(monkeypatch):
     monkeypatch.setattr(landscapes, "NUM_IMAGES", 20)
-    monkeypatch.setattr(landscapes, "GRID", 3)
+    monkeypatch.setattr(landscapes, "GRID_SIZE", 3)
     monkeypatch.setattr(landscapes, "_peer", lambda *_: None)
     monkeypatch.setattr(timing, "ceiling", lambda: 1e11)
     rows = {row.work: row for row in landscapes.rows()}
@@ -125,15 +128,23 @@ def test_the_landscape_suite_on_a_few_images(monkeypatch):
     assert "101770 parameters" in rows["top5_mlp_100k"].note
 
 
-@pytest.mark.parametrize("num_models", [1, 3])
-@pytest.mark.parametrize("kind", ["cnn", "mlp"])
+@pytest.mark.parametrize(
+    ("kind", "num_models"),
+    [
+        ("cnn", 1),
+        ("cnn", 3),
+        ("mlp", 3),
+        # No row has it: of single models only convolutional ones are timed.
+        pytest.param("mlp", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_attacks_at_once_are_attacks_one_by_one(kind, num_models, monkeypatch):
     """On few images; without the peer, whose absence is the reason of a skipped row."""
     config = {
         "cnn": {"kind": "cnn", "features": (2,), "stride": 1, "pool": 2, "widths": ()},
         "mlp": {"kind": "mlp", "widths": (6,)},
     }[kind]
-    monkeypatch.setattr(attacks_suite, "CHUNK", 4)
+    monkeypatch.setattr(attacks_suite, "CNN_CHUNK", 4)
     monkeypatch.setattr(attacks_suite, "NUM_STEPS", 3)
     monkeypatch.setattr(attacks_suite, "_peer", lambda *_: "no peer is installed")
     row = attacks_suite._compare("tiny", config, num_models, 8, 8, 0.5, 100, 1e9)
@@ -148,11 +159,11 @@ def test_attacks_at_once_are_attacks_one_by_one(kind, num_models, monkeypatch):
     params = jax.lax.map(lambda k: module.init(k, x[:1])["params"], keys)
     logits_of = lambda p: lambda x: module.apply({"params": p}, x)  # noqa: E731
     many = attacks_suite._many if num_models > 1 else attacks_suite._one
-    found = jax.jit(many(logits_of))(params, x, labels)
+    points = jax.jit(many(logits_of))(params, x, labels)
     for index in range(num_models):
-        one = jax.tree.map(lambda leaf: leaf[index], params)  # noqa: B023
+        member = jax.tree.map(lambda leaf: leaf[index], params)  # noqa: B023
         expected = attacks.pgd(
-            logits_of(one),
+            logits_of(member),
             jax.random.key(0),
             x,
             labels,
@@ -161,7 +172,7 @@ def test_attacks_at_once_are_attacks_one_by_one(kind, num_models, monkeypatch):
             relative_step=0.1,
             best=False,
         )
-        np.testing.assert_allclose(found[index], expected.adversarial, atol=1e-5)
+        np.testing.assert_allclose(points[index], expected.adversarial, atol=1e-5)
 
 
 def test_the_median_counts(monkeypatch):
@@ -178,6 +189,7 @@ def test_two_runs_do_where_one_takes_over_a_minute(monkeypatch):
     assert len(calls) == 2
 
 
+@pytest.mark.quick
 def test_a_suite_without_mnist_says_how_to_prepare_it(tmp_path):
     row = auto_attack.row(str(tmp_path))
     assert row.ours_seconds is None and row.target == 0.7
@@ -201,22 +213,22 @@ def tiny():
 def test_stages_timed_one_by_one_are_the_attack(tiny):
     names = ("apgd_ce", "square")
     staged = auto_attack.Staged(tiny, "linf", num_steps=3, num_queries=10, names=names)
-    found = staged(0.02)
+    result = staged(0.02)
     assert staged.memory > 0 and [len(s) for s in staged.seconds.values()] == [1, 1]
-    assert staged.survivors[0] == 11 and staged.survivors[-1] == (~found.success).sum()
+    assert staged.survivors[0] == 11 and staged.survivors[-1] == (~result.success).sum()
     assert staged.survivors == sorted(staged.survivors, reverse=True)
-    assert found.adversarial.shape == tiny.images.shape
+    assert result.adversarial.shape == tiny.images.shape
     # The halves of the images lie on two devices, each with a key of its own.
     key = jax.random.key(0)
     for shard in range(2):
         part = slice(6 * shard, 6 * shard + 6)
         expected = suite.clean(tiny.logits_fn, tiny.images[part], tiny.labels[part], chunk_size=16)
         for index, name in enumerate(names):
-            own = jax.random.split(jax.random.fold_in(key, index), 2)[shard]
+            stage_key = jax.random.split(jax.random.fold_in(key, index), 2)[shard]
             expected = suite.stage(
                 name,
                 tiny.logits_fn,
-                own,
+                stage_key,
                 tiny.images[part],
                 tiny.labels[part],
                 expected,
@@ -226,11 +238,12 @@ def test_stages_timed_one_by_one_are_the_attack(tiny):
                 num_queries=10,
                 chunk_size=16,
             )
-        np.testing.assert_array_equal(found.success[part], expected.success)
-        np.testing.assert_allclose(found.adversarial[part], expected.adversarial, atol=1e-5)
+        np.testing.assert_array_equal(result.success[part], expected.success)
+        np.testing.assert_allclose(result.adversarial[part], expected.adversarial, atol=1e-5)
     assert "12 images" in auto_attack._note(tiny, 0.02, staged)
 
 
+@pytest.mark.quick
 def test_the_budget_leaves_a_share_between_its_bounds():
     class Fake:
         survivors = ()
@@ -255,11 +268,11 @@ def test_strength_compares_points_within_the_budget(tiny):
 
 
 def test_strength_compares_medians_of_what_both_fool(tiny, monkeypatch):
-    monkeypatch.setattr(strength, "CHUNK", 6)
-    own = attacks.deepfool(tiny.logits_fn, jax.random.key(0), tiny.images, tiny.labels)
-    away = np.asarray(attacks.distance(own.adversarial, tiny.images))
-    twice = tiny.images + 2 * (own.adversarial - tiny.images)
-    both = np.asarray(jnp.argmax(tiny.logits_fn(twice), -1) != tiny.labels) & own.success
+    monkeypatch.setattr(strength, "NUM_AT_ONCE", 6)
+    ours = attacks.deepfool(tiny.logits_fn, jax.random.key(0), tiny.images, tiny.labels)
+    away = np.asarray(attacks.distance(ours.adversarial, tiny.images))
+    twice = tiny.images + 2 * (ours.adversarial - tiny.images)
+    both = np.asarray(jnp.argmax(tiny.logits_fn(twice), -1) != tiny.labels) & ours.success
     both = np.asarray(both).copy()
     both[3] = False  # misclassified from the start
     row = strength._distance(tiny, "deepfool", "l2", {"num_steps": 50}, np.asarray(twice))

@@ -1,6 +1,7 @@
 """The suite `scale` says what was timed; the times themselves are no test's business."""
 
 import sys
+import time
 import types
 
 import jax
@@ -24,7 +25,12 @@ CEILING = scale_work.ceiling
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """Two pieces of two steps of tiny members."""
-    for name, value in (("NUM_PIECES", 2), ("PIECE", 2), ("NUM_STEPS", 4), ("NUM_IMAGES", 70)):
+    for name, value in (
+        ("NUM_PIECES", 2),
+        ("PIECE", 2),
+        ("NUM_TIMED_STEPS", 4),
+        ("NUM_IMAGES", 70),
+    ):
         monkeypatch.setattr(scale_work, name, value)
     monkeypatch.setattr(scale_work, "ceiling", lambda: (lambda number: 0.5, 1e9))
     monkeypatch.setattr(scale_work, "small", lambda number: TINY._replace(num_members=number))
@@ -36,6 +42,7 @@ def fake(name, losses_, seconds=()):
     return Trainer(name, lambda first, last: next(left), lambda: np.array(losses_))
 
 
+@pytest.mark.quick
 def test_operations_leave_out_the_gradient_to_the_images():
     # 64 images: forward 96 + 60, to the weights the same, to the hidden layer 60; two operations.
     assert TINY.operations(5) == 2 * (2 * 156 + 60) * 64 * 5 * 3
@@ -50,24 +57,31 @@ def test_operations_leave_out_the_gradient_to_the_images():
 
 
 def test_our_side_takes_the_steps_of_each_member():
-    found = scale_work.problem(TINY)
-    trainer = scale_work.ours(found)
+    problem = scale_work.problem(TINY)
+    trainer = scale_work.ours(problem)
     assert trainer.memory > 0 and trainer.compile_seconds > 0
     assert trainer.advance(0, 2) > 0
     trainer.advance(2, 5)
     module = models.build(TINY.config, num_classes=10)
     apply_fn = lambda params, x: module.apply({"params": params}, x)  # noqa: E731
     optimizer = populations.make_optimizer("adam", 1e-3)
-    step = jax.jit(lambda *args: populations.train_step(apply_fn, optimizer, *args))
-    for index in range(3):
-        params = jax.tree.map(lambda leaf: leaf[index], found.params)  # noqa: B023
+
+    @jax.jit
+    def trained_loss(params, order):
+        """The loss of a member after each of its batches, one after another."""
         state = populations.init_state(params, optimizer)
-        for rows in found.rows[index, :5]:
-            state = step(state, found.images[rows], found.labels[rows])
-        logits = apply_fn(state.params, found.images)
-        expected = losses.cross_entropy(logits, found.labels).mean()
+        for rows in order:
+            state = populations.train_step(
+                apply_fn, optimizer, state, problem.images[rows], problem.labels[rows]
+            )
+        logits = apply_fn(state.params, problem.images)
+        return losses.cross_entropy(logits, problem.labels).mean()
+
+    for index in range(3):
+        params = jax.tree.map(lambda leaf: leaf[index], problem.params)  # noqa: B023
+        expected = trained_loss(params, problem.rows[index, :5])
         np.testing.assert_allclose(trainer.losses()[index], expected, rtol=1e-5)
-    assert np.ptp(np.asarray(found.rows), 0).any()  # each member has its own order
+    assert np.ptp(np.asarray(problem.rows), 0).any()  # each member has its own order
 
 
 def test_sides_that_train_differently_are_refused():
@@ -79,6 +93,7 @@ def test_sides_that_train_differently_are_refused():
         scale_work.check(a, fake("d", [np.nan, 2.0]))
 
 
+@pytest.mark.quick
 def test_pieces_are_taken_in_turns_and_medians_count(monkeypatch):
     monkeypatch.setattr(scale_work, "NUM_PIECES", 3)
     asked = []
@@ -86,8 +101,8 @@ def test_pieces_are_taken_in_turns_and_medians_count(monkeypatch):
     def side(name, seconds):
         return lambda number: asked.append((name, number)) or seconds[number]
 
-    found = scale_work.in_pieces(side("a", [1.0, 9.0, 2.0]), side("b", [5.0, 4.0, 50.0]))
-    assert found == [6.0, 15.0]
+    seconds = scale_work.in_pieces(side("a", [1.0, 9.0, 2.0]), side("b", [5.0, 4.0, 50.0]))
+    assert seconds == [6.0, 15.0]
     assert asked == [(name, number) for number in range(3) for name in "ab"]
 
 
@@ -148,6 +163,7 @@ def test_rows_beside_peers_and_bfloat16_on_an_accelerator(monkeypatch):
     assert "of the peak FLOPs" in lower.note
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("kind", "bfloat16", "float32"),
     [
@@ -172,15 +188,15 @@ def test_the_cost_of_a_member_is_a_share_of_all(monkeypatch):
     monkeypatch.setattr(
         scale_work,
         "ours",
-        lambda found: fake(
-            "halfway, float32", [1.0], [seconds[found.work.num_members]] * 3
+        lambda problem: fake(
+            "halfway, float32", [1.0], [seconds[problem.work.num_members]] * 3
         )._replace(compile_seconds=1.0, memory=10),
     )
-    one, four = scale.member_rows((1, 4))
-    assert [one.work, four.work] == ["train_small_mlp_members_1", "train_small_mlp_members_4"]
-    assert (one.ours_seconds, four.ours_seconds) == (2.0, 1.0)  # two pieces
-    assert (one.ratio, four.ratio) == (1.0, 0.5)
-    assert (one.steps_per_second, four.steps_per_second) == (2.0, 4.0)
+    single, four = scale.member_rows((1, 4))
+    assert [single.work, four.work] == ["train_small_mlp_members_1", "train_small_mlp_members_4"]
+    assert (single.ours_seconds, four.ours_seconds) == (2.0, 1.0)  # two pieces
+    assert (single.ratio, four.ratio) == (1.0, 0.5)
+    assert (single.steps_per_second, four.steps_per_second) == (2.0, 4.0)
     assert "ratio to 1 member" in four.note and four.peak_memory_bytes == 10
 
 
@@ -198,10 +214,10 @@ def test_a_process_for_each_number_of_devices(monkeypatch):
         "Popen",
         lambda _, **options: popen([sys.executable, "-c", code], **options),
     )
-    one, four = scale_devices.device_rows("train_mlp_x16")
-    assert (one.work, one.ours_seconds, one.ratio) == ("train_mlp_x16_devices_1", 3.0, 1.0)
+    single, four = scale_devices.device_rows("train_mlp_x16")
+    assert (single.work, single.ours_seconds, single.ratio) == ("train_mlp_x16_devices_1", 3.0, 1.0)
     assert (four.work, four.ours_seconds, four.ratio) == ("train_mlp_x16_devices_4", 9.0, 3.0)
-    assert one.target is None and four.target == 1.15 and "ratio to 1" in four.note
+    assert single.target is None and four.target == 1.15 and "ratio to 1" in four.note
 
 
 def test_a_process_that_ends_is_noticed(monkeypatch):
@@ -217,18 +233,19 @@ def test_a_process_that_ends_is_noticed(monkeypatch):
 
 def test_real_devices_take_their_turns_in_this_process(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    seen = []
+    sizes = []
 
     def warm(name):
-        seen.append(sharding.current().mesh.size)
+        sizes.append(sharding.current().mesh.size)
         return lambda piece: float(sharding.current().mesh.size)
 
     monkeypatch.setattr(scale_devices, "_warm", warm)
     rows = scale_devices.device_rows("train_mlp_x16")
-    assert seen == [1, 2] and [row.ours_seconds for row in rows] == [2.0, 4.0]
+    assert sizes == [1, 2] and [row.ours_seconds for row in rows] == [2.0, 4.0]
     assert [row.ratio for row in rows] == [1.0, 2.0] and rows[-1].target is None
 
 
+@pytest.mark.quick
 def test_what_a_process_answers(monkeypatch, capsys):
     monkeypatch.setattr(scale_devices, "_warm", lambda name: lambda piece: piece + 0.5)
     monkeypatch.setattr(sys, "stdin", ["3\n", "4\n"])
@@ -236,6 +253,7 @@ def test_what_a_process_answers(monkeypatch, capsys):
     assert capsys.readouterr().out.split() == ["warm", "3.5", "4.5"]
 
 
+@pytest.mark.quick
 def test_the_second_start_is_the_quickest_after_the_first(monkeypatch):
     runs = iter([(9.0, 20.0), (4.0, 8.0), (3.0, 7.0), (5.0, 6.0)])
     monkeypatch.setattr(scale_start, "_run", lambda root, number: next(runs))
@@ -248,11 +266,25 @@ def test_a_start_is_when_the_config_is_there(monkeypatch, tmp_path):
     code = (
         "import pathlib, sys, time\n"
         "folder = pathlib.Path(sys.argv[1].partition('=')[2]); folder.mkdir()\n"
-        "time.sleep(.2); (folder / 'config.json').touch(); time.sleep(.4)"
+        "time.sleep(.1); (folder / 'config.json').touch()\n"
+        "while not (folder / 'seen').exists(): time.sleep(.01)\n"
+        "time.sleep(.1)"
     )
     monkeypatch.setattr(scale_start, "_COMMAND", ("-c", code))
+    moments = []
+
+    def clock():
+        """Tells the process that its config was seen, however late that is."""
+        if len(moments) == 1:
+            (tmp_path / "run0" / "seen").touch()
+        moments.append(time.perf_counter())
+        return moments[-1]
+
+    monkeypatch.setattr(
+        scale_start, "time", types.SimpleNamespace(perf_counter=clock, sleep=time.sleep)
+    )
     standing, whole = scale_start._run(tmp_path, 0)
-    assert 0.2 < standing < whole - 0.2
+    assert len(moments) == 3 and 0.1 < standing <= whole - 0.1
     monkeypatch.setattr(scale_start, "_COMMAND", ("-c", "raise SystemExit('error: no')"))
     with pytest.raises(RuntimeError, match="failed: error: no"):
         scale_start._run(tmp_path, 1)
@@ -262,16 +294,16 @@ def test_a_start_is_when_the_config_is_there(monkeypatch, tmp_path):
 def test_pytorch_trains_the_same_members(work):
     """Where the extra `peers` is installed."""
     pytest.importorskip("torch")
-    found = scale_work.problem(work)
-    own = scale_work.ours(found)
-    sides = scale_torch.trainers(found)
+    problem = scale_work.problem(work)
+    ours = scale_work.ours(problem)
+    sides = scale_torch.trainers(problem)
     assert [side.name.split(", ")[1] for side in sides] == ["loop", "func.vmap"]
-    before = own.losses()
-    own.advance(0, 6)
+    before = ours.losses()
+    ours.advance(0, 6)
     for side in sides:
         assert side.advance(0, 6) > 0
-        assert scale_work.check(own, side) < 1e-4
-    assert np.abs(own.losses() - before).min() > 1e-3  # a side that stood still would be seen
+        assert scale_work.check(ours, side) < 1e-4
+    assert np.abs(ours.losses() - before).min() > 1e-3  # a side that stood still would be seen
 
 
 def test_a_reason_where_pytorch_is_not_installed(monkeypatch):

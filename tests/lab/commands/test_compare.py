@@ -3,11 +3,16 @@
 import json
 
 import pytest
+from support import tiny_run
 
+from halfway.lab import studies
 from halfway.lab.commands import compare, launch
+from halfway.lab.config import settings
 from halfway.lab.config.user import UserError
 from halfway.lab.report import comparison
 from halfway.lab.report.comparison import Summary
+
+pytestmark = pytest.mark.quick
 
 
 def _verdict(effect=0.5, interval=(0.4, 0.6), **fields):
@@ -25,7 +30,7 @@ SETTINGS = {"seed": 0, "attack.epsilon": 0.1, "commit": "abc"}
 
 
 def _text(*runs):
-    text = comparison.text(runs)
+    text = comparison.text(runs, studies.family())
     assert all(len(line) <= 100 for line in text.splitlines())
     assert not any(line.endswith(" ") for line in text.splitlines())
     return text
@@ -94,14 +99,16 @@ def test_no_verdicts_at_all():
 # From disk
 
 
-@pytest.fixture
-def folder(tmp_path):
+CONFIG = tiny_run.digits("tiny", seed=3)
+
+
+def make_run(parent):
     """A run with what is compared of it."""
-    path = tmp_path / "run"
+    path = parent / "run"
     path.mkdir()
     stored = {
         "name": "digits",
-        "config": {"seed": 3, "training": {"batch_size": 64}},
+        "config": CONFIG.to_dict(),
         "data_checksum": "0123456789abcdef",
         "version": "0",
         "num_devices": 2,
@@ -121,11 +128,16 @@ def folder(tmp_path):
     return path
 
 
+@pytest.fixture
+def folder(tmp_path):
+    return make_run(tmp_path)
+
+
 def test_summary_of_a_run(folder):
     summary = compare.summarize(str(folder))
-    assert summary.settings == {
-        "seed": 3,
-        "training.batch_size": 64,
+    fields = settings.leaves(CONFIG)
+    assert (fields["seed"], fields["training.batch_size"]) == (3, 64)
+    assert summary.settings == fields | {
         "config file": "digits",
         "data version": "1.0.0",
         "data checksum": "0123456789ab",

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.launcher import FOLDERS, Job
+from support import commands
+from support.launcher import FOLDERS
 
 from halfway import landscapes, losses, models, populations, storage
 from halfway.lab.commands import landscape, launch
@@ -29,14 +30,14 @@ SIZES = LandscapeSizes(
     num_eigenvalues=2,
     num_steps=8,
     num_samples=3,
-    num_class_examples=40,
+    num_class_examples=100,
 )
 CONFIG = f"""
 from halfway.lab.config import shipped
 
 def get_config(variant=""):
     config = shipped("digits:tiny")
-    config.num_pairs, config.num_examples, config.num_holdout = 3, 60, 50
+    config.num_pairs, config.num_examples, config.num_holdout = 3, 60, 120
     config.models.mlp.widths = (8,)
     config.training.learning_rate, config.training.batch_size = 1e-2, 16
     config.training.probe_steps = (0, 60)
@@ -52,7 +53,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("landscape")
     (folder / "small.py").write_text(CONFIG)
     command = (*FOLDERS, "--config=small.py", "--workdir=run")
-    done = Job(folder, *command, module="experiments.landscape").wait()
+    done = commands.call(folder, "landscape", *command)
     assert done.code == 0, done
     return folder / "run", done.out
 
@@ -104,8 +105,8 @@ def test_the_plane_holds_start_and_ends_of_the_walks(arrays, population, pool):
 
 
 def test_the_planes_are_the_two_halves_landscapes(arrays, population, pool):
-    walks = weight_space.retrace(population.condition, pool, 1)
-    through = weight_space.plane(*(member(walks, 0, i, t) for i, t in ((0, 0), (0, -1), (1, -1))))
+    walks = weight_space.retrace(population.condition, pool, SIZES.num_pairs)  # compiled before
+    through = landscapes.plane(*(member(walks, 0, i, t) for i, t in ((0, 0), (0, -1), (1, -1))))
     place = jnp.array([arrays["plane_x"][3], arrays["plane_y"][1]])
     params = landscapes.plane_point(through, place)
     for side, half in enumerate((population.halves.a, population.halves.b)):
@@ -202,7 +203,7 @@ def test_sections_decide_at_the_examples_as_the_models_do(arrays, population, po
 
 def test_every_figure_is_drawn_and_every_barrier_tabled(arrays):
     drawn = landscape_page.figures(arrays)
-    names = [one.name for many in drawn.values() for one in many]
+    names = [figure.name for many in drawn.values() for figure in many]
     assert sorted(names) == sorted(
         [
             "plane",
@@ -224,15 +225,17 @@ def test_every_figure_is_drawn_and_every_barrier_tabled(arrays):
     assert float(row[3]) == pytest.approx(heights.max(), rel=1e-2)
     assert row[4] == "2 of 2"
     for many in drawn.values():
-        for one in many:
-            one.figure.canvas.draw()
+        for figure in many:
+            figure.figure.canvas.draw()
 
 
 # Somebody's own model
 
 
-def own_loss(params):
+OWN = """
+def loss(params):
     return ((params["layer"]["kernel"] - 1) ** 2).sum() + params["bias"].sum() ** 2
+"""
 
 
 def write_params(path, seed):
@@ -242,22 +245,13 @@ def write_params(path, seed):
     return path
 
 
+@pytest.mark.quick
 def test_parameters_are_a_tree_by_the_parts_of_their_names(tmp_path):
     tree = landscape.load_params(write_params(tmp_path / "a.npz", 0))
     assert tree["layer"]["kernel"].shape == (4, 3) and tree["bias"].dtype == jnp.float32
 
 
-def test_own_models_give_the_closed_form(tmp_path):
-    members = [landscape.load_params(write_params(tmp_path / f"{i}.npz", i)) for i in range(3)]
-    arrays = weight_space.measure_own(own_loss, members, jax.random.key(0), SIZES)
-    # H is 2 on the kernel, and 2 · ones on the bias: eigenvalues 6 once and 2 twelve times.
-    np.testing.assert_allclose(arrays["spectrum_end_tops"], [[6, 2]], rtol=1e-4)
-    assert arrays["segment_raw_loss"][0, 0] == pytest.approx(float(own_loss(members[0])), rel=1e-5)
-    assert arrays["plane_cross_entropy"].shape == (1, 5, 5)
-    drawn = landscape_page.figures(arrays)
-    assert set(drawn) == {"picture", "segments", "slices", "spectra"}
-
-
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "content, message",
     [(None, "cannot be read"), ({"a": np.arange(3)}, "floats are needed"), ({}, "no arrays")],
@@ -269,6 +263,7 @@ def test_parameters_that_are_none(tmp_path, content, message):
         landscape.load_params(tmp_path / "a.npz")
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "name, message",
     [
@@ -296,17 +291,17 @@ def test_any_population_of_a_run_is_drawn_on_the_labels_it_trained_on(folder, po
     run = Run.open(folder[0])
     control = populations.train(conditions.control(run.config, "mlp"), pool)
     run.save_population(control)
-    key = control.condition.key
-    command = (*FOLDERS, "--workdir=run", f"--condition={key}")
-    done = Job(folder[0].parent, *command, module="experiments.landscape").wait()
+    condition_id = control.condition.id
+    command = (*FOLDERS, "--workdir=run", f"--condition={condition_id}")
+    done = commands.call(folder[0].parent, "landscape", *command)
     assert done.code == 0, done
-    arrays = storage.read_arrays(folder[0] / f"landscape_{key}" / "arrays.npz")
+    arrays = storage.read_arrays(folder[0] / f"landscape_{condition_id}" / "arrays.npz")
     rows = control.halves.a.indices[0, : SIZES.num_examples]
     permuted = control.trained_labels[0, 0, : SIZES.num_examples]
-    seen = loss_at(member(control.params, 0, 0), pool, rows, permuted)
-    assert arrays["slice_own"][0, 2] == pytest.approx(seen, rel=1e-3)
-    own = control.halves.a.labels[0, : SIZES.num_examples]
-    assert loss_at(member(control.params, 0, 0), pool, rows, own) > seen + 0.1
+    trained_loss = loss_at(member(control.params, 0, 0), pool, rows, permuted)
+    assert arrays["slice_own"][0, 2] == pytest.approx(trained_loss, rel=1e-3)
+    half_labels = control.halves.a.labels[0, : SIZES.num_examples]
+    assert loss_at(member(control.params, 0, 0), pool, rows, half_labels) > trained_loss + 0.1
 
 
 @pytest.mark.parametrize(
@@ -324,14 +319,23 @@ def test_populations_that_cannot_be_drawn(folder, monkeypatch, flags, message):
         launch.call(landscape.main, landscape.FLAGS, flags)
 
 
-def test_a_model_of_ones_own(tmp_path):
-    write_params(tmp_path / "a.npz", 0)
-    (tmp_path / "mine.py").write_text(
-        "def loss(p):\n    return (p['layer']['kernel'] ** 2).sum() + (p['bias'] ** 2).sum()\n"
-    )
-    own = ("--params=a.npz", "--loss=mine:loss", "--workdir=own")
-    done = Job(tmp_path, FOLDERS[0], *own, module="experiments.landscape").wait()
+def test_a_model_of_ones_own_gives_the_closed_form(tmp_path, monkeypatch):
+    monkeypatch.setattr(landscape, "LandscapeSizes", lambda: SIZES)
+    paths = [write_params(tmp_path / f"{i}.npz", i) for i in range(3)]
+    (tmp_path / "mine.py").write_text(OWN)
+    flags = ("--params=0.npz,1.npz,2.npz", "--loss=mine:loss", "--workdir=own")
+    done = commands.call(tmp_path, "landscape", FOLDERS[0], *flags)
     assert done.code == 0, done
-    assert (tmp_path / "own" / "landscape" / "figures" / "spectrum.png").is_file()
-    half = Job(tmp_path, FOLDERS[0], *own[:1], module="experiments.landscape").wait()
+    arrays = storage.read_arrays(tmp_path / "own" / "landscape" / "arrays.npz")
+    # H is 2 on the kernel, and 2 · ones on the bias: eigenvalues 6 once and 2 twelve times.
+    np.testing.assert_allclose(arrays["spectrum_end_tops"], [[6, 2]], rtol=1e-4)
+    first = storage.read_arrays(paths[0])
+    value = ((first["layer/kernel"] - 1) ** 2).sum() + first["bias"].sum() ** 2
+    assert arrays["segment_raw_loss"][0, 0] == pytest.approx(value, rel=1e-5)
+    assert arrays["plane_cross_entropy"].shape == (1, 5, 5)
+    figures = {path.stem for path in (tmp_path / "own" / "landscape" / "figures").glob("*.png")}
+    assert {"plane", "spectrum", "slice"} <= figures
+    page = (tmp_path / "own" / "landscape" / "landscape.html").read_text()
+    assert "mine:loss" in page
+    half = commands.call(tmp_path, "landscape", FOLDERS[0], *flags[:1])
     assert "--params and --loss belong together" in half.complaint

@@ -1,15 +1,15 @@
 """Flags, configs and folders: what a user can get wrong, and what is found where."""
 
+import logging
 import os
 import shlex
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import jax
 import pytest
-from support import launcher
+from support import commands, launcher
 
 from halfway.lab import studies
 from halfway.lab.commands import __main__ as console
@@ -107,7 +107,7 @@ MISTAKES = [
     (["--config.architectures=('gru',)"], ["architectures", "mlp", "'gru'"]),
     (["--config.hypotheses=('X9',)"], ["'X9'", "G1, G2"]),
     (["--config.hypotheses=()"], ["no hypothesis is named"]),
-    (["--config.subset=test"], ["subset", "'test'", "'train'"]),
+    (["--config.subset=test"], ["config.subset is all or train", "'test'"]),
     (["--config.dataset=imagenet"], ["'imagenet'", "digits"]),
     (["--config.num_classes=3"], ["num_classes is 3", "10 classes"]),
     (["--config.num_examples=1000"], ["num_examples=1000", "1797", "at most 600"]),
@@ -147,33 +147,28 @@ def test_a_mistake_is_one_line_and_changes_nothing(folder, arguments, words):
     assert left == ["files", *sorted(f"files/{file}" for file in BROKEN)]
 
 
-# From the shell to the line: one of a flag, a field, a config file, a folder, the cache, and none.
-SHELL = [
+# From the arguments to the line and the exit code; in processes of their own in test_scale.py.
+WHOLE = [
     ("reproduce", ["--onyl=G1"], "did you mean --only"),
     ("reproduce", ["--config.num_pairs=0"], "[2, 4096]"),
     ("reproduce", ["--config=nope.py"], "'nope.py'"),
-    ("reproduce", ["--workdir=there"], "not empty"),
+    ("reproduce", ["--workdir=there", *launcher.FOLDERS], "not empty"),
     ("reproduce", ["--compilation_cache=text/x"], "'off'"),
     ("decide", [], "--workdir is needed"),
 ]
 
 
-def test_a_mistake_in_a_shell_is_one_line_and_exit_code_2(tmp_path):
-    (tmp_path / "cwd" / "there").mkdir(parents=True)
+@pytest.mark.quick
+@pytest.mark.parametrize(("command", "arguments", "words"), WHOLE)
+def test_a_mistake_is_printed_and_ends_with_exit_code_2(tmp_path, command, arguments, words):
+    (tmp_path / "there").mkdir()
     for name in ("text", "there/text"):
-        (tmp_path / "cwd" / name).write_text("hello")
-    jobs = []
-    for index, (command, arguments, _) in enumerate(SHELL):
-        (tmp_path / str(index)).mkdir()
-        job = launcher.Job(
-            tmp_path / str(index), *arguments, cwd=tmp_path / "cwd", module=f"experiments.{command}"
-        )
-        jobs.append(job)
-    for job, (_, _, words) in zip(jobs, SHELL, strict=True):
-        assert words in job.wait().complaint
-    assert len(list((tmp_path / "cwd").rglob("*"))) == 3
+        (tmp_path / name).write_text("hello")
+    assert words in commands.call(tmp_path, command, *arguments).complaint
+    assert len(list(tmp_path.rglob("*"))) == 3
 
 
+@pytest.mark.quick
 def test_decide_takes_a_workdir_and_nothing_else(folder):
     for arguments, words in (
         ([], ["--workdir is needed"]),
@@ -188,16 +183,17 @@ def test_decide_takes_a_workdir_and_nothing_else(folder):
         assert all(word in line for word in words), line
 
 
-def test_help_is_the_docstring_and_the_flags_even_without_a_home(tmp_path):
-    variables = os.environ | {"HOME": "/dev/null", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "experiments.reproduce", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=tmp_path)
-    assert done.returncode == 0
-    assert "decide hypotheses" in done.stdout and "Example: " in done.stdout
+def test_help_is_the_docstring_and_the_flags(monkeypatch, capsys):
+    monkeypatch.setattr(launch, "LOG", logging.getLogger("of the help"))
+    monkeypatch.setattr(sys, "argv", ["halfway reproduce", "--help"])
+    reproduce.run()
+    shown = capsys.readouterr().out
+    assert "decide hypotheses" in shown and "Example: " in shown
     for name in reproduce.FLAGS:
-        assert (f"\n--{name} " in done.stdout) == (name != shared.FIELD)
+        assert (f"\n--{name} " in shown) == (name != shared.FIELD)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", console.COMMANDS)
 def test_help_of_each_command_fits_a_screen(name):
     command = __import__(f"halfway.lab.commands.{name}", fromlist=["main"])
@@ -206,6 +202,7 @@ def test_help_of_each_command_fits_a_screen(name):
     assert f"Example: halfway {name}" in "\n".join(lines)
 
 
+@pytest.mark.quick
 def test_the_console_script_names_the_nearest_command(monkeypatch, capsys):
     for word, answer in (("reprodcue", "did you mean reproduce?"), ("zz", "there are reproduce")):
         monkeypatch.setattr(sys, "argv", ["halfway", word])
@@ -222,6 +219,7 @@ def load(*arguments):
     return reproduce.CONFIG.load()
 
 
+@pytest.mark.quick
 def test_without_arguments_digits_are_taken_whatever_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = load()
@@ -274,6 +272,7 @@ def test_ways_to_write_the_same_config(tmp_path, monkeypatch, arguments):
     assert file.overrides == {"num_pairs": 7}
 
 
+@pytest.mark.quick
 def test_fields_have_the_types_that_are_declared():
     config = load(
         "--config.noise_rates=(0,.5,1)",
@@ -293,6 +292,7 @@ def test_fields_have_the_types_that_are_declared():
     assert type(config.seed) is int
 
 
+@pytest.mark.quick
 def test_budgets_are_understood_wherever_they_are_a_flag():
     launch.parse(transfer.FLAGS, ["--epsilon=8/255,0.01", "--attacks=pgd,fgsm"])
     assert transfer.EPSILON.value == (0.01, 8 / 255)
@@ -326,6 +326,7 @@ def test_the_default_workdir_names_config_variant_and_overrides():
     assert len({workdir(TINY), workdir(TINY, a), workdir(TINY, b), both, workdir(a, b)}) == 5
 
 
+@pytest.mark.quick
 def test_the_data_folder_is_the_flag_else_the_variable_else_at_home(monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", "/variable")
     assert datasets.folder("/flag") == "/flag"
@@ -348,6 +349,7 @@ def test_data_are_prepared_where_they_should_be(tmp_path, monkeypatch, variable)
     assert list(folder.glob("digits/*/dataset_info.json"))
 
 
+@pytest.mark.quick
 def test_programs_are_kept_in_the_users_cache_if_there_is_one(tmp_path, monkeypatch):
     kept = {}
     monkeypatch.setattr(jax.config, "update", kept.__setitem__)
@@ -397,6 +399,7 @@ def test_the_recorded_command_can_be_pasted(monkeypatch, digits, program):
     assert words[-2:] == arguments
 
 
+@pytest.mark.quick
 def test_leaves_are_all_fields_by_dotted_name():
     fields = settings.leaves(load().config)
     assert fields["training.batch_size"] == 64
@@ -407,6 +410,7 @@ def test_leaves_are_all_fields_by_dotted_name():
     assert settings.parse(config.to_dict()) == config
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "error",
     [

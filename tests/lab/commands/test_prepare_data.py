@@ -4,14 +4,11 @@ import hashlib
 
 import numpy as np
 import pytest
-from support import idx_files
-from support.launcher import run
+from support import commands, idx_files
 
 from halfway.data import raw
 from halfway.lab.commands import launch, prepare_data
 from halfway.lab.config.user import UserError
-
-PREPARE = "experiments.prepare_data"
 
 
 @pytest.fixture
@@ -39,13 +36,13 @@ def test_prepared_by_command(source, tmp_path, monkeypatch, capsys):
 
 
 def test_file_that_is_not_the_original(source, tmp_path):
-    result = run(
-        tmp_path, "--dataset=mnist", f"--source={source}", "--data_dir=data", module=PREPARE
-    )
+    options = ("--dataset=mnist", f"--source={source}", "--data_dir=data")
+    result = commands.call(tmp_path, "prepare_data", *options)
     assert "train-images-idx3-ubyte has md5" in result.complaint
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -70,6 +67,6 @@ def test_mistakes(arguments, words):
     ],
 )
 def test_run_without_its_data(arguments, words, tmp_path):
-    result = run(tmp_path, *arguments, "--data_dir=empty", "--compilation_cache=off")
-    assert words in result.complaint
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["err", "out"]
+    options = ("--data_dir=empty", "--compilation_cache=off")
+    assert words in commands.call(tmp_path, "reproduce", *arguments, *options).complaint
+    assert not any(tmp_path.iterdir())

@@ -1,19 +1,25 @@
 """Many settings: checked before the first runs, each in its folder, one table over all of them."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
+import time
+import types
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.launcher import FOLDERS, Job, run
+from support import commands
+from support.launcher import FOLDERS, SMALL, Job
 
+from halfway.lab.commands import sweep
 from halfway.lab.config.user import UserError
 from halfway.lab.runtime import sweep_file, sweep_table
 from halfway.lab.runtime.runs import Identity, Run
 
-MODULE = "experiments.sweep"
-ROOT = Path(__file__).resolve().parents[3]
+EXAMPLE = "--sweep=configs/sweeps/example.toml"
 HEAD = 'config = "configs/digits.py:tiny"\n'
 
 
@@ -26,6 +32,7 @@ def _load(tmp_path, text):
 # The file
 
 
+@pytest.mark.quick
 def test_a_grid_is_every_combination(tmp_path):
     text = HEAD + '[grid]\nseed = [0, 1]\n"training.learning_rate" = [1e-3, 2e-3, 1]\n'
     loaded = _load(tmp_path, text)
@@ -43,6 +50,7 @@ def test_a_grid_is_every_combination(tmp_path):
     ]
 
 
+@pytest.mark.quick
 def test_explicit_settings_are_combined_with_the_grid(tmp_path):
     text = 'only = "G1,T1"\n[grid]\nseed = [0, 1]\n[[settings]]\nnum_pairs = 4\n[[settings]]\n'
     loaded = _load(tmp_path, text + 'training.batch_size = 32\nsubset = "train"\n')
@@ -105,7 +113,7 @@ def test_the_example_that_is_shipped():
         ("[[settings]]\n[[settings]]\nseed = 0", "twice: seed=0, .* same run as unchanged"),
         ("[grid]\nnum_pairs = [4, '4']", "a setting twice: num_pairs=4"),
         ("settings = []\n[grid]\n", "varies nothing"),
-        ('only = ""\n[grid]\nseed = [1]', "setting seed=1: --only names no hypothesis"),
+        ('only = ""\n[grid]\nseed = [1]', "setting seed=1: no hypothesis is named"),
         ("[grid]\nseed = [0]\n[[settings]]\nseed = 1", "both in"),
         ("[grid]\nsed = [0]", "setting sed=0: unknown config field 'sed'.*did you mean seed"),
         ('[grid]\nseed = [0, "x"]', "setting seed=x: config.seed must be an integer"),
@@ -152,6 +160,7 @@ def _finish(folder, setting, **verdict):
     (folder / "report.html").touch()
 
 
+@pytest.mark.quick
 def test_finished_is_this_very_run_with_all_verdicts_and_its_report(tmp_path):
     setting, other = _example()
     folder = tmp_path / setting.name
@@ -173,6 +182,7 @@ def test_finished_is_this_very_run_with_all_verdicts_and_its_report(tmp_path):
         assert not sweep_file.is_finished(folder, setting)
 
 
+@pytest.mark.quick
 def test_a_table_with_ends_that_are_not_finite(tmp_path):
     settings = _example()
     _finish(tmp_path / settings[0].name, settings[0], interval=[None, 0.6])
@@ -187,8 +197,8 @@ def test_a_table_with_ends_that_are_not_finite(tmp_path):
 def test_long_names_stand_above_their_rows(tmp_path):
     names = [f"architectures=mlp,learning_rate=0.001,num_examples={n}" for n in (12000, 24000)]
     settings = [
-        one._replace(name=name, hypotheses=("G1", "T12"))
-        for one, name in zip(_example(), names, strict=True)
+        setting._replace(name=name, hypotheses=("G1", "T12"))
+        for setting, name in zip(_example(), names, strict=True)
     ]
     _finish(tmp_path / names[0], settings[0]._replace(hypotheses=("G1",)))
     verdicts = [VERDICT | {"verdict": "inconclusive"}, VERDICT | {"id": "T12"}]
@@ -209,56 +219,117 @@ def test_long_names_stand_above_their_rows(tmp_path):
 # Running
 
 
+class Called:
+    """A setting run by a call in this process instead of a process of its own."""
+
+    def __init__(self, command, *, stdout, stderr):
+        python, *module = command[:3]
+        assert python == sys.executable and module == ["-m", "halfway.lab.commands"]
+        assert stderr == subprocess.STDOUT
+        result = commands.call(Path.cwd(), *command[3:])
+        stdout.write((result.err + result.out).encode())
+        self._code = result.code
+
+    def wait(self):
+        return self._code
+
+
+def _start_by(popen, monkeypatch):
+    """Let a sweep alone start its settings in another way."""
+    names = types.SimpleNamespace(**vars(subprocess) | {"Popen": popen})
+    monkeypatch.setattr(sweep, "subprocess", names)
+
+
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "-1/2", "1/0"])
 def test_shards_that_do_not_exist(shard, tmp_path):
-    result = run(tmp_path, "--sweep=configs/sweeps/example.toml", f"--shard={shard}", module=MODULE)
+    result = commands.call(tmp_path, "sweep", EXAMPLE, f"--shard={shard}")
     assert f"--shard={shard} must be i/n" in result.complaint
 
 
-@pytest.mark.slow
-def test_two_settings_of_which_one_fails_then_both(tmp_path):
+def test_two_settings_of_which_one_fails_then_both(tmp_path, monkeypatch):
+    _start_by(Called, monkeypatch)
     # A file in the place of its folder makes a setting fail.
     root = tmp_path / "runs"
     root.mkdir()
-    (root / "num_examples=200").write_text("in the way")
-    arguments = ("--sweep=configs/sweeps/example.toml", "--workdir=runs", *FOLDERS)
-    first = run(tmp_path, *arguments, module=MODULE)
+    (root / "seed=0").write_text("in the way")
+    config = SMALL.removeprefix("--config=") + ":g1"
+    (tmp_path / "two.toml").write_text(f'config = "{config}"\n[grid]\nseed = [0, 1]\n')
+    arguments = ("--sweep=two.toml", "--workdir=runs", *FOLDERS)
+    first = commands.call(tmp_path, "sweep", *arguments)
     assert first.code == 1
-    assert "1 of 2 settings failed: num_examples=200 (--workdir=" in first.err
-    assert "num_examples=400: finished (" in first.out
+    assert "1 of 2 settings failed: seed=0 (--workdir=" in first.err
+    assert "seed=1: finished (" in first.out
     table = pd.read_parquet(root / "sweep.parquet")
     assert table["status"].tolist() == ["missing", "finished"]
-    assert table["num_examples"].tolist() == [200, 400]
+    assert table["seed"].tolist() == [0, 1]
     assert table["verdict"].isna().tolist() == [True, False]
 
-    dry = run(tmp_path, *arguments, "--dry_run", module=MODULE)
+    dry = commands.call(tmp_path, "sweep", *arguments, "--dry_run")
     assert [line.split()[0] for line in dry.out.splitlines()] == ["to", "finished"]
-    assert "python -m experiments.reproduce --config=configs/digits.py:tiny" in dry.out
+    assert f"halfway reproduce {SMALL}:g1 --config.seed=0" in dry.out
 
-    (root / "num_examples=200").unlink()
-    before = (root / "num_examples=400" / "report.html").stat().st_mtime_ns
-    shard = run(tmp_path, *arguments, "--shard=1/2", module=MODULE)
-    assert shard.code == 0 and "400: finished" not in shard.out
-    assert (root / "num_examples=400" / "report.html").stat().st_mtime_ns == before
+    (root / "seed=0").unlink()
+    before = (root / "seed=1" / "report.html").stat().st_mtime_ns
+    shard = commands.call(tmp_path, "sweep", *arguments, "--shard=1/2")
+    assert shard.code == 0 and "seed=1: finished" not in shard.out
+    assert (root / "seed=1" / "report.html").stat().st_mtime_ns == before
     table = pd.read_csv(root / "sweep.csv")
     assert table["status"].tolist() == ["finished", "finished"]
-    assert set(table["id"]) == {"G1"} and (table["low"] < table["effect"]).all()
+    assert set(table["id"]) == {"G1"} and (table["low"] <= table["effect"]).all()
     assert all(len(line) <= 100 for line in shard.out.splitlines())
-    log = (root / "num_examples=200.log").read_text()
+    log = (root / "seed=0.log").read_text()
     assert "is not a folder" in log and "report.html" in log  # of both attempts
+    page = (root / "sweep.html").read_text()
+    assert "seed=0" in page and "seed=1" in page
 
 
 def test_a_log_that_cannot_be_written(tmp_path):
     (tmp_path / "runs" / "num_examples=200.log").mkdir(parents=True)
-    result = run(tmp_path, "--sweep=configs/sweeps/example.toml", "--workdir=runs", module=MODULE)
+    result = commands.call(tmp_path, "sweep", EXAMPLE, "--workdir=runs")
     assert result.code == 2 and "error: --workdir=runs cannot be written (" in result.err
 
 
+CHILD = """
+import pathlib, signal, sys, time
+def end(*_):
+    pathlib.Path("ended").touch()
+    raise SystemExit(143)
+signal.signal(signal.SIGTERM, end)
+pathlib.Path("begun").touch()
+while True: time.sleep(.01)
+"""
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_asked_to_end_ends_its_setting_first(number, tmp_path, monkeypatch):
+    class Child(subprocess.Popen):
+        """Waits for SIGTERM in the place of a setting; once it runs, the sweep gets a signal."""
+
+        def __init__(self, command, **options):
+            super().__init__([sys.executable, "-c", CHILD], **options)
+
+        def wait(self, timeout=None):
+            if timeout is None and not (tmp_path / "asked").exists():
+                while not (tmp_path / "begun").exists():
+                    time.sleep(0.01)
+                (tmp_path / "asked").touch()
+                os.kill(os.getpid(), number)
+            return super().wait(0.01 if timeout else None)  # no terminal has told it
+
+    _start_by(Child, monkeypatch)
+    result = commands.call(tmp_path, "sweep", EXAMPLE, "--workdir=runs")
+    assert result.code == 130
+    assert result.err == "interrupted: the same command goes on from here\n"
+    assert (tmp_path / "ended").exists()
+    assert not (tmp_path / "runs" / "sweep.csv").exists()
+    assert "num_examples=400" not in result.out
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(number, tmp_path):
-    job = Job(
-        tmp_path, "--sweep=configs/sweeps/example.toml", "--workdir=runs", *FOLDERS, module=MODULE
-    )
+    job = Job(tmp_path, EXAMPLE, "--workdir=runs", *FOLDERS, module="experiments.sweep")
     begun = tmp_path / "runs" / "num_examples=200" / "config.json"
     assert job.signal_once(begun.exists, number)
     result = job.wait()

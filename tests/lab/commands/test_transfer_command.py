@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from support.launcher import Job
+from support import commands
 
 from halfway import plots, storage, transfer
 from halfway.lab.commands import launch
 from halfway.lab.commands import transfer as command
 from halfway.lab.config.user import UserError
-from halfway.lab.report import transfer_page, transfer_summary
+from halfway.lab.report import page, transfer_page, transfer_summary
 from halfway.lab.runtime import user_models
 
 CLASSES, SHAPE = 3, (4, 4, 1)
@@ -63,7 +63,7 @@ def options(folder, **given):
         "data": str(folder / "x.npz"),
         "num_steps": "3",
         "epsilon": "0.1,0.3",
-        "attacks": "pgd,mi_fgsm",
+        "attacks": "pgd,fgsm",
         "compilation_cache": "off",
         "out_dir": str(folder / "out"),
     } | given
@@ -74,9 +74,10 @@ def options(folder, **given):
 def out(folder):
     """The folder that one run of the command wrote."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
         patch.setattr(transfer_summary, "NUM_RESAMPLES", 50)
-        launch.call(command.main, command.FLAGS, options(folder))
+        result = commands.call(folder, "transfer", *options(folder))
+    assert result.code == 0, result.err
+    assert result.out.endswith("out/transfer.html\n")
     return folder / "out"
 
 
@@ -90,7 +91,7 @@ def test_everything_is_written(out):
         "transfer.parquet",
     }
     drawn = {path.stem for path in (out / "figures").glob("*.png")}
-    cells = [f"{a}_{e}" for a in ("pgd", "mi_fgsm") for e in ("0.1", "0.3")]
+    cells = [f"{a}_{e}" for a in ("pgd", "fgsm") for e in ("0.1", "0.3")]
     assert drawn == {f"{what}_{c}" for what in ("rate", "coefficient") for c in cells} | {
         "mistakes",
         "budgets",
@@ -104,7 +105,10 @@ def test_the_page_is_whole_and_says_how_to_repeat_it(out):
     page = (out / "transfer.html").read_text()
     for words in ("Who fools whom", "What to distrust", "clean error", "linear → nnx"):
         assert words in page
-    assert "python -m experiments.transfer" in page and page.count("<figure") == 10
+    assert (
+        "halfway transfer --surrogates=own_models:load_models" in page
+        and page.count("<figure") == 10
+    )
     assert not re.search(r'(?:src|href)="(?!#|data:)', page)
 
 
@@ -119,12 +123,14 @@ def test_the_table_is_what_the_outcomes_say(out):
         ["attack", "budget", "points", "quantity", "subset", "surrogate", "target"]
     )
     assert read.index.is_unique
-    seen = {side: arrays[f"pgd_0.3/{side}_attack_predicted"] for side in ("surrogate", "target")}
-    clean = {side: arrays[f"pgd_0.3/{side}_clean_predicted"] == labels for side in seen}
+    predicted = {
+        side: arrays[f"pgd_0.3/{side}_attack_predicted"] for side in ("surrogate", "target")
+    }
+    clean = {side: arrays[f"pgd_0.3/{side}_clean_predicted"] == labels for side in predicted}
     for k, m in ((0, 1), (1, 3), (3, 0)):
         both = clean["surrogate"][k] & clean["target"][m]
-        fooled = both & (seen["target"][k, m] != labels)
-        alike = fooled & (seen["target"][k, m] == seen["surrogate"][k])
+        fooled = both & (predicted["target"][k, m] != labels)
+        alike = fooled & (predicted["target"][k, m] == predicted["surrogate"][k])
         where = arrays["surrogates"][k], arrays["targets"][m]
         for quantity, value in (
             ("num_examples", both.sum()),
@@ -135,8 +141,8 @@ def test_the_table_is_what_the_outcomes_say(out):
                 read.loc[("pgd", 0.3, "attack", quantity, "both_correct", *where), "value"] == value
             )
         rise = arrays["pgd_0.3/target_attack_loss"][k, m] - arrays["pgd_0.3/target_clean_loss"][m]
-        found = read.loc[("pgd", 0.3, "attack", "increase", "all", *where), "value"]
-        assert found == pytest.approx(rise.sum(), rel=1e-4)
+        sums = read.loc[("pgd", 0.3, "attack", "increase", "all", *where), "value"]
+        assert sums == pytest.approx(rise.sum(), rel=1e-4)
 
 
 def test_models_are_those_of_the_user(out, folder, monkeypatch):
@@ -165,9 +171,11 @@ def test_a_folder_that_holds_anything_is_left_alone(out, folder, monkeypatch):
 # Mistakes of a user
 
 
+@pytest.mark.quick
 def test_a_mistake_is_one_line(folder, tmp_path):
-    job = Job(tmp_path, "--surrogates=own:models", cwd=folder, module="experiments.transfer")
-    assert "--surrogates=own:models cannot be imported" in job.wait().complaint
+    options = ("--surrogates=own:models", "--compilation_cache=off")
+    result = commands.call(folder, "transfer", *options, f"--out_dir={tmp_path}/out")
+    assert "--surrogates=own:models cannot be imported" in result.complaint
 
 
 @pytest.mark.parametrize(
@@ -242,6 +250,7 @@ def test_models_of_other_classes_than_the_others():
         user_models.check_models({"surrogates": {"good": weight}, "targets": other}, examples)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -260,6 +269,7 @@ def test_functions_that_return_no_models(tmp_path, monkeypatch, value, message):
         user_models.load_models("targets", "no_models:load")
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -278,8 +288,8 @@ def test_images_that_are_none(tmp_path, arrays, message):
 def test_bytes_and_data_sets_are_images_too(tmp_path, digits):
     whole = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
     storage.write_arrays(tmp_path / "x.npz", {"images": whole, "labels": np.arange(3)})
-    found = user_models.load_examples(str(tmp_path / "x.npz"), None, 2)
-    np.testing.assert_allclose(found.images, whole[:2] / 255.0, rtol=1e-6)
+    examples = user_models.load_examples(str(tmp_path / "x.npz"), None, 2)
+    np.testing.assert_allclose(examples.images, whole[:2] / 255.0, rtol=1e-6)
     mixture = user_models.load_examples("mixture", str(tmp_path), 5)
     assert mixture.images.shape == (5, 8, 8, 1) and mixture.source == "mixture, test split"
 
@@ -291,70 +301,75 @@ def cell(rows, columns, number=50, seed=0):
     """Random outcomes, of which copies of a surrogate among the targets have its clean losses."""
     rng = np.random.default_rng(seed)
 
-    def seen(*shape):
+    def outcomes(*shape):
         correct = rng.random(shape) < 0.7
         loss = rng.normal(size=shape).astype(np.float32)
         return transfer.Evaluation(loss, correct, np.where(correct, 0, 1).astype(np.int16))
 
-    surrogate = {name: seen(rows, number) for name in ("clean", *transfer.KINDS)}
-    target = {"clean": seen(columns, number)}
-    target |= {name: seen(rows, columns, number) for name in transfer.KINDS}
+    surrogate = {name: outcomes(rows, number) for name in ("clean", *transfer.KINDS)}
+    target = {"clean": outcomes(columns, number)}
+    target |= {name: outcomes(rows, columns, number) for name in transfer.KINDS}
     matched = {name: np.ones((rows, number), bool) for name in transfer.CONTROLS}
     return transfer.TransferMatrix(surrogate, target, matched, np.ones((rows, number)))
 
 
 def test_models_attacked_through_themselves_are_left_out():
-    one = cell(3, 3)
-    one.target["clean"] = one.surrogate["clean"]
-    assert (transfer_summary.itself(one) == np.eye(3, dtype=bool)).all()
-    before = transfer_summary.summarize(one)
+    outcomes = cell(3, 3)
+    outcomes.target["clean"] = outcomes.surrogate["clean"]
+    assert (transfer_summary.itself(outcomes) == np.eye(3, dtype=bool)).all()
+    before = transfer_summary.summarize(outcomes)
     assert before.num_cells == 6 and set(before.shares) == {"models", "examples"}
-    attacked = one.target["attack"]
+    attacked = outcomes.target["attack"]
     attacked.correct[np.arange(3), np.arange(3)] = False
     attacked.loss[np.arange(3), np.arange(3)] = 1e3
-    assert transfer_summary.summarize(one) == before
+    assert transfer_summary.summarize(outcomes) == before
     assert transfer_summary.summarize(cell(3, 4)).num_cells == 12
 
 
 def test_a_summary_is_of_sums():
-    one = cell(2, 3)
-    found = transfer_summary.summarize(one)
-    rate = transfer.success(one, "both_correct")
+    outcomes = cell(2, 3)
+    summary = transfer_summary.summarize(outcomes)
+    rate = transfer.success(outcomes, "both_correct")
     expected = np.sum(rate.num_fooled) / np.sum(rate.num_examples)
-    assert found.rate[0] == pytest.approx(expected)
-    assert found.rate[1] <= expected <= found.rate[2]
-    assert found.same + found.different == pytest.approx(expected)
-    assert found.beyond[0] == pytest.approx(expected - found.noise)
-    assert found.clean == pytest.approx(1 - one.target["clean"].correct.mean())
-    alone = transfer_summary.summarize(transfer_summary.select(one, [1], [2]))
+    assert summary.rate[0] == pytest.approx(expected)
+    assert summary.rate[1] <= expected <= summary.rate[2]
+    assert summary.same + summary.different == pytest.approx(expected)
+    assert summary.beyond[0] == pytest.approx(expected - summary.noise)
+    assert summary.clean == pytest.approx(1 - outcomes.target["clean"].correct.mean())
+    alone = transfer_summary.summarize(transfer_summary.select(outcomes, [1], [2]))
     assert alone.rate[0] == pytest.approx(float(rate.num_fooled[1, 2] / rate.num_examples[1, 2]))
 
 
+@pytest.mark.quick
 def test_nobody_fooled_is_no_certainty():
-    one = cell(1, 1)
-    one.target["attack"].correct[:] = True
-    low, high = transfer_summary.summarize(one).rate[1:]
+    outcomes = cell(1, 1)
+    outcomes.target["attack"].correct[:] = True
+    low, high = transfer_summary.summarize(outcomes).rate[1:]
     assert low == pytest.approx(0, abs=1e-12) and 0.02 < high < 0.2
 
 
 def test_many_kinds_are_drawn_without_intervals(monkeypatch):
     monkeypatch.setattr(transfer_page, "MOST_CELLS", 5)
-    grid = transfer.Grid(("a", "b"), ("c", "d", "e"), ("pgd",), (0.1,), {("pgd", 0.1): cell(2, 3)})
+    grid = transfer.TransferGrid(
+        ("a", "b"), ("c", "d", "e"), ("pgd",), (0.1,), {("pgd", 0.1): cell(2, 3)}
+    )
     whole, cells = transfer_page.summarize(grid)
     assert cells == {("pgd", 0.1): {}}
     drawn = transfer_page.figures(grid, whole, cells)
-    assert [one.name for one in drawn] == ["rate_pgd_0.1", "coefficient_pgd_0.1", "mistakes"]
+    assert [figure.name for figure in drawn] == ["rate_pgd_0.1", "coefficient_pgd_0.1", "mistakes"]
     assert len(transfer_page.tables(whole, cells)) == 1
 
 
 def test_a_weak_attack_is_said_to_be_weak():
-    one = cell(2, 3)
-    one.surrogate["attack"].correct[:] = one.surrogate["clean"].correct
-    one.matched["noise"][0] = False
-    grid = transfer.Grid(("a", "b"), ("c", "d", "e"), ("pgd",), (0.1,), {("pgd", 0.1): one})
-    whole, _ = transfer_page.summarize(grid)
-    words = " ".join(transfer_page.distrust(whole, "x"))
-    assert "fools its own surrogates on 0%" in words and "50.0% of the noise falls short" in words
+    outcomes = cell(2, 3)
+    outcomes.surrogate["attack"].correct[:] = outcomes.surrogate["clean"].correct
+    outcomes.matched["noise"][0] = False
+    grid = transfer.TransferGrid(
+        ("a", "b"), ("c", "d", "e"), ("pgd",), (0.1,), {("pgd", 0.1): outcomes}
+    )
+    made, _ = transfer_page.page(grid, lead="", source="x", command="", settings={})
+    words = " ".join(page.render(made).split())
+    assert "fools its own surrogates on 0 %" in words and "50.0 % of the noise falls short" in words
 
 
 def test_mistakes_are_drawn_as_shares():

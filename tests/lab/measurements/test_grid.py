@@ -1,26 +1,32 @@
 """The grid of G3: a full factorial plan, and what is measured of each of its models."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from support import tiny_run
 
 from halfway import data, landscapes, losses, meeting, populations
 from halfway.lab.measurements import grid
+from halfway.lab.measurements.context import Context
+from halfway.lab.measurements.learning import LEARNING
+from halfway.lab.study.records import Measured
 from halfway.populations import program_of
 
 CONFIG = tiny_run.digits()
 
 
+@pytest.mark.quick
 def test_every_combination_of_levels_is_there_once():
     cells = grid.cells(CONFIG)
     assert len(cells) == 2 ** len(grid.FACTORS) == 128
     assert {cell.levels for cell in cells} == set(itertools.product((0, 1), repeat=7))
-    assert len({cell.condition.key for cell in cells}) == 128
+    assert len({cell.condition.id for cell in cells}) == 128
     # Each factor is the one field, or the one part of the model, that it names.
     for place, factor in enumerate(grid.FACTORS):
         for cell in cells:
@@ -39,6 +45,7 @@ def _index(cells, levels, place):
     return [cell.levels for cell in cells].index(other)
 
 
+@pytest.mark.quick
 def test_depth_alone_is_another_program():
     cells = grid.cells(CONFIG)
     assert len({program_of(cell.condition) for cell in cells}) == 2
@@ -62,7 +69,7 @@ def test_a_config_without_an_mlp_has_no_grid():
 
 @pytest.fixture(scope="module")
 def measured(digits):
-    """A small condition of the grid's kind, trained and measured."""
+    """The pool, a small condition of the grid's kind, trained, and what is measured of it."""
     pool = data.Split(digits.train.images[:300], digits.train.labels[:300])
     condition = dataclasses.replace(
         grid.cells(CONFIG)[-1].condition,
@@ -79,75 +86,91 @@ def measured(digits):
         probe_steps=(0, 20, 300),
     )
     population = populations.train(condition, pool)
-    found = grid.COMPLEXITY.measure(jax.random.key(0), [population], pool, CONFIG)
-    return pool, population, found.table
+    context = Context(jax.random.key(0), (population,), pool, CONFIG)
+    return pool, population, Measured(grid.COMPLEXITY.measure(context))
 
 
-def _value(table, quantity, pair, side):
-    rows = table[(table.quantity == quantity) & (table.pair == pair)]
-    return float(rows.loc[rows.surrogate == "AB"[side], "value"].iloc[0])
+def _value(measured, name, pair, side):
+    """One number of the model A (side 0) or B of a pair."""
+    if name in grid.RIVALS:
+        return measured.read("rivals", "pair", "model", measure=name)[pair, side]
+    return measured.read(name, "pair", "model")[pair, side]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _of_one_model(apply_fn, params, x, labels, draws):
+    """What the library says of one model alone, the Hessian, and the loss after each draw."""
+    flat, unravel = ravel_pytree(params)
+
+    def loss_fn(flat):
+        return losses.cross_entropy(apply_fn(unravel(flat), x), labels).mean()
+
+    measures = {
+        "parameter_norm": landscapes.parameter_norm(params),
+        "log_spectral_product": landscapes.log_spectral_product(params),
+        "log_frobenius_product": landscapes.log_frobenius_product(params),
+        "path_norm": landscapes.path_norm(apply_fn, params, jnp.ones((1, 8, 8, 1))),
+        "margin": landscapes.margin_quantile(apply_fn(params, x), labels),
+        "gradient_norm": jnp.linalg.norm(jax.grad(loss_fn)(flat)),
+    }
+    risen = jax.vmap(lambda draw: loss_fn(flat + draw))(draws) - loss_fn(flat)
+    return measures, jax.hessian(loss_fn)(flat), risen.mean()
 
 
 @pytest.mark.parametrize(("pair", "side"), [(0, 0), (1, 1)])
 def test_measures_are_those_of_each_model_on_its_own_half(measured, pair, side):
-    pool, population, table = measured
-    images = jnp.asarray(pool.images, jnp.float32)
-    half = population.halves[side]
-    rows = np.asarray(half.indices[pair])[:40]
-    labels = np.asarray(population.trained_labels[pair, side])[:40]
+    pool, population, complexity = measured
+    rows = np.asarray(population.halves[side].indices[pair])[:40]
+    labels = jnp.asarray(population.trained_labels[pair, side])[:40]
     params = jax.tree.map(lambda leaf: leaf[pair, side], population.params)
-    x = images[rows]
-
-    def loss_fn(params):
-        return losses.cross_entropy(population.apply_fn(params, x), labels).mean()
-
-    logits = population.apply_fn(params, x)
-    expected = {
-        "parameter_norm": landscapes.parameter_norm(params),
-        "log_spectral_product": landscapes.log_spectral_product(params),
-        "log_frobenius_product": landscapes.log_frobenius_product(params),
-        "path_norm": landscapes.path_norm(population.apply_fn, params, jnp.ones((1, 8, 8, 1))),
-        "margin": landscapes.margin_quantile(logits, jnp.asarray(labels)),
-        "gradient_norm": landscapes.parameter_norm(jax.grad(loss_fn)(params)),
-        "num_steps": population.num_steps[pair, side],
-        "reached": 1.0,
-    }
+    sigma = _value(complexity, "flatness", pair, side)
+    draws = sigma * np.random.default_rng(0).normal(size=(400, ravel_pytree(params)[0].size))
+    expected, hessian, risen = _of_one_model(
+        population.apply_fn,
+        params,
+        jnp.asarray(pool.images[rows], jnp.float32),
+        labels,
+        jnp.asarray(draws, jnp.float32),
+    )
     for name, value in expected.items():
-        assert _value(table, name, pair, side) == pytest.approx(float(value), rel=1e-3), name
-    flat, unravel = jax.flatten_util.ravel_pytree(params)
-    values = np.linalg.eigvalsh(jax.jit(jax.hessian(lambda v: loss_fn(unravel(v))))(flat))
+        assert _value(complexity, name, pair, side) == pytest.approx(float(value), rel=1e-3), name
+    values = np.linalg.eigvalsh(hessian)
     top = values[np.argmax(np.abs(values))]
     # Twenty steps of power iteration, from below.
-    assert 0.8 * top < _value(table, "sharpness", pair, side) < 1.001 * top
-    assert _value(table, "worst_case", pair, side) > 0
-    sigma = _value(table, "flatness", pair, side)
-    draws = sigma * np.random.default_rng(0).normal(size=(400, flat.size))
-    risen = jax.jit(jax.vmap(lambda u: loss_fn(unravel(flat + u))))(jnp.asarray(draws, jnp.float32))
-    assert float(risen.mean() - loss_fn(params)) == pytest.approx(0.1, rel=0.5)
+    assert 0.8 * top < _value(complexity, "sharpness", pair, side) < 1.001 * top
+    assert _value(complexity, "worst_case", pair, side) > 0
+    # A rise of .1, of five draws that differ much.
+    assert 0.05 < float(risen) < 0.2
 
 
 def test_early_coherence_is_that_of_step_twenty(measured):
-    pool, population, table = measured
+    pool, population, complexity = measured
     walk = populations.retrace(population.condition, pool, steps=(0, 20), num_pairs=2)
     images = jnp.asarray(pool.images, jnp.float32)
     half, labels = population.halves.a, population.trained_labels
     early, start = (jax.tree.map(lambda leaf, t=t: leaf[0, 0, t], walk) for t in (1, 0))
-    scale = meeting.noise_scale(
-        population.apply_fn, early, images[half.indices[0]], labels[0, 0], half.mask[0]
+    scale = jax.jit(functools.partial(meeting.noise_scale, population.apply_fn))(
+        early, images[half.indices[0]], labels[0, 0], half.mask[0]
     )
-    assert _value(table, "early_noise", 0, 0) == pytest.approx(float(scale.noise), rel=1e-3)
-    assert _value(table, "early_signal", 0, 0) == pytest.approx(float(scale.signal), rel=1e-3)
+    assert _value(complexity, "early_noise", 0, 0) == pytest.approx(float(scale.noise), rel=1e-3)
+    assert _value(complexity, "early_signal", 0, 0) == pytest.approx(float(scale.signal), rel=1e-3)
     final = jax.tree.map(lambda leaf: leaf[0, 0], population.params)
     expected = landscapes.parameter_distance(final, start)
-    assert _value(table, "distance", 0, 0) == pytest.approx(float(expected), rel=1e-4)
+    assert _value(complexity, "distance", 0, 0) == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_the_table_holds_every_measure(measured):
-    *_, table = measured
-    assert set(grid.RIVALS) | {"early_signal", "early_noise", "num_steps", "reached"} == set(
-        table.quantity
-    )
-    assert len(grid.RIVALS) >= 10
-    assert np.isfinite(table["value"]).all()
-    assert len(table) == len(set(table.quantity)) * 4
-    assert (table.subset == "own").all()
+def test_pairs_whose_models_both_stopped_before_the_last_step_came_to_the_loss(measured):
+    pool, population, _ = measured
+    learned = Measured(LEARNING.measure(Context(jax.random.key(0), (population,), pool, CONFIG)))
+    early = (learned.read("num_steps", "pair", "model") < 300).all(1)
+    assert early.tolist() == [True, False]
+    np.testing.assert_array_equal(grid._reached(learned, population.condition.stop_loss), early)
+
+
+def test_every_measure_is_there(measured):
+    *_, complexity = measured
+    dataset = complexity.dataset
+    assert set(dataset.data_vars) == {"rivals", "early_signal", "early_noise", "finite"}
+    assert dataset["measure"].values.tolist() == list(grid.RIVALS)
+    assert dataset["rivals"].shape == (2, 2, len(grid.RIVALS)) and len(grid.RIVALS) >= 10
+    assert all(np.isfinite(variable).all() for variable in dataset.data_vars.values())

@@ -1,17 +1,19 @@
 """The overview of all conditions, on records whose coefficients are known exactly."""
 
-import dataclasses
 import re
 
 import numpy as np
 import pytest
 from matplotlib.text import Text
-from support import tiny_run
+from support import plants, tiny_run
 
-from halfway import transfer
+from halfway import populations, transfer
+from halfway.lab.measurements.context import MODELS
+from halfway.lab.measurements.learning import LEARNING, SAMPLES
+from halfway.lab.measurements.transfer import PERMUTED, POINTS, TRANSFER, TRANSFER_CONTROLS
 from halfway.lab.report import summary
-from halfway.lab.study import conditions, tables
-from halfway.lab.study.protocol import Records
+from halfway.lab.study import conditions
+from halfway.lab.study.records import Records
 
 NUM_PAIRS, NUM_HOLDOUT = 4, 50
 EPSILON = 0.1
@@ -33,57 +35,77 @@ COEFFICIENT = 0.25
 SUCCESS = {"all": 0.4, "target_correct": 0.3, "both_correct": 0.2}
 
 
-def _learning(one):
+def _learning(condition):
     """Own progress is .8 in every loss; the other's is M_θ of it, a little more where S is best."""
-    meeting = MEETING.get((one.architecture, one.noise_rate), 0.0) if not one.permuted else 0.0
-    pair, both = {"pair": range(NUM_PAIRS)}, {"pair": range(NUM_PAIRS), "surrogate": tables.HALVES}
-    axes = both | {"step": (0, 10, 20)}
-    curves = {
-        "own": np.array([1.0, 0.2, 0.1]),
-        "other": 0.9 - 0.8 * np.array([0.0, meeting * 0.7 / 0.8 + 0.05, meeting]),
-        "holdout": np.array([2.0, 0.5, 1.0]),
-    }
-    frames = [tables.rows(np.ones(NUM_PAIRS), pair, quantity="finite", condition=one.key)]
-    for subset, curve in curves.items():
-        for loss in ("error", "brier", "cross_entropy"):
-            values = np.broadcast_to(curve, (NUM_PAIRS, 2, 3))
-            named = {"condition": one.key, "subset": subset}
-            frames.append(tables.rows(values, axes, quantity=loss, **named))
-            start = np.full((NUM_PAIRS, 2), 0.9)
-            frames.append(tables.rows(start, both, quantity=f"constant_{loss}", **named))
-    return frames
+    meeting = MEETING.get((condition.architecture, condition.noise_rate), 0.0)
+    meeting = 0.0 if condition.permuted else meeting
+    walks = np.array(
+        [
+            [1.0, 0.2, 0.1],
+            0.9 - 0.8 * np.array([0.0, meeting * 0.7 / 0.8 + 0.05, meeting]),
+            [2.0, 0.5, 1.0],
+        ]
+    )
+    shape = (NUM_PAIRS, 2, *walks.shape)
+    numbers = {}
+    for loss in populations.LOSSES:
+        dims = ("pair", "model", "sample", "step")
+        numbers[loss] = dims, np.broadcast_to(walks, shape)
+        numbers[f"constant_{loss}"] = dims[:-1], np.full(shape[:-1], 0.9)
+    made = plants.dataset(condition, numbers, sample=SAMPLES, step=(0, 10, 20))
+    return LEARNING, condition, made
 
 
-def _transfer(one):
-    targets = ("A", "B", "A permuted", "B permuted")
-    axes = {"pair": range(NUM_PAIRS), "surrogate": tables.HALVES, "target": targets}
-    # Own targets rise by 10 under the attack; the others by a share of it.
-    own = np.array([[1, 0, 0, 0], [0, 1, 0, 0]], bool)
+def _transfer(condition):
+    """The own target rises by 10 under the attack; the others by a share of it."""
+    through_itself = np.array([[1, 0, 0, 0], [0, 1, 0, 0]], bool)
     permuted = np.array([[0, 0, 1, 1]] * 2, bool)
-    frames = []
-    for attack, share in (("clean", None), ("attack", 1.0), ("noise", 0.1), ("other_example", 0.2)):
-        named = {"condition": one.key, "attack": attack, "budget": EPSILON}
-        shape = (NUM_PAIRS, 2, 4)
-        if share is not None:
-            rise = 10.0 * np.where(own, 1.0, COEFFICIENT * share * np.where(permuted, 0.2, 1.0))
-            frames.append(
-                tables.rows(
-                    np.broadcast_to(rise, shape), axes, quantity="increase", subset="all", **named
-                )
-            )
-        for subset in transfer.DENOMINATORS:
-            counts = np.full(shape, 40.0 if subset != "all" else 50.0)
-            fooled = counts * SUCCESS[subset] * (share if share is not None else 0.5)
-            for quantity, values in (("num_examples", counts), ("num_fooled", fooled)):
-                frames.append(tables.rows(values, axes, quantity=quantity, subset=subset, **named))
-    return frames
+    rises = 10.0 * np.where(through_itself, 1.0, COEFFICIENT * np.where(permuted, 0.2, 1.0))
+    shares = np.array([1.0, 0.1, 0.2])  # attack, noise, other_example
+    moved = np.where(through_itself, 10.0, rises) * shares[:, None, None]
+    counted = np.array([50.0 if name == "all" else 40.0 for name in transfer.DENOMINATORS])
+    fooled = counted * [SUCCESS[name] for name in transfer.DENOMINATORS]
+    points = np.array([0.5, *shares])  # clean first
+
+    def spread(values):
+        return np.broadcast_to(values, (NUM_PAIRS, *values.shape))
+
+    cells = ("points", "denominator", "surrogate", "target")
+    whole = np.ones((4, 3, 2, 4))
+    made = plants.dataset(
+        condition,
+        {
+            "increase": (
+                ("pair", "budget", "moved", "surrogate", "target"),
+                spread(moved[None]),
+            ),
+            "num_fooled": (
+                ("pair", "budget", *cells),
+                spread((whole * fooled[:, None, None] * points[:, None, None, None])[None]),
+            ),
+            "num_examples": (
+                ("pair", "budget", *cells),
+                spread((whole * counted[:, None, None])[None]),
+            ),
+        },
+        budget=[EPSILON],
+        points=POINTS,
+        moved=POINTS[1:],
+        denominator=transfer.DENOMINATORS,
+        target=(*MODELS, *PERMUTED),
+    )
+    attacked = {"increase": (("pair", "surrogate", "target"), spread(rises[:, :2]))}
+    return [
+        (TRANSFER_CONTROLS, condition, made),
+        (TRANSFER, condition, plants.dataset(condition, attacked)),
+    ]
 
 
 def _conditions():
     return [
-        one
+        condition
         for name in CONFIG.architectures
-        for one in (
+        for condition in (
             *(conditions.condition(CONFIG, name, noise_rate=r) for r in CONFIG.noise_rates),
             conditions.control(CONFIG, name),
         )
@@ -92,10 +114,12 @@ def _conditions():
 
 @pytest.fixture(scope="module")
 def records():
-    every = _conditions()
-    frames = [frame for one in every for frame in _learning(one)]
-    frames += [frame for one in every if not one.permuted for frame in _transfer(one)]
-    return Records(tables.concat(frames), tables.conditions_table(every), CONFIG)
+    listed = _conditions()
+    planted = [_learning(condition) for condition in listed]
+    planted += [
+        part for condition in listed if not condition.permuted for part in _transfer(condition)
+    ]
+    return Records(CONFIG, {(m.name, condition.id): made for m, condition, made in planted})
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +136,8 @@ ATTACKED = [name for name in NAMES if "permuted" not in name]
 
 
 def _cell(table, row, column):
-    (found,) = [r for r in table.rows if r[0] == row]
-    return found[list(table.columns).index(column)]
+    (match,) = [r for r in table.rows if r[0] == row]
+    return match[list(table.columns).index(column)]
 
 
 def _find(overview, column):
@@ -124,6 +148,7 @@ def _cells(overview):
     return [cell for table in overview.tables for row in table.rows for cell in row[1:]]
 
 
+@pytest.mark.quick
 def test_every_condition_has_its_row(overview):
     rows = [[row[0] for row in table.rows] for table in overview.tables]
     assert [names for names in rows if names == NAMES]
@@ -131,6 +156,7 @@ def test_every_condition_has_its_row(overview):
     assert all(names in (NAMES, ATTACKED) for names in rows)
 
 
+@pytest.mark.quick
 def test_numbers_are_estimates_with_intervals(overview):
     plain = {"–", "1", "0.5", "0", "40", "50"}
     for cell in _cells(overview):
@@ -175,17 +201,18 @@ def test_transfer_beside_its_controls(overview):
 
 
 def test_success_with_each_denominator(overview):
-    found = [table for table in overview.tables if "surrogate itself" in table.columns]
-    assert len(found) == 3
-    for table, (subset, share) in zip(found, SUCCESS.items(), strict=True):
+    tables = [table for table in overview.tables if "surrogate itself" in table.columns]
+    assert len(tables) == 3
+    for table, (subset, share) in zip(tables, SUCCESS.items(), strict=True):
         assert _cell(table, "mlp, ρ = 0", "examples") == ("50" if subset == "all" else "40")
         for column, factor in (("surrogate itself", 1.0), ("matched noise", 0.1)):
             cell = _cell(table, "mlp, ρ = 0", column)
             assert float(cell.split()[0]) == pytest.approx(share * factor, abs=1e-3)
     # The clean error stands where it is not 0 by definition.
-    assert float(_cell(found[0], "mlp, ρ = 0", "clean").split()[0]) == pytest.approx(0.2)
+    assert float(_cell(tables[0], "mlp, ρ = 0", "clean").split()[0]) == pytest.approx(0.2)
 
 
+@pytest.mark.quick
 def test_scatter_is_a_description(overview):
     (figure,) = overview.figures
     assert "not a verdict" in figure.caption
@@ -194,46 +221,45 @@ def test_scatter_is_a_description(overview):
     assert not re.search(r"\bnan\b", texts)
 
 
+def _kept(records, keep):
+    return Records(CONFIG, {k: v for k, v in records.datasets.items() if keep(*k)})
+
+
 def test_no_transfer_without_attacks(records):
-    table = records.table[records.table["attack"].isna()]
-    overview = summary.overview(dataclasses.replace(records, table=table))
+    overview = summary.overview(_kept(records, lambda name, _: name == LEARNING.name))
     assert overview.tables
     assert not overview.figures
-    for one in overview.tables:
-        assert [row[0] for row in one.rows] == NAMES
-        assert not any("M_x" in column or "surrogate" in column for column in one.columns)
+    for table in overview.tables:
+        assert [row[0] for row in table.rows] == NAMES
+        assert not any("M_x" in column or "surrogate" in column for column in table.columns)
 
 
 def test_only_what_was_measured_is_shown(records):
-    kept = [one for one in _conditions() if one.architecture == "cnn" and one.noise_rate == 0]
-    keys = [one.key for one in kept]
-    table = records.table[records.table["condition"].isin(keys)]
-    few = dataclasses.replace(records, table=table, conditions=tables.conditions_table(kept))
-    rows = [[row[0] for row in one.rows] for one in summary.overview(few).tables]
+    ids = {c.id for c in _conditions() if c.architecture == "cnn" and c.noise_rate == 0}
+    few = _kept(records, lambda _, condition: condition in ids)
+    rows = [[row[0] for row in table.rows] for table in summary.overview(few).tables]
     assert ["cnn, ρ = 0", "cnn, permuted labels"] in rows
     assert ["cnn, ρ = 0"] in rows
-    nothing = dataclasses.replace(
-        records, table=tables.concat([]), conditions=records.conditions.iloc[:0]
-    )
-    assert summary.overview(nothing) == ([], [], [])
+    assert summary.overview(Records(CONFIG, {})) == ([], [], [])
 
 
 # Diverged pairs
 
 
-def _diverge(records, keys, pairs):
-    table = records.table.copy()
-    rows = table["condition"].isin(keys) & table["pair"].isin(pairs)
-    flag = table["quantity"] == "finite"
-    table.loc[rows & flag, "value"] = 0.0
-    table.loc[rows & ~flag, "value"] = np.nan
-    return dataclasses.replace(records, table=table)
+def _diverge(records, ids, pairs):
+    datasets = {}
+    for place, dataset in records.datasets.items():
+        changed = dataset.copy(deep=True)
+        if place[1] in ids:
+            changed["finite"][list(pairs)] = False
+        datasets[place] = changed
+    return Records(CONFIG, datasets)
 
 
 def test_warnings_name_the_pairs_that_diverged(records, overview):
     assert overview.warnings == []
-    one = conditions.condition(CONFIG, "mlp", noise_rate=0.5)
-    diverged = summary.overview(_diverge(records, [one.key], [1, 3]))
+    condition = conditions.condition(CONFIG, "mlp", noise_rate=0.5)
+    diverged = summary.overview(_diverge(records, [condition.id], [1, 3]))
     (warning,) = diverged.warnings
     for words in ("mlp, ρ = 0.5", "2 of 4 pairs", "1, 3"):
         assert words in warning
@@ -242,8 +268,8 @@ def test_warnings_name_the_pairs_that_diverged(records, overview):
 
 
 def test_an_overview_of_nothing_but_diverged_pairs(records):
-    keys = [one.key for one in _conditions()]
-    overview = summary.overview(_diverge(records, keys, list(range(NUM_PAIRS))))
+    ids = [condition.id for condition in _conditions()]
+    overview = summary.overview(_diverge(records, ids, list(range(NUM_PAIRS))))
     assert len(overview.warnings) == len(NAMES)
     for cell in (*_cells(overview), *overview.warnings):
         assert not re.search(r"\bnan\b", cell)

@@ -8,6 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
+from support import training_loop
 
 from halfway import losses, populations
 from halfway.lab.runtime import costs
@@ -113,10 +114,16 @@ def test_activations_grow_with_width_and_not_with_examples_of_a_half():
 
 @pytest.mark.parametrize(
     "condition",
-    [MLP, CNN, change(MLP, num_examples=3000, capacity=3000), change(MLP, batch_size=1024)],
+    [
+        CNN,
+        change(MLP, num_examples=3000, capacity=3000),
+        # In between of the last one and activations that are even less than its chunks.
+        pytest.param(MLP, marks=pytest.mark.slow),
+        pytest.param(change(MLP, batch_size=1024), marks=pytest.mark.slow),
+    ],
 )
 def test_memory_of_a_member_is_what_xla_takes(condition):
-    program, settings = populations.program_of(condition), populations.settings_of(condition)
+    program, settings = populations.program_of(condition), populations.hyperparameters(condition)
     key = jax.random.key(0)
     images = jax.ShapeDtypeStruct((7000, *IMAGE), jnp.float32)
     labels = jax.ShapeDtypeStruct((7000,), jnp.int32)
@@ -124,14 +131,14 @@ def test_memory_of_a_member_is_what_xla_takes(condition):
     def shapes(fn, *arguments):
         return jax.eval_shape(functools.partial(fn, program=program), *arguments)
 
-    drawn = shapes(populations.draw_pair, key, labels, settings)
+    drawn = shapes(populations.sample_pair, key, labels, settings)
     params = shapes(populations.init_pair, key, images, settings)
     walk, batches = shapes(populations.begin_pair, key, params, drawn, settings)
 
     def memory(fn, *arguments, **static):
         static = static | {"program": program}
-        found = jax.jit(functools.partial(fn, **static)).lower(*arguments).compile()
-        analysis = found.memory_analysis()
+        compiled = jax.jit(functools.partial(fn, **static)).lower(*arguments).compile()
+        analysis = compiled.memory_analysis()
         return analysis.argument_size_in_bytes, (
             analysis.output_size_in_bytes + analysis.temp_size_in_bytes
         )
@@ -147,17 +154,19 @@ def test_memory_of_a_member_is_what_xla_takes(condition):
 
 def test_memory_is_bounded_by_chunks():
     sizes = [change(MLP, num_examples=n, capacity=n, num_holdout=10) for n in (2048, 8192)]
-    looks = [costs.memory_of(one, IMAGE).look for one in sizes]
+    looks = [costs.memory_of(condition, IMAGE).look for condition in sizes]
     assert looks[1] <= looks[0]
     assert losses.CHUNK_SIZE == 2048
 
 
 def test_a_stored_population_is_as_large_as_its_arrays():
-    program, settings = populations.program_of(MLP), populations.settings_of(MLP)
-    train = functools.partial(populations.train_pair, program=program, probe_steps=MLP.probe_steps)
+    program, settings = populations.program_of(MLP), populations.hyperparameters(MLP)
+    train = functools.partial(
+        training_loop.train_pair, program=program, probe_steps=MLP.probe_steps
+    )
     images = jax.ShapeDtypeStruct((300, *IMAGE), jnp.float32)
-    found = jax.eval_shape(
+    population = jax.eval_shape(
         train, jax.random.key(0), images, jax.ShapeDtypeStruct((300,), jnp.int32), settings
     )
-    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(found))
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(population))
     assert costs.kept_bytes(MLP, IMAGE) == pytest.approx(3 * size, rel=0.01)

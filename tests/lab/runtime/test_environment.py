@@ -8,6 +8,8 @@ import pytest
 
 from halfway.lab.runtime import devices
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="memory maps are read on Linux")
 def test_programs_are_forgotten_only_where_they_hold_too_many_maps():

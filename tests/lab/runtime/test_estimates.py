@@ -1,7 +1,8 @@
 """What training will take, summed over programs and devices, and what a terminal shows of it."""
 
 import dataclasses
-import time
+import itertools
+import types
 
 import jax
 import numpy as np
@@ -50,26 +51,26 @@ def rate(monkeypatch):
 
 
 def test_populations_are_grouped_by_program_and_summed():
-    found = estimates.estimate(SIX, POOL, layout(2))
-    assert [(row.name, row.num_populations, row.num_members) for row in found.rows] == [
+    estimate = estimates.estimate(SIX, POOL, layout(2))
+    assert [(row.name, row.num_populations, row.num_members) for row in estimate.rows] == [
         ("mlp", 3, 24),
         ("cnn", 2, 16),
         ("mlp", 1, 12),
     ]
-    assert found.num_populations == 6 and found.num_members == 52
-    flops = [2 * one.num_pairs * costs.model_flops(one, (8, 8, 1)) for one in SIX]
-    assert found.flops == pytest.approx(sum(flops))
-    assert found.rows[0].flops == pytest.approx(sum(flops[:3]))
-    kept = sum(costs.kept_bytes(one, (8, 8, 1)) for one in SIX)
-    assert found.kept_bytes == kept
-    assert found.memory_bytes == max(row.memory_bytes for row in found.rows)
+    assert estimate.num_populations == 6 and estimate.num_members == 52
+    flops = [2 * condition.num_pairs * costs.model_flops(condition, (8, 8, 1)) for condition in SIX]
+    assert estimate.flops == pytest.approx(sum(flops))
+    assert estimate.rows[0].flops == pytest.approx(sum(flops[:3]))
+    kept = sum(costs.kept_bytes(condition, (8, 8, 1)) for condition in SIX)
+    assert estimate.kept_bytes == kept
+    assert estimate.memory_bytes == max(row.memory_bytes for row in estimate.rows)
 
 
 def test_time_is_flops_over_the_share_of_the_rate_and_compilation(monkeypatch):
     monkeypatch.setattr(estimates, "SHARE", {("cpu", "mlp"): 0.5})
-    found = estimates.estimate([MLP, change(MLP, seed=1)], POOL, layout(2))
-    assert found.seconds == pytest.approx(found.flops / 5e8 + estimates.COMPILE_SECONDS)
-    assert found.guessed == ()
+    estimate = estimates.estimate([MLP, change(MLP, seed=1)], POOL, layout(2))
+    assert estimate.seconds == pytest.approx(estimate.flops / 5e8 + estimates.COMPILE_SECONDS)
+    assert estimate.guessed == ()
     # Five pairs on two devices take the time of six.
     odd = estimates.estimate([change(MLP, num_pairs=5)], POOL, layout(2))
     waiting = (odd.seconds - estimates.COMPILE_SECONDS) / (odd.flops / 5e8)
@@ -86,13 +87,13 @@ def test_memory_of_a_device_is_that_of_its_pairs():
     def memory(condition, where):
         return estimates.estimate([condition], POOL, where).memory_bytes - image_bytes
 
-    one, both = memory(large, layout(1)), memory(large, layout(2))
-    assert one == 4 * costs.member_bytes(large, (8, 8, 1))
-    assert both == pytest.approx(one / 2)
+    single, both = memory(large, layout(1)), memory(large, layout(2))
+    assert single == 4 * costs.member_bytes(large, (8, 8, 1))
+    assert both == pytest.approx(single / 2)
     # Halved along `data` is the work and not what is held; taking turns leaves less at work.
     held = 4 * costs.memory_of(large, (8, 8, 1)).held
-    assert memory(large, layout(1, 2)) - held == pytest.approx((one - held) / 2)
-    assert memory(large, layout(1, at_once=1)) - held == pytest.approx((one - held) / 4)
+    assert memory(large, layout(1, 2)) - held == pytest.approx((single - held) / 2)
+    assert memory(large, layout(1, at_once=1)) - held == pytest.approx((single - held) / 4)
 
 
 def test_pairs_at_once_are_those_of_the_device_the_layout_or_the_kind(monkeypatch):
@@ -106,12 +107,13 @@ def test_pairs_at_once_are_those_of_the_device_the_layout_or_the_kind(monkeypatc
     assert at_once(CNN, layout(1, at_once=3)) == 1
 
 
+@pytest.mark.quick
 def test_a_terminal_shows_all_of_it(monkeypatch):
     monkeypatch.setattr(estimates, "SHARE", {("cpu", "mlp"): 0.5})
     where = layout(2)
-    found = estimates.estimate(SIX, POOL, where)
+    estimate = estimates.estimate(SIX, POOL, where)
     counts = {"transfer": 12, "learning": 14, "first_order": 0}
-    text = estimates.in_words(found, where, num_stored=1, measurements=counts)
+    text = estimates.in_words(estimate, where, num_stored=1, measurements=counts)
     lines = text.splitlines()
     assert lines[0] == "populations to train: 6; 1 is there already"
     assert max(map(len, lines)) <= 100
@@ -121,8 +123,8 @@ def test_a_terminal_shows_all_of_it(monkeypatch):
         ["mlp", "1", "12"],
         ["all", "6", "52"],
     ]
-    assert f"{found.flops / 1e6:.3g} MFLOP" in text and "about" in text and "factor of 2" in text
-    assert f"memory: {found.memory_bytes / 1e3:.3g} kB on a device" in text
+    assert f"{estimate.flops / 1e6:.3g} MFLOP" in text and "about" in text and "factor of 2" in text
+    assert f"memory: {estimate.memory_bytes / 1e3:.3g} kB on a device" in text
     assert "no training of cnn has been timed on cpu" in text
     assert lines[-2] == "layout: mesh member:2,data:1 on 2 devices (cpu)"
     assert lines[-1] == "measurements to make: 26 (learning 14, transfer 12)"
@@ -131,8 +133,8 @@ def test_a_terminal_shows_all_of_it(monkeypatch):
 def test_what_may_stop_is_said_to_be_counted_in_full():
     where = layout(2)
     texts = [
-        estimates.in_words(estimates.estimate([MLP, one], POOL, where), where)
-        for one in (change(MLP, seed=1), change(MLP, stop_loss=0.1, probe_steps=(0, 10)))
+        estimates.in_words(estimates.estimate([MLP, condition], POOL, where), where)
+        for condition in (change(MLP, seed=1), change(MLP, stop_loss=0.1, probe_steps=(0, 10)))
     ]
     assert ["may stop at a loss" in text for text in texts] == [False, True]
 
@@ -140,20 +142,26 @@ def test_what_may_stop_is_said_to_be_counted_in_full():
 def test_long_names_and_many_measurements_stay_within_a_terminal():
     conditions = [change(MLP, architecture=f"mlp of some width {i}") for i in range(9)]
     where = layout(1)
-    found = estimates.estimate(conditions, POOL, where)
+    estimate = estimates.estimate(conditions, POOL, where)
     counts = {f"measurement_with_a_name_{i}": 1000 + i for i in range(20)}
-    text = estimates.in_words(found, where, num_stored=9, measurements=counts)
+    text = estimates.in_words(estimate, where, num_stored=9, measurements=counts)
     assert max(map(len, text.splitlines())) <= 100
     assert "…" in text and "on 1 device (" in text and "9 are there already" in text
     assert all(f"{name} {number}" in text for name, number in counts.items())
 
 
+@pytest.mark.quick
 def test_where_all_is_there_nothing_is_measured(monkeypatch):
     monkeypatch.delattr(estimates, "matmul_rate")
     where = layout(2)
-    found = estimates.estimate([], POOL, where)
-    assert (found.num_populations, found.flops, found.memory_bytes, found.seconds) == (0, 0, 0, 0)
-    assert estimates.in_words(found, where, num_stored=3).splitlines() == [
+    estimate = estimates.estimate([], POOL, where)
+    assert (estimate.num_populations, estimate.flops, estimate.memory_bytes, estimate.seconds) == (
+        0,
+        0,
+        0,
+        0,
+    )
+    assert estimates.in_words(estimate, where, num_stored=3).splitlines() == [
         "populations to train: 0; 3 are there already",
         "layout: mesh member:2,data:1 on 2 devices (cpu)",
         "measurements to make: 0",
@@ -163,17 +171,21 @@ def test_where_all_is_there_nothing_is_measured(monkeypatch):
 MATMUL_RATE = estimates.matmul_rate
 
 
-def test_the_rate_is_that_of_matrix_products_on_all_devices():
-    started = time.monotonic()
-    found = MATMUL_RATE(layout(2), 0.2)
-    assert time.monotonic() - started < 5
-    square = jax.numpy.ones((1024, 1024))
-    (square @ square).block_until_ready()
-    started = time.monotonic()
-    for _ in range(5):
-        (square @ square).block_until_ready()
-    plain = 5 * 2 * 1024**3 / (time.monotonic() - started)
-    assert plain / 5 < found < plain * 5  # neighbours come and go
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_rate_is_that_of_matrix_products_on_all_devices(monkeypatch, number):
+    moments = itertools.count()  # a clock that is a tenth of a second later with each look
+    clock = types.SimpleNamespace(monotonic=lambda: next(moments) / 10)
+    monkeypatch.setattr(estimates, "time", clock)
+    calls, block = [], jax.block_until_ready
+    monkeypatch.setattr(jax, "block_until_ready", lambda made: calls.append(block(made)) or made)
+    rate = MATMUL_RATE(layout(number), 0.25)
+    # Compiled first; then two rounds, since the third look comes after 0.3 s.
+    assert len(calls) == 1 + 2
+    for products in calls:
+        assert [product.device for product in products] == jax.devices()[:number]
+        assert all(product.shape == (1024, 1024) for product in products)
+        np.testing.assert_allclose(products[0], 1 / 1024, rtol=1e-5)
+    assert rate == pytest.approx(number * 2 * 2 * 1024**3 / 0.3)
 
 
 @pytest.mark.parametrize(

@@ -31,18 +31,17 @@ def fresh(monkeypatch):
 # The start
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("h:1", "2", None), "belong together"),
-        (("h:1", None, "0"), "belong together"),
-        ((None, "2", "0"), "belong together"),
-        ((None, None, "0"), "belong together"),
-        (("h:1", "two", "0"), r"--num_processes must be a whole number from 1 on, got 'two'"),
-        (("h:1", "0", "0"), r"--num_processes must be a whole number from 1 on, got '0'"),
-        (("h:1", "2", "-1"), r"--process_id must be a whole number from 0 on, got '-1'"),
-        (("h:1", "2", "0.5"), r"--process_id must be a whole number from 0 on, got '0.5'"),
-        (("h:1", "2", "2"), r"--process_id must lie in \[0, 1\], got 2"),
+        (("h:1", 2, None), "belong together"),
+        (("h:1", None, 0), "belong together"),
+        ((None, 2, 0), "belong together"),
+        ((None, None, 0), "belong together"),
+        (("h", 2, 0), r"--coordinator must be HOST:PORT, got 'h'"),
+        (("h:x", 2, 0), r"--coordinator must be HOST:PORT, got 'h:x'"),
+        (("h:1", 2, 2), r"--process_id must lie in \[0, 1\], got 2"),
     ],
 )
 def test_flags_that_do_not_go_together_are_named(monkeypatch, arguments, words):
@@ -51,10 +50,11 @@ def test_flags_that_do_not_go_together_are_named(monkeypatch, arguments, words):
         processes.start(*arguments)
 
 
+@pytest.mark.quick
 def test_flags_are_handed_on_and_without_them_the_cluster_decides(monkeypatch):
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **options: calls.append(options))
-    processes.start("host:1234", "3", "2")
+    processes.start("host:1234", 3, 2)
     processes.start(None, None, None)
     assert (
         calls[0].items()
@@ -74,7 +74,7 @@ def test_processes_that_do_not_find_each_other_are_a_user_error_of_one_line(monk
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     with pytest.raises(UserError, match="do not connect: no answer x") as caught:
-        processes.start("host:1", "2", "1")
+        processes.start("host:1", 2, 1)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
     with pytest.raises(UserError, match="no cluster found"):
         processes.start(None, None, None)
@@ -83,6 +83,7 @@ def test_processes_that_do_not_find_each_other_are_a_user_error_of_one_line(monk
 # What is shared
 
 
+@pytest.mark.quick
 def test_one_process_just_calls():
     assert processes.is_first()
     value = object()
@@ -100,6 +101,7 @@ def test_one_process_just_calls():
     assert Of.twice.__doc__ == "Doc."
 
 
+@pytest.mark.quick
 def test_the_first_of_two_calls_and_tells_and_the_second_only_hears(monkeypatch):
     monkeypatch.setattr(processes, "count", lambda: 2)
     told = []
@@ -129,6 +131,7 @@ def test_the_first_of_two_calls_and_tells_and_the_second_only_hears(monkeypatch)
 # The end
 
 
+@pytest.mark.quick
 def test_sigterm_ends_at_once_or_after_the_piece():
     processes.listen()
     assert not processes.is_ending()
@@ -162,16 +165,27 @@ def test_one_process_is_not_abandoned():
     assert processes.abandon(2) is None
 
 
+@pytest.mark.quick
+def test_one_of_several_ends_at_once_after_it_has_spoken(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    calls = []
+    monkeypatch.setattr(processes.time, "sleep", calls.append)
+    monkeypatch.setattr(os, "_exit", lambda code: calls.append(f"ends with {code}"))
+    processes.abandon(2)
+    processes.leave()
+    assert calls == [1.0, "ends with 2", f"ends with {processes.EXIT_LOST}"]
+
+
 # Two processes
 
 SCRIPT = """
-import json, os, sys
+import json, os, signal, sys, time
 import numpy as np
 from halfway.lab.runtime import processes
 from halfway.lab.config.user import LOG, UserError
 
 index, port, how = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-processes.start(f"127.0.0.1:{port}", "2", str(index))
+processes.start(f"127.0.0.1:{port}", 2, index)
 processes.listen()
 calls = []
 
@@ -200,6 +214,11 @@ try:
 except Exception as error:
     found["raised"] = [type(error).__name__, "gone" in str(error)]
 found |= {"ending": processes.is_ending(), "calls": calls}
+if index == 0:
+    os.kill(os.getpid(), signal.SIGTERM)  # both end, after the same piece
+while not processes.is_ending():
+    time.sleep(0.01)
+found["moment"] = processes._state.moment
 print("\\n" + json.dumps(found), flush=True)
 if index == 1:
     os._exit(9) if how == "dies" else processes.abandon(2)
@@ -214,12 +233,14 @@ except Exception as error:
 
 
 def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
-@pytest.mark.parametrize(("how", "code"), [("dies", 9), ("abandons", 2)])
+@pytest.mark.parametrize(
+    ("how", "code"), [("dies", 9), pytest.param("abandons", 2, marks=pytest.mark.slow)]
+)
 def test_two_processes_share_and_notice_when_one_is_gone(tmp_path, how, code):
     (tmp_path / "two.py").write_text(SCRIPT)
     port = str(free_port())
@@ -234,14 +255,15 @@ def test_two_processes_share_and_notice_when_one_is_gone(tmp_path, how, code):
         )
         for index in range(2)
     ]
-    (out, err), (other, _) = [one.communicate(timeout=60) for one in both]
-    assert [one.returncode for one in both] == [processes.EXIT_LOST, code], err
+    (out, err), (other, _) = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [processes.EXIT_LOST, code], err
     assert "error: another process of this run ended" in err and "Traceback" not in err
     first, second = (json.loads(text.splitlines()[-1]) for text in (out, other))
     assert first.pop("first") and not second.pop("first")
     assert (first.pop("calls"), second.pop("calls")) == ([0, "inner"], [])
     assert (first.pop("raised"), second.pop("raised")) == (["KeyError", True], ["UserError", True])
     assert first == second
+    assert first.pop("moment") > 1
     assert first == {
         "small": 0,
         "inner": "inner",

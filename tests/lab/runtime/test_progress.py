@@ -6,12 +6,15 @@ import logging
 import sys
 import threading
 import time
+import types
 
 import jax
 import pytest
 
 from halfway.lab.config.user import LOG
 from halfway.lab.runtime import progress
+
+pytestmark = pytest.mark.quick
 
 
 class Clock:
@@ -36,21 +39,21 @@ def clock():
 def lines(monkeypatch):
     """What is logged, where stderr is no terminal."""
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    found = []
+    messages = []
     handler = logging.Handler()
-    handler.emit = lambda record: found.append(record.getMessage())
+    handler.emit = lambda record: messages.append(record.getMessage())
     monkeypatch.setattr(LOG, "propagate", False)
     monkeypatch.setattr(LOG, "level", logging.INFO)
     monkeypatch.setattr(LOG, "handlers", [handler])
     monkeypatch.setattr(LOG, "_cache", {})
-    return found
+    return messages
 
 
 def test_the_first_line_comes_at_once_the_next_after_ten_seconds_and_the_last_at_the_end(
     lines, clock
 ):
     seconds = {"training": 1.0}
-    with progress.Progress(4, clock=clock) as shown:
+    with progress.ProgressBar(4, clock=clock) as shown:
         for name, taken in (("a", 4.0), ("b", 7.0), ("c", 80.0), ("d", 0.5)):
             with shown.stage(f"train {name}", "training", seconds):
                 clock.now += taken
@@ -64,7 +67,7 @@ def test_the_first_line_comes_at_once_the_next_after_ten_seconds_and_the_last_at
 
 
 def test_lines_of_a_long_stage_say_its_step(lines, clock):
-    with progress.Progress(2, clock=clock) as shown:
+    with progress.ProgressBar(2, clock=clock) as shown:
         with shown.stage("train cnn", "training", {}):
             for done in range(100, 1100, 100):
                 clock.now += 3.0
@@ -84,43 +87,75 @@ def test_lines_of_a_long_stage_say_its_step(lines, clock):
 def test_never_two_lines_within_ten_seconds_but_the_last(lines, clock):
     moments = []
     LOG.handlers[0].emit = lambda record: moments.append(clock.now)
-    with progress.Progress(500, clock=clock) as shown:
+    with progress.ProgressBar(500, clock=clock) as shown:
         for _ in range(500):
             with shown.stage("train", "training", {}):
                 clock.now += 0.7
                 shown.within(1, 2)
     gaps = [b - a for a, b in itertools.pairwise(moments[:-1])]
-    assert min(gaps) >= progress.EVERY and max(gaps) < progress.EVERY + 1
+    assert min(gaps) >= progress.LINE_SECONDS and max(gaps) < progress.LINE_SECONDS + 1
 
 
-def test_what_is_held_back_comes_while_a_stage_runs(lines, monkeypatch):
-    monkeypatch.setattr(progress, "EVERY", 0.2)
-    with progress.Progress(3) as shown:
+def test_what_is_held_back_comes_while_a_stage_runs(lines, clock, monkeypatch):
+    timers = []
+
+    class Timer:
+        """Waits until the test calls it."""
+
+        def __init__(self, wait, fn):
+            self.wait, self.fn = wait, fn
+            timers.append(self)
+
+        def start(self):
+            pass
+
+        def cancel(self):
+            pass
+
+    monkeypatch.setattr(
+        progress,
+        "threading",
+        types.SimpleNamespace(
+            Timer=Timer, RLock=threading.RLock, current_thread=lambda: timers[-1]
+        ),
+    )
+    with progress.ProgressBar(3, clock=clock) as shown:
         for name in ("a", "b"):
             with shown.stage(name, "g", {}):
-                pass
+                clock.now += 1.0
         with shown.stage("c", "g", {}):
             assert lines == ["1/3 a, 0 s"]
-            deadline = time.monotonic() + 10
-            while len(lines) < 2 and time.monotonic() < deadline:
-                time.sleep(0.01)
-            assert lines[1:] == ["3/3 c, 0 s"]  # the newest, not b
-            time.sleep(0.3)
+            (timer,) = timers
+            assert timer.wait == progress.LINE_SECONDS - 1  # from the first line on
+            clock.now += timer.wait
+            timer.fn()
+            assert lines[1:] == ["3/3 c, 11 s"]  # the newest, not b
+            timer.fn()
             assert len(lines) == 2  # once
-    assert lines[2:] == ["3/3 done in 1 s"] or lines[2:] == ["3/3 done in 0 s"]
+    assert lines[2:] == ["3/3 done in 11 s"]
+
+
+def test_a_line_that_is_held_back_comes_by_itself(lines, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.05)
+    with progress.ProgressBar(1) as shown, shown.stage("a", "g", {}):
+        shown.within(1, 2)
+        deadline = time.monotonic() + 60
+        while len(lines) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert lines[1].startswith("1/1 a, step 1 of 2, ")
 
 
 def test_nothing_is_shown_of_nothing_and_nothing_left_behind(lines, clock):
     before = threading.active_count()
-    with progress.Progress(0, clock=clock):
+    with progress.ProgressBar(0, clock=clock):
         pass
     assert lines == []
-    with progress.Progress(2, clock=clock) as shown:
+    with progress.ProgressBar(2, clock=clock) as shown:
         for _ in range(2):
             with shown.stage("a", "g", {}):
                 pass
         assert threading.active_count() == before + 1
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == before
@@ -130,7 +165,7 @@ def test_an_error_is_no_end_and_its_time_counts(lines, clock):
     seconds = {}
     with (
         pytest.raises(KeyError),
-        progress.Progress(2, clock=clock) as shown,
+        progress.ProgressBar(2, clock=clock) as shown,
         shown.stage("a", "g", seconds),
     ):
         clock.now += 5.0
@@ -144,7 +179,7 @@ def test_other_processes_are_silent(lines, clock, monkeypatch, terminal):
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     seconds = {}
-    with progress.Progress(1, clock=clock) as shown, shown.stage("a", "g", seconds):
+    with progress.ProgressBar(1, clock=clock) as shown, shown.stage("a", "g", seconds):
         clock.now += 20.0
         shown.within(1, 2)
     assert lines == [] and stream.getvalue() == "" and seconds == {"g": 20.0}
@@ -153,7 +188,7 @@ def test_other_processes_are_silent(lines, clock, monkeypatch, terminal):
 def test_a_terminal_has_a_bar_and_no_lines(lines, clock, monkeypatch):
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
-    with progress.Progress(2, clock=clock) as shown:
+    with progress.ProgressBar(2, clock=clock) as shown:
         with shown.stage("train mlp", "training", {}):
             shown.within(100, 700)
         text = stream.getvalue()

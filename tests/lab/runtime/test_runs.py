@@ -7,32 +7,30 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from support import tiny_run
+from support import plants, tiny_run
 
-from halfway import populations, storage
-from halfway.data import Split
+from halfway import storage
 from halfway.lab.config.user import UserError
 from halfway.lab.runtime import runs
 from halfway.lab.runtime.runs import Identity, Run
-from halfway.lab.study import conditions, tables
-from halfway.lab.study.protocol import Measured, Measurement, Request
+from halfway.lab.study import conditions
+from halfway.lab.study.records import Measurement, Request
 
 CONFIG = tiny_run.digits("tiny")
 IDENTITY = Identity("digits-tiny", CONFIG.to_dict(), "checksum")
-ONE = conditions.condition(CONFIG, "mlp")
-TWO = conditions.control(CONFIG, "mlp")
+MLP = conditions.condition(CONFIG, "mlp")
+CONTROL = conditions.control(CONFIG, "mlp")
 
 
 def request(name, *parts):
-    return Request(Measurement(name, 1, lambda *_: pytest.fail("not called")), parts)
+    return Request(Measurement(name, lambda _: pytest.fail("not called")), parts)
 
 
-FIRST, SECOND = request("first", ONE), request("second", TWO, ONE)
+FIRST, SECOND = request("first", MLP), request("second", CONTROL, MLP)
 
 
-def measured(one, value, **arrays):
-    table = tables.rows(np.array([value]), {"pair": [0]}, condition=one.key, quantity="finite")
-    return Measured(table, arrays)
+def measured(condition, value):
+    return plants.dataset(condition, {"x": (("pair",), np.full(condition.num_pairs, value))})
 
 
 @pytest.fixture
@@ -47,13 +45,14 @@ def listing(folder):
 # Identity
 
 
+@pytest.mark.quick
 def test_a_run_is_found_again_as_it_was(run):
     assert not run.resumed
     again = Run.create(run.path, IDENTITY, 2)
     assert again.resumed
-    assert again.config.to_dict() == CONFIG.to_dict() and again.config.is_locked
+    assert again.config.to_dict() == CONFIG.to_dict()
     # Tuples, not lists: conditions made from it have the same keys.
-    assert conditions.condition(again.config, "mlp").key == ONE.key
+    assert conditions.condition(again.config, "mlp") == MLP
     opened = Run.open(run.path)
     assert (opened.name, opened.data_checksum, opened.num_devices) == ("digits-tiny", "checksum", 2)
     stored = json.loads((run.path / "config.json").read_text())
@@ -67,7 +66,12 @@ def test_a_run_is_found_again_as_it_was(run):
         ({"data_checksum": "other"}, ["data_checksum", "'checksum' there"]),
         ({"version": "9.9"}, ["version", "'9.9' here"]),
         (
-            {"config": {**CONFIG.to_dict(), "training": {**CONFIG.training, "batch_size": 32}}},
+            {
+                "config": {
+                    **CONFIG.to_dict(),
+                    "training": {**CONFIG.to_dict()["training"], "batch_size": 32},
+                }
+            },
             ["config.training.batch_size is 64 there and 32 here"],
         ),
     ],
@@ -116,6 +120,7 @@ def test_other_devices_are_a_warning_and_the_first_number_stays(run, caplog):
     assert again.num_devices == 2
 
 
+@pytest.mark.quick
 def test_a_run_is_held_by_one_process_at_a_time(run):
     with run.locked():
         other = Run.open(run.path)
@@ -183,78 +188,84 @@ def test_arrays_of_any_name_come_back(tmp_path):
 # Measurements
 
 
+@pytest.mark.quick
 def test_a_measurement_comes_back_bit_for_bit(run):
-    assert run.load_measurement(FIRST) is None
-    table = measured(ONE, 0.1 + 0.2).table
-    run.save_measurement(FIRST, Measured(table, {"x": np.arange(3.0)}))
-    again = run.load_measurement(FIRST)
-    pd.testing.assert_frame_equal(again.table, table, check_exact=True)
-    assert again.arrays["x"].tolist() == [0, 1, 2]
-    run.save_measurement(SECOND, measured(TWO, 1.0))
-    assert not run.load_measurement(SECOND).arrays
+    assert not run.has_measurement(FIRST)
+    run.save_measurement(FIRST, measured(MLP, 0.1 + 0.2))
+    assert run.has_measurement(FIRST)
+    again = run.records([FIRST]).datasets["first", MLP.id]
+    assert again.identical(measured(MLP, 0.1 + 0.2))
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
-def test_what_is_damaged_counts_as_not_measured(run, suffix, caplog, monkeypatch):
+def test_what_is_damaged_counts_as_not_measured(run, caplog, monkeypatch):
     monkeypatch.setattr(runs.LOG, "propagate", True)
-    run.save_measurement(FIRST, measured(ONE, 1.0, x=np.random.default_rng(0).normal(size=99)))
-    path = next((run.path / "measurements").glob(f"*{suffix}"))
+    run.save_measurement(FIRST, measured(MLP, 1.0))
+    path = next((run.path / "measurements").glob("*.npz"))
     whole = path.read_bytes()
     for size in (0, 1, 7, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
         caplog.clear()
-        assert run.load_measurement(FIRST) is None
+        assert not run.has_measurement(FIRST)
         assert "measured again" in caplog.text and "first-" in caplog.text
     path.write_bytes(whole)
-    assert run.load_measurement(FIRST) is not None
-    if suffix == ".npz":
-        path.unlink()
-        assert run.load_measurement(FIRST) is None
+    assert run.has_measurement(FIRST)
 
 
-def test_merging_is_of_what_was_asked_in_one_order(run):
-    run.save_measurement(FIRST, measured(ONE, 1.0))
-    run.save_measurement(SECOND, measured(TWO, 2.0, x=np.arange(3)))
+def test_the_measurement_of_another_condition_config_or_version_is_not_taken(run, monkeypatch):
+    other = request("first", CONTROL)
+    run.save_measurement(other, measured(CONTROL, 1.0))
+    folder = run.path / "measurements"
+    (folder / f"{other.id}.npz").rename(folder / f"{FIRST.id}.npz")
+    assert not run.has_measurement(FIRST)
+    with pytest.raises(UserError, match="another measurement"):
+        run.records([FIRST])
+    run.save_measurement(FIRST, measured(MLP, 1.0))
+    assert run.has_measurement(FIRST)
+    monkeypatch.setattr("halfway.__version__", "9.9")
+    assert not run.has_measurement(FIRST)
+
+
+@pytest.mark.quick
+def test_an_export_holds_what_was_asked_in_one_order(run):
+    run.save_measurement(FIRST, measured(MLP, 1.0))
+    run.save_measurement(SECOND, measured(CONTROL, 2.0))
     folder = run.path / "measurements"
     # Leftovers, and a measurement that no hypothesis of this run asks for.
-    (folder / ".first.parquet.x.partial").write_text("half")
-    (folder / "other-0.parquet").write_text("half")
+    (folder / ".first.npz.x.partial").write_text("half")
     (folder / "other-0.npz").write_text("half")
-    (run.path / "populations" / f"{ONE.key}.partial").mkdir(parents=True)
-    run.merge([FIRST])
-    assert run.records([FIRST]).table["value"].tolist() == [1.0]
-    assert list(run.records([FIRST]).conditions.index) == [ONE.key]
-    run.merge([SECOND, FIRST])
-    bytes_before = [(run.path / f"{n}.parquet").read_bytes() for n in ("records", "conditions")]
-    records = run.records([SECOND, FIRST])
-    assert records.table["value"].tolist() == [1.0, 2.0]
-    assert list(records.conditions.index) == [ONE.key, TWO.key]
-    assert list(records.arrays) == [("second", TWO.key)]
-    assert list(records.arrays["second", TWO.key]["x"]) == [0, 1, 2]
-    run.merge([FIRST, SECOND])
-    assert bytes_before == [
-        (run.path / f"{n}.parquet").read_bytes() for n in ("records", "conditions")
-    ]
+    (run.path / "populations" / f"{MLP.id}.partial").mkdir(parents=True)
+
+    def exported(requests):
+        run.export(requests)
+        return [(run.path / f"{name}.parquet").read_bytes() for name in ("records", "conditions")]
+
+    assert exported([SECOND, FIRST]) == exported([FIRST, SECOND])
+    table = pd.read_parquet(run.path / "records.parquet")
+    values = table[table["quantity"] == "x"]
+    assert values["condition"].tolist() == [MLP.id] * 4 + [CONTROL.id] * 4
+    assert values["value"].tolist() == [1.0] * 4 + [2.0] * 4
+    listed = pd.read_parquet(run.path / "conditions.parquet")
+    assert list(listed.index) == [MLP.id, CONTROL.id]
+    run.export([FIRST])
+    assert list(pd.read_parquet(run.path / "conditions.parquet").index) == [MLP.id]
 
 
 def test_records_that_are_missing_or_damaged_are_named(run):
-    with pytest.raises(UserError, match=r"records\.parquet does not exist"):
+    with pytest.raises(UserError, match="holds no measurements"):
         run.records([FIRST])
-    run.save_measurement(FIRST, measured(ONE, 1.0, x=np.arange(3)))
-    run.merge([FIRST])
-    for damaged in (
-        run.path / "records.parquet",
-        run.path / "conditions.parquet",
-        run.path / "measurements" / f"{FIRST.key}.npz",
-    ):
-        whole = damaged.read_bytes()
-        damaged.write_bytes(whole[:30])
-        with pytest.raises(UserError, match=r"cannot be read .*experiments\.reproduce"):
-            run.records([FIRST])
-        damaged.write_bytes(whole)
-    assert len(run.records([FIRST]).table) == 1
+    run.save_measurement(FIRST, measured(MLP, 1.0))
+    path = run.path / "measurements" / f"{FIRST.id}.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:30])
+    with pytest.raises(UserError, match=r"cannot be used .*reproduce again"):
+        run.records([FIRST])
+    path.write_bytes(whole)
+    assert run.records([FIRST]).get(FIRST.measurement, MLP).read("x").tolist() == [1.0] * 4
+    with pytest.raises(UserError, match="cannot be used"):
+        run.records([FIRST, SECOND])
 
 
+@pytest.mark.quick
 def test_notes_are_kept_and_changed_by_name(run):
     assert run.notes() == {"hypotheses": [], "seconds": {}, "environment": {}}
     run.note(hypotheses=["G1"], environment={"a": 1})
@@ -268,35 +279,13 @@ def test_notes_are_kept_and_changed_by_name(run):
 # Populations
 
 
-@pytest.fixture(scope="module")
-def population():
-    """Two pairs of linear models on a dozen random images."""
-    rng = np.random.default_rng(0)
-    pool = Split(
-        rng.uniform(size=(12, 2, 2, 1)).astype(np.float32), rng.integers(0, 2, 12).astype(np.int32)
-    )
-    condition = populations.Condition(
-        dataset="random",
-        architecture="linear",
-        model={"kind": "linear"},
-        num_classes=2,
-        num_examples=4,
-        num_holdout=4,
-        probe_steps=(1,),
-        num_pairs=2,
-        seed=0,
-        batch_size=2,
-    )
-    return populations.train(condition, pool)
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's tasks
 def test_a_population_that_was_cut_short_is_none_or_whole(run, population, caplog, monkeypatch):
     monkeypatch.setattr(runs.LOG, "propagate", True)
     condition = population.condition
     assert run.load_population(condition) is None
     run.save_population(population)
-    folder = run.path / "populations" / condition.key
+    folder = run.path / "populations" / condition.id
     original = shutil.copytree(folder, run.path.parent / "original")
     expected = np.asarray(population.params["Dense_0"]["kernel"])
     num_none = 0
@@ -328,6 +317,6 @@ def test_a_population_of_another_condition_is_not_taken(run, population, caplog,
     run.save_population(population)
     other = dataclasses.replace(population.condition, seed=1)
     folder = run.path / "populations"
-    (folder / population.condition.key).rename(folder / other.key)
+    (folder / population.condition.id).rename(folder / other.id)
     assert run.load_population(other) is None
     assert "another condition" in caplog.text

@@ -15,6 +15,8 @@ from halfway.lab.config.user import UserError
 from halfway.lab.runtime import tensorboard
 from halfway.types import Sample
 
+pytestmark = pytest.mark.quick
+
 needs_library = pytest.mark.skipif(
     importlib.util.find_spec("tensorboardX") is None, reason="tensorboardX is not installed"
 )
@@ -73,15 +75,15 @@ def masked(payload):
 
 
 def records(content):
-    found = []
+    payloads = []
     while content:
         length, check = struct.unpack("<QI", content[:12])
         assert check == masked(content[:8])
         payload = content[12 : 12 + length]
         assert struct.unpack("<I", content[12 + length : 16 + length]) == (masked(payload),)
-        found.append(payload)
+        payloads.append(payload)
         content = content[16 + length :]
-    return found
+    return payloads
 
 
 def scalars(folder):
@@ -92,13 +94,13 @@ def scalars(folder):
     assert ".tfevents." in path.name
     first, *events = map(event_pb2.Event.FromString, records(path.read_bytes()))
     assert first.file_version == "brain.Event:2"
-    found = {}
+    steps_by_tag = {}
     for event in events:
         for value in event.summary.value:
-            steps = found.setdefault(value.tag, {})
+            steps = steps_by_tag.setdefault(value.tag, {})
             assert event.step not in steps
             steps[event.step] = value.simple_value
-    return found
+    return steps_by_tag
 
 
 def test_the_checksum_of_this_file_is_right():
@@ -109,17 +111,17 @@ def test_the_checksum_of_this_file_is_right():
 def test_events_hold_means_over_pairs_and_models(population, tmp_path):
     folder = tmp_path / "tensorboard" / "mlp ρ=0"
     tensorboard.write(folder, population)
-    found = scalars(folder)
+    written = scalars(folder)
     for sample in ("own", "other", "holdout"):
         for loss in ("cross_entropy", "brier", "error"):
             expected = np.asarray(population.landscapes[sample][loss]).mean((0, 1))
-            assert tuple(found[f"{sample}/{loss}"]) == CONDITION.probe_steps
-            np.testing.assert_allclose([*found[f"{sample}/{loss}"].values()], expected, 1e-6)
+            assert tuple(written[f"{sample}/{loss}"]) == CONDITION.probe_steps
+            np.testing.assert_allclose([*written[f"{sample}/{loss}"].values()], expected, 1e-6)
     for name, values in population.products.items():
         expected = np.asarray(values).mean((0, 1))
-        np.testing.assert_allclose([*found[f"products/{name}"].values()], expected, 1e-5)
-    assert len(found) == 3 * 3 + 3 + 2
-    assert found["own/cross_entropy"][0] != found["other/cross_entropy"][0]
+        np.testing.assert_allclose([*written[f"products/{name}"].values()], expected, 1e-5)
+    assert len(written) == 3 * 3 + 3 + 2
+    assert written["own/cross_entropy"][0] != written["other/cross_entropy"][0]
 
 
 def test_the_ratios_are_those_of_the_library(population):
@@ -131,33 +133,33 @@ def test_the_ratios_are_those_of_the_library(population):
         "own_other": as_pair((g * h).sum(1)),
         "other_other": as_pair((h * h).sum(1)),
     }
-    ones = np.ones((1, 2, 1))
-    one = population.replace(
-        products=products, params={"w": ones}, landscapes={"own": {"error": ones}}
+    unit = np.ones((1, 2, 1))
+    single = population.replace(
+        products=products, params={"w": unit}, landscapes={"own": {"error": unit}}
     )
-    found = tensorboard.curves(one)
+    curves = tensorboard.curves(single)
     np.testing.assert_allclose(
-        found["products/coefficient"], meeting.local_coefficient(g, h), rtol=1e-6
+        curves["products/coefficient"], meeting.local_coefficient(g, h), rtol=1e-6
     )
-    np.testing.assert_allclose(found["products/alignment"], meeting.alignment(g, h), rtol=1e-6)
+    np.testing.assert_allclose(curves["products/alignment"], meeting.alignment(g, h), rtol=1e-6)
 
 
 def test_these_are_the_products_that_are_trained_with():
     sample = Sample(*(jnp.zeros(2, kind) for kind in (int, int, bool)))
-    found = jax.eval_shape(
+    products = jax.eval_shape(
         lambda w: populations.gradient_products(
             lambda w, x: x @ w, w, jnp.ones((2, 3)), sample, sample
         ),
         jnp.ones((3, 4)),
     )
-    assert {*found} == {*PRODUCTS}
+    assert {*products} == {*PRODUCTS}
 
 
 def diverged(population, pairs):
-    own = dict(population.landscapes["own"])
-    own["error"] = np.array(own["error"])
-    own["error"][pairs, 0, -1] = np.nan
-    return population.replace(landscapes={**population.landscapes, "own": own})
+    landscape = dict(population.landscapes["own"])
+    landscape["error"] = np.array(landscape["error"])
+    landscape["error"][pairs, 0, -1] = np.nan
+    return population.replace(landscapes={**population.landscapes, "own": landscape})
 
 
 @needs_library

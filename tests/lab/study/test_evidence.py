@@ -5,6 +5,8 @@ import pytest
 from halfway.lab.config import config_file, settings
 from halfway.lab.study import evidence
 
+pytestmark = pytest.mark.quick
+
 
 def _config(name="mnist", **changes):
     plain = config_file.load(name).config.to_dict()

@@ -6,8 +6,11 @@ import types
 
 import pytest
 
+from halfway.lab import studies
 from halfway.lab.study import family
-from halfway.lab.study.protocol import Headline, Outcome, PartResult
+from halfway.lab.study.verdict import Headline, Outcome, PartResult
+
+pytestmark = pytest.mark.quick
 
 
 def _part(p_value=1e-6, p_reverse=1.0, **fields):
@@ -31,23 +34,23 @@ def _gate(estimate, **fields):
 
 
 def _conclude(*outcomes, evidence="exploratory"):
-    studies = [
-        types.SimpleNamespace(id=name, claim="A claim.", controls=("one control", "another"))
-        for name, _ in family.FAMILY
+    text = types.SimpleNamespace(controls=("one control", "another"))
+    pairs = [
+        (types.SimpleNamespace(id=f"G{number}", claim="A claim.", text=text), outcome)
+        for number, outcome in enumerate(outcomes, 1)
     ]
-    pairs = list(zip(studies, outcomes, strict=False))
-    return family.conclude(pairs, evidence=evidence)
+    return family.conclude(pairs, family_size=20, evidence=evidence)
 
 
-def _one(*parts, **options):
+def _alone(*parts, **options):
     return _conclude(Outcome(parts, ("mlp",)), **options)[0]
 
 
 def test_the_family():
-    ids = [name for name, _ in family.FAMILY]
+    ids = [name for name, _ in studies.family()]
     assert ids == [f"G{i}" for i in range(1, 9)] + [f"T{i}" for i in range(1, 13)]
-    assert len({claim for _, claim in family.FAMILY}) == 20
-    assert family.sort_ids({"T10", "T2", "G8", "G1", "T1"}) == ["G1", "G8", "T1", "T2", "T10"]
+    assert len({claim for _, claim in studies.family()}) == 20
+    assert studies.sort_ids({"T10", "T2", "G8", "G1", "T1"}) == ["G1", "G8", "T1", "T2", "T10"]
 
 
 # Holm
@@ -75,11 +78,11 @@ def test_running_maximum():
 
 
 def test_one_alone_pays_for_all_twenty():
-    assert _one(_part(0.0024)).verdict == "supported"
-    verdict = _one(_part(0.0026))
+    assert _alone(_part(0.0024)).verdict == "supported"
+    verdict = _alone(_part(0.0026))
     assert verdict.verdict == "inconclusive"
     assert verdict.p_adjusted == pytest.approx(0.052)
-    assert _one(_part(0.3)).p_adjusted == 1.0
+    assert _alone(_part(0.3)).p_adjusted == 1.0
 
 
 # Words
@@ -87,23 +90,23 @@ def test_one_alone_pays_for_all_twenty():
 
 def test_supported_needs_every_test():
     held, failed = _part(1e-9), _part(0.2, 0.8, name="cnn")
-    verdict = _one(held, failed)
+    verdict = _alone(held, failed)
     assert (verdict.verdict, verdict.p_value) == ("inconclusive", 0.2)
     assert "'cnn'" in verdict.reason
-    assert _one(held, _part(1e-4, name="cnn")).verdict == "supported"
+    assert _alone(held, _part(1e-4, name="cnn")).verdict == "supported"
 
 
 def test_refuted_by_the_smallest_reverse_times_the_number_of_tests():
     held = _part(1e-9)
     # Two tests over a family of twenty: .001 · 2 · 20 < .05 < .0013 · 2 · 20.
-    refuted = _one(held, _part(0.999, 0.001, name="cnn"))
+    refuted = _alone(held, _part(0.999, 0.001, name="cnn"))
     assert refuted.verdict == "refuted"
     assert "'cnn'" in refuted.reason
     assert "0.04" in refuted.reason
-    assert _one(held, _part(0.999, 0.0013, name="cnn")).verdict == "inconclusive"
+    assert _alone(held, _part(0.999, 0.0013, name="cnn")).verdict == "inconclusive"
     # Gates are not tests and do not count as such.
     met = _gate(0.99)
-    assert _one(held, _part(0.999, 0.001, name="cnn"), met).verdict == "refuted"
+    assert _alone(held, _part(0.999, 0.001, name="cnn"), met).verdict == "refuted"
 
 
 def test_reverse_is_adjusted_over_the_family_too():
@@ -114,13 +117,13 @@ def test_reverse_is_adjusted_over_the_family_too():
 
 
 def test_nan_p_values_decide_nothing():
-    verdict = _one(_part(math.nan, math.nan))
+    verdict = _alone(_part(math.nan, math.nan))
     assert (verdict.verdict, verdict.p_value, verdict.p_adjusted) == ("inconclusive", 1.0, 1.0)
 
 
 @pytest.mark.parametrize("p_value", [1e-9, 0.999])
 def test_a_gate_that_is_not_met(p_value):
-    verdict = _one(_part(p_value, 1 - p_value), _gate(0.99), _gate(0.93, name="trained at ρ = 1"))
+    verdict = _alone(_part(p_value, 1 - p_value), _gate(0.99), _gate(0.93, name="trained at ρ = 1"))
     assert verdict.verdict == "inconclusive"
     assert "trained at ρ = 1" in verdict.reason
     assert "0.93" in verdict.reason
@@ -130,10 +133,10 @@ def test_a_gate_that_is_not_met(p_value):
 
 
 def test_a_gate_is_met_strictly_above_its_threshold():
-    assert _one(_part(), _gate(0.951)).verdict == "supported"
-    assert _one(_part(), _gate(0.95)).verdict == "inconclusive"
-    assert _one(_part(), _gate(0.94, direction="less")).verdict == "supported"
-    assert _one(_part(), _gate(math.nan)).verdict == "inconclusive"
+    assert _alone(_part(), _gate(0.951)).verdict == "supported"
+    assert _alone(_part(), _gate(0.95)).verdict == "inconclusive"
+    assert _alone(_part(), _gate(0.94, direction="less")).verdict == "supported"
+    assert _alone(_part(), _gate(math.nan)).verdict == "inconclusive"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +154,7 @@ def test_more_than_one_in_sixteen_diverged(num_excluded, num_pairs, word):
     part = _part(num_excluded=num_excluded, num_pairs=num_pairs)
     gate = _gate(0.99, num_excluded=num_excluded, num_pairs=num_pairs)
     for parts in ((part,), (_part(name="cnn"), part), (_part(), gate)):
-        verdict = _one(*parts)
+        verdict = _alone(*parts)
         assert verdict.verdict == word
         assert verdict.num_excluded == num_excluded
         if word == "inconclusive":
@@ -160,7 +163,7 @@ def test_more_than_one_in_sixteen_diverged(num_excluded, num_pairs, word):
 
 def test_diverged_pairs_are_named_before_anything_else():
     refuted = _part(0.999, 1e-9, num_excluded=3, num_pairs=13)
-    verdict = _one(refuted, _gate(0.5))
+    verdict = _alone(refuted, _gate(0.5))
     assert verdict.verdict == "inconclusive"
     assert "diverged" in verdict.reason
 
@@ -247,7 +250,7 @@ def test_json_has_the_promised_keys_and_no_infinity():
 
 
 def test_json_of_a_bounded_verdict():
-    plain = _one(_part()).to_json()
+    plain = _alone(_part()).to_json()
     assert plain["interval"] == [0.3, 0.5]
     assert plain["verdict"] == "supported"
     assert plain["num_pairs"] == 16

@@ -21,7 +21,7 @@ _SEED = 3
 _BLOCK = 1000
 
 
-class Apart(NamedTuple):
+class Splits(NamedTuple):
     """Measures and outcome of C conditions, R times, each time from disjoint sets of pairs.
 
     Attributes:
@@ -89,9 +89,10 @@ def contest(
     splits, resamples = halved(numerators, denominators, outcome, strata)
     tau = stats.kendall(*splits, strata)
     point = _lead(tau[: 1 + num_rivals], sign)
-    drawn = np.concatenate([stats.kendall(*one, np.sort(strata)) for one in resamples], -1)
+    drawn = np.concatenate([stats.kendall(*block, np.sort(strata)) for block in resamples], -1)
     leads = _lead(drawn[: 1 + num_rivals], sign)
-    lead, error = _mean(point), float(np.nanstd(leads, ddof=1)) if _some(leads) else np.nan
+    lead = float(mean(point))
+    error = float(np.nanstd(leads, ddof=1)) if np.isfinite(leads).any() else np.nan
     known = np.isfinite(lead) and error > 0
     average = mean(tau)
     low, high = interval(average, drawn)
@@ -111,7 +112,7 @@ def contest(
 
 def halved(
     numerators: np.ndarray, denominators: np.ndarray, outcome: np.ndarray, strata: np.ndarray
-) -> tuple[Apart, Iterator[Apart]]:
+) -> tuple[Splits, Iterator[Splits]]:
     """Returns measures and outcome in `NUM_SPLITS` disjoint splits of the pairs, and in resamples.
 
     A measure of a condition is the ratio of sums over pairs of `numerators` and `denominators`
@@ -144,27 +145,27 @@ def halved(
     orders = np.array([rng.permutation(num_pairs) for _ in range(NUM_SPLITS)])
     sides = orders[:, :half], orders[:, half:]
 
-    def means(of: np.ndarray, told: np.ndarray) -> Apart:
-        """Returns what pairs weighted `[R, P]` give, `of` for measures and `told` for outcomes."""
+    def means(first: np.ndarray, second: np.ndarray) -> Splits:
+        """Returns measures by the first and outcomes by the second weights of pairs `[R, P]`."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            above, below = (np.moveaxis(v @ of.T, -1, 1) for v in (tops, bottoms))
-            known = (counts @ of.T).T > 0
+            above, below = (np.moveaxis(v @ first.T, -1, 1) for v in (tops, bottoms))
+            known = (counts @ first.T).T > 0
             measures = np.where(below > 0, above / below, np.inf)
-            values = (outcomes @ told.T).T / (counts @ told.T).T
-        return Apart(np.where(known, measures, np.nan), values)
+            values = (outcomes @ second.T).T / (counts @ second.T).T
+        return Splits(np.where(known, measures, np.nan), values)
 
-    def resamples() -> Iterator[Apart]:
+    def resamples() -> Iterator[Splits]:
         for start in range(0, NUM_RESAMPLES, _BLOCK):
             size = min(_BLOCK, NUM_RESAMPLES - start)
-            which = rng.integers(NUM_SPLITS, size=size)
+            split = rng.integers(NUM_SPLITS, size=size)
             drawn = (
-                side[which[:, None], rng.integers(side.shape[1], size=(size, side.shape[1]))]
+                side[split[:, None], rng.integers(side.shape[1], size=(size, side.shape[1]))]
                 for side in sides
             )
             measures, values = means(*(_weights(chosen, num_pairs) for chosen in drawn))
             # A condition that is drawn twice is tied with itself, and so not compared.
             rows = _resampled(strata, size, rng)
-            yield Apart(
+            yield Splits(
                 np.take_along_axis(measures, rows[None], -1), np.take_along_axis(values, rows, -1)
             )
 
@@ -184,7 +185,7 @@ def permuted(measure: np.ndarray, outcome: np.ndarray, strata: np.ndarray) -> np
       strata: `[C]`.
     """
     rng = np.random.default_rng(_SEED)
-    found = np.empty(NUM_PERMUTATIONS)
+    null = np.empty(NUM_PERMUTATIONS)
     whole = not (np.isnan(measure).any() or np.isnan(outcome).any())
     groups = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
     if whole:
@@ -202,8 +203,8 @@ def permuted(measure: np.ndarray, outcome: np.ndarray, strata: np.ndarray) -> np
             rows = np.empty((size, len(strata)), int)
             rows[:, np.concatenate(groups)] = np.concatenate(orders, 1)
             tau = stats.kendall(measure[:, None], outcome[:, rows], strata)
-        found[start : start + size] = mean(tau.T)
-    return found
+        null[start : start + size] = mean(tau.T)
+    return null
 
 
 _PERMUTED = 256
@@ -214,19 +215,19 @@ def _untied(measure: np.ndarray, outcome: np.ndarray, groups: list[np.ndarray]) 
     """Returns `[S]` what τ_b divides by, which no permutation within a group changes."""
     number = np.zeros((2, len(measure)))
     for rows in groups:
-        for which, values in enumerate((measure[:, rows], outcome[:, rows])):
+        for total, values in zip(number, (measure[:, rows], outcome[:, rows]), strict=True):
             for shift in range(1, len(rows)):
-                number[which] += (values[:, shift:] != values[:, :-shift]).sum(-1)
+                total += (values[:, shift:] != values[:, :-shift]).sum(-1)
     return np.sqrt(number[0] * number[1])
 
 
 def _ranked(values: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
     """Returns `[S, C]` ranks within each group, ties equal, as small as integers are."""
     largest = max(len(rows) for rows in groups)
-    found = np.empty(values.shape, np.int8 if largest <= np.iinfo(np.int8).max else np.int32)
+    ranks = np.empty(values.shape, np.int8 if largest <= np.iinfo(np.int8).max else np.int32)
     for rows in groups:
-        found[:, rows] = scipy.stats.rankdata(values[:, rows], "dense", axis=-1)
-    return found
+        ranks[:, rows] = scipy.stats.rankdata(values[:, rows], "dense", axis=-1)
+    return ranks
 
 
 def _agreement(measure: np.ndarray, outcome: np.ndarray) -> np.ndarray:
@@ -240,18 +241,18 @@ def _agreement(measure: np.ndarray, outcome: np.ndarray) -> np.ndarray:
 
     total = np.zeros(second.shape[1:], np.int64)
     for shift in range(1, len(first)):
-        both = signs(second, shift)
-        np.multiply(both, signs(first, shift), out=both)
+        products = signs(second, shift)
+        np.multiply(products, signs(first, shift), out=products)
         # A sum of as many signs as there are entries fits where their ranks do.
-        total += np.add.reduce(both, 0, dtype=second.dtype)
+        total += np.add.reduce(products, 0, dtype=second.dtype)
     return total
 
 
 def _weights(chosen: np.ndarray, num_pairs: int) -> np.ndarray:
     """Returns `[R, P]` how often each pair is among the chosen `[R, K]`."""
-    found = np.zeros((len(chosen), num_pairs))
-    np.add.at(found, (np.arange(len(chosen))[:, None], chosen), 1)
-    return found
+    weights = np.zeros((len(chosen), num_pairs))
+    np.add.at(weights, (np.arange(len(chosen))[:, None], chosen), 1)
+    return weights
 
 
 def _resampled(strata: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -272,12 +273,12 @@ def _granulated(
     measures: np.ndarray, values: np.ndarray, strata: np.ndarray, levels: np.ndarray
 ) -> np.ndarray:
     """Returns `[F, M]`: τ over conditions that agree in all factors but one, and in stratum."""
-    found: list[np.ndarray] = []
+    taus: list[np.ndarray] = []
     for factor in range(levels.shape[1]):
         rest = np.column_stack([strata, np.delete(levels, factor, 1)])
         _, group = np.unique(rest, axis=0, return_inverse=True)
-        found.append(mean(stats.kendall(measures, values, group.ravel())))
-    return np.array(found)
+        taus.append(mean(stats.kendall(measures, values, group.ravel())))
+    return np.array(taus)
 
 
 def mean(tau: np.ndarray) -> np.ndarray:
@@ -288,14 +289,11 @@ def mean(tau: np.ndarray) -> np.ndarray:
 
 
 def interval(average: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `[M]` lower and upper ends: 1.96 standard deviations of `[M, R]` to either side."""
+    """Returns `[M]` lower and upper ends: 1.96 standard deviations of `[M, R]` to either side.
+
+    Args:
+      average: `[M]`, τ_K of each measure.
+      drawn: `[M, R]`, the same in R resamples.
+    """
     half_width = 1.96 * np.nanstd(np.where(np.isfinite(drawn), drawn, 0), axis=-1, ddof=1)
     return np.maximum(average - half_width, -1.0), np.minimum(average + half_width, 1.0)
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(mean(values[None])[0])
-
-
-def _some(values: np.ndarray) -> bool:
-    return bool(np.isfinite(values).any())

@@ -1,76 +1,60 @@
 """How often the models of pairs differ and err, and how well their vote is calibrated."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
-from halfway import meeting, sharding
-from halfway.data import Split
-from halfway.lab.config.settings import RunConfig
-from halfway.lab.study import tables
-from halfway.lab.study.protocol import Measured, Measurement
-from halfway.populations import Population
-from halfway.types import Array, Key
+from halfway import meeting
+from halfway.lab.measurements.context import Context, Pair, Program, Shared
+from halfway.lab.study.records import Measurement
+from halfway.types import Array, Sample
 
 
-def _predictions(population: Population, rows: Array, images: Array) -> np.ndarray:
-    """Returns `[P, 2, B]` classes that both models of each pair predict on rows `[P, B]`."""
-    apply_fn = population.apply_fn
+def _pair(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]:
+    """Returns counts over S, and what both models predict on the pool and may vote for."""
+    logits = jax.vmap(program.apply_fn, (0, None))(pair.params, shared.images)
+    predictions = logits.argmax(-1)
+    rows = pair.halves.s.indices
+    on_holdout = predictions[:, rows]
 
-    def pair(member, images):
-        params, rows = member
-        logits = jax.vmap(apply_fn, (0, None))(params, images[rows])
-        return jnp.argmax(logits, -1)
+    def unseen(half: Sample) -> Array:
+        trained_on = jnp.where(half.mask, half.indices, len(shared.labels))  # padding is nowhere
+        return jnp.ones(len(shared.labels), bool).at[trained_on].set(False, mode="drop")
 
-    run = sharding.jit(sharding.spread(pair))
-    return np.asarray(run((population.params, rows), images))
+    return {
+        "num_compared": jnp.int32(len(rows)),
+        "num_disagree": (on_holdout[0] != on_holdout[1]).sum(),
+        "num_wrong": (on_holdout != shared.labels[rows][None]).sum(-1),
+        "predictions": predictions,
+        "unseen": jnp.stack([unseen(half) for half in (pair.halves.a, pair.halves.b)]),
+    }
 
 
-def _agreement(
-    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
-) -> Measured:
+def _measure(context: Context) -> xr.Dataset:
     """Returns on how many examples of S, labels clean, models of a pair differ and err.
 
-    And one calibration error of the vote of all models on the pool, each voting where it has not
-    trained.
+    `num_disagree` of `num_compared` (pair), and `num_wrong` (pair, model). And one number of all
+    pairs together, `calibration_error` of the vote of all models on the pool, in which each votes
+    where it has not trained; NaN where every pair diverged.
     """
-    del key, config
-    (one,) = population
-    condition = one.condition
-    images, labels = jnp.asarray(pool.images, jnp.float32), np.asarray(pool.labels)
-    rows = np.asarray(one.halves.s.indices)
-    seen = _predictions(one, one.halves.s.indices, images)
-    counts = {
-        "num_disagree": (seen[:, 0] != seen[:, 1]).sum(-1),
-        "num_compared": np.full(condition.num_pairs, rows.shape[1]),
-    }
-    each = {"pair": range(condition.num_pairs)}
-    named = {"condition": condition.key, "subset": "holdout"}
-    wrong = (seen != labels[rows][:, None]).sum(-1)
-    parts = [tables.rows(v, each, quantity=name, **named) for name, v in counts.items()]
-    parts.append(
-        tables.rows(wrong, each | {"surrogate": tables.HALVES}, quantity="num_wrong", **named)
+    arrays = context.over_pairs(_pair)
+    finite, num_classes = context.population.finite, context.condition.num_classes
+    calibration_error = np.nan
+    if finite.any():
+        voters = (np.concatenate(arrays[name][finite]) for name in ("predictions", "unseen"))
+        predictions, unseen = voters
+        votes = meeting.votes(predictions, num_classes, unseen)
+        labels = np.asarray(context.pool.labels)
+        calibration_error = meeting.class_aggregated_calibration_error(votes, labels)
+    return context.dataset(
+        {
+            "num_compared": (("pair",), arrays["num_compared"]),
+            "num_disagree": (("pair",), arrays["num_disagree"]),
+            "num_wrong": (("pair", "model"), arrays["num_wrong"]),
+            "calibration_error": ((), calibration_error),
+        }
     )
-    every = jnp.broadcast_to(jnp.arange(len(labels)), (condition.num_pairs, len(labels)))
-    predictions = _predictions(one, every, images)
-    unseen = np.ones(predictions.shape, bool)
-    halves = (one.halves.a, one.halves.b)
-    for side, half in enumerate(halves):
-        for p in range(condition.num_pairs):
-            unseen[p, side, np.asarray(half.indices[p])[np.asarray(half.mask[p])]] = False
-    finite = one.finite
-    votes = meeting.votes(
-        predictions[finite].reshape(-1, len(labels)),
-        condition.num_classes,
-        unseen[finite].reshape(-1, len(labels)),
-    )
-    error = meeting.class_aggregated_calibration_error(votes, labels) if finite.any() else np.nan
-    parts.append(
-        tables.rows(np.array([error]), {"quantity": ["calibration_error"]}, condition=condition.key)
-    )
-    return Measured(tables.concat(parts))
 
 
-AGREEMENT = Measurement("agreement", 4, _agreement)
+AGREEMENT = Measurement("agreement", _measure)

@@ -1,17 +1,16 @@
 """The class by class meeting matrices of networks that trained on a third sample."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
 from halfway import meeting, populations
-from halfway.data import Split
-from halfway.lab.config.settings import RunConfig
-from halfway.lab.study import tables
-from halfway.lab.study.protocol import Measured, Measurement
-from halfway.populations import Condition, Population
+from halfway.lab.measurements.context import Context
+from halfway.lab.study.records import Measurement
+from halfway.populations import Condition
 from halfway.types import Array, Key, Params, Sample
 
 MATRICES = ("residual-free", "full")
@@ -20,52 +19,45 @@ LABELS = ("true", "shuffled")
 
 def _class_matrices(
     program: Condition, key: Key, params: Params, samples: Mapping[str, Sample], images: Array
-) -> dict[str, Array]:
-    """Returns both meeting matrices of own and other half, by true and by shuffled labels."""
+) -> Array:
+    """Returns meeting matrices of own and other half, `[matrix, labels, C, C]`: a probe."""
+    halves = samples["own"], samples["other"]
     keys = jax.random.split(key)
-    true = samples["own"], samples["other"]
     shuffled = tuple(
-        one._replace(labels=populations.permute_labels(k, one))
-        for k, one in zip(keys, true, strict=True)
+        half._replace(labels=populations.permute_labels(half_key, half))
+        for half_key, half in zip(keys, halves, strict=True)
     )
-    found = {}
-    for labels, parts in zip(LABELS, (true, shuffled), strict=True):
-        arguments = (program.apply_fn, params, images, *parts)
-        found[f"residual-free.{labels}"] = meeting.residual_free_matrix(*arguments)
-        found[f"full.{labels}"] = meeting.meeting_matrix(*arguments)
-    return found
+
+    def both_matrices(labelled: tuple[Sample, Sample]) -> Array:
+        arguments = program.apply_fn, params, images, *labelled
+        return jnp.stack(
+            [meeting.residual_free_matrix(*arguments), meeting.meeting_matrix(*arguments)]
+        )
+
+    # One program for both labellings, one after the other.
+    by_labels = jax.tree.map(lambda *leaves: jnp.stack(leaves), halves, shuffled)
+    return jnp.moveaxis(jax.lax.map(both_matrices, by_labels), 0, 1)
 
 
-def _classes(
-    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
-) -> Measured:
+def _measure(context: Context) -> xr.Dataset:
     """Returns how much more examples of one class meet than those of two, untrained and trained.
 
-    The population trains on S, so that θ depends on neither half all along its walk. `contrast` is
-    mean diagonal minus mean off-diagonal, `size` the mean |entry| that it is a share of.
+    The population trains on S, so that θ depends on neither half all along its walk. `class_matrix`
+    (pair, model, step, matrix, labels, class, other_class); of it `class_contrast`, mean diagonal
+    minus mean off-diagonal, and `class_size`, the mean |entry| that the contrast is a share of
+    (pair, model, step, matrix, labels). Labels are shuffled with the keys of the pairs.
     """
-    del key, config  # labels are shuffled with the pairs' own keys
-    (one,) = population
-    condition = one.condition
-    steps = (0, condition.probe_steps[-1])
-    seen = populations.observe(condition, pool, _class_matrices, steps=steps)
-    parts, arrays = [], {}
-    axes = {"pair": range(condition.num_pairs), "surrogate": tables.HALVES, "step": steps}
-    for name, value in seen.items():
-        matrices = np.asarray(value)
-        arrays[name] = matrices
-        contrast, size = meeting.contrast_terms(jnp.asarray(matrices))
-        for quantity, numbers in (("contrast", contrast), ("size", size)):
-            parts.append(
-                tables.rows(
-                    np.asarray(numbers),
-                    axes,
-                    condition=condition.key,
-                    subset=name,
-                    quantity=f"class_{quantity}",
-                )
-            )
-    return Measured(tables.concat(parts), arrays)
+    steps = (0, context.condition.probe_steps[-1])
+    matrices = context.along_training(_class_matrices, steps)
+    contrast, size = meeting.contrast_terms(matrices)
+    cells = "pair", "model", "step", "matrix", "labels"
+    return context.dataset(
+        {"class_contrast": (cells, contrast), "class_size": (cells, size)},
+        {"class_matrix": ((*cells, "class", "other_class"), np.asarray(matrices))},
+        step=steps,
+        matrix=MATRICES,
+        labels=LABELS,
+    )
 
 
-CLASSES = Measurement("classes", 7, _classes)
+CLASSES = Measurement("classes", _measure)

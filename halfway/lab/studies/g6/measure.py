@@ -1,61 +1,76 @@
 """Barriers on the straight line between the models of pairs, as trained and matched."""
 
-from collections.abc import Sequence
+import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
 from halfway import landscapes
-from halfway.data import Split
-from halfway.lab.config.settings import LandscapeSizes, RunConfig
+from halfway.keys import named_key
+from halfway.lab.config.settings import LandscapeSizes
 from halfway.lab.measurements import weight_space
-from halfway.lab.study import tables
-from halfway.lab.study.protocol import Measured, Measurement
-from halfway.populations import Population
-from halfway.types import Key
+from halfway.lab.measurements.context import Context
+from halfway.lab.study.records import Measurement
+from halfway.populations import Condition, Population
+
+RAW, MATCHED = "as trained", "permutation matched"
+"""Paths between the models of the condition that decides."""
+LOSSES = ("error", "cross_entropy")
+"""Whose values along a path are kept."""
 
 
-def _barriers(
-    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
-) -> Measured:
-    """Returns barriers on S, labels clean, between θ_A and θ_B, and the curves they come from.
+def path_name(condition: Condition) -> str:
+    """Returns the name of the path between models that share their start, and perhaps a trunk."""
+    trunk = condition.trunk_steps
+    return f"shared trunk of {trunk} steps" if trunk else "shared start"
 
-    The first population's pairs as trained ("raw") and with θ_B permuted to match θ_A ("matched"),
-    then those of the other populations, from a shared start and from a shared trunk, as trained.
+
+def _finite(population: Population) -> Population:
+    """Returns a population with zeros in place of pairs that diverged, which nothing can match."""
+    finite = population.finite
+
+    def keep(leaf):
+        return jnp.where(finite.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, 0.0)
+
+    return dataclasses.replace(population, params=jax.tree.map(keep, population.params))
+
+
+def _measure(context: Context) -> xr.Dataset:
+    """Returns losses on S, labels clean, on straight lines between θ_A and θ_B, and their barriers.
+
+    The paths are those of the first population's pairs as trained and with θ_B permuted to match
+    θ_A, then those of the other populations, from a shared start and from a shared trunk, as
+    trained. `curve` (pair, path, loss, t), t from 0 at θ_A to 1 at θ_B, and `barrier` (pair, path,
+    loss, baseline), the highest point above a baseline of `landscapes.BASELINES`.
     """
-    del config
-    first, *others = population
-    images, labels = jnp.asarray(pool.images, jnp.float32), jnp.asarray(pool.labels, jnp.int32)
+    first, *others = context.populations
+    shared = context.shared
     sizes = LandscapeSizes(
         num_pairs=first.condition.num_pairs, chunk_size=first.condition.num_holdout
     )
-    ends = {"raw": weight_space.ends(first.params)}
-    ends["matched"] = weight_space.matched_ends(first, key)
-    for one in others:
-        trunk = one.condition.trunk_steps
-        name = f"shared trunk of {trunk} steps" if trunk else "shared start"
-        ends[name] = weight_space.ends(one.params)
-    curves = {
-        name: weight_space.segment(first, *pair, images, labels, sizes)
-        for name, pair in ends.items()
+    ends = {
+        RAW: weight_space.ends(first.params),
+        MATCHED: weight_space.matched_ends(_finite(first), named_key(context.key, "matching")),
     }
-    parts, arrays = [], {}
-    each = {"pair": range(first.condition.num_pairs)}
-    for name, by_loss in curves.items():
-        for loss, values in by_loss.items():
-            arrays[f"{loss}.{name}"] = values
-            for baseline in landscapes.BASELINES:
-                heights = np.asarray(landscapes.barrier(jnp.asarray(values), baseline=baseline))
-                parts.append(
-                    tables.rows(
-                        heights,
-                        each,
-                        condition=first.condition.key,
-                        subset=name,
-                        quantity=f"barrier_{loss}_{baseline}",
-                    )
-                )
-    return Measured(tables.concat(parts), arrays)
+    ends |= {path_name(other.condition): weight_space.ends(other.params) for other in others}
+    by_path = [
+        weight_space.segment(first, start, end, shared.images, shared.labels, sizes)
+        for start, end in ends.values()
+    ]
+    curves = np.stack([np.stack([curve[loss] for loss in LOSSES], 1) for curve in by_path], 1)
+    heights = [landscapes.barrier(jnp.asarray(curves), baseline=b) for b in landscapes.BASELINES]
+    return context.dataset(
+        {
+            "curve": (("pair", "path", "loss", "t"), curves),
+            "barrier": (("pair", "path", "loss", "baseline"), np.stack(heights, -1)),
+        },
+        path=tuple(ends),
+        loss=LOSSES,
+        t=np.linspace(0, 1, curves.shape[-1]),
+        baseline=landscapes.BASELINES,
+    )
 
 
-BARRIERS = Measurement("barriers", 6, _barriers)
+BARRIERS = Measurement("barriers", _measure)

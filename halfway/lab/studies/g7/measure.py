@@ -1,28 +1,27 @@
 """When each example of a half is learned, by the model that trains on it and by the other."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
-from halfway import populations, stats
-from halfway.data import Split
-from halfway.lab.config.settings import RunConfig
-from halfway.lab.study import tables
-from halfway.lab.study.protocol import Measured, Measurement
-from halfway.populations import Condition, Population
+from halfway import stats
+from halfway.lab.measurements.context import Context
+from halfway.lab.study.records import Measurement
+from halfway.populations import Condition
 from halfway.types import Array, Key, Params, Sample
 
 NUM_PERMUTATIONS = 100
 """Of learning times within a stratum, whose mean is the control of G7."""
+WITHIN, PERMUTED, ALL = "within class", "permuted within class", "all classes"
+"""Which examples are put in order together."""
 
 
 def _correct(
     program: Condition, key: Key, params: Params, samples: Mapping[str, Sample], images: Array
 ) -> dict[str, Array]:
-    """Returns whether a model is right, as labelled, on each example of the own and other half."""
+    """Returns whether a model is right, as labelled, on each example of both halves: a probe."""
     del key
     return {
         name: jnp.argmax(program.apply_fn(params, images[samples[name].indices]), -1)
@@ -32,7 +31,12 @@ def _correct(
 
 
 def learning_steps(last: int, number: int = 60) -> tuple[int, ...]:
-    """Returns the steps at which learning is looked at: 0, then at most `number`, ever wider."""
+    """Returns the steps at which learning is looked at: 0, then at most `number`, ever wider.
+
+    Args:
+      last: of training.
+      number: of steps, at most.
+    """
     return (0, *np.unique(np.round(np.geomspace(1, last, number)).astype(int)).tolist())
 
 
@@ -52,51 +56,53 @@ def learned_at(correct: np.ndarray, steps: Sequence[int]) -> np.ndarray:
     return np.array([*steps, steps[-1] + 1])[first]
 
 
-def _learning_times(
-    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
-) -> Measured:
+def _measure(context: Context) -> xr.Dataset:
     """Returns rank correlations of when the other model and the own one learn a half's examples.
 
-    For the half of B: θ_A never sees it, θ_B trains on it ("surrogate" A); and the reverse. Within
-    class, and where labels are noisy within class and corrupted or not; permuted within the same,
-    which is the control; and over all examples together.
+    For the half of B: θ_A never sees it, θ_B trains on it (surrogate A); and the reverse.
+    `rank_correlation` (pair, surrogate, order): within class, and where labels are noisy within
+    class and corrupted or not; permuted within the same, which is the control; and over all
+    examples together. `num_undefined_strata` (pair, surrogate): classes without an order. Of each
+    example of the half, padding included, `learned_by_other`, `learned_by_own` and `label` (pair,
+    surrogate, example).
     """
-    del config
-    (one,) = population
-    condition = one.condition
+    condition, halves = context.condition, context.population.halves
     steps = learning_steps(condition.probe_steps[-1])
-    seen = populations.observe(condition, pool, _correct, steps=steps)
-    own, other = (learned_at(np.asarray(seen[name]), steps) for name in ("own", "other"))
-    # θ_A on B beside θ_B on B, and θ_B on A beside θ_A on A.
-    times = {"other": other, "own": own[:, ::-1]}
-    clean, halves = np.asarray(pool.labels), (one.halves.b, one.halves.a)
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
-    subsets = ("within class", "permuted within class", "all classes")
-    values = np.zeros((condition.num_pairs, 2, len(subsets)))
-    undefined = np.zeros((condition.num_pairs, 2))
-    for p in range(condition.num_pairs):
-        for side, half in enumerate(halves):
-            valid = np.asarray(half.mask[p])
-            labels = np.asarray(half.labels[p])[valid]
-            corrupted = labels != clean[np.asarray(half.indices[p])[valid]]
-            x, y = (times[name][p, side][valid] for name in ("other", "own"))
-            within = stats.spearman(
-                x, y, 2 * labels + corrupted, rng=rng, num_permutations=NUM_PERMUTATIONS
-            )
-            undefined[p, side] = within.num_undefined
-            together = stats.spearman(x, y).estimate
-            values[p, side] = within.estimate, within.permuted.mean(), together
-    both = {"pair": range(condition.num_pairs), "surrogate": tables.HALVES}
-    named = {"condition": condition.key}
-    table = tables.concat(
-        [
-            tables.rows(values, both | {"subset": subsets}, quantity="rank_correlation", **named),
-            tables.rows(undefined, both, quantity="num_undefined_strata", **named),
-        ]
+    correct = context.along_training(_correct, steps)
+    own_times, other_times = (
+        learned_at(np.asarray(correct[name]), steps) for name in ("own", "other")
     )
-    arrays: dict[str, Any] = {f"learned_by_{name}": value for name, value in times.items()}
-    arrays["labels"] = np.stack([np.asarray(half.labels) for half in halves], 1)
-    return Measured(table, arrays)
+    # θ_A on B beside θ_B on B, and θ_B on A beside θ_A on A.
+    times = {"other": other_times, "own": own_times[:, ::-1]}
+    indices, labels, mask = (
+        np.stack([np.asarray(leaf) for leaf in leaves], 1)
+        for leaves in zip(halves.b, halves.a, strict=True)
+    )
+    corrupted = labels != np.asarray(context.pool.labels)[indices]
+    rng = context.rng()
+    correlation = np.zeros((condition.num_pairs, 2, 3))
+    undefined = np.zeros((condition.num_pairs, 2))
+    for place in np.ndindex(undefined.shape):
+        valid = mask[place]
+        x, y = (times[name][place][valid] for name in ("other", "own"))
+        strata = (2 * labels + corrupted)[place][valid]
+        within = stats.spearman(x, y, strata, rng=rng, num_permutations=NUM_PERMUTATIONS)
+        undefined[place] = within.num_undefined
+        together = stats.spearman(x, y).estimate
+        correlation[place] = within.estimate, within.permuted.mean(), together
+    examples = "pair", "surrogate", "example"
+    return context.dataset(
+        {
+            "rank_correlation": (("pair", "surrogate", "order"), correlation),
+            "num_undefined_strata": (("pair", "surrogate"), undefined),
+        },
+        {
+            "learned_by_other": (examples, times["other"].astype(np.int32)),
+            "learned_by_own": (examples, times["own"].astype(np.int32)),
+            "label": (examples, labels.astype(np.int16)),
+        },
+        order=(WITHIN, PERMUTED, ALL),
+    )
 
 
-LEARNING_TIMES = Measurement("learning_times", 5, _learning_times)
+LEARNING_TIMES = Measurement("learning_times", _measure)

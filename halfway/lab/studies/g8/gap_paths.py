@@ -1,28 +1,25 @@
 """How the gap between two halves opens along training, and the sum of what each step adds to it."""
 
 import dataclasses
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
-from halfway import meeting, populations, sharding
-from halfway.data import Split
-from halfway.lab.config.settings import RunConfig
-from halfway.lab.study import tables
-from halfway.lab.study.protocol import Measured, Measurement
-from halfway.populations import Condition, Population
+from halfway import meeting, populations
+from halfway.lab.measurements.context import Context, Program, Shared
+from halfway.lab.study.records import Measurement
+from halfway.populations import Condition
 from halfway.types import Array, Key, Params, Sample
 
 NUM_STEPS, LEARNING_RATE = 600, 0.05
 """Of full-batch gradient descent; small enough that a step is close to first order."""
 ADAM_STEPS, ADAM_PAIRS = 200, 2
 """Of the walk that P1 is summed along, which is kept whole in memory."""
-EVERY = 10
-"""Steps between two rows of the table."""
+STRIDE = 10
+"""Steps from one stored value to the next."""
 
 
 def by_gradient_descent(condition: Condition) -> Condition:
@@ -39,20 +36,27 @@ def by_gradient_descent(condition: Condition) -> Condition:
 
 
 def gap(program: Condition, params: Params, samples: Mapping[str, Sample], images: Array) -> Array:
-    """Returns L_B − L_A in cross-entropy."""
-    own, other = (
+    """Returns L_B − L_A in cross-entropy, of the other half and the own one.
+
+    Args:
+      program: whose `apply_fn` is used.
+      params: of one model.
+      samples: "own" and "other".
+      images: `[N, H, W, D]` of the pool.
+    """
+    own_loss, other_loss = (
         populations.landscape_losses(program.apply_fn, params, images, samples[name])[
             "cross_entropy"
         ]
         for name in ("own", "other")
     )
-    return other - own
+    return other_loss - own_loss
 
 
 def _widening(
     program: Condition, key: Key, params: Params, samples: Mapping[str, Sample], images: Array
 ) -> dict[str, Array]:
-    """Returns the gap, and ‖g_A‖² − ⟨g_A, g_B⟩: by κ's definition (1 − κ) tr Cov(g)/n."""
+    """Returns the gap, and ‖g_A‖² − ⟨g_A, g_B⟩, which is (1 − κ) tr Cov(g)/n: a probe."""
     del key
     products = populations.gradient_products(
         program.apply_fn, params, images, samples["own"], samples["other"]
@@ -63,66 +67,73 @@ def _widening(
     }
 
 
-@functools.partial(sharding.jit, static_argnames=("program",))
-def _identity_program(members, images, *, program: Condition):
-    """Gaps along recorded walks `[P, 2, T]`, and what each step adds by P1, `[P, 2, T - 1]`."""
+def _measure_descent(context: Context) -> xr.Dataset:
+    """Returns the gap along gradient descent, and the sum that it should be.
+
+    `gap` and `summed` (pair, model, step), every `STRIDE` steps. To first order each step adds
+    η (1 − κ) tr Cov(g)/n, where gradients are those of the whole half.
+    """
+    condition = context.condition
+    watched = context.along_training(_widening, range(condition.probe_steps[-1] + 1))
+    gaps, widening = (np.asarray(watched[name], np.float64) for name in ("gap", "widening"))
+    return _dataset(context, gaps, condition.learning_rate * widening[..., :-1])
+
+
+DESCENT_GAP = Measurement("descent_gap", _measure_descent)
+
+
+def _identity(member: Any, shared: Shared, program: Program) -> tuple[Array, Array]:
+    """Returns gaps along the walks of a pair `[2, T]`, and what each step adds by P1 `[2, T − 1]`.
+
+    The member is a pair's walks, leaves `[2, T, ...]`, and its samples.
+    """
 
     def model(walk, samples):
         def landscape(name):
             return lambda params: populations.landscape_losses(
-                program.apply_fn, params, images, samples[name]
+                program.apply_fn, params, shared.images, samples[name]
             )["cross_entropy"]
 
         descents = {
             name: meeting.path_identity(landscape(name), walk).descents for name in ("own", "other")
         }
-        gaps = jax.lax.map(lambda params: gap(program, params, samples, images), walk)
+        gaps = jax.lax.map(
+            lambda params: gap(program.condition, params, samples, shared.images), walk
+        )
         return gaps, descents["own"] - descents["other"]
 
-    return sharding.spread(lambda member: jax.vmap(model)(*member))(members)
+    return jax.vmap(model)(*member)
 
 
-def _gap_path(
-    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
-) -> Measured:
-    """Returns the gap along training and the sum that it should be, by two optimizers.
+def _measure_walk(context: Context) -> xr.Dataset:
+    """Returns the gap along the condition's own training, and the sum that it should be.
 
-    By full-batch gradient descent, each step adding η (1 − κ) tr Cov(g)/n to first order; and by
-    the second condition's own optimizer, each step adding what P1 says.
+    `gap` and `summed` (pair, model, step), every `STRIDE` of the first `ADAM_STEPS` steps, each of
+    which adds what P1 says; NaN beyond the first `ADAM_PAIRS` pairs.
     """
-    del key, config
-    descent, own = population
-    images = jnp.asarray(pool.images, jnp.float32)
-    condition = descent.condition
-    steps = tuple(range(condition.probe_steps[-1] + 1))
-    seen = populations.observe(condition, pool, _widening, steps=steps)
-    gaps = np.asarray(seen["gap"], np.float64)
-    widening = condition.learning_rate * np.asarray(seen["widening"], np.float64)[..., :-1]
-    parts = [_rows(condition, gaps, widening)]
-
-    number = min(ADAM_PAIRS, own.condition.num_pairs)
-    last = min(ADAM_STEPS, own.condition.probe_steps[-1])
-    walks = populations.retrace(own.condition, pool, steps=tuple(range(last + 1)), num_pairs=number)
-    samples = dict(zip(("own", "other"), own.samples(), strict=True))
-    members = (walks, jax.tree.map(lambda leaf: leaf[:number], samples))
-    found = _identity_program(members, images, program=populations.program_of(own.condition))
-    parts.append(_rows(own.condition, *(np.asarray(v, np.float64) for v in found)))
-    return Measured(tables.concat(parts))
-
-
-def _rows(condition: Condition, gaps: np.ndarray, widening: np.ndarray) -> Any:
-    """Returns the gap `[P, 2, T]` and the sums of `[P, 2, T - 1]` at every `EVERY`-th step."""
-    summed = gaps[..., :1] + np.concatenate(
-        [np.zeros((*widening.shape[:2], 1)), np.cumsum(widening, -1)], -1
+    condition = context.condition
+    number = min(ADAM_PAIRS, condition.num_pairs)
+    steps = range(min(ADAM_STEPS, condition.probe_steps[-1]) + 1)
+    walks = populations.retrace(condition, context.pool, steps=steps, num_pairs=number)
+    samples = dict(zip(("own", "other"), context.population.samples(), strict=True))
+    members = walks, jax.tree.map(lambda leaf: leaf[:number], samples)
+    gaps, widening = context.over_members(_identity, members)
+    rest = ((0, condition.num_pairs - number), (0, 0), (0, 0))
+    padded = (
+        np.pad(values.astype(np.float64), rest, constant_values=np.nan)
+        for values in (gaps, widening)
     )
-    axes = {
-        "quantity": ("path_gap", "path_sum"),
-        "pair": range(gaps.shape[0]),
-        "surrogate": tables.HALVES,
-        "step": range(0, gaps.shape[-1], EVERY),
-    }
-    values = np.stack([gaps, summed])[..., ::EVERY]
-    return tables.rows(values, axes, condition=condition.key)
+    return _dataset(context, *padded)
 
 
-GAP_PATH = Measurement("gap_path", 13, _gap_path)
+WALK_GAP = Measurement("walk_gap", _measure_walk)
+
+
+def _dataset(context: Context, gaps: np.ndarray, widening: np.ndarray) -> xr.Dataset:
+    """Returns the gaps `[P, 2, T]` and the sums of what `T − 1` steps add, every `STRIDE` steps."""
+    summed = gaps[..., :1] + np.cumsum(np.pad(widening, ((0, 0), (0, 0), (1, 0))), -1)
+    dims = "pair", "model", "step"
+    return context.dataset(
+        {"gap": (dims, gaps[..., ::STRIDE]), "summed": (dims, summed[..., ::STRIDE])},
+        step=np.arange(0, gaps.shape[-1], STRIDE),
+    )

@@ -1,26 +1,37 @@
 """What κ is made of, on data seen again and on fresh data."""
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
-from halfway import meeting, populations, sharding
-from halfway.data import Split, synthetic
-from halfway.lab.config.settings import RunConfig
+from halfway import meeting, populations
+from halfway.data import synthetic
+from halfway.keys import named_key
+from halfway.lab.measurements.context import Context, Pair, Program, Shared
 from halfway.lab.studies.g8.gap_paths import gap
-from halfway.lab.study import tables
-from halfway.lab.study.protocol import Measured, Measurement
-from halfway.populations import Condition, Population, program_of, settings_of
+from halfway.lab.study.records import Measurement
+from halfway.populations import Condition
 from halfway.types import Array, Key, Params, Sample
+
+PRODUCTS = ("own_own", "own_other", "trace_cov")
+"""What κ is made of: ‖g_A‖², ⟨g_A, g_B⟩ and tr Cov(g)."""
+PASSES = (1, 2, 4, 8, 16, 32)
+"""Epochs after which memorization is looked at."""
+
+
+def pass_steps(condition: Condition) -> tuple[int, ...]:
+    """Returns the steps after which a half has been seen `PASSES` times, within training."""
+    steps = [round(k * condition.num_examples / condition.batch_size) for k in PASSES]
+    return tuple(min(max(1, step), condition.probe_steps[-1]) for step in steps)
 
 
 def _memorizing(
     program: Condition, key: Key, params: Params, samples: Mapping[str, Sample], images: Array
 ) -> dict[str, Array]:
-    """Returns what κ is made of: inner products of the halves' gradients, and tr Cov(g) on S."""
+    """Returns `PRODUCTS`, the covariance being that on S, and the gap in cross-entropy: a probe."""
     del key
     products = populations.gradient_products(
         program.apply_fn, params, images, samples["own"], samples["other"]
@@ -37,34 +48,17 @@ def _memorizing(
     }
 
 
-PASSES = (1, 2, 4, 8, 16, 32)
-"""Epochs after which memorization is looked at."""
+def _measure_memorization(context: Context) -> xr.Dataset:
+    """Returns what κ is made of after each number of passes over the own half.
+
+    `PRODUCTS` and `gap`, that in cross-entropy (pair, model, passes).
+    """
+    watched = context.along_training(_memorizing, pass_steps(context.condition))
+    dims = "pair", "model", "passes"
+    return context.dataset({name: (dims, v) for name, v in watched.items()}, passes=PASSES)
 
 
-def pass_steps(condition: Condition) -> tuple[int, ...]:
-    """Returns the steps after which a half has been seen `PASSES` times, within training."""
-    steps = [round(k * condition.num_examples / condition.batch_size) for k in PASSES]
-    return tuple(min(max(1, step), condition.probe_steps[-1]) for step in steps)
-
-
-def _memorization(
-    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
-) -> Measured:
-    """Returns what κ is made of after each number of passes over the own half."""
-    del key, config
-    (one,) = population
-    condition = one.condition
-    steps = pass_steps(condition)
-    seen = populations.observe(condition, pool, _memorizing, steps=steps)
-    axes = {"pair": range(condition.num_pairs), "surrogate": tables.HALVES, "step": steps}
-    parts = [
-        tables.rows(np.asarray(value), axes, condition=condition.key, quantity=f"memorized_{name}")
-        for name, value in seen.items()
-    ]
-    return Measured(tables.concat(parts))
-
-
-MEMORIZATION = Measurement("memorization", 8, _memorization)
+MEMORIZATION = Measurement("memorization", _measure_memorization)
 
 
 FRESH_STEPS = 120
@@ -73,73 +67,60 @@ FRESH_FACTOR = 8
 """Examples of B, and of what tr Cov(g) is taken from, over those of A."""
 
 
-@functools.partial(sharding.jit, static_argnames=("program", "shape"))
-def _fresh_program(members, distribution, settings, *, program: Condition, shape: tuple[int, ...]):
-    """Runs that train on fresh batches: what κ is made of at every step, before it is taken."""
-    optimizer = populations.make_optimizer(program.optimizer, settings["learning_rate"])
-    apply_fn, size = program.apply_fn, program.batch_size
+def _fresh(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]:
+    """Returns `PRODUCTS` `[T]` of a model that trains on fresh batches, before each of T steps.
 
-    def run(key, distribution):
-        key_init, key_walk = jax.random.split(key)
-        params = program.module.init(key_init, jnp.zeros((1, *shape)))["params"]
-
-        def step(state, key):
-            key_a, key_b = jax.random.split(key)
-            images, labels = (
-                jnp.concatenate(parts)
-                for parts in zip(
-                    distribution.sample(key_a, size),
-                    distribution.sample(key_b, FRESH_FACTOR * size),
-                    strict=True,
-                )
-            )
-            rows = jnp.arange(images.shape[0])
-            a, b = (
-                Sample(rows[part], labels[part], jnp.ones(labels[part].shape, bool))
-                for part in (slice(size), slice(size, None))
-            )
-            products = populations.gradient_products(apply_fn, state.params, images, a, b)
-            scale = meeting.noise_scale(apply_fn, state.params, images[size:], labels[size:])
-            state = populations.train_step(apply_fn, optimizer, state, images[:size], labels[:size])
-            return state, (products["own_own"], products["own_other"], scale.noise)
-
-        state = populations.init_state(params, optimizer)
-        return jax.lax.scan(step, state, jax.random.split(key_walk, FRESH_STEPS))[1]
-
-    return sharding.spread(run)(members, distribution)
-
-
-def _fresh(key: Key, population: Sequence[Population], pool: Split, config: RunConfig) -> Measured:
-    """Returns what κ is made of where every batch is fresh, summed over steps, a run for each pair.
-
-    The distribution is a Gaussian mixture of the pool's shape and number of classes, A the batch
-    that is next, B eight times as many further examples.
+    `pair.extra` are the keys of the steps `[T]`, `shared.extra` the distribution of the data and
+    the learning rate. The pair's models and halves are not looked at.
     """
-    del config
-    (one,) = population
-    condition = one.condition
-    key_means, key_runs = jax.random.split(key)
-    shape = tuple(pool.images.shape[1:])
-    distribution = synthetic.gaussian_mixture(
-        key_means, num_classes=condition.num_classes, shape=shape
-    )
-    members = jax.random.split(key_runs, condition.num_pairs)
-    seen = _fresh_program(
-        members, distribution, settings_of(condition), program=program_of(condition), shape=shape
-    )
-    names = ("own_own", "own_other", "trace_cov")
-    axes = {"pair": range(condition.num_pairs)}
-    parts = [
-        tables.rows(
-            np.asarray(value, np.float64).sum(-1),
-            axes,
-            condition=condition.key,
-            quantity=f"fresh_{name}",
+    distribution, learning_rate = shared.extra
+    optimizer = populations.make_optimizer(program.condition.optimizer, learning_rate)
+    apply_fn, size = program.apply_fn, program.condition.batch_size
+    example = jnp.zeros((1, *shared.images.shape[1:]))
+    params = program.condition.module.init(pair.key, example)["params"]
+
+    def step(state, key):
+        key_a, key_b = jax.random.split(key)
+        images, labels = (
+            jnp.concatenate(parts)
+            for parts in zip(
+                distribution.sample(key_a, size),
+                distribution.sample(key_b, FRESH_FACTOR * size),
+                strict=True,
+            )
         )
-        for name, value in zip(names, seen, strict=True)
-    ]
-    arrays = {name: np.asarray(value) for name, value in zip(names, seen, strict=True)}
-    return Measured(tables.concat(parts), arrays)
+        rows = jnp.arange(images.shape[0])
+        a, b = (
+            Sample(rows[part], labels[part], jnp.ones(labels[part].shape, bool))
+            for part in (slice(size), slice(size, None))
+        )
+        products = populations.gradient_products(apply_fn, state.params, images, a, b)
+        scale = meeting.noise_scale(apply_fn, state.params, images[size:], labels[size:])
+        state = populations.train_step(apply_fn, optimizer, state, images[:size], labels[:size])
+        return state, (products["own_own"], products["own_other"], scale.noise)
+
+    state = populations.init_state(params, optimizer)
+    _, values = jax.lax.scan(step, state, pair.extra)
+    return dict(zip(PRODUCTS, values, strict=True))
 
 
-FRESH = Measurement("fresh", 9, _fresh)
+def _measure_fresh(context: Context) -> xr.Dataset:
+    """Returns what κ is made of where every batch is fresh, in a run for each pair.
+
+    `PRODUCTS` (pair, step). The distribution is a Gaussian mixture of the pool's shape and number
+    of classes, A the batch that is next, B eight times as many further examples.
+    """
+    condition = context.condition
+    distribution = synthetic.gaussian_mixture(
+        named_key(context.key, "distribution"),
+        num_classes=condition.num_classes,
+        shape=context.pool.images.shape[1:],
+    )
+    keys = jax.vmap(lambda key: jax.random.split(key, FRESH_STEPS))(context.pair_keys("steps"))
+    extra = distribution, jnp.float32(condition.learning_rate)
+    arrays = context.over_pairs(_fresh, extra=keys, shared_extra=extra)
+    numbers = {name: (("pair", "step"), values) for name, values in arrays.items()}
+    return context.dataset(numbers, step=np.arange(FRESH_STEPS))
+
+
+FRESH = Measurement("fresh", _measure_fresh)

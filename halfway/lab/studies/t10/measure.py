@@ -1,19 +1,17 @@
 """How the parts of an attack's perturbation on and off the data's subspace move both models."""
 
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
 
-from halfway import input_space, losses, populations, sharding, transfer
-from halfway.data import Split
-from halfway.lab.config.settings import RunConfig
-from halfway.lab.measurements.meetings import attack_of, settings_of
-from halfway.lab.study import tables
-from halfway.lab.study.protocol import Measured, Measurement
-from halfway.populations import Condition, Population
+from halfway import input_space, losses, transfer
+from halfway.lab.measurements.context import Context, Pair, Program, Shared
+from halfway.lab.study.records import Measurement
+from halfway.populations import Population
 from halfway.types import Array, Key
 
 NUM_COMPONENTS = 16
@@ -21,54 +19,50 @@ NUM_COMPONENTS = 16
 PARTS = ("on", "off", "whole")
 """Of the perturbation; all of one l2 norm on each example."""
 KINDS = ("attack", "noise")
-"""What has an energy share: the perturbation, and noise matched to it in l∞ and l2."""
+"""The perturbation as the attack made it, and noise matched to it in l∞ and l2."""
+MOVES = (*KINDS, *PARTS)
+"""What has an energy on the subspace; the parts as they are after clipping."""
 
 
-@functools.partial(sharding.jit, static_argnames=("program", "settings"))
-def _program(members, images, labels, epsilon, *, program: Condition, settings: tuple[int, float]):
-    apply_fn = program.apply_fn
+def _pair(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]:
+    """Returns sums over S for the attack on each model, `[2, ...]` by surrogate.
 
-    def pair(member, images, labels, epsilon):
-        key, params, rows, bases = member
-        x, y = images[rows], labels[rows]
-        attack = attack_of(settings, epsilon)
-        swapped = jax.tree.map(lambda leaf: leaf[::-1], params)
+    `pair.extra` are the bases `[2, k, d]` of both surrogates.
+    """
+    rows = pair.halves.s.indices
+    x, labels = shared.images[rows], shared.labels[rows]
+    attack = program.attack(shared.epsilon)
 
-        def direction(key, surrogate, target, basis):
-            surrogate_fn = functools.partial(apply_fn, surrogate)
-            key_attack, key_noise = jax.random.split(key)
-            adversarial = attack(surrogate_fn, key_attack, x, y).adversarial
-            found, points = _moved(key_noise, x, adversarial, basis)
-            right, num = True, x.shape[0]
-            # Clean points and those of all parts at once, so that a model is compiled once.
-            every, y_every = jnp.concatenate([x, *points]), jnp.tile(y, 1 + len(PARTS))
-            target_fn = functools.partial(apply_fn, target)
-            for who, fn in (("own", surrogate_fn), ("other", target_fn)):
-                seen = transfer.evaluate(fn, every, y_every, loss_fn=losses.margin)
-                loss, correct = (
-                    leaf.reshape(1 + len(PARTS), num) for leaf in (seen.loss, seen.correct)
-                )
-                right = right & correct[0]
-                for name, after, kept in zip(PARTS, loss[1:], correct[1:], strict=True):
-                    found[f"{name}.increase.{who}"] = (after - loss[0]).sum()
-                    found[f"{name}.wrong.{who}"] = ~kept
-            for name in [name for name in found if ".wrong." in name]:
-                fooled = (found.pop(name) & right).sum()
-                found[name.replace("wrong", "fooled")] = fooled
-            found["num_right"] = jnp.asarray(right).sum()
-            return found
+    def direction(key, surrogate, basis):
+        surrogate_fn = functools.partial(program.apply_fn, surrogate)
+        key_attack, key_noise = jax.random.split(key)
+        adversarial = attack(surrogate_fn, key_attack, x, labels).adversarial
+        sums, points = move_along_parts(key_noise, x, adversarial, basis)
+        # Clean points and those of all parts at once, so that a model is compiled once.
+        places, place_labels = jnp.concatenate([x, *points]), jnp.tile(labels, 1 + len(PARTS))
 
-        return jax.vmap(direction)(jax.random.split(key), params, swapped, bases)
+        def outcomes(target):
+            target_fn = functools.partial(program.apply_fn, target)
+            evaluated = transfer.evaluate(target_fn, places, place_labels, loss_fn=losses.margin)
+            shape = 1 + len(PARTS), x.shape[0]
+            return evaluated.loss.reshape(shape), evaluated.correct.reshape(shape)
 
-    # One pair after another: points are four times as many as examples, for two models.
-    run = sharding.spread(pair, at_once=1)
-    return run(members, images, labels, epsilon)
+        # One model after the other: half the memory of both at once.
+        loss, correct = jax.lax.map(outcomes, pair.params)
+        right = correct[:, 0].all(0)
+        return sums | {
+            "increase": (loss[:, 1:] - loss[:, :1]).sum(-1),
+            "num_fooled": (~correct[:, 1:] & right[None, None]).sum(-1),
+            "num_right": right.sum(),
+        }
+
+    return jax.vmap(direction)(jax.random.split(pair.key), pair.params, pair.extra)
 
 
-def _moved(
+def move_along_parts(
     key: Key, x: Array, adversarial: Array, basis: Array
-) -> tuple[dict[str, Array], list[Array]]:
-    """Returns sums about the parts of a perturbation, and the points of `PARTS` at equal norm.
+) -> tuple[dict[str, Array], Array]:
+    """Returns sums about the parts of a perturbation, and points `[3, B, ...]` at equal norm.
 
     The norm is that of the whole perturbation, or on examples where the box does not let a part
     become that long, the longest that all of them can be.
@@ -78,6 +72,10 @@ def _moved(
       x: `[B, ...]`, clean.
       adversarial: `[B, ...]`.
       basis: `[k, d]`, orthonormal.
+
+    Returns:
+      sums over examples: `num_examples`, `num_shortened`, `num_unequal` `[3]` by part, `energy_on`
+      the subspace and all `energy` `[5]` by move; and the points of `PARTS`.
     """
     flat = x.reshape(x.shape[0], -1)
     delta = adversarial.reshape(flat.shape) - flat
@@ -87,18 +85,19 @@ def _moved(
     common = along(flat, directions, norm).length.min(0)
     moved = along(flat, directions, common)
     noise = transfer.matched_noise(key, flat, adversarial.reshape(flat.shape)).points - flat
-    found = {"num_examples": jnp.asarray(x.shape[0]), "num_shortened": (common < 0.99 * norm).sum()}
-    for name, move in zip(KINDS, (delta, noise), strict=True):
-        on, all_of_it = input_space.subspace_energy(move, basis)
-        found |= {f"{name}.energy.on": on.sum(), f"{name}.energy.all": all_of_it.sum()}
-    for name, points, length in zip(PARTS, *moved, strict=True):
-        on, all_of_it = input_space.subspace_energy(points - flat, basis)
-        found |= {f"{name}.energy.on": on.sum(), f"{name}.energy.all": all_of_it.sum()}
-        found[f"{name}.unequal"] = (jnp.abs(length - common) > 0.01 * common).sum()
-    return found, [points.reshape(x.shape) for points in moved.points]
+    moves = jnp.stack([delta, noise, *(moved.points - flat[None])])
+    energy_on, energy = input_space.subspace_energy(moves, basis)
+    sums = {
+        "num_examples": jnp.int32(x.shape[0]),
+        "num_shortened": (common < 0.99 * norm).sum(),
+        "num_unequal": (jnp.abs(moved.length - common[None]) > 0.01 * common[None]).sum(-1),
+        "energy_on": energy_on.sum(-1),
+        "energy": energy.sum(-1),
+    }
+    return sums, moved.points.reshape(len(PARTS), *x.shape)
 
 
-def bases(population: Population, images: np.ndarray, num_components: int) -> np.ndarray:
+def bases_of(population: Population, images: ArrayLike, num_components: int) -> np.ndarray:
     """Returns `[P, 2, k, d]` the principal directions of the half that each model trained on.
 
     Args:
@@ -106,69 +105,44 @@ def bases(population: Population, images: np.ndarray, num_components: int) -> np
       images: `[N, ...]` of the pool.
       num_components: k, lowered to what the data have.
     """
-    flat = np.asarray(images, np.float64).reshape(len(images), -1)
+    flat = np.asarray(images, np.float64)
+    flat = flat.reshape(len(flat), -1)
     number = min(num_components, flat.shape[1] - 1, population.condition.num_examples - 1)
-    own, _ = population.samples()
-    rows, mask = np.asarray(own.indices), np.asarray(own.mask)
-    found = [
-        [
-            input_space.principal_subspace(flat[rows[p, s][mask[p, s]]], number).basis
-            for s in range(2)
-        ]
-        for p in range(len(rows))
+    trained_on, _ = population.samples()
+    rows, mask = np.asarray(trained_on.indices), np.asarray(trained_on.mask)
+    bases = [
+        input_space.principal_subspace(flat[rows[model][mask[model]]], number).basis
+        for model in np.ndindex(rows.shape[:2])
     ]
-    return np.asarray(found, np.float32)
+    return np.asarray(bases, np.float32).reshape(*rows.shape[:2], number, -1)
 
 
-def _manifold(
-    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
-) -> Measured:
+def _measure(context: Context) -> xr.Dataset:
     """Returns sums over S, labels clean, about the parts of each attack's perturbation.
 
     The subspace is spanned by 16 principal directions of the images that the surrogate trained on:
-    neither S nor the target's half is looked at. `part_increase` of the margin loss, of the own and
-    the other model, at the part "on", "off" and the "whole", all of equal norm on each example;
-    `part_fooled` of `part_right`, which both models have right; `part_energy`, "on" the subspace
-    and "all", of the attack, matched noise, and the parts as they are after clipping;
-    `part_examples` "all", "shortened" (the box kept a part below the norm of the perturbation) and
-    "unequal" in norm by more than 1 %.
+    neither S nor the target's half is looked at. At the part "on", "off" and the "whole", all of
+    equal norm on each example: the `increase` of the margin loss and `num_fooled` (pair, surrogate,
+    target, part), of `num_right` (pair, surrogate) that both models have right. `energy_on` the
+    subspace and all `energy` (pair, surrogate, move) of the attack, matched noise, and the parts as
+    they are after clipping; `expected_share` is that of a random direction, k/d. Of `num_examples`,
+    `num_shortened` (pair, surrogate), where the box kept a part below the norm of the perturbation,
+    and `num_unequal` (pair, surrogate, part) in norm by more than 1 %.
     """
-    (one,) = population
-    condition = one.condition
-    keys = jax.vmap(lambda p: jax.random.fold_in(key, p))(jnp.arange(condition.num_pairs))
-    basis = bases(one, np.asarray(pool.images), NUM_COMPONENTS)
-    found = _program(
-        (keys, one.params, one.halves.s.indices, jnp.asarray(basis)),
-        jnp.asarray(pool.images, jnp.float32),
-        jnp.asarray(pool.labels),
-        jnp.float32(config.attack.epsilon),
-        program=populations.program_of(condition),
-        settings=settings_of(config),
-    )
-    sums = {name: np.asarray(value, np.float64) for name, value in found.items()}
-    sums = {name: np.where(one.finite[:, None], value, np.nan) for name, value in sums.items()}
-    axes = {"pair": range(condition.num_pairs), "surrogate": tables.HALVES}
-    named = {"condition": condition.key, "budget": float(config.attack.epsilon)}
-    expected = np.full((condition.num_pairs, 2), basis.shape[-2] / basis.shape[-1])
-    columns: dict[tuple[str, str], np.ndarray] = {
-        ("part_examples", "all"): sums["num_examples"],
-        ("part_examples", "shortened"): sums["num_shortened"],
-        ("part_right", "both_correct"): sums["num_right"],
-        ("part_energy", "expected"): expected,
+    bases = bases_of(context.population, context.pool.images, NUM_COMPONENTS)
+    # Points are four times as many as examples, for two models: one pair after another.
+    arrays = context.over_pairs(_pair, extra=jnp.asarray(bases), at_once=1)
+    dims = "pair", "surrogate"
+    further = {
+        "increase": ("target", "part"),
+        "num_fooled": ("target", "part"),
+        "num_unequal": ("part",),
+        "energy_on": ("move",),
+        "energy": ("move",),
     }
-    for name in PARTS:
-        columns["part_examples", f"unequal.{name}"] = sums[f"{name}.unequal"]
-        for who in ("own", "other"):
-            columns["part_increase", f"{name}.{who}"] = sums[f"{name}.increase.{who}"]
-            columns["part_fooled", f"{name}.{who}"] = sums[f"{name}.fooled.{who}"]
-    for name in (*KINDS, *PARTS):
-        for what in ("on", "all"):
-            columns["part_energy", f"{name}.{what}"] = sums[f"{name}.energy.{what}"]
-    parts = [
-        tables.rows(values, axes, quantity=quantity, subset=subset, **named)
-        for (quantity, subset), values in columns.items()
-    ]
-    return Measured(tables.concat(parts))
+    sums = {name: ((*dims, *further.get(name, ())), array) for name, array in arrays.items()}
+    share = {"expected_share": ((), bases.shape[-2] / bases.shape[-1])}
+    return context.dataset(sums | share, part=PARTS, move=MOVES)
 
 
-MANIFOLD_PARTS = Measurement("manifold_parts", 22, _manifold)
+MANIFOLD_PARTS = Measurement("manifold_parts", _measure)

@@ -1,239 +1,179 @@
 """T11: transfer crosses architectures."""
 
-import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from halfway import plots, stats
 from halfway.lab.config.settings import RunConfig
-from halfway.lab.measurements.measurements import LEARNING
-from halfway.lab.report.elements import Table
-from halfway.lab.studies.t11.measure import CROSSING, NAMES, settings
-from halfway.lab.study import plants, rules, wording
-from halfway.lab.study.protocol import Figure, Headline, Outcome, Records, Request, Verdict
-from halfway.lab.study.tables import Reader
+from halfway.lab.measurements.learning import LEARNING
+from halfway.lab.studies.t11.measure import ARCHITECTURES, NAMES, POINTS, compared_on
+from halfway.lab.study import rules, text, wording
+from halfway.lab.study.protocol import Figure, Study, Table
+from halfway.lab.study.records import Measured, Records, Request
+from halfway.lab.study.verdict import Headline, Outcome, Verdict
 from halfway.stats import Crossed
 
-CELLS = tuple(f"{a} to {b}" for a, b in itertools.permutations(NAMES, 2))
-"""Surrogate and target of another architecture: the tests."""
-PLANTED = 0.05
-"""Fooling rate above that of matched noise at effect 1."""
-NOISE = {"surrogate": 0.01, "target": 0.01, "cell": 0.015}
-"""Planted standard deviations of a fooling rate: over surrogates, targets, and pairs of them.
-
-Those of cells with about the planted rate; cells of higher rates vary more.
-"""
+TEXT = text.load(__file__)
+CELLS = {f"{a} to {b}": (a, b) for a, b in itertools.permutations(NAMES, 2)}
+"""Surrogate and target of another architecture, by name of the test."""
 
 
-class Cells:
-    """Sums of the cells between two architectures, `[K, M]`, NaN where models are not independent.
+class Cell(NamedTuple):
+    """Sums over examples of one architecture's surrogates against another's targets, `[K, M]`.
 
-    Those of one pair are not, and neither are they of use where a pair diverged.
+    NaN where models are of one pair, so that they are not independent, or a pair diverged.
+
+    Attributes:
+      num_fooled: by the attack, of the examples that both had right.
+      num_by_noise: by matched noise.
+      num_examples: that both had right.
+      increase: of the target's margin loss under the attack.
+      own_increase: of the surrogate's.
     """
 
-    def __init__(self, records: Records):
-        reader, self._every = Reader(records), settings(records.config)
-        self._finite = {name: reader.finite(one.key) for name, one in self._every.items()}
-        self._arrays = {
-            name: records.arrays[CROSSING.name, one.key] for name, one in self._every.items()
-        }
+    num_fooled: np.ndarray
+    num_by_noise: np.ndarray
+    num_examples: np.ndarray
+    increase: np.ndarray
+    own_increase: np.ndarray
 
-    def read(self, surrogate: str, target: str, quantity: str) -> np.ndarray:
-        """Returns a quantity of a surrogate's architecture against a target's."""
-        values = self._arrays[surrogate][quantity]
-        if quantity == "own_increase":
-            values = np.broadcast_to(values[:, None], (len(values), len(values)))
-        else:
-            values = values[:, NAMES.index(target)]
-        valid = self._finite[surrogate][:, None] & self._finite[target][None]
-        return np.where(valid & ~np.eye(*values.shape, dtype=bool), values, np.nan)
 
-    def rate(self, surrogate: str, target: str, *, noise: float = 0.0) -> Crossed:
-        """Returns the fooling rate of the attack, minus `noise` times that of matched noise."""
-        fooled, control, number = (
-            self.read(surrogate, target, q)
-            for q in ("num_fooled", "num_fooled_noise", "num_examples")
+def cells(records: Records) -> dict[tuple[str, str], Cell]:
+    """Returns what attacks do, by architecture of the surrogates and of the targets.
+
+    Args:
+      records: with all architectures crossed.
+    """
+    measured = {
+        name: records.get(ARCHITECTURES, trained)
+        for name, trained in compared_on(records.config).items()
+    }
+    return {
+        (surrogate, target): _cell(measured[surrogate], target, measured[target].finite)
+        for surrogate in NAMES
+        for target in NAMES
+    }
+
+
+def _cell(attacked: Measured, target: str, finite: np.ndarray) -> Cell:
+    """Returns the sums of one cell.
+
+    Args:
+      attacked: of `ARCHITECTURES`, of the surrogates.
+      target: architecture.
+      finite: `[M]`, whether the pairs of the targets stayed so.
+    """
+    counted = ~np.eye(len(attacked.finite), dtype=bool) & finite[None]
+
+    def read(name: str, **labels: str) -> np.ndarray:
+        values = attacked.read(name, "pair", "target", architecture=target, **labels)
+        return np.where(counted, values, np.nan)
+
+    by_attack, by_noise = (read("num_fooled", points=name) for name in POINTS)
+    own_increase = np.where(counted, attacked.read("own_increase")[:, None], np.nan)
+    return Cell(by_attack, by_noise, read("num_examples"), read("increase"), own_increase)
+
+
+def fooling_rate(cell: Cell) -> Crossed:
+    """Returns the share of examples that the attack fools."""
+    return stats.crossed_ratio(cell.num_fooled, cell.num_examples)
+
+
+def noise_rate(cell: Cell) -> Crossed:
+    """Returns the share of examples that matched noise fools."""
+    return stats.crossed_ratio(cell.num_by_noise, cell.num_examples)
+
+
+def lead(cell: Cell) -> Crossed:
+    """Returns the fooling rate of the attack minus that of matched noise."""
+    return stats.crossed_ratio(cell.num_fooled - cell.num_by_noise, cell.num_examples)
+
+
+def coefficient(cell: Cell) -> Crossed:
+    """Returns M_x."""
+    return stats.crossed_ratio(cell.increase, cell.own_increase)
+
+
+def needs(config: RunConfig) -> Sequence[Request]:
+    """Returns every architecture trained, and attacks of each on all."""
+    conditions = list(compared_on(config).values())
+    learned = [Request(LEARNING, (trained,)) for trained in conditions]
+    crossings = [
+        Request(ARCHITECTURES, (trained, *(other for other in conditions if other is not trained)))
+        for trained in conditions
+    ]
+    return [*learned, *crossings]
+
+
+def decide(records: Records) -> Outcome:
+    """Returns one test for each pair of different architectures."""
+    epsilon = records.config.attack.epsilon
+    by_place = cells(records)
+    sums = {name: by_place[place] for name, place in CELLS.items()}
+    parts = tuple(
+        rules.part(
+            stats.crossed_test(lead(cell), 0.0, alternative="greater"),
+            name,
+            f"fooling rate at ε = {epsilon:g} of examples that both had right, minus matched noise",
+            "greater",
+            0.0,
+            control="matched noise",
         )
-        return stats.crossed_ratio(fooled - noise * control, number)
-
-    def control(self, surrogate: str, target: str) -> Crossed:
-        """Returns the fooling rate of matched noise."""
-        return stats.crossed_ratio(
-            *(self.read(surrogate, target, q) for q in ("num_fooled_noise", "num_examples"))
-        )
-
-    def coefficient(self, surrogate: str, target: str) -> Crossed:
-        """Returns M_x."""
-        return stats.crossed_ratio(
-            *(self.read(surrogate, target, q) for q in ("increase", "own_increase"))
-        )
+        for name, cell in sums.items()
+    )
+    order = sorted(parts, key=lambda part: part.estimate)
+    headlines = tuple(
+        _headline(f"fooling rate, {words}, {part.name}", sums[part.name])
+        for words, part in (("least", order[0]), ("most", order[-1]))
+    )
+    return Outcome(parts, tuple(CELLS), headlines)
 
 
-@dataclasses.dataclass(frozen=True)
-class T11:
-    """In every off-diagonal cell the attack fools more than matched noise does."""
-
-    id: str = "T11"
-    claim: str = "Attacks transfer between any two of five architectures."
-    controls: tuple[str, ...] = ("random feasible signs on random pixels, matched in l∞ and l2",)
-    smallest_effect: str = "a fooling rate .05 above that of matched noise in every cell"
-
-    def needs(self, config: RunConfig) -> Sequence[Request]:
-        """Returns every architecture trained, and attacks of each on all."""
-        every = list(settings(config).values())
-        crossings = [
-            Request(CROSSING, (one, *(other for other in every if other is not one)))
-            for one in every
-        ]
-        return [*(Request(LEARNING, (one,)) for one in every), *crossings]
-
-    def decide(self, records: Records) -> Outcome:
-        """Returns one test for each pair of different architectures."""
-        cells, epsilon = Cells(records), float(records.config.attack.epsilon)
-        parts = []
-        for name in CELLS:
-            found = cells.rate(*name.split(" to "), noise=1.0)
-            parts.append(
-                rules.part(
-                    stats.crossed_test(found, 0.0, alternative="greater"),
-                    name,
-                    f"fooling rate at ε = {epsilon:g} of examples that both had right, minus "
-                    "matched noise",
-                    "greater",
-                    0.0,
-                    control="matched noise",
-                )
-            )
-        order = sorted(parts, key=lambda part: part.estimate)
-        headlines = [
-            self._headline(cells, f"fooling rate, {words}, {part.name}", *part.name.split(" to "))
-            for words, part in (("least", order[0]), ("most", order[-1]))
-        ]
-        return Outcome(tuple(parts), CELLS, tuple(headlines))
-
-    @staticmethod
-    def _headline(cells: Cells, label: str, surrogate: str, target: str) -> Headline:
-        own, control = cells.rate(surrogate, target), cells.control(surrogate, target)
-        return Headline(label, *own[:3], "matched noise", control[:3])
-
-    def draw(self, records: Records, verdict: Verdict) -> Sequence[Figure]:
-        """Returns the matrix of fooling rates, and that of M_x."""
-        cells, reader, config = Cells(records), Reader(records), records.config
-        budget = f"ε\u00a0=\u00a0{float(config.attack.epsilon):g}"  # stays in one line
-        rates, coefficients, controls = (
-            np.array([[fn(a, b)[:3] for b in NAMES] for a in NAMES])
-            for fn in (cells.rate, cells.coefficient, cells.control)
-        )
-        seen = {
-            "supported": "Every cell off the diagonal is above noise",
-            "refuted": "In some cell off the diagonal noise fools as much or more",
-            "inconclusive": "Some cell off the diagonal cannot be told from noise",
-        }[verdict.verdict]
-        noise = f"{100 * controls[..., 0].min():.1f} to {100 * controls[..., 0].max():.1f} %"
-        caption = (
-            f"Share of the examples that both models had right which the attack takes from the "
-            f"target, with 95 % intervals over surrogates and targets. {seen}; matched noise fools "
-            f"{noise}. The diagonal, framed, is described: other models of the same architecture."
-        )
-        axes = plots.interval_matrix(
-            rates, names=NAMES, label=f"share fooled at {budget}, both right before"
-        )
-        drawn = [Figure("t11_fooling", caption, rules.figure_of(axes), _quality(reader, config))]
-        axes = plots.interval_matrix(
-            coefficients, names=NAMES, label=f"M_x at {budget}, transfer in margin loss"
-        )
-        caption = (
-            "M_x, the rise of the target's margin loss as a share of the surrogate's own. It "
-            "carries the scales of both models' logits: a target of small logits has a small M_x "
-            "from everywhere, and a surrogate of small logits a large one to everywhere."
-        )
-        return [*drawn, Figure("t11_coefficient", caption, rules.figure_of(axes))]
-
-    def explain(self, verdict: Verdict) -> str:
-        """Returns the result in plain words."""
-        numbers = "; ".join(wording.format_headline(h) for h in verdict.headlines)
-        least = min(verdict.parts, key=lambda part: part.clearance)
-        margin = wording.format_estimate(least.estimate, least.low, least.high)
-        opening = (
-            "We attack models of five architectures, from linear to transformer, and try what "
-            f"comes of it on independent models of the four others. Measured: "
-            f"{numbers}. The smallest lead over noise of the same size is {margin} ({least.name}); "
-            "intervals count that both surrogates and targets could have been others."
-        )
-        ending = {
-            "supported": (
-                "In each of the twenty cells the attack fools more than noise does: what it moves "
-                "is a property of the images and the task, not of one architecture."
-            ),
-            "refuted": (
-                f"In detail: {verdict.reason}. In that cell the attack would have to fool more "
-                "than noise of the same size."
-            ),
-            "inconclusive": (
-                f"The run does not settle it: {verdict.reason}. More models would have to place "
-                "the lead over noise of every cell clear of 0."
-            ),
-        }[verdict.verdict]
-        return f"{opening} {ending}"
-
-    def boundaries(self) -> Sequence[str]:
-        """Returns the twenty cells."""
-        return CELLS
-
-    def plant(
-        self, rng: np.random.Generator, effect: float, boundary: str | None = None
-    ) -> Records:
-        """Returns records whose attacks lead noise by .05 times `effect` in every cell."""
-        config = plants.CONFIG
-        every = settings(config)
-        number = next(iter(every.values())).num_pairs
-        size, counted = (number, len(NAMES), number), 0.9 * config.num_holdout
-        arrays, parts = {}, {}
-        for name, one in every.items():
-            lead = np.full(len(NAMES), PLANTED * effect)
-            if boundary is not None and boundary.startswith(f"{name} to "):
-                lead[NAMES.index(boundary.split(" to ")[1])] = 0.0
-            rate = (
-                0.01
-                + lead[:, None]
-                + sum(
-                    rng.normal(0, NOISE[which], shape)
-                    for which, shape in (
-                        ("surrogate", (number, len(NAMES), 1)),
-                        ("target", size[1:]),
-                        ("cell", size),
-                    )
-                )
-            )
-            arrays[CROSSING.name, one.key] = {
-                "num_fooled": counted * rate,
-                "num_fooled_noise": counted * (0.01 + rng.normal(0, 0.002, size)),
-                "num_examples": np.full(size, counted),
-                "increase": np.full(size, 300.0) + rng.normal(0, 20, size),
-                "own_increase": np.full(number, 1000.0),
-            }
-            parts[one] = {"finite": np.ones(number)}
-        return plants.records(config, parts, arrays)
+def _headline(label: str, cell: Cell) -> Headline:
+    return Headline(label, *fooling_rate(cell)[:3], "matched noise", noise_rate(cell)[:3])
 
 
-def _quality(reader: Reader, config: RunConfig) -> Table | None:
+def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:
+    """Returns the matrix of fooling rates, and that of M_x.
+
+    Args:
+      records: the measurements of the run.
+      verdict: what the rule decided.
+    """
+    budget = f"ε\u00a0=\u00a0{records.config.attack.epsilon:g}"  # stays in one line
+    sums = cells(records)
+    rates, coefficients, controls = (
+        np.array([[fn(sums[a, b])[:3] for b in NAMES] for a in NAMES])
+        for fn in (fooling_rate, coefficient, noise_rate)
+    )
+    axes = plots.interval_matrix(
+        rates, names=NAMES, label=f"share fooled at {budget}, both right before"
+    )
+    low, high = 100 * controls[..., 0].min(), 100 * controls[..., 0].max()
+    caption = TEXT.caption("t11_fooling", verdict, noise=f"{low:.1f} to {high:.1f} %")
+    drawn = Figure("t11_fooling", caption, rules.figure_of(axes), _quality(records))
+    axes = plots.interval_matrix(
+        coefficients, names=NAMES, label=f"M_x at {budget}, transfer in margin loss"
+    )
+    caption = TEXT.caption("t11_coefficient", verdict)
+    return [drawn, Figure("t11_coefficient", caption, rules.figure_of(axes))]
+
+
+def _quality(records: Records) -> Table:
     """Returns how good the models are, and how far they are fooled themselves."""
     rows = []
-    for name, one in settings(config).items():
-        if not (reader.has(one.key, "error") and reader.has(one.key, "num_fooled")):
-            return None
-        accuracy = [
-            1 - reader.losses(one.key, "error", subset)[..., -1] for subset in ("own", "holdout")
+    for name, trained in compared_on(records.config).items():
+        learned, attacked = (records.get(kind, trained) for kind in (LEARNING, ARCHITECTURES))
+        shares = [
+            1 - learned.read("error", "pair", "model", "step", sample=sample)[..., -1]
+            for sample in ("own", "holdout")
         ]
-        fooled, number = (
-            reader.cube(one.key, q, subset="both_correct") for q in ("num_fooled", "num_examples")
-        )
-        share = np.where(reader.finite(one.key), fooled / np.maximum(number, 1), np.nan)
-        if not all(np.isfinite(values).any() for values in (*accuracy, share)):
-            return None
-        rows.append([name, *(f"{np.nanmean(values):.3f}" for values in (*accuracy, share))])
+        number = np.maximum(attacked.read("own_examples"), 1)
+        shares.append(attacked.read("own_fooled") / number)
+        rows.append([name, *(f"{np.nanmean(values):.3f}" for values in shares)])
     return Table(
         "The models",
         "Means over both models of all pairs; the last column over surrogates.",
@@ -242,4 +182,13 @@ def _quality(reader: Reader, config: RunConfig) -> Table | None:
     )
 
 
-STUDY = T11()
+def words(verdict: Verdict) -> Mapping[str, str]:
+    """Returns the smallest lead over noise."""
+    least = min(verdict.parts, key=lambda part: part.clearance)
+    return {
+        "least": wording.format_estimate(least.estimate, least.low, least.high),
+        "least_name": least.name,
+    }
+
+
+STUDY = Study("T11", TEXT, needs, decide, figures, words)

@@ -6,22 +6,23 @@ the same for all models, and the two halves of one pair never meet.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
-from halfway import attacks, losses, populations, sharding, transfer
-from halfway.data import Split
+from halfway import attacks, losses, transfer
 from halfway.lab.config.settings import RunConfig
-from halfway.lab.measurements.meetings import attack_of, settings_of
-from halfway.lab.study import evidence, tables
+from halfway.lab.measurements.context import Context, Pair, Program, Shared
+from halfway.lab.measurements.crossed import SURROGATE, TARGET, side
+from halfway.lab.study import evidence
 from halfway.lab.study.conditions import condition
-from halfway.lab.study.protocol import Measured, Measurement
+from halfway.lab.study.records import Measurement
 from halfway.populations import Condition, Population
-from halfway.types import Array, Key
+from halfway.types import ApplyFn, Array, Params
 
 NUM_PAIRS = 6
 """Of a condition, in two sets: one for what predicts, one for what is predicted."""
@@ -90,156 +91,157 @@ def sets(num_pairs: int) -> np.ndarray:
     return np.arange(num_pairs).reshape(2, -1)
 
 
-def others(num_pairs: int) -> np.ndarray:
+def partners(num_pairs: int) -> np.ndarray:
     """Returns `[P, P/2 − 1]` for each pair the others of its set, whose θ_B its θ_A meets."""
     return np.array(
-        [[q for q in one if q != p] for one in sets(num_pairs).tolist() for p in one], int
+        [[q for q in pairs if q != p] for pairs in sets(num_pairs).tolist() for p in pairs], int
     )
 
 
-def _slopes(apply_fn: Any, params: Any, x: Array, labels: Array) -> tuple[Array, Array]:
+def _slopes(apply_fn: ApplyFn, params: Params, x: Array, labels: Array) -> tuple[Array, Array]:
     """Returns margin loss `[B]` of a model and its input gradient `[B, ...]`."""
 
-    def total(z):
-        loss = losses.margin(apply_fn(params, z), labels)
+    def total(points):
+        loss = losses.margin(apply_fn(params, points), labels)
         return loss.sum(), loss
 
     (_, loss), slope = jax.value_and_grad(total, has_aux=True)(x)
     return loss, slope
 
 
-@functools.partial(sharding.jit, static_argnames=("program", "settings"))
-def _attack_program(
-    members, x, labels, epsilon, *, program: Condition, settings: tuple[int, float]
-):
-    """Surrogates, one after the other: attack, matched noise, and what they say of x."""
-    apply_fn = program.apply_fn
+def _surrogate(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]:
+    """Returns what θ_A makes of S and how sure it is of it, and how steep θ_B is there."""
+    key_attack, key_noise = jax.random.split(pair.key)
+    rows, threat = pair.halves.s.indices, attacks.linf(shared.epsilon)
+    x, labels = shared.images[rows], shared.labels[rows]
+    surrogate, target = (
+        jax.tree.map(lambda leaf, place=place: leaf[place], pair.params)
+        for place in (SURROGATE, TARGET)
+    )
+    logits_fn = functools.partial(program.apply_fn, surrogate)
+    adversarial = program.attack(shared.epsilon)(logits_fn, key_attack, x, labels).adversarial
+    loss, slope = _slopes(program.apply_fn, surrogate, x, labels)
+    target_loss, target_slope = _slopes(program.apply_fn, target, x, labels)
+    return {
+        "attack": adversarial,
+        "noise": transfer.matched_noise(key_noise, x, adversarial).points,
+        "direction": threat.steepest(slope),
+        "correct": transfer.evaluate(logits_fn, x, labels).correct,
+        # The margin, not the margin loss, over its own mean size.
+        "margin": -loss / jnp.abs(loss).mean(),
+        "size": threat.dual_norm(target_slope).mean() / jnp.abs(target_loss).mean(),
+    }
 
-    def one(member, x, labels, epsilon):
-        (key_attack, key_noise), params = member
-        attack = attack_of(settings, epsilon)
-        logits_fn = functools.partial(apply_fn, params)
-        adversarial = attack(logits_fn, key_attack, x, labels).adversarial
-        loss, slope = _slopes(apply_fn, params, x, labels)
+
+class Target(NamedTuple):
+    """A model that is attacked: its parameters, and the pairs `[Q]` whose surrogates it meets."""
+
+    params: Params
+    partners: Array
+
+
+class Met(NamedTuple):
+    """What all targets see: S, rows `[B]` of the pool, and points of the surrogates `[P, B, ...]`.
+
+    Attributes:
+      rows: of S.
+      surrogates: what `_surrogate` gives.
+    """
+
+    rows: Array
+    surrogates: Mapping[str, Any]
+
+
+def _target(target: Target, shared: Shared, program: Program) -> dict[str, Array]:
+    """Returns what each surrogate does to a target, `[Q]` each; `shared.extra` is a `Met`."""
+    rows, surrogates = shared.extra
+    x, labels = shared.images[rows], shared.labels[rows]
+    _, slope = _slopes(program.apply_fn, target.params, x, labels)
+    dual = attacks.linf(shared.epsilon).dual_norm(slope)
+    defined = dual > 0
+
+    def correct(points):
+        return program.apply_fn(target.params, points).argmax(-1) == labels
+
+    clean = correct(x)
+
+    def meet(surrogate):
+        both = clean & surrogate["correct"]
+        score = (slope * surrogate["direction"]).reshape(len(x), -1).sum(-1)
         return {
-            "attack": adversarial,
-            "noise": transfer.matched_noise(key_noise, x, adversarial).points,
-            "direction": attacks.linf(epsilon).steepest(slope),
-            "correct": transfer.evaluate(logits_fn, x, labels).correct,
-            # The margin, not the margin loss, over its own mean size.
-            "margin": -loss / jnp.abs(loss).mean(),
+            "num_examples": both.sum(),
+            "num_fooled": (both & ~correct(surrogate["attack"])).sum(),
+            "num_by_noise": (both & ~correct(surrogate["noise"])).sum(),
+            "tau": losses.masked_mean(score / jnp.where(defined, dual, 1.0), defined, axis=-1),
         }
 
-    spread = sharding.spread(one, at_once=1)
-    return spread(members, x, labels, epsilon)
+    return jax.lax.map(meet, jax.tree.map(lambda leaf: leaf[target.partners], surrogates))
 
 
-@functools.partial(sharding.jit, static_argnames=("program",))
-def _target_program(members, surrogates, rows, x, labels, epsilon, *, program: Condition):
-    """Target conditions, one after the other: surrogates' points at the targets `rows [P, Q]`."""
-    apply_fn = program.apply_fn
-
-    def one(params, surrogates, rows, x, labels, epsilon):
-        threat = attacks.linf(epsilon)
-        loss, slope = jax.vmap(lambda p: _slopes(apply_fn, p, x, labels))(params)
-        dual = jax.vmap(threat.dual_norm)(slope)
-
-        def meet(surrogate_and_rows):
-            surrogate, rows = surrogate_and_rows
-            chosen = jax.tree.map(lambda leaf: leaf[rows], params)
-
-            def correct(points):
-                logits = jax.vmap(lambda p: apply_fn(p, points))(chosen)
-                return logits.argmax(-1) == labels[None]
-
-            both = correct(x) & surrogate["correct"][None]
-            score = slope[rows] * surrogate["direction"][None]
-            score = score.reshape(*both.shape, -1).sum(-1)
-            defined = dual[rows] > 0
-            tau = score / jnp.where(defined, dual[rows], 1.0)
-            return {
-                "num_examples": both.sum(-1),
-                "num_fooled": (both & ~correct(surrogate["attack"])).sum(-1),
-                "num_by_noise": (both & ~correct(surrogate["noise"])).sum(-1),
-                "tau": losses.masked_mean(tau, defined, axis=-1),
-            }
-
-        return jax.lax.map(meet, (surrogates, rows)), dual.mean(-1) / jnp.abs(loss).mean(-1)
-
-    spread = sharding.spread(one, at_once=1)
-    return spread(members, surrogates, rows, x, labels, epsilon)
-
-
-def _factors(
-    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
-) -> Measured:
+def _measure(context: Context) -> xr.Dataset:
     """Returns what a condition's surrogates do to the targets of every condition.
 
     The first population is that of the surrogates, the others are the targets, itself among them.
-    Arrays, with a surrogate's pair first: `num_examples` both had right, `num_fooled`,
-    `num_by_noise` and `tau` `[P, T, Q]` at the targets of the other pairs of its set, see `others`;
-    `margin` `[P, B]` of θ_A over its mean size; `size` `[P]` of θ_B's own input gradients.
+    `num_examples` both had right, `num_fooled`, `num_by_noise` and `tau` (pair, target_condition,
+    partner), the pair being the surrogate's and its target that of `partners`; `size` (pair) of
+    θ_B's own input gradients. Of each example, `margin` (pair, example) of θ_A over its mean size.
     """
-    first, *targets = population
-    one = first.condition
-    rows = first.halves.s.indices[0]
-    x, labels = jnp.asarray(pool.images, jnp.float32)[rows], jnp.asarray(pool.labels)[rows]
-    epsilon = jnp.float32(config.attack.epsilon)
-    keys = jax.vmap(lambda p: jax.random.split(jax.random.fold_in(key, p)))(
-        jnp.arange(one.num_pairs)
-    )
-    surrogates = _attack_program(
-        (keys, _side(first, 0)),
-        x,
-        labels,
-        epsilon,
-        program=populations.program_of(one),
-        settings=settings_of(config),
-    )
-    margin = np.asarray(surrogates.pop("margin"), np.float32)
-    met, sizes = [], []
+    first, *targets = context.populations
+    num_pairs = first.condition.num_pairs
+    surrogates = context.over_pairs(_surrogate, at_once=1)
+    margin, size = surrogates.pop("margin"), surrogates.pop("size")
+    met = Met(first.halves.s.indices[0], surrogates)
+    meets = partners(num_pairs)
+    parts = []
     for together in _by_program(targets):
-        members = jax.tree.map(lambda *v: jnp.stack(v), *(_side(t, 1) for t in together))
-        found, size = _target_program(
-            members,
-            surrogates,
-            jnp.asarray(others(one.num_pairs)),
-            x,
-            labels,
-            epsilon,
-            program=populations.program_of(together[0].condition),
+        models = [side(target.params, TARGET) for target in together]
+        members = Target(
+            jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *models),
+            jnp.asarray(np.tile(meets, (len(together), 1))),
         )
-        met.append({name: np.asarray(value) for name, value in found.items()})
-        sizes.append(np.asarray(size))
-    arrays: dict[str, np.ndarray] = {
-        name: np.concatenate([part[name] for part in met]).swapaxes(0, 1) for name in met[0]
+        arrays = context.over_members(
+            _target,
+            members,
+            condition=together[0].condition,
+            shared_extra=met,
+            at_once=num_pairs,
+        )
+        parts.append({k: v.reshape(-1, *meets.shape) for k, v in arrays.items()})
+    numbers: dict[str, Any] = {
+        name: (
+            ("pair", "target_condition", "partner"),
+            _of_surrogates(np.concatenate([part[name] for part in parts]), meets),
+        )
+        for name in parts[0]
     }
-    here = [target.condition for target in targets].index(one)
-    arrays |= {"margin": margin, "size": np.concatenate(sizes)[here]}
-    totals = {name: value.sum((1, 2)) for name, value in arrays.items() if name.startswith("num_")}
-    parts = tables.rows(
-        np.array(list(totals.values()), np.float64),
-        {"quantity": [f"crossed_{name}" for name in totals], "pair": range(one.num_pairs)},
-        condition=one.key,
-        surrogate="A",
-        budget=float(config.attack.epsilon),
-    )
-    return Measured(parts, arrays)
+    numbers["size"] = ("pair",), size
+    outcomes = {"margin": (("pair", "example"), margin.astype(np.float32))}
+    names = [target.condition.id for target in targets]
+    return context.dataset(numbers, outcomes, target_condition=names)
 
 
-def _side(population: Population, side: int) -> Any:
-    return jax.tree.map(lambda leaf: leaf[:, side], population.params)
+def _of_surrogates(values: np.ndarray, meets: np.ndarray) -> np.ndarray:
+    """Returns `[P, T, Q]` with the surrogate's pair first, of `[T, P, Q]` with the target's.
+
+    Args:
+      values: of T conditions, a target's pair, and the surrogates that it meets.
+      meets: `[P, Q]`, see `partners`: the surrogates of a target, and so the targets of a
+        surrogate.
+    """
+    pairs = np.arange(len(meets))[:, None, None]
+    place = (meets[meets] == pairs).argmax(-1)  # of a surrogate among those of its target
+    return values[:, meets, place].swapaxes(0, 1)
 
 
 def _by_program(targets: Sequence[Population]) -> list[list[Population]]:
     """Returns runs of neighbours of one model, which one program takes together."""
-    found: list[list[Population]] = []
+    runs: list[list[Population]] = []
     for target in targets:
-        if found and found[-1][0].condition.model == target.condition.model:
-            found[-1].append(target)
+        if runs and runs[-1][0].condition.model == target.condition.model:
+            runs[-1].append(target)
         else:
-            found.append([target])
-    return found
+            runs.append([target])
+    return runs
 
 
-FACTORS = Measurement("factors", 15, _factors)
+TRANSFER_FACTORS = Measurement("transfer_factors", _measure)

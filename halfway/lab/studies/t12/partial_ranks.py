@@ -11,15 +11,17 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from halfway.lab.studies.t12.measure import others, sets
+from halfway.lab.studies.t12.measure import partners, sets
 
 PREDICTORS = ("size", "alignment", "variability")
+CROSSED = ("num_examples", "num_fooled", "num_by_noise", "tau")
+"""What is measured of a surrogate and a target together."""
 NUM_PERMUTATIONS = NUM_RESAMPLES = 10_000
 _SEED = 12
 _BLOCK = 500
 
 
-class Crossed(NamedTuple):
+class Quantities(NamedTuple):
     """Outcome and predictors of C surrogate and C target conditions, on each of two sets of pairs.
 
     Attributes:
@@ -35,56 +37,44 @@ class Crossed(NamedTuple):
     variability: np.ndarray
 
 
-def cross(arrays: Sequence[Mapping[str, np.ndarray]], finite: np.ndarray) -> Crossed:
-    """Returns what each condition's arrays say, without pairs that diverged.
+def summarize_sets(arrays: Mapping[str, np.ndarray], finite: np.ndarray) -> Quantities:
+    """Returns what was measured as quantities of conditions, without pairs that diverged.
 
     NaN in `size` or `variability` where a set has fewer than two pairs left, or nothing is defined.
 
     Args:
-      arrays: `[C]`, see `FACTORS`.
+      arrays: `[C, ...]` by name: `CROSSED` `[C, P, C, Q]`, `size` `[C, P]` and `margin`
+        `[C, P, B]`, see `TRANSFER_FACTORS`.
       finite: `[C, P]`.
     """
     num_pairs = finite.shape[1]
-    # [S, P, T, Q]: of surrogate p of condition s at target others[p, q] of condition t.
-    used = finite[:, :, None, None] & finite.T[others(num_pairs)].swapaxes(1, 2)[None]
-    read = {
-        name: np.stack([one[name] for one in arrays]).astype(float)
-        for name in ("num_examples", "num_fooled", "num_by_noise", "tau")
-    }
-    defined = used & np.isfinite(read["tau"])
-    read = {name: np.where(used, value, 0) for name, value in read.items() if name != "tau"} | {
-        "tau": np.where(defined, read["tau"], 0)
-    }
-    margin = np.stack([one["margin"] for one in arrays]).astype(float)
-    size = np.stack([one["size"] for one in arrays]).astype(float)
-    margin = np.where(finite[..., None], margin, np.nan)
-    size = np.where(finite, size, np.nan)
-    found: list[tuple[np.ndarray, ...]] = []
+    # Of surrogate p of one condition at target partners[p, q] of another.
+    used = finite[:, :, None, None] & finite.T[partners(num_pairs)].swapaxes(1, 2)[None]
+    defined = used & np.isfinite(arrays["tau"])
+    counted = {name: np.where(used, arrays[name], 0) for name in CROSSED[:-1]}
+    counted |= {"tau": np.where(defined, arrays["tau"], 0), "defined": defined}
+    kept = finite[:, :, None]
+    margin, size = np.where(kept, arrays["margin"], 0).astype(float), arrays["size"].astype(float)
+    quantities: list[tuple[np.ndarray, ...]] = []
     for rows in sets(num_pairs):
-        sums = {name: value[:, rows].sum((1, 3)) for name, value in read.items()}
-        number = np.maximum(sums["num_examples"], 1)
-        enough = finite[:, rows].sum(1) > 1
-        kept = [np.where(finite[c][rows][:, None], margin[c][rows], 0) for c in range(len(finite))]
-        spread = [
-            values[finite[c][rows]].var(0, ddof=1).mean() if enough[c] else np.nan
-            for c, values in enumerate(kept)
-        ]
-        means = [
-            size[c][rows][finite[c][rows]].mean() if enough[c] else np.nan
-            for c in range(len(finite))
-        ]
-        found.append(
+        sums = {name: values[:, rows].sum((1, 3)) for name, values in counted.items()}
+        fooled = sums["num_fooled"] - sums["num_by_noise"]
+        means, spreads = np.full((2, len(finite)), np.nan)
+        for c in np.flatnonzero(finite[:, rows].sum(1) > 1):
+            pairs = rows[finite[c, rows]]
+            means[c], spreads[c] = size[c, pairs].mean(), margin[c, pairs].var(0, ddof=1).mean()
+        quantities.append(
             (
-                (sums["num_fooled"] - sums["num_by_noise"]) / number,
-                np.array(means),
-                sums["tau"] / np.maximum(defined[:, rows].sum((1, 3)), 1),
-                np.array(spread),
+                fooled / np.maximum(sums["num_examples"], 1),
+                means,
+                sums["tau"] / np.maximum(sums["defined"], 1),
+                spreads,
             )
         )
-    return Crossed(*(np.stack(values) for values in zip(*found, strict=True)))
+    return Quantities(*(np.stack(values) for values in zip(*quantities, strict=True)))
 
 
-class Partial(NamedTuple):
+class PartialCorrelations(NamedTuple):
     """Rank correlations of `PREDICTORS` with the outcome.
 
     Attributes:
@@ -103,7 +93,7 @@ class Partial(NamedTuple):
     num_conditions: int
 
 
-def judge(found: Crossed, architecture: np.ndarray) -> Partial:
+def correlate(quantities: Quantities, architecture: np.ndarray) -> PartialCorrelations:
     """Returns what each predictor says that the other two do not.
 
     A permutation gives a condition the predictor of another one of its architecture: size as a
@@ -111,20 +101,20 @@ def judge(found: Crossed, architecture: np.ndarray) -> Partial:
     targets within architectures, each for itself, and one of the two ways.
 
     Args:
-      found: see `cross`.
+      quantities: see `summarize_sets`.
       architecture: `[C]` of each condition.
     """
-    kept = np.isfinite(found.size + found.variability).all(0)
+    kept = np.isfinite(quantities.size + quantities.variability).all(0)
     kept &= np.bincount(architecture[kept], minlength=architecture.max() + 1)[architecture] > 1
     number = int(kept.sum())
     empty = np.full(3, np.nan)
     if not number:
         wide = -np.ones(3), np.ones(3)
         null = np.full((3, NUM_PERMUTATIONS), np.nan)
-        return Partial(empty, *wide, np.array([empty, *wide]).T, null, 0)
+        return PartialCorrelations(empty, *wide, np.array([empty, *wide]).T, null, 0)
     _, owner = np.unique(architecture[kept], return_inverse=True)
-    ways = [_ranks(_way(found, kept, way), owner) for way in (0, 1)]
-    plain = np.array([_correlations(one) for one in ways])
+    ways = [_ranks(_way(quantities, kept, way), owner) for way in (0, 1)]
+    plain = np.array([_correlations(ranked) for ranked in ways])
     rng = np.random.default_rng(_SEED)
     estimate, alone = _partials(plain).mean(0), plain[:, 0, 1:].mean(0)
     null = np.concatenate(
@@ -135,34 +125,36 @@ def judge(found: Crossed, architecture: np.ndarray) -> Partial:
     )
     half = 1.96 * np.nanstd(drawn, axis=-1, ddof=1)
     low, high = (np.clip([estimate + s * half[0], alone + s * half[1]], -1, 1) for s in (-1, 1))
-    return Partial(estimate, low[0], high[0], np.array([alone, low[1], high[1]]).T, null, number)
+    alone = np.array([alone, low[1], high[1]]).T
+    return PartialCorrelations(estimate, low[0], high[0], alone, null, number)
 
 
 def _blocks(total: int) -> list[int]:
     return [min(_BLOCK, total - start) for start in range(0, total, _BLOCK)]
 
 
-def _way(found: Crossed, kept: np.ndarray, way: int) -> np.ndarray:
+def _way(quantities: Quantities, kept: np.ndarray, way: int) -> np.ndarray:
     """Returns `[4, C, C]` outcome of one set of pairs and the predictors of the other."""
     square = np.ix_(kept, kept)
-    outcome = found.outcome[way][square]
+    outcome = quantities.outcome[way][square]
     shape = outcome.shape
-    size = np.broadcast_to(found.size[1 - way][kept][None, :], shape)
-    variability = np.broadcast_to(found.variability[1 - way][kept][:, None], shape)
-    return np.array([outcome, size, found.alignment[1 - way][square], variability])
+    size = np.broadcast_to(quantities.size[1 - way][kept][None, :], shape)
+    variability = np.broadcast_to(quantities.variability[1 - way][kept][:, None], shape)
+    alignment = quantities.alignment[1 - way][square]
+    return np.array([outcome, size, alignment, variability])
 
 
 def _ranks(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
     """Returns ranks of `[4, C, C]` within blocks of architectures, centred, over a block's size."""
-    found = np.empty(values.shape)
+    ranks = np.empty(values.shape)
     for a in np.unique(owner):
         for b in np.unique(owner):
             place = np.ix_(range(len(values)), owner == a, owner == b)
             block = values[place].reshape(len(values), -1)
             ranked = stats.rankdata(block, axis=-1)
             ranked = (ranked - ranked.mean(-1, keepdims=True)) / block.shape[1]
-            found[place] = ranked.reshape(values[place].shape)
-    return found
+            ranks[place] = ranked.reshape(values[place].shape)
+    return ranks
 
 
 def _correlations(ranked: np.ndarray) -> np.ndarray:
@@ -175,7 +167,7 @@ def _correlations(ranked: np.ndarray) -> np.ndarray:
 
 
 def _partials(correlations: np.ndarray) -> np.ndarray:
-    """Returns `[..., 3]` correlations of the first with each other one, given the rest.
+    """Returns `[..., 3]` correlations of the first with each of the others, given the rest.
 
     −P_0i/√(P_00 P_ii), P the inverse of the `[..., 4, 4]` correlations; NaN where that has none.
     """
@@ -184,8 +176,8 @@ def _partials(correlations: np.ndarray) -> np.ndarray:
     known &= np.abs(np.linalg.det(safe)) > 1e-9
     precision = np.linalg.inv(np.where(known[..., None, None], safe, np.eye(4)))
     diagonal = np.diagonal(precision, axis1=-2, axis2=-1)
-    found = -precision[..., 0, 1:] / np.sqrt(diagonal[..., :1] * diagonal[..., 1:])
-    return np.where(known[..., None], found, np.nan)
+    partials = -precision[..., 0, 1:] / np.sqrt(diagonal[..., :1] * diagonal[..., 1:])
+    return np.where(known[..., None], partials, np.nan)
 
 
 def _permuted(
@@ -196,7 +188,7 @@ def _permuted(
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Returns `[3, R]` partial correlations, one predictor permuted at a time."""
-    found = np.empty((3, number))
+    null = np.empty((3, number))
     for index, name in enumerate(PREDICTORS):
         drawn = np.empty((number, len(owner)), int)
         for rows in (np.flatnonzero(owner == a) for a in np.unique(owner)):
@@ -210,19 +202,19 @@ def _permuted(
             changed = np.tile(correlations, (number, 1, 1))
             changed[:, 1 + index], changed[:, :, 1 + index] = with_others, with_others
             terms.append(_partials(changed)[:, index])
-        found[index] = np.mean(terms, 0)
-    return found
+        null[index] = np.mean(terms, 0)
+    return null
 
 
 def _products(ranked: np.ndarray, name: str, drawn: np.ndarray) -> np.ndarray:
     """Returns `[R, 4]` sums over cells of a permuted predictor times each of `[4, C, C]`."""
-    own = ranked[1 + PREDICTORS.index(name)]
+    predictor = ranked[1 + PREDICTORS.index(name)]
     if name == "size":  # the same for every surrogate
-        return own[0][drawn] @ ranked.sum(1).T
+        return predictor[0][drawn] @ ranked.sum(1).T
     if name == "variability":  # the same for every target
-        return own[:, 0][drawn] @ ranked.sum(2).T
-    cells = drawn[:, :, None] * len(own) + drawn[:, None, :]
-    moved = own.astype(np.float32).ravel().take(cells.reshape(len(drawn), -1))
+        return predictor[:, 0][drawn] @ ranked.sum(2).T
+    cells = drawn[:, :, None] * len(predictor) + drawn[:, None, :]
+    moved = predictor.astype(np.float32).ravel().take(cells.reshape(len(drawn), -1))
     return moved @ ranked.astype(np.float32).reshape(4, -1).T
 
 

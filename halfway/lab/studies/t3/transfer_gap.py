@@ -5,14 +5,14 @@ from typing import NamedTuple
 import numpy as np
 
 from halfway import stats
-from halfway.lab.config.settings import RunConfig
-from halfway.lab.measurements import grid
+from halfway.lab.measurements import grid, transfer
+from halfway.lab.measurements.grid import Measures
+from halfway.lab.measurements.transfer import TRANSFER
 from halfway.lab.studies.g3 import contest
-from halfway.lab.studies.g3.study import Grid, gaps
-from halfway.lab.study.tables import Reader
+from halfway.lab.study.records import Records
 
 
-class Correlations(NamedTuple):
+class GapCorrelations(NamedTuple):
     """Kendall's τ of M_x with the gap, each with its interval: estimate, low, high.
 
     Attributes:
@@ -33,68 +33,51 @@ class Correlations(NamedTuple):
     p_reverse: float
 
 
-def read(reader: Reader, config: RunConfig) -> Grid:
+def transfer_and_gap(records: Records) -> Measures:
     """Returns M_x, both directions summed, the surrogates' input-gradient norm, and the gaps."""
-    cells = grid.cells(config)
-    keys = [cell.condition.key for cell in cells]
-    both = ("pair", "surrogate")
-    moved = reader.stack(
-        keys,
-        ["increase"],
-        (*both, "target"),
-        attack="attack",
-        subset="all",
-        budget=float(config.attack.epsilon),
-    )[0]
-    gradient = reader.stack(keys, ["gradient_norm"], both, subset="all")[0].sum(-1)
-    last = reader.stack(keys, ["cross_entropy"], both, subset="own", step=grid.MAX_STEPS)[0]
-    other, own = moved[..., 0, 1] + moved[..., 1, 0], moved[..., 0, 0] + moved[..., 1, 1]
-    terms = np.array([other, own, gradient])
-    finite = reader.stack(keys, ["finite"])[0] > 0.5
-    finite = finite & np.isfinite(terms).all(0) & np.isfinite(last).all(-1)
-    # As the loop that stops sees it, in single precision.
-    reached = (last <= np.float32(grid.STOP_LOSS)).all(-1)
-    used = np.where(finite & reached, 1.0, np.nan)
-    other, own, gradient = np.where(np.isnan(used), np.nan, terms)
-    return Grid(
-        numerators=np.array([other, gradient]),
-        denominators=np.array([own, np.ones_like(own)]),
-        gap=gaps(reader, keys, used),
-        finite=finite,
-        reached=reached,
-        levels=np.array([cell.levels for cell in cells]),
+    attacked = [records.get(TRANSFER, cell.condition) for cell in grid.cells(records.config)]
+    terms = [transfer.coefficient_terms(measured) for measured in attacked]
+    other_increases, own_increases = np.array(terms).swapaxes(0, 1)
+    gradient = np.array(
+        [measured.read("gradient_norm", "pair", "surrogate").sum(-1) for measured in attacked]
+    )
+    return grid.with_gaps(
+        records,
+        numerators=np.array([other_increases, gradient]),
+        denominators=np.array([own_increases, np.ones_like(own_increases)]),
     )
 
 
-def correlate(found: Grid) -> Correlations:
+def correlate_with_gap(measures: Measures) -> GapCorrelations:
     """Returns how M_x and the gap go together, from disjoint pairs."""
-    splits, resamples = contest.halved(*found[:3], found.strata)
-    taus = _taus(splits, found.strata)
+    strata = measures.strata
+    splits, resamples = contest.halved(*measures[:3], strata)
+    taus = _taus(splits, strata)
     average = contest.mean(taus)
-    drawn = [_taus(one, np.sort(found.strata)) for one in resamples]
+    drawn = [_taus(block, np.sort(strata)) for block in resamples]
     ends = contest.interval(average, np.concatenate(drawn, -1))
     triples = [(float(t), float(a), float(b)) for t, a, b in zip(average, *ends, strict=True)]
     p_value = p_reverse = 1.0
     if np.isfinite(average[0]):
-        null = contest.permuted(splits.measures[0], splits.outcome, found.strata)
+        null = contest.permuted(splits.measures[0], splits.outcome, strata)
         # As far as rounding tells them apart: equal counts as reached.
         p_value, p_reverse = (
             float(1 + np.sum(sign * null >= sign * average[0] - 1e-12)) / (1 + len(null))
             for sign in (-1, 1)
         )
-    within, partial, pooled, gradient, *strata = triples
-    return Correlations(within, partial, tuple(strata), pooled, gradient, p_value, p_reverse)
+    within, partial, pooled, gradient, *by_rate = triples
+    return GapCorrelations(within, partial, tuple(by_rate), pooled, gradient, p_value, p_reverse)
 
 
-def _taus(of: contest.Apart, strata: np.ndarray) -> np.ndarray:
+def _taus(splits: contest.Splits, strata: np.ndarray) -> np.ndarray:
     """Returns `[Q, R]`: within ρ, partial, pooled, of the gradient norm, and at each ρ."""
-    transfer, gradient = of.measures
-    xy, zy = stats.kendall(of.measures, of.outcome, strata)
-    xz = stats.kendall(transfer, gradient, strata)
+    coefficient, gradient = splits.measures
+    xy, zy = stats.kendall(splits.measures, splits.outcome, strata)
+    xz = stats.kendall(coefficient, gradient, strata)
     with np.errstate(divide="ignore", invalid="ignore"):
         partial = (xy - xz * zy) / np.sqrt((1 - xz**2) * (1 - zy**2))
     alone = [
-        stats.kendall(transfer[:, strata == s], of.outcome[:, strata == s])
+        stats.kendall(coefficient[:, strata == s], splits.outcome[:, strata == s])
         for s in np.unique(strata)
     ]
-    return np.array([xy, partial, stats.kendall(transfer, of.outcome), zy, *alone])
+    return np.array([xy, partial, stats.kendall(coefficient, splits.outcome), zy, *alone])

@@ -1,19 +1,17 @@
 """How directions of attack of two models come to agree in the first steps of training."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
 from halfway import losses, populations
-from halfway.data import Split
-from halfway.lab.config.settings import RunConfig
-from halfway.lab.measurements.meetings import attack_of, settings_of
-from halfway.lab.study import tables
-from halfway.lab.study.protocol import Measured, Measurement
-from halfway.populations import Condition, Population
+from halfway.lab.measurements.context import Context, Program
+from halfway.lab.study.records import Measurement
+from halfway.populations import Condition
 from halfway.types import Array, Key, Params, Sample
 
 LAST_STEP = 100
@@ -30,37 +28,42 @@ def steps_of(condition: Condition) -> tuple[int, ...]:
     return tuple(range(min(LAST_STEP, condition.probe_steps[-1]) + 1))
 
 
-def _of_the_other(value: Array) -> Array:
+def exchange(value: Array) -> Array:
     """Returns what the other model of a pair has in the place of `value`.
 
-    What belongs to both is combined while it is there: kept for all steps it would take gigabytes
-    on larger images.
+    What belongs to both is combined while both are there: directions kept for all steps would take
+    gigabytes on larger images.
     """
     return jax.lax.ppermute(value, populations.MODEL, [(0, 1), (1, 0)])
 
 
 @functools.lru_cache(maxsize=16)
-def _probe(settings: tuple[int, float], epsilon: float) -> populations.Probe:
-    """Returns the probe of one attack; the same function for the same attack, compiled once."""
+def probe_of(program: Program, epsilon: float) -> populations.Probe:
+    """Returns the probe of an attack; the same function for the same attack, compiled once.
+
+    Args:
+      program: has the attack.
+      epsilon: its budget.
+    """
 
     def probe(
-        program: Condition, key: Key, params: Params, samples: Mapping[str, Sample], images: Array
+        condition: Condition, key: Key, params: Params, samples: Mapping[str, Sample], images: Array
     ) -> dict[str, Array]:
-        rows = samples["holdout"].indices[:NUM_EXAMPLES]
-        x, labels = images[rows], samples["holdout"].labels[:NUM_EXAMPLES]
+        sample = samples["holdout"]
+        rows, labels = sample.indices[:NUM_EXAMPLES], sample.labels[:NUM_EXAMPLES]
+        x = images[rows]
+        logits_fn = functools.partial(condition.apply_fn, params)
 
-        def logits_fn(z):
-            return program.apply_fn(params, z)
+        def total_margin(x: Array) -> Array:
+            return losses.margin(logits_fn(x), labels).sum()
 
-        def loss(z):
-            return losses.margin(logits_fn(z), labels).sum()
-
-        adversarial = attack_of(settings, epsilon)(logits_fn, key, x, labels).adversarial
-        found = {ACCURACY: 1 - losses.error(logits_fn(x), labels).mean()}
-        for name, own in zip(DIRECTIONS, (jax.grad(loss)(x), adversarial - x), strict=True):
-            found[f"{name}.inner"] = jnp.vdot(own, _of_the_other(own))
-            found[f"{name}.square"] = jnp.vdot(own, own)
-        return found
+        adversarial = program.attack(epsilon)(logits_fn, key, x, labels).adversarial
+        values = {ACCURACY: 1 - losses.error(logits_fn(x), labels).mean()}
+        directions = jax.grad(total_margin)(x), adversarial - x
+        for name, direction in zip(DIRECTIONS, directions, strict=True):
+            values[f"{name}_inner"] = jnp.vdot(direction, exchange(direction))
+            values[f"{name}_square"] = jnp.vdot(direction, direction)
+        return values
 
     return probe
 
@@ -77,27 +80,21 @@ def alignment(inner: np.ndarray, square: np.ndarray) -> np.ndarray:
     return np.where(norms > 0, inner.mean(1) / np.where(norms > 0, norms, 1.0), np.nan)
 
 
-def _early_directions(
-    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
-) -> Measured:
-    """Returns curves `[P, T]` over the first steps: two alignments between the models of a pair.
+def _measure(context: Context) -> xr.Dataset:
+    """Returns curves over the first steps: two alignments between the models of a pair.
 
-    And their mean accuracy, all on the same examples of S; `step` `[T]`. The condition has no label
-    noise, so that the labels of S are clean. In the table, the first and the last value of each.
+    `gradient`, `perturbation` and the mean `accuracy` of both models (pair, step), all on the same
+    examples of S. The condition has no label noise, so that the labels of S are clean.
     """
-    del key  # PGD without a random start draws nothing
-    (one,) = population
-    steps = steps_of(one.condition)
-    probe = _probe(settings_of(config), float(config.attack.epsilon))
-    seen = populations.observe(one.condition, pool, probe, steps=steps)
-    arrays = {name: alignment(seen[f"{name}.inner"], seen[f"{name}.square"]) for name in DIRECTIONS}
-    arrays[ACCURACY] = np.asarray(seen[ACCURACY], np.float64).mean(1)
-    axes = {"pair": range(one.condition.num_pairs), "step": (steps[0], steps[-1])}
-    parts = [
-        tables.rows(curve[:, [0, -1]], axes, condition=one.condition.key, quantity=f"early_{name}")
-        for name, curve in arrays.items()
-    ]
-    return Measured(tables.concat(parts), arrays | {"step": np.array(steps)})
+    steps = steps_of(context.condition)
+    probe = probe_of(context.program(), context.config.attack.epsilon)
+    probed = context.along_training(probe, steps)
+    curves = {
+        name: alignment(probed[f"{name}_inner"], probed[f"{name}_square"]) for name in DIRECTIONS
+    }
+    curves[ACCURACY] = np.asarray(probed[ACCURACY], np.float64).mean(1)
+    numbers = {name: (("pair", "step"), curve) for name, curve in curves.items()}
+    return context.dataset(numbers, step=steps)
 
 
-EARLY_DIRECTIONS = Measurement("early_directions", 16, _early_directions)
+EARLY_DIRECTIONS = Measurement("early_directions", _measure)

@@ -2,26 +2,26 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
-from halfway import attacks, losses, meeting, populations, sharding
+from halfway import attacks, losses, meeting
 from halfway.attacks.ensembles import HOW
-from halfway.data import Split
+from halfway.keys import named_key
 from halfway.lab.config.settings import RunConfig
-from halfway.lab.measurements import weight_space
-from halfway.lab.measurements.meetings import attack_of, settings_of
-from halfway.lab.study import tables
-from halfway.lab.study.conditions import condition
-from halfway.lab.study.protocol import Measured, Measurement
-from halfway.populations import Condition, Population
+from halfway.lab.measurements import crossed, weight_space
+from halfway.lab.measurements.context import Context, MemberFn, Pair, Program, Shared
+from halfway.lab.measurements.crossed import SURROGATE, TARGET
+from halfway.lab.study.records import Measurement
+from halfway.populations import Condition
 from halfway.types import Array, Key, Params
 
-NUM_EXAMPLES = 1000
-"""Of S that are looked at, at most."""
 MIDPOINTS = ("midpoint, raw", "midpoint, matched")
 TAIL = "SGD tail"
 NUM_TAILS, TAIL_RATE = 4, 0.05
@@ -30,266 +30,213 @@ PER_PASS = 4
 """Models that are kept of a tail in each pass over the half (Gubri et al.)."""
 
 
-def setting(config: RunConfig) -> Condition:
+def compared_on(config: RunConfig) -> Condition:
     """Returns twice the config's pairs, of which no model has seen S.
 
     θ_A of the first half are the surrogates, θ_B of the second half the targets. The partner of
     each, an independent draw of the same law, is neither: those give k_half.
     """
-    own = condition(config, config.architectures[0])
-    return dataclasses.replace(
-        own,
-        num_pairs=2 * config.num_pairs,
-        common_holdout=True,
-        probe_steps=(0, own.probe_steps[-1]),  # on the way nobody looks
-    )
+    return crossed.common_condition(config, 2 * config.num_pairs)
 
 
-def numbers(config: RunConfig) -> tuple[int, ...]:
-    """Returns the numbers k of surrogates: powers of two up to the number of pairs."""
-    return tuple(2**i for i in range(config.num_pairs.bit_length()))
+def block_sizes(num_surrogates: int) -> tuple[int, ...]:
+    """Returns the numbers k attacked together: powers of two up to the number of surrogates."""
+    return tuple(2**i for i in range(num_surrogates.bit_length()))
 
 
-@functools.partial(sharding.jit, static_argnames=("program",))
-def _gradient_program(params, images, labels, *, program: Condition):
-    """Input gradients of the margin loss `[P, 2, B, ...]`, and whether models are right there."""
+def other_ways() -> tuple[str, ...]:
+    """Returns the ways to attack beside the mean of the logits."""
+    return (*HOW[1:], *MIDPOINTS, TAIL)
 
-    def model(params, x, y):
-        def total(x):
+
+def _gradients(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]:
+    """Returns input gradients of the margin loss `[2, B, ...]`, and who is right there `[2, B]`."""
+    rows = pair.halves.s.indices[: crossed.NUM_CROSSED]
+    x, labels = shared.images[rows], shared.labels[rows]
+
+    def of_model(params: Params) -> dict[str, Array]:
+        def total(x: Array) -> tuple[Array, Array]:
             logits = program.apply_fn(params, x)
-            return losses.margin(logits, y).sum(), logits.argmax(-1) == y
+            return losses.margin(logits, labels).sum(), logits.argmax(-1) == labels
 
         gradient, correct = jax.grad(total, has_aux=True)(x)
-        return gradient, correct
+        return {"gradient": gradient, "correct": correct}
 
-    def pair(params, x, y):
-        return jax.lax.map(lambda one: model(one, x, y), params)
-
-    return sharding.spread(pair)(params, images, labels)
+    return jax.lax.map(of_model, pair.params)
 
 
-@functools.partial(sharding.jit, static_argnames=("program", "settings", "how"))
-def _attack_program(surrogates, targets, images, labels, epsilon, *, program, settings, how: str):
-    """Examples that attacks on blocks of surrogates `[R, k, ...]` make targets err on, `[R, M, B]`.
+def constant_terms(gradients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns ‖h_i‖² and the mean of ⟨h_i, h_j⟩ over j ≠ i, `[K]` each.
 
-    PGD from the clean image on the margin loss, which has nothing random.
+    k_half is Σ_i ‖h_i‖² / Σ_i mean_j ⟨h_i, h_j⟩ − 1, as of `meeting.ensemble_noise`.
+
+    Args:
+      gradients: h of each model, `[K, ...]`.
     """
-    apply_fn = program.apply_fn
-
-    def block(members, targets, x, y, epsilon):
-        logits_fn, loss_fn = attacks.ensemble(apply_fn, members, how, losses.margin)
-        attack = attack_of(settings, epsilon, loss_fn)
-        points = attack(logits_fn, jax.random.key(0), x, y).adversarial
-        return jax.lax.map(lambda one: apply_fn(one, points).argmax(-1) != y, targets)
-
-    return sharding.spread(block)(surrogates, targets, images, labels, epsilon)
+    vectors = gradients.reshape(len(gradients), math.prod(gradients.shape[1:]))
+    squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    total = vectors.sum(0, dtype=np.float64)
+    products = np.array([np.dot(vector.astype(np.float64), total) for vector in vectors])
+    return squares, (products - squares) / max(1, len(vectors) - 1)
 
 
-def midpoints(population: Population, surrogates: Params, key: Key) -> dict[str, Params]:
+def midpoints(context: Context, surrogates: Params) -> dict[str, Params]:
     """Returns halfway points of the weights of two surrogates each, raw and after matching.
 
     Args:
-      population: whose model it is.
+      context: whose first population the models are of.
       surrogates: leaves `[K, ...]`; the first is matched by the second, the third by the fourth.
-      key: consumed; for the matching.
 
     Returns:
       leaves `[K // 2, ...]`, by `MIDPOINTS`.
     """
-
-    def two_each(leaf):
-        number = len(leaf) // 2
-        return leaf[: 2 * number].reshape(number, 2, *leaf.shape[1:])
-
-    twos = jax.tree.map(two_each, surrogates)
+    twos = crossed.blocks(surrogates, 2)
+    population = dataclasses.replace(context.population, params=twos)
     raw = weight_space.ends(twos)
-    matched = weight_space.matched_ends(dataclasses.replace(population, params=twos), key)
+    matched = weight_space.matched_ends(population, named_key(context.key, "matching"))
     middles = [jax.tree.map(lambda a, b: 0.5 * (a + b), *ends) for ends in (raw, matched)]
     return dict(zip(MIDPOINTS, middles, strict=True))
 
 
-def tails(
-    population: Population, chosen: Sequence[int], images: Array, number: int, key: Key
-) -> Params:
-    """Returns weights `[R, number, ...]` that SGD visits from θ_A of some pairs on (LGV).
+@functools.cache  # a new function would be compiled again
+def _tail_fn(num_models: int) -> MemberFn:
+    """Returns the walk of SGD from one surrogate on, on the half that it was trained on."""
 
-    Batches are drawn from the half that the model was trained on.
-
-    Args:
-      population: the pairs.
-      chosen: R pairs.
-      images: of the pool.
-      number: of models in each tail.
-      key: consumed.
-    """
-    one, rows = population.condition, jnp.asarray(chosen)
-    start, half = jax.tree.map(
-        lambda leaf: leaf[rows],
-        (jax.tree.map(lambda leaf: leaf[:, 0], population.params), population.halves.a),
-    )
-    keys = jax.random.split(key, len(chosen))
-    return _tail_program(
-        (keys, start, half.indices, population.trained_labels[rows, 0]),
-        images,
-        program=populations.program_of(one),
-        number=number,
-        num_examples=one.num_examples,
-    )
-
-
-@functools.partial(sharding.jit, static_argnames=("program", "number", "num_examples"))
-def _tail_program(members, images, *, program: Condition, number: int, num_examples: int):
-    size = min(program.batch_size, num_examples)
-
-    def one(member, images):
-        key, params, rows, labels = member
+    def walk(member: Any, shared: Shared, program: Program) -> Params:
+        key, start, rows, labels = member
+        size = min(program.condition.batch_size, len(rows))
 
         def loss_fn(key: Key, params: Params) -> Array:
-            drawn = jax.random.randint(key, (size,), 0, num_examples)
-            logits = program.apply_fn(params, images[rows[drawn]])
+            drawn = jax.random.randint(key, (size,), 0, len(rows))
+            logits = program.apply_fn(params, shared.images[rows[drawn]])
             return losses.cross_entropy(logits, labels[drawn]).mean()
 
         return attacks.collect_weights(
             key,
-            params,
+            start,
             loss_fn,
-            num_models=number,
+            num_models=num_models,
             learning_rate=TAIL_RATE,
-            steps_between=max(1, round(num_examples / size / PER_PASS)),
+            steps_between=max(1, round(len(rows) / size / PER_PASS)),
         )
 
-    return sharding.spread(one)(members, images)
+    return walk
 
 
-def constant_terms(gradients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns ‖h_i‖² and the mean of ⟨h_i, h_j⟩ over j ≠ i of models `[K, ...]`, `[K]` each.
+def tails(context: Context, chosen: Sequence[int], num_models: int) -> Params:
+    """Returns weights `[R, num_models, ...]` that SGD visits from θ_A of some pairs on (LGV).
 
-    k_half is Σ_i ‖h_i‖² / Σ_i mean_j ⟨h_i, h_j⟩ − 1, as of `meeting.ensemble_noise`.
+    Args:
+      context: whose first population the pairs are of; its halves have no padding.
+      chosen: R pairs.
+      num_models: of each tail.
     """
-    vectors = gradients.reshape(len(gradients), -1)
-    squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
-    total = vectors.sum(0, dtype=np.float64)
-    products = np.array([np.dot(one.astype(np.float64), total) for one in vectors])
-    return squares, (products - squares) / max(1, len(vectors) - 1)
+    population, rows = context.population, jnp.asarray(chosen)
+    starts = crossed.side(population.params, SURROGATE)
+    members = (
+        context.pair_keys("tails"),
+        starts,
+        population.halves.a.indices,
+        population.trained_labels[:, SURROGATE],
+    )
+    members = jax.tree.map(lambda leaf: leaf[rows], members)
+    return context.over_members(_tail_fn(num_models), members)
 
 
-def _blocks(params: Params, k: int) -> Params:
-    """Returns disjoint blocks `[R, k, ...]` of models `[K, ...]`; what is left over is left out."""
+def _measure(context: Context) -> xr.Dataset:
+    """Returns what alignment, the law's constant and success rates are made of, by target.
 
-    def cut(leaf):
-        number = len(leaf) // k
-        return leaf[: number * k].reshape(number, k, *leaf.shape[1:])
+    All are sums over examples of S, labels clean. Of each target (pair), `target_square` ‖h_m‖²
+    and `num_examples` that it has right; `ensemble_product` ⟨h̄, h_m⟩ (pair, num_surrogates) and
+    `ensemble_square` ‖h̄‖² (num_surrogates), means over disjoint blocks of k surrogates;
+    `num_fooled` (pair, num_surrogates) of these examples under the attack on the mean logits, the
+    mean over blocks, and `num_fooled_by` (pair, way) under other attacks. Of the partner of each
+    model (pair), `partner_square` and `partner_product`, see `constant_terms`.
 
-    return jax.tree.map(cut, params)
-
-
-def _measure(
-    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
-) -> Measured:
-    """Returns what alignment, the law's constant and success rates are made of, a row a target.
-
-    All are sums over examples of S, labels clean, for each target: `target_square` ‖h_m‖²,
-    `ensemble_product` ⟨h̄, h_m⟩ and `ensemble_square` ‖h̄‖², both means over disjoint blocks of k
-    surrogates ("step"); `ensemble_fooled` by the way of attack ("subset") and k, the mean over
-    blocks of the examples that the target had right and loses, of `ensemble_examples`. For the
-    partner of each model `partner_square` and `partner_product`, see `constant_terms`. Models that
-    diverged are left out, and rows that do not belong to a target are NaN.
+    Surrogates that diverged are left out; NaN where too few are left, and for pairs without a
+    target.
     """
-    (one,) = population
-    own, half = one.condition, config.num_pairs
-    images, labels = jnp.asarray(pool.images, jnp.float32), jnp.asarray(pool.labels, jnp.int32)
-    rows = one.halves.s.indices[0][:NUM_EXAMPLES]
-    x, y, finite = images[rows], labels[rows], one.finite
-    shared = {"program": populations.program_of(own)}
-    gradients, correct = (np.asarray(v) for v in _gradient_program(one.params, x, y, **shared))
-    each = {"pair": range(own.num_pairs)}
-    named = {"condition": own.key, "subset": "holdout"}
-    parts = []
+    population, num_pairs = context.population, context.condition.num_pairs
+    half, finite = num_pairs // 2, population.finite
+    arrays = context.over_pairs(_gradients)
+    gradients, right = arrays["gradient"], arrays["correct"][half:, TARGET]
+    first, second = (crossed.side(population.params, place) for place in (SURROGATE, TARGET))
+    targets = jax.tree.map(lambda leaf: leaf[half:], second)
+    chosen = np.flatnonzero(finite[:half])
+    surrogates = jax.tree.map(lambda leaf: leaf[chosen], first)
 
-    def add(quantity: str, values: np.ndarray, place: slice | np.ndarray, **columns) -> None:
-        every = np.full(own.num_pairs, np.nan)
-        every[place] = values
-        parts.append(
-            tables.rows(np.where(finite, every, np.nan), each, quantity=quantity, **named | columns)
-        )
+    def num_fooled(members: Params, how: str = "logits") -> np.ndarray:
+        """Returns examples that each target loses to the attack on each block, `[R, M]`."""
+        points = crossed.attack(context, members, how)
+        outcome = crossed.evaluate(context, targets, points)
+        return (right[:, None] & ~outcome.correct).sum(-1).T
 
     # The partner of a surrogate is θ_B of its pair, that of a target θ_A.
-    index = np.arange(own.num_pairs)
-    known = np.flatnonzero(finite)
-    partners = gradients[index, (index < half).astype(int)][known]
-    for name, values in zip(("square", "product"), constant_terms(partners), strict=True):
-        add(f"partner_{name}", values, known)
+    places = np.where(np.arange(num_pairs) < half, TARGET, SURROGATE)
+    partners = gradients[np.arange(num_pairs), places]
+    constant = np.full((2, num_pairs), np.nan)
+    constant[:, finite] = constant_terms(partners[finite])
 
-    chosen = np.flatnonzero(finite[:half])
-    surrogates, targets = gradients[chosen, 0], gradients[half:, 1]
-    add(
-        "target_square",
-        (targets.reshape(half, -1).astype(np.float64) ** 2).sum(1),
-        slice(half, None),
-    )
-    right = correct[half:, 1]
-    add("ensemble_examples", right.sum(1), slice(half, None))
-    first = jax.tree.map(lambda leaf: leaf[chosen, 0], one.params)
-    second = jax.tree.map(lambda leaf: leaf[half:, 1], one.params)
-
-    def fooled(members: Params, how: str = "logits") -> np.ndarray:
-        """Examples of each target under the attack on each block, `[R, M]`."""
-        wrong = _attack_program(
-            members,
-            second,
-            x,
-            y,
-            jnp.float32(config.attack.epsilon),
-            settings=settings_of(config),
-            how=how,
-            **shared,
-        )
-        return (np.asarray(wrong) & right).sum(-1)
-
-    for k in numbers(config):
-        if k > len(chosen):
-            product = square = count = np.full(half, np.nan)
-        else:
+    sizes = block_sizes(half)
+    product, fooled = np.full((2, half, len(sizes)), np.nan)
+    square = np.full(len(sizes), np.nan)
+    target_gradients = gradients[half:, TARGET]
+    surrogate_gradients = jnp.asarray(gradients[chosen, SURROGATE])
+    for place, k in enumerate(sizes):
+        if k <= len(chosen):
             terms = meeting.surrogate_terms(
-                jnp.asarray(surrogates), jnp.asarray(targets), num_surrogates=k
+                surrogate_gradients, jnp.asarray(target_gradients), num_surrogates=k
             )
-            product, square = np.asarray(terms.products), np.full(half, float(terms.surrogate))
-            count = fooled(_blocks(first, k)).mean(0)
-        add("ensemble_product", product, slice(half, None), step=k)
-        add("ensemble_square", square, slice(half, None), step=k)
-        add("ensemble_fooled", count, slice(half, None), step=k, subset="logits")
-    for name, (k, values) in _others(one, first, chosen, images, config, key, fooled).items():
-        add("ensemble_fooled", values, slice(half, None), step=k, subset=name)
-    return Measured(tables.concat(parts))
+            product[:, place], square[place] = terms.products, terms.surrogate
+            fooled[:, place] = num_fooled(crossed.blocks(surrogates, k)).mean(0)
+    by_way = dict.fromkeys(other_ways(), np.full(half, np.nan))
+    if sizes[-1] <= len(chosen):
+        by_way |= _fooled_by(context, surrogates, chosen, num_fooled)
+
+    of_target, of_number = ("pair",), ("pair", "num_surrogates")
+    vectors = target_gradients.reshape(half, -1).astype(np.float64)
+    return context.dataset(
+        {
+            "partner_square": (of_target, constant[0]),
+            "partner_product": (of_target, constant[1]),
+            "target_square": (of_target, _of_pairs((vectors**2).sum(1))),
+            "num_examples": (of_target, _of_pairs(right.sum(1))),
+            "ensemble_product": (of_number, _of_pairs(product)),
+            "ensemble_square": (("num_surrogates",), square),
+            "num_fooled": (of_number, _of_pairs(fooled)),
+            "num_fooled_by": (("pair", "way"), _of_pairs(np.stack([*by_way.values()], -1))),
+        },
+        num_surrogates=sizes,
+        way=[*by_way],
+    )
 
 
-def _others(
-    population: Population,
+def _of_pairs(values: np.ndarray) -> np.ndarray:
+    """Returns `[2M, ...]` values of targets `[M, ...]` by pair, NaN for the pairs without one."""
+    return np.concatenate([np.full(values.shape, np.nan), values])
+
+
+def _fooled_by(
+    context: Context,
     surrogates: Params,
     chosen: np.ndarray,
-    images: Array,
-    config: RunConfig,
-    key: Key,
-    fooled,
-) -> Mapping[str, tuple[int, np.ndarray]]:
-    """Returns (k, examples of each target) of other ways to attack as many surrogates or fewer."""
-    most, found = numbers(config)[-1], {}
-    if most > len(chosen):
-        return found
-    whole = _blocks(surrogates, most)
-    for how in HOW[1:]:
-        found[how] = most, fooled(whole, how).mean(0)
-    key_match, key_tail = jax.random.split(key)
-    middles = midpoints(population, surrogates, key_match)
+    num_fooled: Callable[..., np.ndarray],
+) -> Mapping[str, np.ndarray]:
+    """Returns `[M]` examples of each target by other way to attack as many surrogates or fewer."""
+    most = block_sizes(context.condition.num_pairs // 2)[-1]
+    whole = crossed.blocks(surrogates, most)
+    by_way = {how: num_fooled(whole, how).mean(0) for how in HOW[1:]}
+    middles = midpoints(context, surrogates)
     # Together they are as many as single surrogates: one program for all.
     together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *middles.values())
-    halves = np.split(fooled(_blocks(together, 1)), len(middles))
-    found |= {name: (2, each.mean(0)) for name, each in zip(middles, halves, strict=True)}
-    number = min(NUM_TAILS, len(chosen))
-    visited = tails(population, chosen[:number].tolist(), images, most, key_tail)
-    one_by_one = [jax.tree.map(lambda leaf, r=r: leaf[r : r + 1], visited) for r in range(number)]
-    found[TAIL] = most, np.mean([fooled(tail)[0] for tail in one_by_one], 0)
-    return found
+    halves = np.split(num_fooled(crossed.blocks(together, 1)), len(middles))
+    by_way |= {name: part.mean(0) for name, part in zip(middles, halves, strict=True)}
+    visited = tails(context, chosen[:NUM_TAILS].tolist(), most)
+    one_by_one = [
+        jax.tree.map(lambda leaf, r=r: leaf[r : r + 1], visited)
+        for r in range(len(chosen[:NUM_TAILS]))
+    ]
+    return by_way | {TAIL: np.mean([num_fooled(tail)[0] for tail in one_by_one], 0)}
 
 
-ENSEMBLES = Measurement("surrogate_ensembles", 18, _measure)
+ENSEMBLES = Measurement("surrogate_ensembles", _measure)

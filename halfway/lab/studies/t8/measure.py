@@ -1,20 +1,17 @@
 """What orthogonal directions aligned with one model's gradient do to both models of a pair."""
 
 import functools
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+import xarray as xr
 
-from halfway import input_space, losses, populations, sharding
-from halfway.data import Split
-from halfway.lab.config.settings import RunConfig
-from halfway.lab.study import tables
-from halfway.lab.study.protocol import Measured, Measurement
-from halfway.populations import Condition, Population
-from halfway.types import Array, Key
+from halfway import input_space, losses
+from halfway.lab.measurements.context import Context, Pair, Program, Shared
+from halfway.lab.study.records import Measurement
+from halfway.types import Array, LogitsFn
 
 EPSILON = 1.5
 """Length of a step, in l2."""
@@ -26,168 +23,165 @@ MOST_EXAMPLES = 2_000
 """Of S, whose order is random, that are looked at."""
 BOUNDS = {"box": (0.0, 1.0), "free": (-np.inf, np.inf)}
 """Clipped to the box, which decides; and not, where cosine and length are equal exactly."""
+SIDES = ("along", "beside")
+"""Directions that fool the surrogate, and the others of the same example."""
+FOOLED = ("surrogate", "target", "both")
+DIMENSIONS = ("granted", "fooling", "shared")
+"""Directions that first order grants an example, those of them that fool the surrogate, and those
+that fool both models."""
 
 
-@functools.partial(sharding.jit, static_argnames=("program", "num_directions"))
-def _program(members, images, labels, epsilon, *, program: Condition, num_directions: int):
-    apply_fn = program.apply_fn
+class Steps(NamedTuple):
+    """What a step along each of k directions does to B examples.
 
-    def pair(member, images, labels, epsilon):
-        params, rows, frames = member
-        x, y = images[rows], labels[rows]
-        swapped = jax.tree.map(lambda leaf: leaf[::-1], params)
+    Attributes:
+      fooled: `[k, 2, B]` bool, surrogate and target.
+      length: `[k, B]`, in l2.
+      gain: `[k, B]`, to first order, as a share of what an unclipped step gains at this cosine.
+    """
 
-        def direction(models):
-            surrogate, target, frame = models
-            return _along(
-                functools.partial(apply_fn, surrogate),
-                functools.partial(apply_fn, target),
-                x,
-                y,
-                frame,
-                epsilon,
-                num_directions,
-            )
-
-        return lax.map(direction, (params, swapped, frames))
-
-    # One pair after another: points are as many as examples times features.
-    run = sharding.spread(pair, at_once=1)
-    return run(members, images, labels, epsilon)
+    fooled: Array
+    length: Array
+    gain: Array
 
 
-def _along(surrogate, target, x, labels, frame, epsilon, num_directions) -> dict[str, Array]:
-    """Returns outcomes `[k, B]` of steps along each direction, and what first order says `[B]`."""
+def contrast(steps: Steps, right: Array) -> dict[str, Array]:
+    """Returns means of each example over directions that fool the surrogate, and over the others.
 
-    def loss(z):
-        return losses.margin(surrogate(z), labels)
+    Args:
+      steps: along k directions.
+      right: `[B]` bool, which examples both models classify correctly when clean.
 
-    before, back = jax.vjp(loss, x)
+    Returns:
+      the target's `rate`, the `length` and the `gain` of a step, `[2, B]` by side, 0 where an
+      example is not mixed; `mixed` `[B]`, whether some directions fool the surrogate and some do
+      not; and `directions` `[3, B]`, how many fool the surrogate, the target and both, −1 for
+      examples that are not right.
+    """
+    surrogate, target = steps.fooled[:, 0], steps.fooled[:, 1]
+    rates = input_space.fooling_contrast(surrogate, target)
+    mixed = rates.mixed & right
+    sides = jnp.stack([surrogate, ~surrogate])
+    number = jnp.maximum(sides.sum(1), 1)
+    means = {
+        "rate": jnp.stack([rates.along, rates.beside]),
+        "length": (steps.length[None] * sides).sum(1) / number,
+        "gain": (steps.gain[None] * sides).sum(1) / number,
+    }
+    counts = jnp.stack([surrogate.sum(0), target.sum(0), (surrogate & target).sum(0)])
+    return {name: jnp.where(mixed[None], mean, 0.0) for name, mean in means.items()} | {
+        "mixed": mixed,
+        "directions": jnp.where(right[None], counts, -1),
+    }
+
+
+def _along(
+    surrogate_fn: LogitsFn, target_fn: LogitsFn, x: Array, labels: Array, frame: Array, length
+) -> dict[str, Array]:
+    """Returns `contrast` with and without a box, and the dimensions `[3, B]` of both subspaces.
+
+    `frame` `[m, d]` is turned towards the surrogate's gradient; `length` is that of a step.
+    """
+    before, back = jax.vjp(lambda x: losses.margin(surrogate_fn(x), labels), x)
     (gradient,) = back(jnp.ones_like(before))
     gradient = gradient.reshape(x.shape[0], -1)
     norm = jnp.linalg.norm(gradient, axis=-1)
-    count = input_space.most_directions(-before, norm, epsilon, frame.shape[0])
+    models = surrogate_fn, target_fn
+    right = jnp.stack([logits_fn(x).argmax(-1) == labels for logits_fn in models]).all(0)
+    chosen = frame[:NUM_DIRECTIONS]
+    # What an unclipped step gains on each of the chosen directions.
+    whole = length * norm / chosen.shape[0] ** 0.5
 
-    def outcomes(mirrors, bounds):
-        def one(row):
+    def follow(mirrors, rows, bounds):
+        def step(row):
             directions = jax.vmap(input_space.reflect_directions, (0, None))(mirrors, row)
-            points = input_space.move_along(x, directions, epsilon, bounds)
-            step = (points - x).reshape(gradient.shape)
-            wrong = [model(points).argmax(-1) != labels for model in (surrogate, target)]
-            return {
-                "surrogate_fooled": wrong[0],
-                "target_fooled": wrong[1],
-                "length": jnp.linalg.norm(step, axis=-1),
-                # To first order, as a share of what an unclipped step gains at this cosine.
-                "gain": (step * gradient).sum(-1),
-            }
+            points = input_space.move_along(x, directions, length, bounds)
+            move = (points - x).reshape(gradient.shape)
+            return Steps(
+                jnp.stack([logits_fn(points).argmax(-1) != labels for logits_fn in models]),
+                jnp.linalg.norm(move, axis=-1),
+                (move * gradient).sum(-1) / jnp.where(whole > 0, whole, 1.0),
+            )
 
-        return one
+        return jax.lax.map(step, rows)
 
-    chosen = frame[:num_directions]
     fixed = jax.vmap(input_space.mirror_onto, (0, None))(gradient, chosen)
-    found = {
-        f"{name}.{where}": value
-        for where, bounds in BOUNDS.items()
-        for name, value in lax.map(outcomes(fixed, bounds), chosen).items()
-    }
-    # As a share of what an unclipped step gains at this cosine.
-    whole = epsilon * norm / np.sqrt(num_directions)
-    for where in BOUNDS:
-        found[f"gain.{where}"] = found[f"gain.{where}"] / jnp.where(whole > 0, whole, 1.0)[None]
+    contrasts = jax.lax.map(
+        lambda bounds: contrast(follow(fixed, chosen, (bounds[0], bounds[1])), right),
+        jnp.array(list(BOUNDS.values())),
+    )
     # Of the whole frame each example uses as many directions as first order grants it.
-    most = jax.vmap(input_space.mirror_onto, (0, None, 0))(gradient, frame, count)
-    seen = lax.map(outcomes(most, BOUNDS["box"]), frame)
-    used = jnp.arange(frame.shape[0])[:, None] < count[None]
-    own = used & seen["surrogate_fooled"]
-    found["most.predicted"] = count
-    found["most.surrogate"] = own.sum(0)
-    found["most.both"] = (own & seen["target_fooled"]).sum(0)
-    found["surrogate_correct"] = surrogate(x).argmax(-1) == labels
-    found["target_correct"] = target(x).argmax(-1) == labels
-    return found
+    granted = input_space.most_directions(-before, norm, length, frame.shape[0])
+    most = jax.vmap(input_space.mirror_onto, (0, None, 0))(gradient, frame, granted)
+    fooled = follow(most, frame, BOUNDS["box"]).fooled
+    fooling = fooled[:, 0] & (jnp.arange(frame.shape[0])[:, None] < granted[None])
+    dimensions = jnp.stack([granted, fooling.sum(0), (fooling & fooled[:, 1]).sum(0)])
+    return contrasts | {"right": right, "dimensions": dimensions * right[None]}
 
 
-def _subspace(
-    key: Key, population: Sequence[Population], pool: Split, config: RunConfig
-) -> Measured:
+def _pair(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]:
+    """Returns what steps do to each example, `[2, ...]` by surrogate.
+
+    `pair.extra` are random frames `[2, m, d]`, one of each surrogate.
+    """
+    rows = pair.halves.s.indices[:MOST_EXAMPLES]
+    x, labels = shared.images[rows], shared.labels[rows]
+    swapped = jax.tree.map(lambda leaf: leaf[::-1], pair.params)
+
+    def direction(models):
+        *params, frame = models
+        surrogate_fn, target_fn = (functools.partial(program.apply_fn, model) for model in params)
+        return _along(surrogate_fn, target_fn, x, labels, frame, shared.epsilon)
+
+    return jax.lax.map(direction, (pair.params, swapped, pair.extra))
+
+
+def frames_of(context: Context) -> np.ndarray:
+    """Returns random orthonormal directions `[P, 2, m, d]` of each surrogate."""
+    size = int(np.prod(context.pool.images.shape[1:]))
+    keys = context.pair_keys("frames")
+    number = min(MOST_DIRECTIONS, size)
+    frames = [input_space.orthogonal_frames(key, number, size, shape=(2,)) for key in keys]
+    return np.stack(frames)
+
+
+def _measure(context: Context) -> xr.Dataset:
     """Returns sums over examples of S, labels clean, that both models of a pair have right.
 
     For each surrogate, k random orthogonal directions of equal cosine to its gradient of the margin
-    loss, each followed for 1.5 in l2. `shared_rate`, subset "along.box": the target's rate along
-    directions that fool the surrogate, a mean within each example, summed over the examples in
-    which some directions fool it and some do not; "beside.box": along those that do not;
-    `shared_examples`: the number of these examples, and of all ("both_correct"). The same without
-    a box ("free"). `shared_directions`: numbers of directions, summed over examples. `shared_step`:
-    length and first-order gain of a step, means within an example and summed likewise.
+    loss, each followed for 1.5 in l2, with a box and without one (bounds).
+
+    `rate` (pair, surrogate, bounds, side) is the target's fooling rate along directions that fool
+    the surrogate, and beside them: a mean within each example, summed over the `num_mixed` (pair,
+    surrogate, bounds) examples in which some directions fool the surrogate and some do not.
+    `length` and first-order `gain` of a step are means and sums of the same kind.
+
+    Summed over all `num_examples` (pair, surrogate): `num_directions` (pair, surrogate, bounds,
+    fooled), by how many directions a model is fooled, or both; and `num_dimensions` (pair,
+    surrogate, dimension), where an example uses as many directions as first order grants it.
+    `directions` (pair, surrogate, bounds, fooled, example) are the numbers of each example, −1
+    where a model errs.
     """
-    del config
-    (one,) = population
-    condition = one.condition
-    images, labels = jnp.asarray(pool.images, jnp.float32), jnp.asarray(pool.labels)
-    size = int(np.prod(images.shape[1:]))
-    most, number = min(MOST_DIRECTIONS, size), min(NUM_DIRECTIONS, size)
-    frames = input_space.orthogonal_frames(key, most, size, shape=(condition.num_pairs, 2))
-    rows = one.halves.s.indices[:, :MOST_EXAMPLES]
-    found = _program(
-        (one.params, rows, jnp.asarray(frames)),
-        images,
-        labels,
-        jnp.float32(EPSILON),
-        program=populations.program_of(condition),
-        num_directions=number,
+    # Points are as many as examples times features: one pair after another.
+    arrays = context.over_pairs(
+        _pair, extra=jnp.asarray(frames_of(context)), epsilon=EPSILON, at_once=1
     )
-    found = {name: np.asarray(value) for name, value in found.items()}
-    return summarize(found, one.finite, condition.key)
-
-
-def summarize(found: dict[str, np.ndarray], finite: np.ndarray, key: str) -> Measured:
-    """Returns the sums of `_subspace` from outcomes `[P, 2, k, B]` and numbers `[P, 2, B]`.
-
-    Args:
-      found: as the program returns it.
-      finite: `[P]`; of the other pairs everything is NaN.
-      key: of the condition.
-    """
-    right = found["surrogate_correct"] & found["target_correct"]
-    sums: dict[tuple[str, str], np.ndarray] = {
-        ("shared_examples", "both_correct"): right.sum(-1),
+    directions = arrays["directions"]
+    dims = "pair", "surrogate"
+    numbers = {
+        name: ((*dims, "bounds", "side"), arrays[name].sum(-1, dtype=np.float64))
+        for name in ("rate", "length", "gain")
     }
-    arrays = {}
-    for where in BOUNDS:
-        own, other = (found[f"{name}_fooled.{where}"] for name in ("surrogate", "target"))
-        # Directions first, as the library has them.
-        stacked = (np.moveaxis(values, 2, 0) for values in (own, other))
-        rates = input_space.fooling_contrast(*map(jnp.asarray, stacked))
-        mixed = np.asarray(rates.mixed) & right
-        for name, rate in (("along", rates.along), ("beside", rates.beside)):
-            sums["shared_rate", f"{name}.{where}"] = (np.asarray(rate, np.float64) * mixed).sum(-1)
-            side = own if name == "along" else ~own
-            count = np.maximum(side.sum(2), 1)
-            for quantity in ("length", "gain"):
-                mean = (found[f"{quantity}.{where}"] * side).sum(2) / count
-                sums["shared_step", f"{quantity}.{name}.{where}"] = (mean * mixed).sum(-1)
-        sums["shared_examples", f"mixed.{where}"] = mixed.sum(-1)
-        counts = {"surrogate": own, "target": other, "both": own & other}
-        for name, values in counts.items():
-            number = values.sum(2)
-            sums["shared_directions", f"{name}.{where}"] = (number * right).sum(-1)
-            arrays[f"{name}.{where}"] = np.where(right, number, -1).astype(np.int16)
-    for name in ("predicted", "surrogate", "both"):
-        sums["shared_directions", f"{name}.most"] = (found[f"most.{name}"] * right).sum(-1)
-    axes = {"pair": range(len(finite)), "surrogate": tables.HALVES}
-    parts = [
-        tables.rows(
-            np.where(finite[:, None], values, np.nan),
-            axes,
-            condition=key,
-            quantity=quantity,
-            subset=subset,
-            budget=EPSILON,
-        )
-        for (quantity, subset), values in sums.items()
-    ]
-    return Measured(tables.concat(parts), arrays)
+    numbers |= {
+        "num_mixed": ((*dims, "bounds"), arrays["mixed"].sum(-1)),
+        "num_examples": (dims, arrays["right"].sum(-1)),
+        "num_directions": ((*dims, "bounds", "fooled"), np.maximum(directions, 0).sum(-1)),
+        "num_dimensions": ((*dims, "dimension"), arrays["dimensions"].sum(-1)),
+    }
+    outcomes = {"directions": ((*dims, "bounds", "fooled", "example"), directions.astype(np.int16))}
+    return context.dataset(
+        numbers, outcomes, bounds=list(BOUNDS), side=SIDES, fooled=FOOLED, dimension=DIMENSIONS
+    )
 
 
-SUBSPACE = Measurement("adversarial_subspace", 20, _subspace)
+SUBSPACE = Measurement("adversarial_subspace", _measure)

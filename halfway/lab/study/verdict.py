@@ -1,0 +1,166 @@
+"""What a rule finds: parts, an outcome, and the verdict once the whole family is looked at."""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import numpy as np
+
+Word = Literal["supported", "refuted", "inconclusive"]
+Evidence = Literal["exploratory", "confirmatory", "none"]
+Direction = Literal["greater", "less", "within", "different"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PartResult:
+    """One part of a rule as it came out: a test, an equivalence (TOST) or a gate.
+
+    Attributes:
+      name: short and unique within the study, e.g. "mlp" or "mlp, noise".
+      kind: "test" (one-sided, or two-sided where the direction is "different"), "equivalence" (two
+        one-sided tests) or "gate" (a precondition).
+      statistic: what was computed, in words with its symbol.
+      estimate: always finite where there was anything to estimate, else nan.
+      low: lower end of the 95 % interval; -inf where unbounded.
+      high: upper end; inf where unbounded.
+      direction: the side of the threshold the claim is on; "different": either.
+      threshold: one number, or the two margins of an equivalence.
+      p_value: raw; None for a gate.
+      p_reverse: raw p of the reverse claim; None for a gate.
+      num_pairs: valid pairs used (the smaller of the two where two conditions are compared).
+      num_excluded: pairs left out because a value was not finite.
+      control: what it is compared with, in words.
+    """
+
+    name: str
+    kind: Literal["test", "equivalence", "gate"]
+    statistic: str
+    estimate: float
+    low: float
+    high: float
+    direction: Direction
+    threshold: tuple[float, ...]
+    p_value: float | None
+    p_reverse: float | None
+    num_pairs: int
+    num_excluded: int = 0
+    control: str = ""
+
+    @property
+    def clearance(self) -> float:
+        """How far the estimate lies on the claim's side of the threshold; negative beyond it.
+
+        Both sides of the threshold are the claim's where it is "different".
+        """
+        if self.direction == "within":
+            low, high = self.threshold
+            return min(self.estimate - low, high - self.estimate)
+        if self.direction == "different":
+            return abs(self.estimate - self.threshold[0])
+        sign = 1 if self.direction == "greater" else -1
+        return sign * (self.estimate - self.threshold[0])
+
+    @property
+    def passed(self) -> bool:
+        """Whether this part holds: a gate met, or a raw p below .05."""
+        if self.kind == "gate":
+            return self.clearance > 0
+        return self.p_value is not None and self.p_value < 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Headline:
+    """A number a reader remembers: a coefficient with its interval, and the control's."""
+
+    label: str
+    estimate: float
+    low: float
+    high: float
+    control_label: str = ""
+    control: tuple[float, float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What `decide` returns, before the family of hypotheses is looked at together.
+
+    Attributes:
+      parts: every test and gate.
+      first: names of the rule's first part for each architecture; the worse one is the effect.
+      headlines: numbers for the answer and the card, e.g. M_θ of each architecture.
+      warnings: what a reader should distrust, a sentence each.
+    """
+
+    parts: tuple[PartResult, ...]
+    first: tuple[str, ...]
+    headlines: tuple[Headline, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def effect(self) -> PartResult:
+        """The rule's first part, of the architecture nearest to its threshold or beyond."""
+        parts = [part for part in self.parts if part.name in self.first]
+        return min(parts, key=lambda part: part.clearance)
+
+    @property
+    def tests(self) -> tuple[PartResult, ...]:
+        """The parts that carry a p-value."""
+        return tuple(part for part in self.parts if part.kind != "gate")
+
+    @property
+    def p_value(self) -> float:
+        """The largest p over the tests: all of them must hold."""
+        return max(_p(part.p_value) for part in self.tests)
+
+    @property
+    def p_reverse(self) -> float:
+        """(number of tests) times the smallest p of the reverse tests."""
+        return min(1.0, len(self.tests) * min(_p(part.p_reverse) for part in self.tests))
+
+
+def _p(value: float | None) -> float:
+    return 1.0 if value is None or math.isnan(value) else value
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """A hypothesis decided: an `Outcome` with Holm's adjustment over the whole family.
+
+    Attributes:
+      effect: estimate of the rule's first part, worse architecture; always finite.
+      interval: its 95 % interval; -inf and inf where unbounded.
+      p_value: raw; p_adjusted: Holm over the family of 20.
+      num_pairs: smallest number of valid pairs over the conditions used.
+    """
+
+    id: str
+    claim: str
+    verdict: Word
+    reason: str
+    effect: float
+    interval: tuple[float, float]
+    p_value: float
+    p_adjusted: float
+    control: str
+    num_pairs: int
+    evidence: Evidence
+    parts: tuple[PartResult, ...]
+    headlines: tuple[Headline, ...] = ()
+    warnings: tuple[str, ...] = ()
+    num_excluded: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a plain dict: infinite numbers become null."""
+        return _plain(dataclasses.asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, np.integer | np.bool_):
+        return value.item()
+    return value

@@ -1,0 +1,70 @@
+"""Figures of T2 draw what they are given."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from support.drawings import assert_drawn_on_the_axes_given, assert_inside, has_line, words
+
+from halfway.lab.studies.t2 import figures
+
+
+def test_rates_by_hand():
+    score = np.arange(8.0)
+    fooled = np.array([0, 0, 0, 1, 0, 1, 1, 1])
+    pair = np.array([0, 1, 0, 1, 0, 1, 0, 1])
+    ax = figures.rates(score, fooled, pair, num_bins=2)
+    # Lower half: pair 0 has 0, 0, pair 1 has 0, 1; upper: pair 0 has 0, 1, pair 1 has 1, 1.
+    assert has_line(ax, [[1.5, 0.25], [5.5, 0.75]])
+    assert has_line(ax, [[0, 0.5], [1, 0.5]])  # the rate over all
+    band = ax.collections[0].get_paths()[0].vertices
+    expected = stats.ttest_1samp([0.5, 1.0], 0).confidence_interval(0.95)
+    assert np.isclose(band[:, 1], expected.high).any()
+    assert words(ax) == ["all examples"]
+
+
+def test_bins_keep_equal_scores_together():
+    ax = figures.rates(np.zeros(6), np.ones(6), np.arange(6) % 2, num_bins=3)
+    assert has_line(ax, [[0, 1]])
+    with pytest.raises(ValueError, match="three equal"):
+        figures.rates(np.zeros(3), np.zeros(2), np.zeros(3))
+
+
+def test_calibration_draws_identity_margin_and_slope():
+    predicted = np.linspace(0, 1, 20)
+    ax = figures.calibration(
+        predicted,
+        1.1 * predicted,
+        np.arange(20) % 4,
+        slope=1.1,
+        margin=(0.8, 1.25),
+        num_bins=2,
+        ylabel="measured",
+    )
+    assert ax.get_ylabel() == "measured"
+    middle = np.array([predicted[:10].mean(), predicted[10:].mean()])
+    assert has_line(ax, np.stack([middle, 1.1 * middle], 1))
+    reach = 1.08 * middle[1]
+    assert has_line(ax, [[0, 0], [reach, reach]]) and has_line(ax, [[0, 0], [reach, 1.1 * reach]])
+    band = ax.collections[0].get_paths()[0].vertices
+    for slope in (0.8, 1.25):
+        assert np.isclose(band, [reach, slope * reach]).all(axis=1).any()
+    assert {"equal", "slope 0.8", "slope 1.25", "slope: 1.10"} == set(words(ax))
+
+
+LONG = "a quantity in many words, its symbol M_θ and its unit, that goes on and on"
+VALUES, PAIR = np.linspace(0.1, 0.9, 6), np.arange(6) % 2
+
+
+def draw_rates(**options):
+    return figures.rates(VALUES, VALUES > 0.5, PAIR, num_bins=2, **options)
+
+
+def draw_calibration(**options):
+    return figures.calibration(VALUES, VALUES, PAIR, slope=1.1, margin=(0.8, 1.25), **options)
+
+
+@pytest.mark.parametrize("draw", [draw_rates, draw_calibration])
+def test_words_stay_inside_and_axes_are_those_given(draw):
+    assert_inside(draw().figure)
+    assert_inside(draw(xlabel=LONG, ylabel=LONG).figure)
+    assert_drawn_on_the_axes_given(lambda ax: draw(ax=ax))

@@ -1,0 +1,85 @@
+"""Commands called in this process, as a shell would call them in a folder."""
+
+import contextlib
+import importlib
+import io
+import logging
+import re
+import signal
+import sys
+from typing import NamedTuple
+
+import pytest
+
+from halfway.lab.commands import launch
+from halfway.lab.config.user import LOG
+from halfway.lab.runtime import datasets, processes
+
+PATIENCE = 3600.0
+"""Seconds of reading after which a line says that data are read: never, on a slow machine too."""
+
+
+class Result(NamedTuple):
+    """The end of a command.
+
+    Attributes:
+      code: the exit code.
+      out: what was printed.
+      err: log lines and errors.
+    """
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self):
+        """The one line of a user's mistake, after checking that there is nothing else."""
+        assert self.code == 2, self
+        assert self.out == "", self
+        assert re.fullmatch(r"error: [^\n]{10,600}\n", self.err), self
+        return self.err
+
+
+def call(folder, name, *arguments, positional=False):
+    """Call a command from its flags to its exit code; what it set in the process is put back.
+
+    Programs that an earlier call compiled are used again, and no process is started.
+
+    Args:
+      folder: the current folder of the command.
+      name: the command, e.g. "reproduce".
+      *arguments: its arguments.
+      positional: whether it takes arguments that are no flags.
+    """
+    command = importlib.import_module(f"halfway.lab.commands.{name}")
+    out, err = io.StringIO(), io.StringIO()
+    handler = logging.StreamHandler(err)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handled = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    level, code = LOG.level, 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [f"halfway {name}", *arguments])
+        patch.setattr(processes, "_state", processes._State())
+        patch.setattr(datasets, "PATIENCE", PATIENCE)
+        patch.setattr(LOG, "handlers", [handler])
+        patch.setattr(LOG, "propagate", False)
+        LOG.setLevel(logging.INFO)
+        # Where the suite runs in the background, a shell has it ignore Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            launch.guard(
+                lambda: launch.call(command.main, command.FLAGS, arguments, positional=positional)
+            )
+        except SystemExit as end:
+            code = end.code
+        finally:
+            LOG.setLevel(level)
+            for number, answer in handled.items():
+                signal.signal(number, answer)
+    return Result(code, out.getvalue(), err.getvalue())
