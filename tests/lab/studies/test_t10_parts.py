@@ -127,8 +127,8 @@ def test_any_part_moves_a_model_and_its_twin_alike(trained, context):
 
 def test_where_the_box_stops_a_part_all_parts_stop():
     # The part of δ = (.1, 0, 0, 0) off (1, 0, 0, 0) is 0, and so is that of (0, .1, 0, 0) on it.
-    x = jnp.array([[0.5, 0.5, 0.0, 0.0], [1.0, 0.5, 0.0, 0.0]])
-    adversarial = x + jnp.array([[0.1, 0.0, 0.0, 0.0], [0.0, 0.1, 0.0, 0.0]])
+    x = np.array([[0.5, 0.5, 0.0, 0.0], [1.0, 0.5, 0.0, 0.0]], np.float32)
+    adversarial = x + np.array([[0.1, 0.0, 0.0, 0.0], [0.0, 0.1, 0.0, 0.0]], np.float32)
     move = jax.jit(measure.move_along_parts)
     sums, points = move(KEY, x, adversarial, jnp.array([[1.0, 0.0, 0.0, 0.0]]))
     # A part that does not exist has no length: nothing of these examples is compared.
