@@ -96,6 +96,10 @@ def test_cells_are_those_of_attacks_made_one_by_one(trained, measured, pool):
             relative_step=CONFIG.attack.relative_step,
         ).adversarial
 
+    @jax.jit
+    def noise_of(key, points):
+        return transfer.matched_noise(key, x, points).points
+
     total = 0
     for surrogate, target, i, j in (
         ("linear", "mlp", 0, 1),
@@ -121,7 +125,7 @@ def test_cells_are_those_of_attacks_made_one_by_one(trained, measured, pool):
         assert cell["own_fooled"] == pytest.approx(lost, abs=1)
         total += fooled
         key = jax.random.split(named_key(KEY, "noise"), 6)[i]
-        noise = transfer.matched_noise(key, x, points).points
+        noise = noise_of(key, points)
         lost = int((both & (other(noise).argmax(-1) != y)).sum())
         assert cell["num_fooled"].sel(points="noise") == pytest.approx(lost, abs=1)
     assert total > 0

@@ -39,9 +39,12 @@ def measured(trained, pool):
     return _measure(trained, pool)
 
 
+_logits = jax.jit(CONDITION.apply_fn)
+
+
 def _decisions(population, p, m, x):
     params = jax.tree.map(lambda leaf: leaf[p, m], population.params)
-    return np.asarray(population.apply_fn(params, jnp.asarray(x, jnp.float32)).argmax(-1))
+    return np.asarray(_logits(params, np.asarray(x, np.float32))).argmax(-1)
 
 
 # The measurement
