@@ -5,6 +5,7 @@ is added to, so that networks of different weight scales can be compared. Here o
 last, as flax lays them out.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,11 +60,11 @@ def filter_direction(
     _check_vectors(vectors)
     filters, restore = _to_filters(params, output_axes_fn)
     keys = jax.random.split(key, len(filters))
-    draws = [
-        _rescale(jax.random.normal(k, w.shape, w.dtype), w, moves or vectors == "whole")
-        for k, (w, moves) in zip(keys, filters, strict=True)
-    ]
-    return restore(draws)
+
+    def draw(key, w, moves):
+        return _rescale(jax.random.normal(key, w.shape, w.dtype), w, moves or vectors == "whole")
+
+    return restore(_by_shape(draw, keys, filters))
 
 
 def filter_directions(
@@ -86,18 +87,21 @@ def filter_directions(
     """
     _check_vectors(vectors)
     filters, restore = _to_filters(params, output_axes_fn)
-    first, second = [], []
-    for index, (w, moves) in enumerate(filters):
-        key_first, key_second = jax.random.split(jax.random.fold_in(key, index))
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(filters)))
+
+    def draw(key, w, moves):
+        key_first, key_second = jax.random.split(key)
         moves = moves or vectors == "whole"
         u = _rescale(jax.random.normal(key_first, w.shape, w.dtype), w, moves)
         v = jax.random.normal(key_second, w.shape, w.dtype)
         for _ in range(2):  # the second pass takes away what rounding left
             power = (u * u).sum(0)
             v = v - u * ((u * v).sum(0) / jnp.where(power > 0, power, 1))[None]
-        first.append(u)
-        second.append(_rescale(v, w, moves and w.shape[0] > 1))
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), restore(first), restore(second))
+        return jnp.stack([u, _rescale(v, w, moves and w.shape[0] > 1)])
+
+    both = _by_shape(draw, keys, filters)
+    first, second = (restore([leaf[i] for leaf in both]) for i in (0, 1))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), first, second)
 
 
 def _check_vectors(vectors: str) -> None:
@@ -125,6 +129,25 @@ def _to_filters(
         return jax.tree.unflatten(structure, back)
 
     return filters, restore
+
+
+def _by_shape(
+    fn: Callable[[Key, Array, bool], Array], keys: Key, filters: Sequence[tuple[Array, bool]]
+) -> list[Array]:
+    """Returns a function of each key and tensor, mapped over those of one shape at once.
+
+    Random draws take long to compile, and a deep network has many tensors of few shapes.
+    """
+    groups: dict[Any, list[int]] = {}
+    for index, (w, moves) in enumerate(filters):
+        groups.setdefault((w.shape, w.dtype, moves), []).append(index)
+    results: list[Any] = [None] * len(filters)
+    for (_, _, moves), indices in groups.items():
+        tensors = jnp.stack([filters[index][0] for index in indices])
+        mapped = jax.vmap(functools.partial(fn, moves=moves))(keys[jnp.asarray(indices)], tensors)
+        for place, index in enumerate(indices):
+            results[index] = mapped[place]
+    return results
 
 
 def _rescale(direction: Array, weights: Array, moves: bool) -> Array:

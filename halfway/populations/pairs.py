@@ -212,23 +212,32 @@ DATA_FIELDS: dict[str, Any] = {
     "architecture": "",
 }
 """Fields that shape no compiled program, with the value that stands for all."""
-MODEL_FIELDS: dict[str, Any] = {
-    "model": (),
+TRAINING_FIELDS: dict[str, Any] = {
     "optimizer": "",
     "batch_size": 0,
     "batch_capacity": 0,
     "probe_steps": (),
     "on_holdout": False,
+    "shared_start": False,
     "trunk_steps": 0,
-    "width": 0,
     "stop_loss": 0.0,
     "compute_dtype": "float32",
 }
+"""Fields that shape neither a model nor what is read of it, only its training."""
+MODEL_FIELDS: dict[str, Any] = TRAINING_FIELDS | {"model": (), "width": 0}
 """Fields that do not shape the draw of halves."""
+SAMPLE_FIELDS: dict[str, Any] = {"capacity": 0, "num_holdout": 0, "stratified": False}
+"""Fields that shape the halves alone."""
 
 
-def program_of(condition: Condition) -> Condition:
-    """Returns the part of a condition that shapes a compiled program, the rest at fixed values."""
+def program_of(condition: Condition, *, trains: bool = True) -> Condition:
+    """Returns the part of a condition that shapes a compiled program, the rest at fixed values.
+
+    Args:
+      condition: the condition.
+      trains: whether the program trains models. One that only reads them serves all conditions that
+        differ in training alone.
+    """
     fields = DATA_FIELDS | {
         # With a trunk the start is shared whatever the data say.
         "shared_start": condition.trunk_steps > 0,
@@ -239,7 +248,7 @@ def program_of(condition: Condition) -> Condition:
         # The steps at which a walk is read do not change the walk.
         "probe_steps": condition.probe_steps[-1:],
     }
-    return dataclasses.replace(condition, **fields)
+    return dataclasses.replace(condition, **fields if trains else fields | TRAINING_FIELDS)
 
 
 def hyperparameters(condition: Condition) -> dict[str, Array]:

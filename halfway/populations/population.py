@@ -178,8 +178,10 @@ def train(
     )
     keys, _, drawn = members
     params = walk.state.params
+    shape = dataclasses.replace(program, **pairs.MODEL_FIELDS)
+    nothing = jnp.zeros((condition.num_pairs, 2))  # constants are of no model
     constant = _look_program(
-        keys, drawn, params, images, program=program, probe_fn=walks.probe_constants
+        keys, drawn, nothing, images, program=shape, probe_fn=walks.probe_constants
     )
     fields = drawn._asdict() | observations | {"params": params, "num_steps": walk.state.step}
     return Population(condition=condition, **sharding.local(fields | {"constant": constant}))
@@ -244,8 +246,10 @@ def _follow(
     walk, batches = _start_program(members, settings, program=program)
     keys, _, drawn = members
 
+    shape = program_of(program, trains=False)
+
     def see(params):
-        return _look_program(keys, drawn, params, images, program=program, probe_fn=probe_fn)
+        return _look_program(keys, drawn, params, images, program=shape, probe_fn=probe_fn)
 
     progress = Progress(0, walk, ()) if resume is None else Progress.from_tree(resume, walk)
     for index, step in enumerate(steps):
@@ -321,7 +325,8 @@ def _begin(
     shape = dataclasses.replace(program, **pairs.MODEL_FIELDS)
     common = pairs.holdout_key(condition)
     drawn = _draw_program(keys, labels, settings, common, program=shape)
-    params = _init_program(keys, images[:1], settings, program=program)
+    shape = dataclasses.replace(program, **pairs.TRAINING_FIELDS | pairs.SAMPLE_FIELDS)
+    params = _init_program(keys, images[:1], settings, program=shape)
     return (keys, params, drawn), settings, program
 
 

@@ -128,9 +128,10 @@ def advance_pair(
 
 
 Probe = Callable[[Condition, Key, Params, Mapping[str, Sample], Array], Any]
-"""`(program, key, params, samples, images) -> pytree`, of one model: `program` has its `apply_fn`,
-`key` is the same at every step, `samples` are "own" (with the labels trained on), "other" and
-"holdout", and `images` are those of the pool. The axis `MODEL` holds both models of the pair."""
+"""`(program, key, params, samples, images) -> pytree`, of one model: `program` has its `apply_fn`
+and nothing of its training, `key` is the same at every step, `samples` are "own" (with the labels
+trained on), "other" and "holdout", and `images` are those of the pool. The axis `MODEL` holds both
+models of the pair."""
 MODEL = "model"
 """The name of the axis of the two models of a pair, for collectives in a probe."""
 
@@ -151,7 +152,7 @@ def look_at_pair(
       params: parameters of both models, leaves `[2, ...]`.
       drawn: the halves of the pair, from `sample_pair`.
       images: images `[N, H, W, D]` of the pool.
-      program: what shapes the compiled program, from `program_of`.
+      program: what shapes the compiled program; the probe gets it.
       probe_fn: the probe, a function of one model.
     """
 
@@ -169,7 +170,7 @@ def probe_landscapes(
     """Returns landscapes and gradient products of one model, the `Probe` of every training.
 
     Args:
-      program: the condition, for its `apply_fn`.
+      program: what shapes the model, for its `apply_fn`.
       key: not used.
       params: parameters of the model.
       samples: "own" (with the labels trained on), "other" and "holdout".
@@ -206,7 +207,7 @@ def probe_constants(
     """Returns landscapes of the best constant predictor on the own half, a `Probe`.
 
     Args:
-      program: the condition, for its number of classes.
+      program: has the number of classes.
       key: not used.
       params: not used.
       samples: "own" (with the labels trained on), "other" and "holdout".

@@ -201,6 +201,21 @@ def test_other_settings_compile_nothing(train, pool, caplog):
     assert compiled == []
 
 
+def test_other_training_compiles_training_alone(train, pool, caplog):
+    """Optimizer, batches and steps shape neither halves nor initial models nor what is read."""
+    train(MLP)
+    caplog.clear()
+    fields = {"optimizer": "sgd", "batch_size": 7, "probe_steps": (0, *MLP.probe_steps[-1:])}
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        populations.train(change(MLP, **fields), pool)
+    compiled = {
+        name
+        for name in ("_draw", "_init", "_start", "_advance", "_look")
+        if any("XLA compilation" in m and f"{name}_program" in m for m in caplog.messages)
+    }
+    assert compiled == {"_start", "_advance"}
+
+
 def test_compilations_would_be_noticed(pool, caplog):
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         jax.jit(lambda x: x + 12345)(jnp.float32(1))
@@ -228,7 +243,7 @@ def test_pairs_and_conditions_can_have_one_holdout(train, pool, caplog):
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         population = train(change(MLP, common_holdout=True))
         noisy = train(change(MLP, common_holdout=True, noise_rate=0.4, num_examples=25))
-    assert not [m for m in caplog.messages if "ompil" in m and "_fit_program" in m]
+    assert not [m for m in caplog.messages if "ompil" in m and "_advance_program" in m]
     for pairs in (population, noisy):
         held = np.asarray(pairs.halves.s.indices)
         np.testing.assert_array_equal(held, np.asarray(population.halves.s.indices[:1]) + 0 * held)

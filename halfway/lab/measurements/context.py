@@ -144,11 +144,17 @@ class Context:
             jnp.float32(self.config.attack.epsilon),
         )
 
-    def program(self, condition: Condition | None = None) -> Program:
-        """Returns what shapes the programs of a condition, the first population's by default."""
+    def program(self, condition: Condition | None = None, *, trains: bool = False) -> Program:
+        """Returns what shapes the programs of a condition, the first population's by default.
+
+        Args:
+          condition: whose program it is.
+          trains: whether it trains models; see `populations.program_of`.
+        """
         attack = self.config.attack
         condition = self.condition if condition is None else condition
-        return Program(populations.program_of(condition), attack.num_steps, attack.relative_step)
+        shape = populations.program_of(condition, trains=trains)
+        return Program(shape, attack.num_steps, attack.relative_step)
 
     def pair_keys(self, name: str = "pairs") -> Key:
         """Returns `[P]` keys; those of pair p do not depend on the number of pairs."""
@@ -169,6 +175,7 @@ class Context:
         shared_extra: Any = (),
         epsilon: float | None = None,
         at_once: int | None = None,
+        trains: bool = False,
     ) -> dict[str, np.ndarray]:
         """Returns what a function of one pair gives for every pair, `[P, ...]` each.
 
@@ -178,11 +185,17 @@ class Context:
           shared_extra: what it sees as `shared.extra`.
           epsilon: in the place of the budget that decides.
           at_once: pairs of a device that are taken together; all by default.
+          trains: whether the function trains models with the condition's optimizer and batches.
         """
         population = self.population
         pairs = Pair(self.pair_keys(), population.params, population.halves, extra)
         return self.over_members(
-            fn, pairs, shared_extra=shared_extra, epsilon=epsilon, at_once=at_once
+            fn,
+            pairs,
+            shared_extra=shared_extra,
+            epsilon=epsilon,
+            at_once=at_once,
+            trains=trains,
         )
 
     def over_members(
@@ -194,6 +207,7 @@ class Context:
         shared_extra: Any = (),
         epsilon: float | None = None,
         at_once: int | None = None,
+        trains: bool = False,
     ) -> Any:
         """Returns what a function of one member gives for every member, leaves `[M, ...]`.
 
@@ -204,11 +218,12 @@ class Context:
           shared_extra: what the function sees as `shared.extra`.
           epsilon: in the place of the budget that decides.
           at_once: members of a device that are taken together; all by default.
+          trains: whether the function trains models with the condition's optimizer and batches.
         """
         shared = self.shared._replace(extra=shared_extra)
         if epsilon is not None:
             shared = shared._replace(epsilon=jnp.float32(epsilon))
-        program = self.program(condition)
+        program = self.program(condition, trains=trains)
         tree = _over_members(members, shared, fn=fn, program=program, at_once=at_once)
         return jax.tree.map(np.asarray, tree)
 

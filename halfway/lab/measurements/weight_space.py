@@ -208,7 +208,7 @@ def segment(
         (start, end, population.halves.s.indices),
         images,
         labels,
-        program=program_of(population.condition),
+        program=program_of(population.condition, trains=False),
         num_points=sizes.num_points,
         chunk_size=sizes.chunk_size,
     )

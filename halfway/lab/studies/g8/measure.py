@@ -118,7 +118,7 @@ def _measure_fresh(context: Context) -> xr.Dataset:
     )
     keys = jax.vmap(lambda key: jax.random.split(key, FRESH_STEPS))(context.pair_keys("steps"))
     extra = distribution, jnp.float32(condition.learning_rate)
-    arrays = context.over_pairs(_fresh, extra=keys, shared_extra=extra)
+    arrays = context.over_pairs(_fresh, extra=keys, shared_extra=extra, trains=True)
     numbers = {name: (("pair", "step"), values) for name, values in arrays.items()}
     return context.dataset(numbers, step=np.arange(FRESH_STEPS))
 

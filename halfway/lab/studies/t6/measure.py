@@ -151,6 +151,7 @@ def _measure(context: Context) -> xr.Dataset:
         extra=jnp.stack([half.indices[:, :size] for half in (halves.a, halves.b)], 1),
         shared_extra=populations.hyperparameters(context.condition),
         at_once=1,
+        trains=True,
     )
     dims = "pair", "surrogate", "targets", "inputs"
     numbers = {name: (dims[: values.ndim], values) for name, values in arrays.items()}

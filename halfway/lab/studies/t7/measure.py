@@ -140,7 +140,7 @@ def tails(context: Context, chosen: Sequence[int], num_models: int) -> Params:
         population.trained_labels[:, SURROGATE],
     )
     members = jax.tree.map(lambda leaf: leaf[rows], members)
-    return context.over_members(_tail_fn(num_models), members)
+    return context.over_members(_tail_fn(num_models), members, trains=True)
 
 
 def _measure(context: Context) -> xr.Dataset:
