@@ -34,7 +34,7 @@ class ForestRow(NamedTuple):
       threshold: one number, or the two margins of an equivalence.
       direction: the side of the threshold that the claim is on: "greater", "less", "within" or
         "different" (either side).
-      verdict: "supported", "refuted" or "inconclusive".
+      verdict: a word of `VERDICT_MARKS`.
       value: effect and interval as text, written at the right.
       control: estimate, low and high of the control on the same axis, or None.
       control_label: the name of the control.

@@ -20,7 +20,16 @@ INK, PAPER, GRID = "#16181c", "#fefefc", "#d8dadf"
 BLUE, VERMILLION, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#7f858d"
 COLORS = (BLUE, VERMILLION, GREEN)
 MARKERS = ("o", "s", "^", "D", "v", "P")
-VERDICT_MARKS = {"supported": (BLUE, "o"), "refuted": (VERMILLION, "X"), "inconclusive": (INK, "d")}
+VERDICT_MARKS = {
+    "supported": (BLUE, "o"),
+    "refuted": (VERMILLION, "X"),
+    "inconclusive": (INK, "d"),
+    "not at this size": (GREY, "d"),
+    "met": (BLUE, "s"),
+    "not met": (VERMILLION, "s"),
+    "verified": (BLUE, "s"),
+    "off": (VERMILLION, "s"),
+}
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,

@@ -24,7 +24,7 @@ def main() -> None:
     names = shared.arguments(FLAGS)
     if len(names) < 2:
         raise UserError("two or more runs are needed: the folders of finished runs")
-    print(comparison.text([summarize(name) for name in names], studies.family()))
+    print(comparison.text([summarize(name) for name in names], studies.listed()))
 
 
 def summarize(name: str) -> Summary:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from halfway.lab.study import wording
+from halfway.lab.study.verdict import Listed
 
 
 class Summary(NamedTuple):
@@ -46,12 +47,12 @@ def settings(
     }
 
 
-def text(runs: Sequence[Summary], family: Sequence[tuple[str, str]]) -> str:
+def text(runs: Sequence[Summary], listed: Sequence[Listed]) -> str:
     """Returns the comparison as plain text of at most 100 columns.
 
     Args:
       runs: at least two.
-      family: id and claim in few words of every hypothesis, in the order of the report.
+      listed: all studies in the order of the report.
     """
     letters = [chr(ord("A") + index) for index in range(len(runs))]
     lines = [
@@ -59,7 +60,7 @@ def text(runs: Sequence[Summary], family: Sequence[tuple[str, str]]) -> str:
         *(f"  {letter}  {run.name}" for letter, run in zip(letters, runs, strict=True)),
     ]
     return "\n".join(
-        [*lines, "", *_differences(runs, letters), "", *_verdicts(runs, letters, family)]
+        [*lines, "", *_differences(runs, letters), "", *_verdicts(runs, letters, listed)]
     )
 
 
@@ -104,10 +105,10 @@ def _long(cells: Sequence[str], letters: Sequence[str]) -> list[str]:
 
 
 def _verdicts(
-    runs: Sequence[Summary], letters: Sequence[str], family: Sequence[tuple[str, str]]
+    runs: Sequence[Summary], letters: Sequence[str], listed: Sequence[Listed]
 ) -> list[str]:
     lines = []
-    for name, claim in family:
+    for name, claim, _ in listed:
         if not any(name in run.verdicts for run in runs):
             continue
         rows = [
@@ -121,11 +122,12 @@ def _verdicts(
 def _row(verdict: Mapping[str, Any] | None) -> tuple[str, ...]:
     if verdict is None:
         return "not run", "", "", "", ""
-    p_value = wording.format_p(verdict["p_adjusted"])
+    adjusted = verdict["p_adjusted"]
+    p_value = verdict["p_value"] if adjusted is None else adjusted
     return (
         verdict["verdict"],
         wording.format_stored(verdict["effect"], *verdict["interval"]),
-        f"adjusted p {p_value}",
+        f"{'raw' if adjusted is None else 'adjusted'} p {wording.format_p(p_value)}",
         f"{verdict['num_pairs']} pairs",
         f"evidence {verdict['evidence']}",
     )

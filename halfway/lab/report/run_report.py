@@ -14,7 +14,7 @@ from halfway import plots
 from halfway.lab.report.page import Page
 from halfway.lab.study import wording
 from halfway.lab.study.protocol import Figure, Table
-from halfway.lab.study.verdict import Evidence, PartResult, Verdict
+from halfway.lab.study.verdict import WORDS, Evidence, Listed, PartResult, Verdict
 from halfway.lab.study.wording import format_duration, format_estimate, format_p
 
 _KINDS = {"test": "test", "equivalence": "equivalence (two tests)", "gate": "gate (precondition)"}
@@ -115,7 +115,7 @@ class RunInfo:
 def page(
     *,
     verdicts: Sequence[Verdict],
-    family: Sequence[tuple[str, str]],
+    listed: Sequence[Listed],
     explanations: Mapping[str, str],
     figures: Mapping[str, Sequence[Figure]],
     condition_tables: Sequence[Table],
@@ -126,7 +126,7 @@ def page(
 
     Args:
       verdicts: what was decided, in any order.
-      family: all hypotheses in the order of the map, (id, short claim).
+      listed: all studies in the order of the map.
       explanations: a paragraph in plain words for each id; blank lines separate paragraphs.
       figures: of each hypothesis's card, by id.
       condition_tables: descriptions of every condition.
@@ -134,11 +134,23 @@ def page(
       run: what was run and how to repeat it.
 
     Raises:
-      ValueError: a verdict on a hypothesis that is not in the family.
+      ValueError: a verdict on a study that is not listed.
     """
-    tiles = wording.states(verdicts, family)
-    verdicts = wording.in_order(verdicts, family)
-    forest = forest_figure(verdicts, family)
+    tiles = wording.tiles(verdicts, listed)
+    verdicts = wording.in_order(verdicts, listed)
+    forest = forest_figure(verdicts, listed)
+    decided = [verdict for verdict in verdicts if verdict.kind == "hypothesis"]
+    num_hypotheses = sum(study.kind == "hypothesis" for study in listed)
+    cards = {
+        kind: [
+            _card(
+                verdict, explanations.get(verdict.id, ""), figures.get(verdict.id, ()), run.command
+            )
+            for verdict in verdicts
+            if verdict.kind == kind
+        ]
+        for kind in WORDS
+    }
     weakest = [
         (verdict.id, part)
         for verdict in verdicts
@@ -147,17 +159,12 @@ def page(
     content = {
         "run": run,
         "answers": [wording.answer(verdicts, letter) for letter in "GT"],
-        "little": wording.little_was_run(len(verdicts), len(family)),
+        "little": wording.little_was_run(len(decided), num_hypotheses),
         "tiles": tiles,
         "forest": forest,
         "weakest": weakest,
-        "cards": [
-            _card(
-                verdict, explanations.get(verdict.id, ""), figures.get(verdict.id, ()), run.command
-            )
-            for verdict in verdicts
-        ],
-        "missing": [(name, claim) for name, claim, state in tiles if state == "not run"],
+        "cards": cards,
+        "missing": [(tile.id, tile.claim) for tile in tiles if tile.state == "not run"],
         "run_all": wording.rerun_command(run.command, "all"),
         "condition_tables": condition_tables,
         "condition_figures": condition_figures,
@@ -191,6 +198,7 @@ def _card(
 def _parts(verdict: Verdict) -> Table:
     columns = [
         "Part",
+        "Holds",
         "Statistic",
         "Kind",
         "Estimate [95 %]",
@@ -199,15 +207,19 @@ def _parts(verdict: Verdict) -> Table:
         "p of reverse",
         "Pairs",
         "Control",
-        "Holds",
     ]
     rows = [_part(part) for part in verdict.parts]
-    raw, adjusted = format_p(verdict.p_value), format_p(verdict.p_adjusted)
+    raw = format_p(verdict.p_value)
     effect = format_estimate(verdict.effect, *verdict.interval)
     caption = (
         f"Effect {effect}. All parts must hold, so the p-value of the rule is the largest of its "
-        f"tests: {raw} raw, {adjusted} after Holm's adjustment over the family of hypotheses."
+        f"tests: {raw} raw"
     )
+    if verdict.p_adjusted is None:
+        caption += "; each must be below .05."
+    else:
+        adjusted = format_p(verdict.p_adjusted)
+        caption += f", {adjusted} after Holm's adjustment over the family of hypotheses."
     return Table(f"Parts of the rule of {verdict.id}", caption, columns, rows)
 
 
@@ -217,6 +229,7 @@ def _part(part: PartResult) -> list[str]:
         pairs += f" ({part.num_excluded} left out)"
     return [
         part.name,
+        "yes" if part.passed else "no",
         part.statistic,
         _TWO_SIDED if part.direction == "different" else _KINDS[part.kind],
         format_estimate(part.estimate, part.low, part.high),
@@ -225,7 +238,6 @@ def _part(part: PartResult) -> list[str]:
         format_p(part.p_reverse),
         pairs,
         part.control or "–",
-        "yes" if part.passed else "no",
     ]
 
 
@@ -234,17 +246,17 @@ def _doubts(verdict: Verdict) -> bool:
     return bool(verdict.warnings or unmet or verdict.num_excluded)
 
 
-def forest_figure(verdicts: Sequence[Verdict], family: Sequence[tuple[str, str]]) -> Figure | None:
-    """Returns the forest of all effects in the family's order; None where there is no verdict.
+def forest_figure(verdicts: Sequence[Verdict], listed: Sequence[Listed]) -> Figure | None:
+    """Returns the forest of all effects in the order of the list; None where there is no verdict.
 
     A control is drawn where the effect is a headline minus that control, for only then are the
     two on one axis.
 
     Args:
       verdicts: what was decided.
-      family: all hypotheses in the order of the map, (id, short claim).
+      listed: all studies in the order of the map.
     """
-    rows = [_forest_row(verdict) for verdict in wording.in_order(verdicts, family)]
+    rows = [_forest_row(verdict) for verdict in wording.in_order(verdicts, listed)]
     if not rows:
         return None
     caption = (

@@ -243,7 +243,7 @@ def conclude(run: Run) -> list[Verdict]:
             f"the records of {run.path} are incomplete ({error}): run reproduce again"
         ) from error
     verdicts = family.conclude(
-        outcomes, family_size=len(studies.available()), evidence=evidence.kind(run.config)
+        outcomes, family_size=studies.family_size(), evidence=evidence.kind(run.config)
     )
     figures = {
         # Where a condition has no pair left, there is nothing to draw.
@@ -262,7 +262,7 @@ def conclude(run: Run) -> list[Verdict]:
         verdicts=verdicts,
         figures=figures,
         explanations=explanations,
-        family=studies.family(),
+        listed=studies.listed(),
         condition_tables=overview.tables,
         condition_figures=overview.figures,
         run=run_info(run, seconds, warnings, num_conditions),
@@ -325,7 +325,7 @@ def ending(run: Run, verdicts: Sequence[Verdict]) -> str:
       run: the run that the verdicts are of.
       verdicts: the verdicts of all its hypotheses.
     """
-    return f"{wording.terminal_map(verdicts, studies.family())}\n\n{run.path / 'report.html'}"
+    return f"{wording.terminal_map(verdicts, studies.listed())}\n\n{run.path / 'report.html'}"
 
 
 def finish(run: Run) -> None:

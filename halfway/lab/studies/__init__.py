@@ -1,4 +1,4 @@
-"""One hypothesis a module or folder, each with a `STUDY`; the package is listed to find them."""
+"""One study a module or folder, each with a `STUDY`; the package is listed to find them."""
 
 import functools
 import importlib
@@ -8,11 +8,12 @@ from types import MappingProxyType
 
 from halfway.lab.config.user import UserError
 from halfway.lab.study.protocol import Study
+from halfway.lab.study.verdict import Listed
 
 
 @functools.cache
 def available() -> Mapping[str, Study]:
-    """Returns every study by id, in the order of the report: G before T, each by number."""
+    """Returns every study by id, in the order of the report: G, T and V, each by number."""
     listed = [
         importlib.import_module(f"{__name__}.{module.name}").STUDY
         for module in pkgutil.iter_modules(__path__)
@@ -24,22 +25,24 @@ def _place(study: Study) -> tuple[str, int]:
     return study.id[0], int(study.id[1:])
 
 
-def family() -> tuple[tuple[str, str], ...]:
-    """Returns id and claim in few words of every hypothesis, in the order of the report.
+def listed() -> tuple[Listed, ...]:
+    """Returns id, claim in few words and kind of every study, in the order of the report."""
+    return tuple(study.listed for study in available().values())
 
-    Holm's adjustment is over all of them.
-    """
-    return tuple((name, study.text.short) for name, study in available().items())
+
+def family_size() -> int:
+    """Returns the number of hypotheses, over all of which Holm's adjustment runs."""
+    return sum(study.kind == "hypothesis" for study in available().values())
 
 
 def sort_ids(ids: Iterable[str]) -> list[str]:
-    """Returns hypotheses in the order of the report."""
+    """Returns studies in the order of the report."""
     names = list(available())
     return sorted(ids, key=names.index)
 
 
 def choose(names: Sequence[str]) -> list[Study]:
-    """Returns the named studies in the order of the report.
+    """Returns the named studies, and those they stand on, in the order of the report.
 
     Args:
       names: ids, or "all" for every study that exists.
@@ -57,4 +60,6 @@ def choose(names: Sequence[str]) -> list[Study]:
             raise UserError(
                 f"unknown hypothesis {name!r}: {near}there are {', '.join(known)}, or 'all'"
             )
-    return [study for name, study in known.items() if name in wanted or "all" in wanted]
+    chosen = list(known) if "all" in wanted else wanted
+    below = {name for chosen_name in chosen for name in known[chosen_name].stands_on}
+    return [study for name, study in known.items() if name in {*chosen, *below}]

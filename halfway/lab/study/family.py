@@ -1,11 +1,20 @@
-"""How the tests of all hypotheses together become verdicts."""
+"""How the tests of all studies together become verdicts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from halfway import stats
+from halfway.lab.study.evidence import MIN_PAIRS
 from halfway.lab.study.protocol import Study
-from halfway.lab.study.verdict import Evidence, Outcome, PartResult, Verdict, Word
-from halfway.lab.study.wording import format_p
+from halfway.lab.study.verdict import (
+    HELD,
+    WORDS,
+    Evidence,
+    Outcome,
+    PartResult,
+    Verdict,
+    Word,
+)
+from halfway.lab.study.wording import format_p, format_rule
 
 LEVEL = 0.05
 MAX_EXCLUDED = 1 / 16
@@ -15,33 +24,82 @@ MAX_EXCLUDED = 1 / 16
 def conclude(
     outcomes: Sequence[tuple[Study, Outcome]], *, family_size: int, evidence: Evidence
 ) -> list[Verdict]:
-    """Returns the verdicts of all hypotheses that were run, adjusted over the whole family.
+    """Returns the verdicts of all studies that were run, hypotheses adjusted over the whole family.
 
-    One p-value a hypothesis, the largest over its tests; Holm over all, those not run entering as
-    1. Supported: adjusted p < .05. Refuted: the adjusted p of the reverse < .05. Otherwise, and
-    where a gate is not met or too many pairs diverged, inconclusive with the reason.
+    A control is met, and a verification verified, where each of its tests has raw p < .05. One
+    p-value a hypothesis, the largest over its tests; Holm over all, those not run entering as 1.
+    Supported: adjusted p < .05. Refuted: the adjusted p of the reverse < .05. Otherwise, and where
+    a gate is not met, a control that it stands on is not, or too many pairs diverged, inconclusive
+    with the reason. In a run of evidence "none" hypotheses have no verdict.
 
     Args:
-      outcomes: study and outcome of each hypothesis that was run.
+      outcomes: study and outcome of each that was run.
       family_size: the number of hypotheses there are.
       evidence: the kind that the run is, see `evidence.kind`.
     """
-    adjusted = stats.holm([outcome.p_value for _, outcome in outcomes], family_size)
-    reverse = stats.holm([outcome.p_reverse for _, outcome in outcomes], family_size)
-    return [
-        _verdict(study, outcome, (float(p), float(r)), family_size, evidence)
-        for (study, outcome), p, r in zip(outcomes, adjusted, reverse, strict=True)
-    ]
+    checks = {
+        study.id: _check(study, outcome)
+        for study, outcome in outcomes
+        if study.kind != "hypothesis"
+    }
+    family = [(study, outcome) for study, outcome in outcomes if study.kind == "hypothesis"]
+    adjusted = stats.holm([outcome.p_value for _, outcome in family], family_size)
+    reverse = stats.holm([outcome.p_reverse for _, outcome in family], family_size)
+    p_values = {
+        study.id: (float(p), float(r))
+        for (study, _), p, r in zip(family, adjusted, reverse, strict=True)
+    }
+    verdicts = []
+    for study, outcome in outcomes:
+        if study.id in checks:
+            word, reason = checks[study.id]
+            verdicts.append(_verdict(study, outcome, word, reason, None, evidence))
+            continue
+        p_adjusted, p_reverse = p_values[study.id]
+        word, reason = _decide(outcome, p_adjusted, p_reverse, family_size)
+        if doubt := _doubt(study, checks):
+            word, reason = "inconclusive", doubt
+        if evidence == "none":
+            word, reason = "not at this size", f"at least {MIN_PAIRS} pairs are needed"
+        verdicts.append(_verdict(study, outcome, word, reason, p_adjusted, evidence))
+    return verdicts
+
+
+def _check(study: Study, outcome: Outcome) -> tuple[Word, str]:
+    """Returns the word and the reason of a control or a verification."""
+    held, failed = WORDS[study.kind]
+    if diverged := _diverged(outcome):
+        return failed, diverged
+    failing = [part for part in outcome.parts if not part.passed]
+    if not failing:
+        return held, "every part holds, each with raw p < .05"
+    part = failing[0]
+    p_value = "" if part.p_value is None else f", raw p {_equals(part.p_value)}"
+    return failed, (
+        f"'{part.name}' does not hold: {part.statistic} is {part.estimate:.3g}, must be "
+        f"{format_rule(part)}{p_value}"
+    )
+
+
+def _doubt(study: Study, checks: Mapping[str, tuple[Word, str]]) -> str:
+    """Returns why a hypothesis has nothing to stand on; empty where it has."""
+    for name in study.stands_on:
+        word, _ = checks.get(name, (None, ""))
+        if word is None:
+            return f"{name}, on which the claim stands, was not run"
+        if word not in HELD:
+            return f"{name}, on which the claim stands, is {word}"
+    return ""
 
 
 def _verdict(
     study: Study,
     outcome: Outcome,
-    adjusted: tuple[float, float],
-    family_size: int,
+    word: Word,
+    reason: str,
+    p_adjusted: float | None,
     evidence: Evidence,
 ) -> Verdict:
-    word, reason = _decide(outcome, *adjusted, family_size)
     effect = outcome.effect
     return Verdict(
         id=study.id,
@@ -51,7 +109,7 @@ def _verdict(
         effect=effect.estimate,
         interval=(effect.low, effect.high),
         p_value=outcome.p_value,
-        p_adjusted=adjusted[0],
+        p_adjusted=p_adjusted,
         control="; ".join(study.text.controls),
         num_pairs=min(part.num_pairs for part in outcome.parts),
         evidence=evidence,
@@ -59,20 +117,29 @@ def _verdict(
         headlines=outcome.headlines,
         warnings=outcome.warnings,
         num_excluded=max(part.num_excluded for part in outcome.parts),
+        kind=study.kind,
+    )
+
+
+def _diverged(outcome: Outcome) -> str:
+    """Returns how many pairs diverged where these are too many; else nothing."""
+    too_many = [p for p in outcome.parts if _share_excluded(p) > MAX_EXCLUDED]
+    if not too_many:
+        return ""
+    worst = max(too_many, key=_share_excluded)
+    total = worst.num_excluded + worst.num_pairs
+    return (
+        f"{worst.num_excluded} of {total} pairs of '{worst.name}' diverged in training, more "
+        "than 1 in 16"
     )
 
 
 def _decide(
     outcome: Outcome, adjusted: float, reverse: float, family_size: int
 ) -> tuple[Word, str]:
-    too_many = [p for p in outcome.parts if _share_excluded(p) > MAX_EXCLUDED]
-    if too_many:
-        worst = max(too_many, key=_share_excluded)
-        total = worst.num_excluded + worst.num_pairs
-        return "inconclusive", (
-            f"{worst.num_excluded} of {total} pairs of '{worst.name}' diverged in training, more "
-            "than 1 in 16"
-        )
+    """Returns the word and the reason of a hypothesis, whatever it stands on."""
+    if diverged := _diverged(outcome):
+        return "inconclusive", diverged
     unmet = [part for part in outcome.parts if part.kind == "gate" and not part.passed]
     if unmet:
         part = unmet[0]

@@ -10,7 +10,7 @@ from halfway.lab.config.settings import RunConfig
 from halfway.lab.study import wording
 from halfway.lab.study.records import Records, Request
 from halfway.lab.study.text import Text
-from halfway.lab.study.verdict import Outcome, Verdict
+from halfway.lab.study.verdict import Kind, Listed, Outcome, Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,15 +51,19 @@ def _no_words(verdict: Verdict) -> Mapping[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """One hypothesis. Rule, figures and words read records alone, never a model.
+    """A hypothesis, a control or a verification. It reads records alone, never a model.
 
     Attributes:
-      id: "G1" to "T12".
+      id: such as "G1".
       text: claim, controls, smallest effect worth reporting, and every sentence of the card.
       needs: the config to what has to be measured, and on which conditions.
       decide: the records to every part of the rule; deterministic.
       figures: the records and the verdict to the figures of the card, with the control in them.
       words: the verdict to what the text's sentences are filled with, beside what all have.
+      kind: a hypothesis can come out either way and is a member of the family; a control must hold
+        for the instrument to be trusted; a verification is of an identity or a law with known
+        assumptions.
+      stands_on: ids of controls and verifications without which a verdict is inconclusive.
     """
 
     id: str
@@ -68,12 +72,19 @@ class Study:
     decide: Callable[[Records], Outcome]
     figures: Callable[[Records, Verdict], Sequence[Figure]]
     words: Callable[[Verdict], Mapping[str, Any]] = _no_words
+    kind: Kind = "hypothesis"
+    stands_on: tuple[str, ...] = ()
 
     @property
     def claim(self) -> str:
         """The claim as one sentence."""
         return self.text.claim
 
+    @property
+    def listed(self) -> Listed:
+        """What the map shows of the study before anything is run."""
+        return Listed(self.id, self.text.short, self.kind)
+
     def explain(self, verdict: Verdict) -> str:
-        """Returns a paragraph in plain words, with numbers, for any of the three verdicts."""
+        """Returns a paragraph in plain words, with numbers, for any verdict."""
         return self.text.explain(verdict, **self.words(verdict))

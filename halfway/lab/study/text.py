@@ -1,8 +1,8 @@
 """Words of a study: plain text beside it, filled by one formatter.
 
 A file `text.toml` has `short` (the claim in few words), `claim` (as a sentence), `controls`,
-`smallest_effect`, `opening` (what is asked, with its numbers), an ending for each verdict in
-`[endings]`, and for each figure a `caption`, in which `{seen}` stands for what the table
+`smallest_effect`, `opening` (what is asked, with its numbers), an ending for each verdict of its
+kind in `[endings]`, and for each figure a `caption`, in which `{seen}` stands for what the table
 `[figures.NAME.seen]` says of the verdict. Words in braces are filled in.
 """
 
@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from halfway.lab.study import wording
-from halfway.lab.study.verdict import Verdict
+from halfway.lab.study.verdict import WORDS, Kind, Verdict
 
-VERDICTS = ("supported", "refuted", "inconclusive")
+TOO_SMALL = "The run is too small to decide the claim: {reason}."
+"""The ending of every hypothesis that has no verdict at the size of the run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Text:
             "reason": verdict.reason,
         }
         filling |= {f"headline_{index}": text for index, text in enumerate(headlines)}
-        ending = self.endings[verdict.verdict]
+        ending = self.endings.get(verdict.verdict, TOO_SMALL)
         return _filled(f"{self.opening} {ending}", filling | words)
 
     def caption(self, name: str, verdict: Verdict, **words: Any) -> str:
@@ -68,15 +69,18 @@ class Text:
           verdict: for what was seen.
           **words: what else the sentences name.
         """
-        observation = self.observations.get(name, {}).get(verdict.verdict, "")
+        observations = self.observations.get(name, {})
+        # Where a run is too small, a figure shows what one that settles nothing shows.
+        observation = observations.get(verdict.verdict, observations.get("inconclusive", ""))
         return _filled(self.captions[name], {"seen": _filled(observation, words)} | words)
 
 
-def load(file: str) -> Text:
+def load(file: str, kind: Kind = "hypothesis") -> Text:
     """Returns the words in `text.toml` beside a module.
 
     Args:
       file: `__file__` of the module.
+      kind: of the study, which says what verdicts it needs endings for.
 
     Raises:
       ValueError: if an entry is missing, or a verdict has no ending.
@@ -85,7 +89,7 @@ def load(file: str) -> Text:
     plain = tomllib.loads(path.read_text(encoding="utf-8"))
     endings, figures = plain.get("endings", {}), plain.get("figures", {})
     missing = {"short", "claim", "controls", "smallest_effect", "opening"} - set(plain)
-    missing |= set(VERDICTS) - set(endings)
+    missing |= set(WORDS[kind]) - set(endings)
     missing |= {f"caption of {name}" for name, figure in figures.items() if "caption" not in figure}
     if missing:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")

@@ -1,12 +1,40 @@
-"""What a rule finds: parts, an outcome, and the verdict once the whole family is looked at."""
+"""What a rule finds: parts, an outcome, and the verdict once all studies are looked at."""
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-Word = Literal["supported", "refuted", "inconclusive"]
+Kind = Literal["hypothesis", "control", "verification"]
+Word = Literal[
+    "supported",
+    "refuted",
+    "inconclusive",
+    "not at this size",
+    "met",
+    "not met",
+    "verified",
+    "off",
+]
+WORDS: dict[Kind, tuple[Word, ...]] = {
+    "hypothesis": ("supported", "refuted", "inconclusive"),
+    "control": ("met", "not met"),
+    "verification": ("verified", "off"),
+}
+"""What a study of each kind can come to. A hypothesis of too few pairs is "not at this size"."""
+HELD: tuple[Word, ...] = ("met", "verified")
+"""What a control or a verification must have come to for what stands on it."""
+
+
+class Listed(NamedTuple):
+    """A study in the list of all: its id, its claim in few words, and its kind."""
+
+    id: str
+    short: str
+    kind: Kind
+
+
 Evidence = Literal["exploratory", "confirmatory", "none"]
 Direction = Literal["greater", "less", "within", "different"]
 
@@ -124,12 +152,13 @@ def _p(value: float | None) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """A hypothesis decided: an `Outcome` with Holm's adjustment over the whole family.
+    """A study decided: an `Outcome`, for a hypothesis with Holm's adjustment over the family.
 
     Attributes:
+      kind: of the study.
       effect: estimate of the rule's first part, worse architecture; always finite.
       interval: its 95 % interval; -inf and inf where unbounded.
-      p_value: raw; p_adjusted: Holm over the family of 20.
+      p_value: raw; p_adjusted: Holm over the family of hypotheses, None for other kinds.
       num_pairs: smallest number of valid pairs over the conditions used.
     """
 
@@ -140,7 +169,7 @@ class Verdict:
     effect: float
     interval: tuple[float, float]
     p_value: float
-    p_adjusted: float
+    p_adjusted: float | None
     control: str
     num_pairs: int
     evidence: Evidence
@@ -148,6 +177,7 @@ class Verdict:
     headlines: tuple[Headline, ...] = ()
     warnings: tuple[str, ...] = ()
     num_excluded: int = 0
+    kind: Kind = "hypothesis"
 
     def to_json(self) -> dict[str, Any]:
         """Returns a plain dict: infinite numbers become null."""

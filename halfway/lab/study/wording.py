@@ -2,12 +2,25 @@
 
 import math
 import re
+import textwrap
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from halfway.lab.study.verdict import Headline, PartResult, Verdict
+from halfway.lab.study.verdict import WORDS, Headline, Listed, PartResult, Verdict
 
-STATES = ("supported", "refuted", "inconclusive", "not run")
-MARKS = {"supported": "●", "refuted": "✕", "inconclusive": "◐", "not run": "·"}
+STATES = (*WORDS["hypothesis"], "not at this size", "not run")
+CHECKED = (*WORDS["control"], *WORDS["verification"])
+MARKS = {
+    "supported": "●",
+    "refuted": "✕",
+    "inconclusive": "◐",
+    "not at this size": "○",
+    "not run": "·",
+    "met": "✓",
+    "not met": "✗",
+    "verified": "≡",
+    "off": "≠",
+}
 EVIDENCE = {
     "exploratory": "exploratory (rules or settings were chosen with this data set in sight)",
     "confirmatory": "confirmatory (this data set played no part in settling rules and settings)",
@@ -146,38 +159,56 @@ def weakest_part(verdict: Verdict) -> PartResult | None:
     return max(tests, key=rank, default=None)
 
 
-def in_order(verdicts: Sequence[Verdict], family: Sequence[tuple[str, str]]) -> list[Verdict]:
-    """Returns the verdicts in the order of the family; ValueError where one is not in it.
+def in_order(verdicts: Sequence[Verdict], listed: Sequence[Listed]) -> list[Verdict]:
+    """Returns the verdicts in the order of the list; ValueError where one is not in it.
 
     Args:
       verdicts: in any order.
-      family: ids and short claims of all hypotheses, in order.
+      listed: all studies, in order.
     """
-    order = {name: index for index, (name, _) in enumerate(family)}
+    order = {study.id: index for index, study in enumerate(listed)}
     unknown = sorted({verdict.id for verdict in verdicts} - set(order))
     if unknown:
-        raise ValueError(f"verdicts of unknown hypotheses {unknown}; known are {list(order)}")
+        raise ValueError(f"verdicts of unknown studies {unknown}; known are {list(order)}")
     return sorted(verdicts, key=lambda verdict: order[verdict.id])
 
 
-def states(
-    verdicts: Sequence[Verdict], family: Sequence[tuple[str, str]]
-) -> list[tuple[str, str, str]]:
-    """Returns (id, short claim, state) for each hypothesis of the family, in its order.
+class Tile(NamedTuple):
+    """A study on the map: its id, claim in few words, state, and the row it stands in."""
+
+    id: str
+    claim: str
+    state: str
+    row: str
+
+
+ROWS = {"G": "halves", "T": "models", "checks": "checks"}
+"""Rows of the map with their names in a terminal: two questions, then what they stand on."""
+
+
+def tiles(verdicts: Sequence[Verdict], listed: Sequence[Listed]) -> list[Tile]:
+    """Returns the map: a tile for each study, in the order of the list.
 
     Args:
       verdicts: in any order.
-      family: ids and short claims of all hypotheses, in order.
+      listed: all studies, in order.
     """
-    state_of = {verdict.id: str(verdict.verdict) for verdict in in_order(verdicts, family)}
-    return [(name, claim, state_of.get(name, "not run")) for name, claim in family]
+    state_of = {verdict.id: str(verdict.verdict) for verdict in in_order(verdicts, listed)}
+    return [
+        Tile(
+            study.id,
+            study.short,
+            state_of.get(study.id, "not run"),
+            study.id[0] if study.kind == "hypothesis" else "checks",
+        )
+        for study in listed
+    ]
 
 
 def answer(verdicts: Sequence[Verdict], letter: str) -> tuple[str, str]:
     """Returns the answer to one question in few words and the number behind it.
 
-    The first hypothesis of the letter that was run decides the words: G1 asks whether halves
-    meet at all, T1 whether models do; the others ask how.
+    The controls G1 and T1 say whether halves and models meet at all; the hypotheses ask how.
 
     Args:
       verdicts: all that were decided, in the family's order.
@@ -191,19 +222,16 @@ def answer(verdicts: Sequence[Verdict], letter: str) -> tuple[str, str]:
     if first.id != f"{letter}1":
         lead = f"{whether} at all was not asked ({letter}1 was not run)"
     else:
-        lead = {
-            "supported": meets,
-            "refuted": not_meets,
-            "inconclusive": f"{whether} is not settled by this run",
-        }[first.verdict]
+        lead = meets if first.verdict == "met" else not_meets
     if first.headlines:
         number = format_headline(first.headlines[0])
     else:
         number = f"effect = {format_estimate(first.effect, *first.interval)}"
         number += f" (control: {first.control})" if first.control else ""
-    counts = {state: sum(verdict.verdict == state for verdict in of_letter) for state in STATES[:3]}
+    hypotheses = [verdict.verdict for verdict in of_letter if verdict.kind == "hypothesis"]
+    counts = {state: hypotheses.count(state) for state in STATES}
     parts = [f"{count} {state}" for state, count in counts.items() if count]
-    tally = " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
+    tally = " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts) or "none"
     return f"{lead}:", f"{number}; hypotheses about {noun} that were run: {tally}."
 
 
@@ -231,35 +259,49 @@ def rerun_command(command: str, name: str) -> str:
     return f"{kept} --only={name}"
 
 
-def terminal_map(verdicts: Sequence[Verdict], family: Sequence[tuple[str, str]]) -> str:
+def terminal_map(verdicts: Sequence[Verdict], listed: Sequence[Listed]) -> str:
     """Returns the map and the table of verdicts as plain text, at most 100 columns wide.
 
     Args:
       verdicts: in any order.
-      family: ids and short claims of all hypotheses, in order.
+      listed: all studies, in order.
     """
-    tiles = states(verdicts, family)
     lines = []
-    for letter, noun in (("G", "halves"), ("T", "models")):
-        row = [f"{name} {MARKS[state]}" for name, _, state in tiles if name[0] == letter]
+    for name, noun in ROWS.items():
+        row = [tile for tile in tiles(verdicts, listed) if tile.row == name]
         if row:
-            lines.append(f"{noun:<7} " + "   ".join(row))
-    lines.append("        " + "   ".join(f"{MARKS[state]} {state}" for state in STATES))
-    rows = [("id", "verdict", "effect [95 % interval]", "p adjusted", "pairs", "evidence")]
-    for verdict in in_order(verdicts, family):
+            marks = "   ".join(f"{tile.id} {MARKS[tile.state]}" for tile in row)
+            lines.append(f"{noun:<7} {marks}")
+    for words in (STATES, CHECKED):
+        lines.append("        " + "   ".join(f"{MARKS[word]} {word}" for word in words))
+    rows = [("id", "verdict", "what was measured", "effect [95 % interval]", "p", "pairs")]
+    for verdict in in_order(verdicts, listed):
+        p_value = verdict.p_value if verdict.p_adjusted is None else verdict.p_adjusted
         rows.append(
             (
                 verdict.id,
                 verdict.verdict,
+                textwrap.shorten(quantity(verdict), WIDTH // 3, placeholder="…"),
                 format_estimate(verdict.effect, *verdict.interval),
-                format_p(verdict.p_adjusted),
+                format_p(p_value),
                 str(verdict.num_pairs),
-                verdict.evidence,
             )
         )
     if len(rows) > 1:
-        lines += ["", *align(rows)]
+        lines += ["", *align(rows), ""]
+        lines.append(
+            f"Evidence: {verdicts[0].evidence}. p: adjusted over all hypotheses; raw for checks."
+        )
     return "\n".join(lines)
+
+
+def quantity(verdict: Verdict) -> str:
+    """Returns what the effect of a verdict is: the statistic, and whose where there are several."""
+    for part in verdict.parts:
+        if (part.estimate, part.low, part.high) == (verdict.effect, *verdict.interval):
+            named = part.name if part.name not in part.statistic else ""
+            return f"{part.statistic} ({named})" if named else part.statistic
+    return "effect"
 
 
 WIDTH = 100

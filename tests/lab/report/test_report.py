@@ -14,30 +14,34 @@ from halfway.lab.config.user import UserError
 from halfway.lab.report import drawing, page, run_report
 from halfway.lab.study import wording
 from halfway.lab.study.protocol import Figure, Table
-from halfway.lab.study.verdict import Headline, PartResult, Verdict
+from halfway.lab.study.verdict import Headline, Listed, PartResult, Verdict
 
-FAMILY = (
-    ("G1", "Training on one half descends the other"),
-    ("G2", "Noise costs more meeting than the wrong labels themselves"),
-    ("G3", "Early coherence predicts the final gap"),
-    ("G4", "Halves disagree as often as they err"),
-    ("G5", "Halves meet class by class"),
-    ("G6", "Halves meet in the middle after matching"),
-    ("G7", "What is learned first is shared"),
-    ("G8", "Fresh data leaves nothing memorized"),
-    ("T1", "An attack on one model moves the other more than noise"),
-    ("T2", "Gradient alignment predicts transfer example by example"),
-    ("T3", "Transfer follows generalization"),
-    ("T4", "Directions of attack align before accuracy"),
-    ("T5", "Shared data is not needed"),
-    ("T6", "Perturbations are features"),
-    ("T7", "More surrogates meet the target better"),
-    ("T8", "Models share an adversarial subspace"),
-    ("T9", "Boundaries meet, about halfway"),
-    ("T10", "On- and off-manifold parts transfer differently"),
-    ("T11", "Transfer crosses architectures"),
-    ("T12", "Size, alignment and variability each tell something"),
+LISTED = tuple(
+    Listed(name, claim, "control" if name in ("G1", "T1") else "hypothesis")
+    for name, claim in (
+        ("G1", "Training on one half descends the other"),
+        ("G2", "Noise costs more meeting than the wrong labels themselves"),
+        ("G3", "Early coherence predicts the final gap"),
+        ("G4", "Halves disagree as often as they err"),
+        ("G5", "Halves meet class by class"),
+        ("G6", "Halves meet in the middle after matching"),
+        ("G7", "What is learned first is shared"),
+        ("G8", "Fresh data leaves nothing memorized"),
+        ("T1", "An attack on one model moves the other more than noise"),
+        ("T2", "Gradient alignment predicts transfer example by example"),
+        ("T3", "Transfer follows generalization"),
+        ("T4", "Directions of attack align before accuracy"),
+        ("T5", "Shared data is not needed"),
+        ("T6", "Perturbations are features"),
+        ("T7", "More surrogates meet the target better"),
+        ("T8", "Models share an adversarial subspace"),
+        ("T9", "Boundaries meet, about halfway"),
+        ("T10", "On- and off-manifold parts transfer differently"),
+        ("T11", "Transfer crosses architectures"),
+        ("T12", "Size, alignment and variability each tell something"),
+    )
 )
+CLAIMS = {study.id: study.short for study in LISTED}
 RUN = run_report.RunInfo(
     command="python -m experiments.reproduce --config=configs/digits.py --only=G1,T1",
     config={"dataset": "digits", "seed": 0, "num_pairs": 16, "n": 600, "noise_rates": [0, 0.2, 1]},
@@ -75,7 +79,7 @@ def part(name, statistic, estimate, low, high, **fields):
 def verdict(name, word, parts, **fields):
     first = parts[0]
     defaults = {
-        "claim": f"{dict(FAMILY)[name]}.",
+        "claim": f"{CLAIMS[name]}.",
         "reason": "every part holds",
         "p_value": 2e-9,
         "p_adjusted": 4e-8,
@@ -294,7 +298,7 @@ def write(folder, **changes):
         "verdicts": VERDICTS,
         "figures": {"G1": [toy_figure("g1")], "T1": [toy_figure("t1"), toy_figure("t1_b")]},
         "explanations": EXPLANATIONS,
-        "family": FAMILY,
+        "listed": LISTED,
         "condition_tables": [TABLE],
         "condition_figures": [toy_figure("all")],
         "run": RUN,
@@ -486,7 +490,7 @@ def test_page_escapes_what_it_is_given(tmp_path):
             seconds={nasty: 1.0},
             devices=nasty,
         ),
-        family=[(name, nasty) for name, _ in FAMILY],
+        listed=[study._replace(short=nasty) for study in LISTED],
         condition_tables=[Table(nasty, nasty, (nasty,), ((nasty,),))],
         condition_figures=[dataclasses.replace(toy_figure(), caption=nasty)],
     )

@@ -1,4 +1,4 @@
-"""Twenty hypotheses, Holm over all of them, and the word that each one gets."""
+"""Holm over all hypotheses, what they stand on, and the word that each study gets."""
 
 import json
 import math
@@ -33,12 +33,15 @@ def _gate(estimate, **fields):
     return _part(None, None, **(defaults | fields))
 
 
-def _conclude(*outcomes, evidence="exploratory"):
+def _study(name, kind="hypothesis", stands_on=()):
     text = types.SimpleNamespace(controls=("one control", "another"))
-    pairs = [
-        (types.SimpleNamespace(id=f"G{number}", claim="A claim.", text=text), outcome)
-        for number, outcome in enumerate(outcomes, 1)
-    ]
+    return types.SimpleNamespace(
+        id=name, claim="A claim.", text=text, kind=kind, stands_on=stands_on
+    )
+
+
+def _conclude(*outcomes, evidence="exploratory"):
+    pairs = [(_study(f"G{number}"), outcome) for number, outcome in enumerate(outcomes, 1)]
     return family.conclude(pairs, family_size=20, evidence=evidence)
 
 
@@ -47,9 +50,12 @@ def _alone(*parts, **options):
 
 
 def test_the_family():
-    ids = [name for name, _ in studies.family()]
-    assert ids == [f"G{i}" for i in range(1, 9)] + [f"T{i}" for i in range(1, 13)]
-    assert len({claim for _, claim in studies.family()}) == 20
+    listed = studies.listed()
+    assert [study.id for study in listed] == list(studies.available())
+    assert len({study.short for study in listed}) == len(listed)
+    hypotheses = [study.id for study in listed if study.kind == "hypothesis"]
+    assert studies.family_size() == len(hypotheses)
+    assert {"G1", "T1"} == {study.id for study in listed if study.kind == "control"}
     assert studies.sort_ids({"T10", "T2", "G8", "G1", "T1"}) == ["G1", "G8", "T1", "T2", "T10"]
 
 
@@ -257,7 +263,57 @@ def test_json_of_a_bounded_verdict():
     assert plain["p_adjusted"] == pytest.approx(2e-5)
 
 
-@pytest.mark.parametrize("kind", ["none", "exploratory", "confirmatory"])
+@pytest.mark.parametrize("kind", ["exploratory", "confirmatory"])
 def test_a_run_of_any_evidence_decides(kind):
     (verdict,) = _conclude(Outcome((_part(),), ("mlp",)), evidence=kind)
     assert (verdict.evidence, verdict.verdict) == (kind, "supported")
+
+
+def test_a_run_of_no_evidence_decides_no_hypothesis():
+    (verdict,) = _conclude(Outcome((_part(),), ("mlp",)), evidence="none")
+    assert verdict.verdict == "not at this size"
+    assert "16 pairs" in verdict.reason
+
+
+# What hypotheses stand on
+
+
+def _with_check(check, kind, **options):
+    """A hypothesis that holds, and what it stands on."""
+    pairs = [
+        (_study("G1", kind), Outcome((check,), ("mlp",))),
+        (_study("G2", stands_on=("G1",)), Outcome((_part(),), ("mlp",))),
+    ]
+    return family.conclude(pairs, family_size=19, **({"evidence": "exploratory"} | options))
+
+
+@pytest.mark.parametrize(
+    ("kind", "held", "failed"), [("control", "met", "not met"), ("verification", "verified", "off")]
+)
+def test_a_check_is_held_at_raw_p_and_carries_what_stands_on_it(kind, held, failed):
+    check, verdict = _with_check(_part(0.04), kind)
+    assert (check.verdict, verdict.verdict) == (held, "supported")
+    assert check.p_adjusted is None
+    # A check is no member of the family: alone in it, p · 19.
+    assert verdict.p_adjusted == pytest.approx(19e-6)
+    check, verdict = _with_check(_part(0.06), kind)
+    assert (check.verdict, verdict.verdict) == (failed, "inconclusive")
+    assert verdict.reason == f"G1, on which the claim stands, is {failed}"
+
+
+def test_a_check_needs_every_part_and_its_pairs():
+    verdicts = _with_check(_part(0.001, num_excluded=3, num_pairs=13), "control")
+    assert [verdict.verdict for verdict in verdicts] == ["not met", "inconclusive"]
+    assert "diverged" in verdicts[0].reason
+    parts = _part(0.001), _gate(0.9)
+    pairs = [(_study("G1", "control"), Outcome(parts, ("mlp",)))]
+    (verdict,) = family.conclude(pairs, family_size=19, evidence="exploratory")
+    assert verdict.verdict == "not met"
+    assert "fitted" in verdict.reason
+
+
+def test_a_check_that_was_not_run_carries_nothing():
+    pairs = [(_study("G2", stands_on=("G1",)), Outcome((_part(),), ("mlp",)))]
+    (verdict,) = family.conclude(pairs, family_size=19, evidence="exploratory")
+    assert verdict.verdict == "inconclusive"
+    assert "G1" in verdict.reason and "not run" in verdict.reason

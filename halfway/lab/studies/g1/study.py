@@ -1,4 +1,4 @@
-"""G1: training on one half descends the other."""
+"""G1, a control: training on one half descends the other."""
 
 from collections.abc import Sequence
 
@@ -15,8 +15,10 @@ from halfway.lab.study.records import Records, Request
 from halfway.lab.study.verdict import Outcome, Verdict
 from halfway.populations import Condition
 
-TEXT = text.load(__file__)
+TEXT = text.load(__file__, "control")
 CONTROL = "permuted labels"
+LEAD = 0.05
+"""By which M_θ must exceed that of the control."""
 
 
 def conditions(config: RunConfig, architecture: str) -> tuple[Condition, Condition]:
@@ -52,10 +54,12 @@ def decide(records: Records) -> Outcome:
     for architecture in records.config.architectures:
         true, permuted = _terms(records, architecture)
         decision = stats.ratio_difference(
-            *true, *permuted, threshold=0.0, alternative="greater", paired=True
+            *true, *permuted, threshold=LEAD, alternative="greater", paired=True
         )
         statistic = f"M_θ in error minus M_θ with {CONTROL}"
-        parts.append(rules.part(decision, architecture, statistic, "greater", 0.0, control=CONTROL))
+        parts.append(
+            rules.part(decision, architecture, statistic, "greater", LEAD, control=CONTROL)
+        )
         headlines.append(
             rules.headline(
                 f"M_θ in error ({architecture})",
@@ -91,4 +95,4 @@ def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:
     return [Figure("g1_meeting", caption, rules.figure_of(axes))]
 
 
-STUDY = Study("G1", TEXT, needs, decide, figures)
+STUDY = Study("G1", TEXT, needs, decide, figures, kind="control")

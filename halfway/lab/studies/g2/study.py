@@ -171,4 +171,4 @@ def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:
     return [Figure("g2_dose_response", caption, rules.figure_of(axes))]
 
 
-STUDY = Study("G2", TEXT, needs, decide, figures)
+STUDY = Study("G2", TEXT, needs, decide, figures, stands_on=("G1",))

@@ -163,4 +163,4 @@ def words(verdict: Verdict) -> Mapping[str, str]:
     }
 
 
-STUDY = Study("G3", TEXT, needs, decide, figures, words)
+STUDY = Study("G3", TEXT, needs, decide, figures, words, stands_on=("G1",))

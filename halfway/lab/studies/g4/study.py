@@ -143,4 +143,4 @@ def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:
     return [Figure("g4_agreement", caption, rules.figure_of(axes))]
 
 
-STUDY = Study("G4", TEXT, needs, decide, figures)
+STUDY = Study("G4", TEXT, needs, decide, figures, stands_on=("G1",))

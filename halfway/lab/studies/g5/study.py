@@ -120,4 +120,4 @@ def _matrices(classes: Measured, verdict: Verdict) -> list[Figure]:
     return drawn
 
 
-STUDY = Study("G5", TEXT, needs, decide, figures)
+STUDY = Study("G5", TEXT, needs, decide, figures, stands_on=("G1",))

@@ -135,4 +135,4 @@ def words(verdict: Verdict) -> Mapping[str, str]:
     return {"level": f"{LEVEL:g}"}
 
 
-STUDY = Study("G6", TEXT, needs, decide, figures, words)
+STUDY = Study("G6", TEXT, needs, decide, figures, words, stands_on=("G1",))

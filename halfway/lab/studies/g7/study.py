@@ -113,4 +113,4 @@ def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:
     return [Figure("g7_order", caption, rules.figure_of(axes))]
 
 
-STUDY = Study("G7", TEXT, needs, decide, figures)
+STUDY = Study("G7", TEXT, needs, decide, figures, stands_on=("G1",))

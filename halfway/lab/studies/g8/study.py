@@ -193,4 +193,4 @@ def _gap_figures(config: RunConfig, verdict: Verdict, measured: Sequence[Measure
     return [Figure("g8_gap", caption, rules.figure_of(drawing.gap_path(lines)))]
 
 
-STUDY = Study("G8", TEXT, needs, decide, figures)
+STUDY = Study("G8", TEXT, needs, decide, figures, stands_on=("G1",))

@@ -1,4 +1,4 @@
-"""T1: an attack on one model moves the other more than noise does."""
+"""T1, a control: an attack on one model moves the other, through what both have learned."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -15,8 +15,13 @@ from halfway.lab.study.conditions import condition, control
 from halfway.lab.study.protocol import Figure, Study
 from halfway.lab.study.records import Measured, Records, Request
 from halfway.lab.study.verdict import Outcome, Verdict
+from halfway.populations import Condition
 
-TEXT = text.load(__file__)
+TEXT = text.load(__file__, "control")
+LEAD = 0.05
+"""By which M_x must exceed that on a target which learned nothing."""
+NOTHING = 0.05
+"""Below which |M_x| must lie where labels are noise alone."""
 
 
 class Points(NamedTuple):
@@ -32,7 +37,10 @@ COMPARED = {
     "another example's perturbation": Points("other_example", "other"),
     "target with permuted labels": Points("attack", "permuted"),
 }
-"""The controls: what is done to which target."""
+"""What is done to which target. The last is the null; noise and other examples are described: an
+attack beats matched noise even where nothing is shared, since noise off the data lowers the margin
+of what is wrong already."""
+PERMUTED = "target with permuted labels"
 
 
 def requests(config: RunConfig, architecture: str, noise_rate: float = 0.0) -> list[Request]:
@@ -54,7 +62,7 @@ def requests(config: RunConfig, architecture: str, noise_rate: float = 0.0) -> l
 
 
 def needs(config: RunConfig) -> Sequence[Request]:
-    """Returns transfer at every noise rate; ρ = 0 decides, the others are described."""
+    """Returns transfer at every noise rate; ρ = 0 and 1 decide, the others are described."""
     wanted = (
         request
         for architecture in config.architectures
@@ -80,41 +88,63 @@ def mean_increase(controlled: Measured, where: Points, budget: float) -> np.ndar
 
 
 def decide(records: Records) -> Outcome:
-    """Returns one paired test for each control and architecture, at ρ = 0."""
+    """Returns each architecture's lead over permuted labels, and its bound where all is noise.
+
+    `M_x − M_x(permuted)`, both over the own increases, at ρ = 0; and |M_x| at ρ = 1.
+    """
     config = records.config
     epsilon = config.attack.epsilon
-    parts, headlines, warnings = [], [], []
+    parts, headlines, described, warnings = [], [], [], []
     for architecture in config.architectures:
         trained = condition(config, architecture)
         controlled = records.get(TRANSFER_CONTROLS, trained)
-        attacked = mean_increase(controlled, ATTACK, epsilon)
-        for label, where in COMPARED.items():
-            difference = attacked - mean_increase(controlled, where, epsilon)
-            parts.append(
-                rules.part(
-                    stats.mean_test(difference, 0.0, alternative="greater"),
-                    f"{architecture}, {label}",
-                    f"mean increase of B's margin loss under A's attack minus {label}",
-                    "greater",
-                    0.0,
-                    control=label,
-                )
-            )
         terms = transfer.coefficient_terms(records.get(TRANSFER, trained))
-        noise = transfer.control_terms(
-            controlled, "increase", *COMPARED["matched noise"], budget=epsilon
+        increases = {
+            label: transfer.control_terms(controlled, "increase", *where, budget=epsilon)
+            for label, where in COMPARED.items()
+        }
+        noisy = transfer.coefficient_terms(
+            records.get(TRANSFER, _noise_alone(config, architecture))
         )
-        headlines.append(
-            rules.headline(
-                f"M_x at ε = {epsilon:g} ({architecture})",
-                stats.fieller(*terms),
-                "matched noise",
-                stats.fieller(noise, terms.denominators),
-            )
-        )
+        parts += [
+            rules.part(
+                stats.ratio_test(
+                    terms.numerators - increases[PERMUTED],
+                    terms.denominators,
+                    LEAD,
+                    alternative="greater",
+                ),
+                architecture,
+                f"M_x minus M_x on a {PERMUTED}",
+                "greater",
+                LEAD,
+                control=PERMUTED,
+            ),
+            rules.part(
+                stats.ratio_equivalence(*noisy, -NOTHING, NOTHING),
+                f"{architecture}, noise alone",
+                "M_x at ρ = 1",
+                "within",
+                -NOTHING,
+                NOTHING,
+            ),
+        ]
+        name = f"M_x at ε = {epsilon:g} ({architecture})"
+        moved = {
+            label: stats.fieller(increase, terms.denominators)
+            for label, increase in increases.items()
+        }
+        control = moved.pop(PERMUTED)
+        headlines.append(rules.headline(name, stats.fieller(*terms), PERMUTED, control))
+        described += [rules.headline(f"{name}, {label}", value) for label, value in moved.items()]
         warnings += _unmatched(controlled, architecture, epsilon)
-    first = tuple(f"{name}, {next(iter(COMPARED))}" for name in config.architectures)
-    return Outcome(tuple(parts), first, tuple(headlines), tuple(warnings))
+    headlines += described
+    return Outcome(tuple(parts), tuple(config.architectures), tuple(headlines), tuple(warnings))
+
+
+def _noise_alone(config: RunConfig, architecture: str) -> Condition:
+    """Returns the condition whose labels are noise alone, ρ = 1."""
+    return condition(config, architecture, noise_rate=1.0)
 
 
 def _unmatched(controlled: Measured, architecture: str, budget: float) -> list[str]:
@@ -195,8 +225,8 @@ def _curve(controlled: Measured, config: RunConfig, verdict: Verdict) -> Figure:
 
 
 def words(verdict: Verdict) -> Mapping[str, str]:
-    """Returns the smallest lead over a control."""
-    tests = [part for part in verdict.parts if part.kind != "gate"]
+    """Returns the smaller lead over a target that learned nothing."""
+    tests = [part for part in verdict.parts if part.kind == "test"]
     least = min(tests, key=lambda part: part.clearance)
     return {
         "least": wording.format_estimate(least.estimate, least.low, least.high),
@@ -204,4 +234,4 @@ def words(verdict: Verdict) -> Mapping[str, str]:
     }
 
 
-STUDY = Study("T1", TEXT, needs, decide, figures, words)
+STUDY = Study("T1", TEXT, needs, decide, figures, words, kind="control")

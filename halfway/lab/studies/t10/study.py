@@ -195,4 +195,4 @@ def words(verdict: Verdict) -> Mapping[str, str]:
     }
 
 
-STUDY = Study("T10", TEXT, needs, decide, figures, words)
+STUDY = Study("T10", TEXT, needs, decide, figures, words, stands_on=("T1",))

@@ -191,4 +191,4 @@ def words(verdict: Verdict) -> Mapping[str, str]:
     }
 
 
-STUDY = Study("T11", TEXT, needs, decide, figures, words)
+STUDY = Study("T11", TEXT, needs, decide, figures, words, stands_on=("T1",))

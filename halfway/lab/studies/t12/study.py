@@ -191,4 +191,4 @@ def _rates(quantities: Quantities, config: RunConfig, verdict: Verdict) -> Table
     )
 
 
-STUDY = Study("T12", TEXT, needs, decide, figures)
+STUDY = Study("T12", TEXT, needs, decide, figures, stands_on=("T1",))

@@ -209,4 +209,4 @@ def words(verdict: Verdict) -> Mapping[str, str]:
     }
 
 
-STUDY = Study("T2", TEXT, needs, decide, figures, words)
+STUDY = Study("T2", TEXT, needs, decide, figures, words, stands_on=("T1",))

@@ -187,4 +187,4 @@ def _theory(records: Records, verdict: Verdict) -> Figure:
     return Figure("t3_theory", caption, rules.figure_of(axes))
 
 
-STUDY = Study("T3", TEXT, needs, decide, figures)
+STUDY = Study("T3", TEXT, needs, decide, figures, stands_on=("T1",))

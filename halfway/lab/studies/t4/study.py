@@ -158,4 +158,4 @@ def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:
     return [Figure("t4_first_steps", caption, rules.figure_of(axes))]
 
 
-STUDY = Study("T4", TEXT, needs, decide, figures)
+STUDY = Study("T4", TEXT, needs, decide, figures, stands_on=("T1",))

@@ -156,4 +156,4 @@ def words(verdict: Verdict) -> Mapping[str, str]:
     return {"kept": f"{KEPT:g}", "lead": lead}
 
 
-STUDY = Study("T5", TEXT, needs, decide, figures, words)
+STUDY = Study("T5", TEXT, needs, decide, figures, words, stands_on=("T1",))

@@ -186,4 +186,4 @@ def words(verdict: Verdict) -> Mapping[str, str]:
     }
 
 
-STUDY = Study("T6", TEXT, needs, decide, figures, words)
+STUDY = Study("T6", TEXT, needs, decide, figures, words, stands_on=("T1",))

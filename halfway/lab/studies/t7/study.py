@@ -284,4 +284,4 @@ def words(verdict: Verdict) -> Mapping[str, str]:
     }
 
 
-STUDY = Study("T7", TEXT, needs, decide, figures, words)
+STUDY = Study("T7", TEXT, needs, decide, figures, words, stands_on=("T1",))

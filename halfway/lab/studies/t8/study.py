@@ -160,4 +160,4 @@ def words(verdict: Verdict) -> Mapping[str, str]:
     return {"num_directions": str(NUM_DIRECTIONS), "epsilon": f"{EPSILON:g}"}
 
 
-STUDY = Study("T8", TEXT, needs, decide, figures, words)
+STUDY = Study("T8", TEXT, needs, decide, figures, words, stands_on=("T1",))

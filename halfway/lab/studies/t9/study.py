@@ -273,4 +273,4 @@ def words(verdict: Verdict) -> Mapping[str, str]:
     return {"halfway": f"{HALFWAY:g}"}
 
 
-STUDY = Study("T9", TEXT, needs, decide, figures, words)
+STUDY = Study("T9", TEXT, needs, decide, figures, words, stands_on=("T1",))
