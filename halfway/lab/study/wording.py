@@ -296,11 +296,10 @@ def terminal_map(verdicts: Sequence[Verdict], listed: Sequence[Listed]) -> str:
 
 
 def quantity(verdict: Verdict) -> str:
-    """Returns what the effect of a verdict is: the statistic, and whose where there are several."""
+    """Returns what the effect of a verdict is: whose, such as an architecture's, and what."""
     for part in verdict.parts:
         if (part.estimate, part.low, part.high) == (verdict.effect, *verdict.interval):
-            named = part.name if part.name not in part.statistic else ""
-            return f"{part.statistic} ({named})" if named else part.statistic
+            return f"{part.name}: {part.statistic}"
     return "effect"
 
 

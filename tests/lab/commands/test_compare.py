@@ -30,7 +30,7 @@ SETTINGS = {"seed": 0, "attack.epsilon": 0.1, "commit": "abc"}
 
 
 def _text(*runs):
-    text = comparison.text(runs, studies.family())
+    text = comparison.text(runs, studies.listed())
     assert all(len(line) <= 100 for line in text.splitlines())
     assert not any(line.endswith(" ") for line in text.splitlines())
     return text

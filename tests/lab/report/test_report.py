@@ -89,12 +89,14 @@ def verdict(name, word, parts, **fields):
         "effect": first.estimate,
         "interval": (first.low, first.high),
     }
+    if word in ("met", "not met"):
+        defaults |= {"kind": "control", "p_adjusted": None}
     return Verdict(id=name, verdict=word, parts=tuple(parts), **(defaults | fields))
 
 
 G1 = verdict(
     "G1",
-    "supported",
+    "met",
     [
         part(
             "mlp",
@@ -157,7 +159,7 @@ G2 = verdict(
 )
 T1 = verdict(
     "T1",
-    "supported",
+    "met",
     [
         part(
             f"mlp, {name}",
@@ -379,30 +381,34 @@ def test_rules_and_commands_in_words():
 def test_answer_follows_the_first_hypothesis():
     assert wording.answer([G1], "G")[0] == "Halves meet:"
     assert "0.9900 [0.9850, 0.9950]" in wording.answer([G1], "G")[1]
-    refuted = dataclasses.replace(G1, verdict="refuted")
-    assert wording.answer([refuted], "G")[0] == "Halves do not meet:"
-    undecided = dataclasses.replace(T1, verdict="inconclusive")
-    assert "not settled" in wording.answer([undecided, T2], "T")[0]
+    unmet = dataclasses.replace(G1, verdict="not met")
+    assert wording.answer([unmet], "G")[0] == "Halves do not meet:"
     assert "T1 was not run" in wording.answer([T2], "T")[0]
     assert wording.answer([G1], "T") == (
         "Whether models meet was not asked.",
         "No hypothesis about models was run.",
     )
-    assert "1 supported and 1 inconclusive" in wording.answer(VERDICTS, "G")[1]
+    assert "that were run: none." in wording.answer([G1], "G")[1]
+    assert "that were run: 1 inconclusive." in wording.answer(VERDICTS, "G")[1]
+    assert "1 refuted and 1 inconclusive" in wording.answer(VERDICTS, "T")[1]
     assert "little" in wording.little_was_run(1, 20)
     assert "little" not in wording.little_was_run(20, 20)
 
 
 @pytest.mark.quick
 def test_terminal_map():
-    shown = wording.terminal_map(VERDICTS, FAMILY)
+    shown = wording.terminal_map(VERDICTS, LISTED)
     lines = shown.splitlines()
-    assert lines[0].count("G") == 8 and lines[1].count("T") == 12
-    assert "G1 ●" in lines[0] and "G2 ◐" in lines[0] and "T2 ✕" in lines[1] and "T4 ·" in lines[1]
-    assert [line.split()[0] for line in lines[-5:]] == ["G1", "G2", "T1", "T2", "T3"]
-    assert "−0.400 [−∞, ∞]" in lines[-1]
+    assert lines[0].count("G") == 7 and lines[1].count("T") == 11
+    assert "G2 ◐" in lines[0] and "T2 ✕" in lines[1] and "T4 ·" in lines[1]
+    assert "G1 ✓" in lines[2] and "T1 ✓" in lines[2]
+    table = lines[-7:-2]
+    assert [line.split()[0] for line in table] == ["G1", "G2", "T1", "T2", "T3"]
+    assert "−0.400 [−∞, ∞]" in table[-1]
+    assert "mlp: M_θ minus" in table[0]
+    assert "Evidence: exploratory" in lines[-1]
     assert max(map(len, lines)) <= 100
-    assert "id" not in wording.terminal_map([], FAMILY)
+    assert "id " not in wording.terminal_map([], LISTED)
 
 
 def test_page_has_every_section_in_order(browser, source):
@@ -411,6 +417,7 @@ def test_page_has_every_section_in_order(browser, source):
         "map",
         "forest",
         "hypotheses",
+        "checks",
         "conditions",
         "distrust",
         "repeat",
@@ -428,8 +435,9 @@ def test_page_has_twenty_tiles_that_lead_somewhere(browser):
     tiles = [value for value in browser.values("class", "a") if value.startswith("tile ")]
     assert len(tiles) == 20
     states = [tile.removeprefix("tile ") for tile in tiles]
-    assert states[:3] == ["supported", "inconclusive", "not-run"]
-    assert states[8:11] == ["supported", "refuted", "inconclusive"]
+    assert states[:2] == ["inconclusive", "not-run"]
+    assert states[7:9] == ["refuted", "inconclusive"]
+    assert states[18:] == ["met", "met"]
     ids = browser.values("id")
     links = [value[1:] for value in browser.values("href") if value.startswith("#")]
     assert len(links) > 40 and set(links) <= set(ids)
@@ -548,7 +556,7 @@ def test_page_without_any_verdict(tmp_path):
     )
     browser = Browser(source)
     assert "Whether halves meet was not asked." in browser.text
-    assert "0 of 20 hypotheses were run" in browser.text
+    assert "0 of 18 hypotheses were run" in browser.text
     assert browser.values("class", "a").count("tile not-run") == 20
     assert browser.tags.count("figure") == 0
     ids = browser.values("id")
@@ -557,7 +565,7 @@ def test_page_without_any_verdict(tmp_path):
 
 @pytest.mark.quick
 def test_forest_draws_a_control_only_on_its_own_axis():
-    figure = run_report.forest_figure(VERDICTS, FAMILY)
+    figure = run_report.forest_figure(VERDICTS, LISTED)
     assert figure is not None
     axes = figure.figure.axes
     assert [ax.get_title(loc="left")[:2] for ax in axes] == ["G1", "G2", "T1", "T2", "T3"]
@@ -565,7 +573,7 @@ def test_forest_draws_a_control_only_on_its_own_axis():
     # T1's headlines are coefficients, its effect is a loss: no control on that axis
     assert drawn == [True, False, False, False, False]
     assert any("fails: slope" in text.get_text() for text in axes[3].texts)
-    assert run_report.forest_figure([], FAMILY) is None
+    assert run_report.forest_figure([], LISTED) is None
 
 
 def test_save_figures_twice_gives_the_same_bytes(tmp_path):
