@@ -1,11 +1,11 @@
-"""Many conditions that differ in all that could move a gap, and measures said to predict it.
+"""The grid of interventions: one base condition, and what changes one factor of it.
 
-A full factorial plan of seven factors of two levels: 128 conditions, 64 for each noise rate. Every
-two that differ in one factor alone are there, which granulated rank correlations need.
+G3, T3 and T12 read it, and the figure of the law. Interventions are designed: they are no sample,
+and no test resamples or permutes them.
 """
 
 import dataclasses
-import itertools
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,102 +14,172 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from halfway import landscapes, meeting, populations
+from halfway import attacks, landscapes, losses, meeting, populations
+from halfway.keys import named_key
 from halfway.lab.config.settings import RunConfig
-from halfway.lab.measurements import learning
 from halfway.lab.measurements.context import Context, Pair, Program, Shared
-from halfway.lab.measurements.learning import LEARNING
-from halfway.lab.study import evidence
 from halfway.lab.study.conditions import condition
-from halfway.lab.study.records import Measured, Measurement, Records
+from halfway.lab.study.records import Measurement
 from halfway.populations import Condition
 from halfway.types import Array, Key, Params, Sample
 
-NUM_PAIRS = 8
-"""Of each condition, at most; enough in a grid of 60 conditions or more."""
-SMALL_PAIRS = 4
-"""The same in a run that counts as no evidence anyhow, which has a quarter of the conditions."""
-STOP_LOSS = 0.05
-"""Mean cross-entropy on its half at which each model stops, whatever the condition."""
-MAX_STEPS = 4000
-"""Where a model that has not come there stops too, and is counted."""
+FACTORS = (
+    "n",
+    "ρ",
+    "training length",
+    "width",
+    "depth",
+    "weight decay",
+    "learning rate",
+    "batch",
+    "optimizer",
+    "activation",
+    "architecture",
+    "shared data",
+    "start",
+)
+"""What interventions change. The last two move how far two models agree, and leave accuracy, n, ρ
+and training as they are."""
+AGREEMENT_ONLY = FACTORS[-2:]
+SGD_RATE = 0.1
+"""Learning rate of SGD: chosen once on digits so that ρ = 0 is fitted, from training accuracy."""
 EARLY = 20
 """The step at which coherence is measured."""
+MLP, CNN = "mlp", "cnn"
+"""Bases by architecture."""
 
 
-class Factor(NamedTuple):
-    """What is varied: its name, and its two levels as parts of the config's own value."""
+class Intervention(NamedTuple):
+    """A condition that differs from its base in one factor.
+
+    Attributes:
+      name: what is changed, e.g. "n ÷4"; unique.
+      factor: of `FACTORS`.
+      base: the architecture whose base it is compared with where a study compares within one.
+      condition: the changed condition.
+      is_fitted: whether lines from which n or ρ is predicted are fitted to it.
+    """
 
     name: str
-    levels: tuple[float, float]
-
-
-FACTORS = (
-    Factor("noise_rate", (0.0, 0.2)),
-    Factor("num_examples", (0.25, 0.75)),
-    Factor("depth", (2, 4)),
-    Factor("width", (0.25, 0.5)),
-    Factor("learning_rate", (0.5, 2.0)),
-    Factor("weight_decay", (0.0, 0.1)),
-    Factor("batch_size", (0.25, 1.0)),
-)
-"""Noise rate, depth and weight decay as they are; the others times what the config has."""
-NOISE_RATE = [factor.name for factor in FACTORS].index("noise_rate")
-"""The place of ρ among the factors."""
-NOISE_RATES = FACTORS[NOISE_RATE].levels
-_LEVELS = {factor.name: factor.levels for factor in FACTORS}
-_FIXED_WHERE_SMALL = ("depth", "weight_decay")
-
-
-class Cell(NamedTuple):
-    """A condition of the grid with its level, 0 or 1, of each of `FACTORS`."""
-
-    levels: tuple[int, ...]
+    factor: str
+    base: str
     condition: Condition
+    is_fitted: bool = True
 
 
-def cells(config: RunConfig) -> list[Cell]:
-    """Returns the grid's conditions, those of one noise rate and depth next to each other.
+class Grid(NamedTuple):
+    """The base of each architecture, and all interventions.
 
-    They are MLPs, since width and depth are theirs, half as wide as the config's first one. With
-    fewer pairs than evidence takes, depth and weight decay stay at their first level.
+    Attributes:
+      bases: by architecture.
+      interventions: in the order of `FACTORS`.
+    """
+
+    bases: Mapping[str, Condition]
+    interventions: tuple[Intervention, ...]
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """All conditions, the MLP's base first; the CNN's base is an intervention."""
+        return [self.bases[MLP], *(changed.condition for changed in self.interventions)]
+
+    @property
+    def factors(self) -> np.ndarray:
+        """The factor of each intervention, as text."""
+        return np.array([changed.factor for changed in self.interventions])
+
+
+def design(config: RunConfig) -> Grid:
+    """Returns the grid of a config: 28 interventions on 13 factors.
+
+    The base is the config's first MLP with the config's n and training at ρ = 0; the CNN is the
+    config's first, or that of digits.
 
     Args:
       config: of the run.
 
     Raises:
-      ValueError: if no architecture of the config is an MLP.
+      ValueError: if no architecture of the config is an MLP with a hidden layer.
     """
-    widths = [m["widths"] for m in config.models.values() if m["kind"] == "mlp" and m.get("widths")]
-    if not widths:
+    names = {kind: _first(config, kind) for kind in (MLP, CNN)}
+    if names[MLP] is None:
         raise ValueError(
-            "the grid of G3 is of MLPs: config.models must have one with a hidden layer"
+            "the grid of G3, T3 and T12 is of MLPs: config.models must have one with a hidden layer"
         )
-    base = condition(config, config.architectures[0])
-    small = base.num_pairs < evidence.MIN_PAIRS
-    full = widths[0][0]
-    grid = []
-    choices = [(0,) if small and f.name in _FIXED_WHERE_SMALL else (0, 1) for f in FACTORS]
-    for levels in itertools.product(*choices):
-        values = {f.name: f.levels[level] for f, level in zip(FACTORS, levels, strict=True)}
-        varied = dataclasses.replace(
-            base,
-            architecture=f"mlp of depth {values['depth']:g}",
-            model={"kind": "mlp", "widths": (full // 2,) * int(values["depth"])},
-            num_pairs=min(SMALL_PAIRS if small else NUM_PAIRS, base.num_pairs),
-            noise_rate=values["noise_rate"],
-            num_examples=round(values["num_examples"] * base.num_examples),
-            capacity=round(max(_LEVELS["num_examples"]) * base.num_examples),
-            width=max(1, round(values["width"] * full)),
-            learning_rate=values["learning_rate"] * base.learning_rate,
-            weight_decay=values["weight_decay"],
-            batch_size=max(1, round(values["batch_size"] * base.batch_size)),
-            batch_capacity=base.batch_size,
-            probe_steps=(0, EARLY, MAX_STEPS),
-            stop_loss=STOP_LOSS,
-        )
-        grid.append(Cell(levels, varied))
-    return grid
+    mlp = condition(config, names[MLP])
+    cnn = (
+        dataclasses.replace(mlp, architecture=CNN, model=_CNN)
+        if names[CNN] is None
+        else condition(config, names[CNN])
+    )
+    num_examples, last = mlp.num_examples, mlp.probe_steps[-1]
+    widths = dict(mlp.model)["widths"]
+
+    def sized(base: Condition, share: float, **fields: Any) -> Condition:
+        number = max(1, round(share * num_examples))
+        return dataclasses.replace(base, num_examples=number, capacity=num_examples, **fields)
+
+    def trained(base: Condition, num_steps: int) -> Condition:
+        steps = [step for step in base.probe_steps if step < num_steps]
+        return dataclasses.replace(base, probe_steps=(*steps, num_steps))
+
+    def built(name: str, **fields: Any) -> Condition:
+        model = dict(mlp.model) | fields
+        return dataclasses.replace(mlp, architecture=f"{mlp.architecture} {name}", model=model)
+
+    def scaled(factor: float) -> tuple[int, ...]:
+        return tuple(max(1, round(factor * width)) for width in widths)
+
+    replaced = dataclasses.replace
+    linear = replaced(mlp, architecture="linear", model={"kind": "linear"})
+    listed = [
+        ("n ÷4", "n", MLP, sized(mlp, 1 / 4)),
+        ("n ÷2", "n", MLP, sized(mlp, 1 / 2)),
+        ("CNN, n ÷4", "n", CNN, sized(cnn, 1 / 4)),
+        *((f"ρ = {rate:g}", "ρ", MLP, replaced(mlp, noise_rate=rate)) for rate in (0.2, 0.4, 0.8)),
+        *((f"CNN, ρ = {rate:g}", "ρ", CNN, replaced(cnn, noise_rate=rate)) for rate in (0.2, 0.4)),
+        ("n ÷4, ρ = 0.4", "ρ", MLP, sized(mlp, 1 / 4, noise_rate=0.4)),
+        ("50 steps", "training length", MLP, trained(mlp, 50)),
+        ("150 steps", "training length", MLP, trained(mlp, 150)),
+        ("steps ×4", "training length", MLP, trained(mlp, 4 * last)),
+        ("CNN, 150 steps", "training length", CNN, trained(cnn, 150)),
+        ("width ÷8", "width", MLP, built("÷8 wide", widths=scaled(1 / 8))),
+        ("width ×4", "width", MLP, built("×4 wide", widths=scaled(4))),
+        ("depth 4", "depth", MLP, built("of depth 4", widths=(widths[0],) * 4)),
+        ("weight decay", "weight decay", MLP, replaced(mlp, weight_decay=1.0)),
+        ("CNN, weight decay", "weight decay", CNN, replaced(cnn, weight_decay=1.0)),
+        (
+            "learning rate ÷8",
+            "learning rate",
+            MLP,
+            replaced(mlp, learning_rate=mlp.learning_rate / 8),
+        ),
+        ("batch 16", "batch", MLP, replaced(mlp, batch_size=16)),
+        ("SGD", "optimizer", MLP, replaced(mlp, optimizer="sgd", learning_rate=SGD_RATE)),
+        ("tanh", "activation", MLP, built("of tanh", activation="tanh")),
+        ("linear", "architecture", MLP, linear),
+        ("CNN", "architecture", MLP, cnn),
+        ("overlap ½", "shared data", MLP, replaced(mlp, overlap=0.5)),
+        ("overlap 1", "shared data", MLP, replaced(mlp, overlap=1.0)),
+        ("n ÷4, overlap 1", "shared data", MLP, sized(mlp, 1 / 4, overlap=1.0)),
+        ("one start", "start", MLP, replaced(mlp, shared_start=True)),
+    ]
+    changed = tuple(
+        Intervention(name, factor, base, made, is_fitted=name != "n ÷4, ρ = 0.4")
+        for name, factor, base, made in listed
+    )
+    return Grid({MLP: mlp, CNN: cnn}, changed)
+
+
+_CNN = {"kind": "cnn", "features": (16, 32), "stride": 2, "widths": (64,)}
+
+
+def _first(config: RunConfig, kind: str) -> str | None:
+    """Returns the name of the config's first model of a kind, an MLP with a hidden layer."""
+    for name, model in config.models.items():
+        if model["kind"] == kind and (kind != MLP or model.get("widths")):
+            return name
+    return None
 
 
 RIVALS = {
@@ -134,16 +204,16 @@ _RADIUS = 0.05
 def _early(
     program: Condition, key: Key, params: Params, samples: Mapping[str, Sample], images: Array
 ) -> dict[str, Any]:
-    """Returns signal, noise and loss of the own half, and the parameters; a `populations.Probe`."""
+    """Returns tr Cov(g), ‖g_A‖² and the loss of the own half, and the parameters; a `Probe`."""
     del key
     half = samples["own"]
     x = images[half.indices]
     scale = meeting.noise_scale(program.apply_fn, params, x, half.labels, half.mask)
-    losses = populations.landscape_losses(program.apply_fn, params, images, half)
+    means, gradient = populations.losses_and_gradient(program.apply_fn, params, images, half)
     return {
-        "early_signal": scale.signal,
         "early_noise": scale.noise,
-        "early_loss": losses["cross_entropy"],
+        "early_square": populations.inner_products(gradient, gradient)["own_own"],
+        "early_loss": means["cross_entropy"],
         "params": params,
     }
 
@@ -186,11 +256,11 @@ def _trained(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]:
     return jax.vmap(model)(jax.random.split(pair.key), pair.params, *pair.extra)
 
 
-def _measure(context: Context) -> xr.Dataset:
+def _measure_complexity(context: Context) -> xr.Dataset:
     """Returns what is told of each model inside its own half.
 
-    `rivals` (pair, model, measure), and `early_signal` and `early_noise` (pair, model), those of P3
-    at step `EARLY`.
+    `rivals` (pair, model, measure); and `early_noise`, tr Cov(g), and `early_square`, ‖g_A‖² of the
+    half's whole gradient (pair, model), at step `EARLY`.
     """
     watched = context.along_training(_early, steps=(0, EARLY))
     start = jax.tree.map(lambda leaf: leaf[:, :, 0], watched.pop("params"))
@@ -204,72 +274,134 @@ def _measure(context: Context) -> xr.Dataset:
     )
 
 
-COMPLEXITY = Measurement("complexity", _measure)
+COMPLEXITY = Measurement("complexity", _measure_complexity)
+
+TERMS = meeting.FunctionTerms._fields
+"""Sums of a pair that coefficients in function space are ratios of."""
+SPACES = ("values", "jacobians", "noise images", "input gradients")
+"""Where two models are compared: logits on S, their Jacobians, logits on images of uniform noise,
+and input gradients of the margin loss on S."""
 
 
-class Measures(NamedTuple):
-    """M measures of the grid's C conditions with P pairs each, and the gaps of the same pairs.
+def _agreement(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]:
+    """Returns how far both models agree, and what each model's margins and gradients are.
 
-    Attributes:
-      numerators, denominators: `[M, C, P]`, see who reads them; NaN where a pair does not count.
-      gap: `[C, P]` in error; NaN where a pair does not count.
-      finite: `[C, P]` whether all that is read of a pair stayed finite.
-      reached: `[C, P]` whether both models came to the loss at which all stop.
-      levels: `[C, F]`, 0 or 1, of each factor.
+    `shared.extra` are rows of the pool on which margins are read.
     """
+    apply_fn, rows = program.apply_fn, pair.halves.s.indices
+    x, labels = shared.images[rows], shared.labels[rows]
+    fns = [
+        functools.partial(apply_fn, jax.tree.map(lambda leaf, i=i: leaf[i], pair.params))
+        for i in (0, 1)
+    ]
+    noise = jax.random.uniform(pair.key, x.shape, x.dtype)
+    logits, on_noise = ([fn(points) for fn in fns] for points in (x, noise))
 
-    numerators: np.ndarray
-    denominators: np.ndarray
-    gap: np.ndarray
-    finite: np.ndarray
-    reached: np.ndarray
-    levels: np.ndarray
+    def margin_gradient(fn: Any) -> tuple[Array, Array]:
+        def total(points):
+            values = losses.margin(fn(points), labels)
+            return values.sum(), values
 
-    @property
-    def strata(self) -> np.ndarray:
-        """`[C]`, conditions of equal ρ."""
-        return self.levels[:, NOISE_RATE]
+        slope, values = jax.grad(total, has_aux=True)(x)
+        return values, slope.reshape(len(x), -1)
+
+    (loss_a, slope_a), (loss_b, slope_b) = map(margin_gradient, fns)
+    products = [(slope_a * slope_b), slope_a**2, slope_b**2]
+    terms = [
+        meeting.function_terms(*logits),
+        meeting.jacobian_terms(*fns, x),
+        meeting.function_terms(*on_noise),
+        meeting.FunctionTerms(*(values.sum() for values in products)),
+    ]
+    centred = [z - z.mean(-1, keepdims=True) for z in logits]
+    lengths = [jnp.linalg.norm(z, axis=-1) for z in centred]
+    cosine = (centred[0] * centred[1]).sum(-1) / (lengths[0] * lengths[1])
+    predictions = [z.argmax(-1) for z in logits]
+    threat = attacks.linf(shared.epsilon)
+
+    def alignment(attacked: Array, moved: Array) -> Array:
+        """Returns the mean of τ over examples where it is defined, see P5."""
+        dual = threat.dual_norm(moved)
+        score = (threat.steepest(attacked) * moved).sum(-1)
+        return losses.masked_mean(score / jnp.where(dual > 0, dual, 1.0), dual > 0)
+
+    size = jnp.stack(
+        [
+            jnp.abs(slope).sum(-1).mean() / jnp.abs(loss).mean()
+            for loss, slope in ((loss_a, slope_a), (loss_b, slope_b))
+        ]
+    )
+    examined = shared.extra
+
+    def margins(fn: Any) -> Array:
+        return -losses.margin(fn(shared.images[examined]), shared.labels[examined])
+
+    def unseen(half: Sample) -> Array:
+        trained_on = jnp.where(half.mask, half.indices, -1)
+        return ~jnp.isin(examined, trained_on)
+
+    return {
+        "terms": jnp.stack([jnp.stack(space) for space in terms]),
+        "cka": _cka(*centred),
+        "cosine": cosine.mean(),
+        "agreement": (predictions[0] == predictions[1]).mean(),
+        "accuracy": jnp.stack([(p == labels).mean() for p in predictions]),
+        "tau": jnp.stack([alignment(slope_a, slope_b), alignment(slope_b, slope_a)]),
+        "size": size,
+        "margin": jnp.stack([margins(fn) for fn in fns]),
+        "unseen": jnp.stack([unseen(half) for half in (pair.halves.a, pair.halves.b)]),
+    }
 
 
-def with_gaps(records: Records, numerators: np.ndarray, denominators: np.ndarray) -> Measures:
-    """Returns measures beside the gaps, without the pairs that do not count.
+def _cka(a: Array, b: Array) -> Array:
+    """Returns linear CKA of two sets of logits `[B, C]`, centred over examples."""
+    a, b = (z - z.mean(0, keepdims=True) for z in (a, b))
+    return (
+        (a.T @ b).ravel()
+        @ (a.T @ b).ravel()
+        / jnp.sqrt(jnp.square(a.T @ a).sum() * jnp.square(b.T @ b).sum())
+    )
 
-    A pair counts where all that is read of it is finite, and both of its models came to the loss at
-    which all stop.
+
+def examined_rows(config: RunConfig, num_images: int) -> np.ndarray:
+    """Returns the rows of the pool on which margins of all models are read, as many as S has.
+
+    They are the same for every condition, so that a margin's variance over models is that of one
+    example. A model that has trained on a row does not count there.
 
     Args:
-      records: that hold `LEARNING` of every condition of the grid.
-      numerators, denominators: `[M, C, P]`, conditions in the order of `cells`.
+      config: of the run.
+      num_images: N, the number of images of the pool.
     """
-    grid = cells(records.config)
-    learned = [records.get(LEARNING, cell.condition) for cell in grid]
-    gap = np.array([learning.gap(walks) for walks in learned])
-    finite = np.all(np.isfinite([*numerators, *denominators, gap]), axis=0)
-    pairs = zip(learned, grid, strict=True)
-    reached = np.array([_reached(walks, cell.condition.stop_loss) for walks, cell in pairs])
-    counts = finite & reached
-    numerators, denominators, gap = (
-        np.where(counts, array, np.nan) for array in (numerators, denominators, gap)
-    )
-    levels = np.array([cell.levels for cell in grid])
-    return Measures(numerators, denominators, gap, finite, reached, levels)
+    key = named_key(jax.random.key(config.seed), "examined rows")
+    number = min(config.num_holdout, num_images)
+    return np.sort(np.asarray(jax.random.choice(key, num_images, (number,), replace=False)))
 
 
-def _reached(learned: Measured, stop_loss: float) -> np.ndarray:
-    """Returns `[P]` whether both models of a pair came to a loss, NaN being above it."""
-    walk = learned.read("cross_entropy", "pair", "model", "step", sample="own")
-    # As the loop that stops sees it, in single precision.
-    return np.all(walk[..., -1] <= np.float32(stop_loss), axis=-1)
+def _measure_agreement(context: Context) -> xr.Dataset:
+    """Returns how far the models of a pair agree on S, labels clean, and what T12 compares.
+
+    `terms` (pair, space, term) are the sums of `SPACES`; `cka`, the mean `cosine` of logits and the
+    share `agreement` of equal predictions (pair); `accuracy` (pair, model); `tau` (pair,
+    surrogate), the mean of τ on the other model; `size` (pair, model), mean ‖∇ margin‖₁ over mean
+    |margin|. Of each of the `examined_rows`, `margin` and whether the model has not seen it,
+    `unseen` (pair, model, example).
+    """
+    rows = examined_rows(context.config, len(context.pool.images))
+    arrays = context.over_pairs(_agreement, shared_extra=jnp.asarray(rows))
+    dims = {
+        "terms": ("pair", "space", "term"),
+        "accuracy": ("pair", "model"),
+        "size": ("pair", "model"),
+        "tau": ("pair", "surrogate"),
+    }
+    cells = "pair", "model", "example"
+    outcomes = {
+        "margin": (cells, arrays.pop("margin").astype(np.float32)),
+        "unseen": (cells, arrays.pop("unseen")),
+    }
+    numbers = {name: (dims.get(name, ("pair",)), values) for name, values in arrays.items()}
+    return context.dataset(numbers, outcomes, space=SPACES, term=TERMS)
 
 
-def warn_of_unreached(measures: Measures) -> tuple[str, ...]:
-    """Returns a warning, if any finite pair did not come to the loss that all stop at."""
-    short = measures.finite & ~measures.reached
-    if not short.any():
-        return ()
-    num_conditions = int(short.any(1).sum())
-    return (
-        f"{int(short.sum())} of {short.size} pairs, of {num_conditions} of {len(short)} "
-        f"conditions, had a model that did not come to a training loss of {STOP_LOSS:g} in "
-        f"{MAX_STEPS} steps; these pairs are left out.",
-    )
+AGREEMENT = Measurement("function_space", _measure_agreement)

@@ -59,6 +59,7 @@ def _attacked(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]:
         return jnp.abs(jax.grad(total)(images)).sum()
 
     rates = [transfer.success(matrix, name) for name in transfer.DENOMINATORS]
+    errs = {name: ~matrix.target[name].correct for name in ("attack", "other_example")}
     return {
         "increase": transfer.increase(matrix).sum(-1),
         "num_fooled": jnp.stack([rate.num_fooled for rate in rates]),
@@ -66,7 +67,8 @@ def _attacked(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]:
         "gradient_norm": jax.vmap(gradient_norm)(pair.params),
         "clean_correct": matrix.target["clean"].correct,
         "clean_loss": matrix.target["clean"].loss,
-        "fooled": ~matrix.target["attack"].correct,
+        "fooled": errs["attack"],
+        "fooled_by_other": errs["other_example"],
         "labels": labels,
     }
 
@@ -77,11 +79,13 @@ def _measure(context: Context) -> xr.Dataset:
     `increase` of the margin loss (pair, surrogate, target), `num_fooled` of `num_examples` (pair,
     denominator, surrogate, target), and `gradient_norm`, Σ_x ‖∇_x margin‖₁ of the surrogate: the
     dual norm of the attack's, so that ε times it is the increase to first order. All at the budget
-    that decides. Of each example, `fooled` (pair, surrogate, target, example), and `clean_correct`,
-    `clean_loss` (pair, model, example).
+    that decides. Of each example, `fooled` and, by another example's perturbation,
+    `fooled_by_other` (pair, surrogate, target, example), and `clean_correct`, `clean_loss` (pair,
+    model, example).
     """
     arrays = context.over_pairs(_attacked)
     cells = "pair", "denominator", "surrogate", "target"
+    outcomes = "pair", "surrogate", "target", "example"
     return context.dataset(
         {
             "increase": (("pair", "surrogate", "target"), arrays["increase"]),
@@ -90,7 +94,8 @@ def _measure(context: Context) -> xr.Dataset:
             "gradient_norm": (("pair", "surrogate"), arrays["gradient_norm"]),
         },
         {
-            "fooled": (("pair", "surrogate", "target", "example"), arrays["fooled"]),
+            "fooled": (outcomes, arrays["fooled"]),
+            "fooled_by_other": (outcomes, arrays["fooled_by_other"]),
             "clean_correct": (("pair", "model", "example"), arrays["clean_correct"]),
             "clean_loss": (("pair", "model", "example"), arrays["clean_loss"].astype(np.float32)),
             "label": (("pair", "example"), arrays["labels"].astype(np.int16)),
