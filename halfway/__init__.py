@@ -6,7 +6,7 @@ Each room (`ROOMS`) is reached flat, as `meeting.first_law`, and loaded when it 
 import importlib
 from types import ModuleType
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 ROOMS = (
     "attacks",

@@ -43,6 +43,19 @@ class RatioTerms(NamedTuple):
     denominators: np.ndarray
 
 
+def progress(learned: Measured, loss: str, sample: str) -> np.ndarray:
+    """Returns `[P]` progress at the end of training from the best constant predictor, both models.
+
+    Args:
+      learned: of `LEARNING`.
+      loss: of `populations.LOSSES`.
+      sample: of `SAMPLES`.
+    """
+    walk = learned.read(loss, "pair", "model", "step", sample=sample)
+    constant = learned.read(f"constant_{loss}", "pair", "model", sample=sample)
+    return (constant - walk[..., -1]).sum(-1)
+
+
 def meeting_terms(
     learned: Measured, loss: str = "error", at: Literal["end", "best"] = "end"
 ) -> RatioTerms:
@@ -54,18 +67,16 @@ def meeting_terms(
       at: "end" of training, or "best": the probe at which S, as labelled, has the least
         cross-entropy, chosen for each model.
     """
-    progress = []
+    if at == "end":
+        return RatioTerms(*(progress(learned, loss, sample) for sample in ("other", "own")))
+    holdout = learned.read("cross_entropy", "pair", "model", "step", sample="holdout")
+    best = np.where(np.isnan(holdout), np.inf, holdout).argmin(-1)[..., None]
+    terms = []
     for sample in ("other", "own"):
         walk = learned.read(loss, "pair", "model", "step", sample=sample)
         constant = learned.read(f"constant_{loss}", "pair", "model", sample=sample)
-        if at == "end":
-            final = walk[..., -1]
-        else:
-            holdout = learned.read("cross_entropy", "pair", "model", "step", sample="holdout")
-            best = np.where(np.isnan(holdout), np.inf, holdout).argmin(-1)
-            final = np.take_along_axis(walk, best[..., None], -1)[..., 0]
-        progress.append((constant - final).sum(-1))
-    return RatioTerms(*progress)
+        terms.append((constant - np.take_along_axis(walk, best, -1)[..., 0]).sum(-1))
+    return RatioTerms(*terms)
 
 
 def gap(learned: Measured, loss: str = "error") -> np.ndarray:

@@ -1,72 +1,39 @@
-"""The figure of G3: rank correlations of many measures with one outcome."""
+"""The figure of G3: how much less a measure errs than each of its rivals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from halfway.plots.style import BLUE, GREY, INK, PAPER, clip_ends, new_figure, styled, symbols
+from halfway.plots.style import BLUE, GREY, INK, clip_ends, new_figure, styled, symbols
 
 
 @styled
-def rank_contest(
-    tau: ArrayLike,
-    low: ArrayLike,
-    high: ArrayLike,
+def leads(
+    means: Mapping[str, tuple[float, float, float]],
+    by_factor: Mapping[str, ArrayLike],
     *,
-    names: Sequence[str],
-    granulated: ArrayLike | None = None,
-    highlighted: Sequence[int] = (0,),
     ax: Axes | None = None,
 ) -> Axes:
-    """Returns axes with a row for each measure, the largest |τ_K| on top: estimate and interval.
+    """Returns axes with a row for each rival: the lead over it, and that in each factor.
 
     Args:
-      tau, low, high: `[M]` rank correlations and their intervals, in [-1, 1]; NaN where undefined.
-      names: `[M]`.
-      granulated: `[M]` another correlation of each, open circles, or None.
-      highlighted: indices of the measures on trial: the first filled blue, others blue and open;
-        all others are grey.
+      means: estimate, low and high of the mean over factors, by rival.
+      by_factor: `[F]` of each rival; grey dots.
       ax: where to draw, or None for a new figure.
-
-    Raises:
-      ValueError: if the lengths differ.
     """
-    values = np.array([np.asarray(v, float) for v in (tau, low, high)])
-    if values.shape != (3, len(names)):
-        raise ValueError(f"rank_contest: {values.shape[1:]} values of {len(names)} names")
     if ax is None:
-        ax = new_figure(5.4, 0.8 + 0.29 * len(names)).subplots()
-    circles = None if granulated is None else np.asarray(granulated, float)
-    order = np.argsort(np.abs(np.nan_to_num(values[0])), kind="stable")
+        ax = new_figure(6.0, 0.9 + 0.3 * len(means)).subplots()
+    order = sorted(means, key=lambda name: means[name][0])
+    for row, name in enumerate(order):
+        values = np.asarray(by_factor[name], float)
+        ax.plot(values, np.full(values.shape, row), "o", color=GREY, ms=4, mfc="none", zorder=1)
+        middle, low, high = means[name]
+        ax.plot(clip_ends(np.array([low, high])), [row, row], color=BLUE, lw=2, zorder=2)
+        ax.plot(middle, row, "D", color=BLUE, ms=6, zorder=3)
     ax.axvline(0, color=INK, lw=1, ls=(0, (4, 3)))
-    for row, index in enumerate(order):
-        place = list(highlighted).index(index) if index in highlighted else -1
-        color = BLUE if place >= 0 else GREY
-        ends = clip_ends(values[1:, index])
-        if np.isfinite(values[0, index]):
-            ax.plot(ends, [row, row], color=color, lw=2.2 if place == 0 else 1.6)
-            ax.plot(
-                values[0, index],
-                row,
-                "D" if place >= 0 else "s",
-                color=color,
-                mfc=PAPER if place > 0 else color,
-                ms=7 if place >= 0 else 5,
-                zorder=4,
-            )
-        if circles is not None:
-            ax.plot(circles[index], row, "o", mec=color, mfc="none", ms=6, zorder=3)
-    ax.set_yticks(range(len(order)), [symbols(str(names[index])) for index in order])
-    for label, index in zip(ax.get_yticklabels(), order, strict=True):
-        label.set_color(BLUE if index in highlighted else INK)
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
-    ax.set(
-        xlim=(-1.04, 1.04),
-        xticks=np.linspace(-1, 1, 5),
-        ylim=(-0.7, len(order) - 0.3),
-        xlabel=symbols("τ_K, rank correlation with the gap in error, within ρ"),
-    )
+    ax.set_yticks(range(len(order)), [symbols(name) for name in order])
+    ax.set_xlim(-1.02, 1.02)
+    ax.set_xlabel("lead of coherence: how much less it errs than the rival, from −1 to 1")
     return ax

@@ -1,4 +1,4 @@
-"""The figure of T12: partial rank correlations with their nulls."""
+"""The figure of T12: what each of three measures says of transfer beyond the other two."""
 
 from collections.abc import Sequence
 
@@ -7,82 +7,63 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from halfway.plots.style import (
-    BLUE,
+    COLORS,
     GREY,
     INK,
-    draw_interval,
+    MARKERS,
+    PAPER,
     new_figure,
     styled,
+    symbols,
     wrapped,
 )
 
 
 @styled
-def partial_correlations(
-    estimate: ArrayLike,
-    low: ArrayLike,
-    high: ArrayLike,
-    null: ArrayLike,
+def contributions(
+    rate: ArrayLike,
+    measures: ArrayLike,
+    slopes: ArrayLike,
     *,
+    factors: Sequence[str],
     names: Sequence[str],
-    expected: Sequence[int],
-    alone: ArrayLike | None = None,
-    xlabel: str = "partial rank correlation with the outcome",
-    ax: Axes | None = None,
-) -> Axes:
-    """Returns axes with a row for each predictor: estimate, interval, and what chance gives.
-
-    Grey: the central 95 % of the permutation null, and its density.
+    ax: Sequence[Axes] | np.ndarray | None = None,
+) -> np.ndarray:
+    """Returns axes, one a measure: what the others leave of the contrast, against the measure's.
 
     Args:
-      estimate, low, high: `[Q]`.
-      null: `[Q, R]`.
-      names: `[Q]`.
-      expected: `[Q]` signs, said at the right or left end of a row.
-      alone: `[Q]` correlations with nothing partialled out, open circles, or None.
-      xlabel: symbol and words.
-      ax: where to draw, or None for a new figure.
-
-    Raises:
-      ValueError: if the lengths differ.
+      rate: `[N]` contrasts of the rate fooled.
+      measures: `[N, K]` contrasts of the measures.
+      slopes: `[K]` of the line of all.
+      factors: `[N]`, what each intervention changes.
+      names: `[K]`.
+      ax: `[K]`, or None for a new figure.
     """
-    middle, low, high = (np.asarray(v, float) for v in (estimate, low, high))
-    null = np.asarray(null, float)
-    if not len(middle) == len(null) == len(names) == len(expected):
-        raise ValueError(
-            f"partial_correlations: {len(middle)} estimates, {len(null)} nulls, {len(names)} names "
-            f"and {len(expected)} signs"
-        )
-    ax = new_figure(5.6, 1.1 + 0.72 * len(names)).subplots() if ax is None else ax
-    ax.set(xlim=(-1.04, 1.04), ylim=(-0.6, len(names) - 0.3))
-    ax.axvline(0, color=INK, lw=1, ls=(0, (4, 3)))
-    edges = np.linspace(-1, 1, 121)
-    for index, sign in enumerate(expected):
-        row = len(names) - 1 - index
-        chance = null[index][np.isfinite(null[index])]
-        if chance.size:
-            height = np.histogram(chance, edges)[0]
-            height = 0.42 * height / height.max()
-            ax.fill_between(
-                edges[:-1] + np.diff(edges) / 2, row, row + height, color=GREY, alpha=0.35, lw=0
+    rate, measures, slopes = (np.asarray(v, float) for v in (rate, measures, slopes))
+    if ax is None:
+        ax = new_figure(3.3 * len(names) + 0.4, 3.6).subplots(1, len(names), sharey=True)
+    axes = np.asarray(ax, object)
+    colors = (*COLORS, INK)
+    for k, (panel, name) in enumerate(zip(axes, names, strict=True)):
+        others = np.delete(np.arange(len(slopes)), k)
+        left = rate - measures[:, others] @ slopes[others]
+        for place, factor in enumerate(dict.fromkeys(factors)):
+            mask = (np.array(factors) == factor) & np.isfinite(left)
+            panel.scatter(
+                measures[mask, k],
+                left[mask],
+                c=colors[place % len(colors)],
+                marker=MARKERS[place // len(colors) + place % 2 * 2],
+                s=26,
+                ec=PAPER,
+                lw=0.4,
+                label=symbols(factor),
             )
-            ends = np.quantile(chance, [0.025, 0.975])
-            ax.plot(ends, [row, row], color=GREY, lw=5, alpha=0.6, solid_capstyle="butt")
-        if alone is not None:
-            ax.plot(np.asarray(alone, float)[index], row, "o", mec=BLUE, mfc="none", ms=7, zorder=3)
-        if np.isfinite(middle[index]):
-            draw_interval(ax, middle[index], low[index], high[index], row, BLUE, "D", 7)
-        ax.text(
-            0.98 * sign,
-            row + 0.3,
-            "expected →" if sign > 0 else "← expected",
-            color=INK,
-            fontsize=8,
-            ha="left" if sign < 0 else "right",
-            va="center",
-        )
-    ax.set_yticks(range(len(names)), [wrapped(str(name), 24) for name in reversed(names)])
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
-    ax.set(xticks=np.linspace(-1, 1, 5), xlabel=wrapped(xlabel, 56))
-    return ax
+        shown = measures[np.isfinite(measures[:, k]), k]
+        ends = np.array([shown.min(), shown.max()]) if shown.size else np.zeros(2)
+        panel.plot(ends, slopes[k] * ends, color=INK, lw=1, ls=(0, (4, 3)))
+        panel.axhline(0, color=GREY, lw=0.6, zorder=0)
+        panel.set_xlabel(wrapped(f"change of the {name}", 34))
+    axes[0].set_ylabel(wrapped("change of the share fooled, less what the other two say", 30))
+    axes[-1].legend(frameon=False, fontsize=7.5, loc="upper left", bbox_to_anchor=(1, 1))
+    return axes

@@ -1,194 +1,147 @@
-"""T12: size of gradients, alignment and variability each say something of transfer."""
+"""T12: gradient size, alignment and variability each say something of transfer."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from halfway import stats
 from halfway.lab.config.settings import RunConfig
+from halfway.lab.measurements import grid
+from halfway.lab.measurements.grid import AGREEMENT
 from halfway.lab.measurements.learning import LEARNING
+from halfway.lab.measurements.transfer import TRANSFER
 from halfway.lab.studies.t12 import figures as drawing
-from halfway.lab.studies.t12 import partial_ranks
-from halfway.lab.studies.t12.measure import TRANSFER_FACTORS, architectures, units
-from halfway.lab.studies.t12.partial_ranks import PREDICTORS, PartialCorrelations, Quantities
-from halfway.lab.study import rules, text
+from halfway.lab.studies.t12 import lines
+from halfway.lab.studies.t12.lines import ALL, MEASURES, Factors
+from halfway.lab.study import lock, rules, text
 from halfway.lab.study.protocol import Figure, Study, Table
-from halfway.lab.study.records import Measured, Records, Request
-from halfway.lab.study.verdict import Direction, Headline, Outcome, PartResult, Verdict
-from halfway.populations import Condition
+from halfway.lab.study.records import Records, Request
+from halfway.lab.study.verdict import Headline, Outcome, PartResult, Verdict
 
 TEXT = text.load(__file__)
-
-
-class Expected(NamedTuple):
-    """What is expected of a predictor.
-
-    Attributes:
-      sign: of its partial correlation with transfer.
-      label: what it is, in words.
-      null: what is permuted.
-    """
-
-    sign: int
-    label: str
-    null: str
-
-
-EXPECTED = {
-    "size": Expected(
-        1, "size of the target's input gradient", "targets permuted within architecture"
-    ),
-    "alignment": Expected(
-        1, "alignment τ of both input gradients", "conditions permuted within architecture"
-    ),
-    "variability": Expected(
-        -1, "variability of the surrogate's margins", "surrogates permuted within architecture"
-    ),
+EXPECTED = {"size": 1, "alignment": 1, "variability": -1}
+"""Signs of the slopes, from the literature."""
+LABELS = {
+    "size": "size of input gradients",
+    "alignment": "alignment τ of both input gradients",
+    "variability": "variability of margins over models",
 }
+SIGNS, STABLE = "signs of slopes", "any factor left out"
 
 
 def needs(config: RunConfig) -> Sequence[Request]:
-    """Returns training of every condition, and attacks of each on all of them."""
-    conditions = [unit.condition for unit in units(config)]
-    trained = [Request(LEARNING, (condition,)) for condition in conditions]
+    """Returns training, attacks and gradients of the base and of every intervention."""
     return [
-        *trained,
-        *(Request(TRANSFER_FACTORS, (condition, *conditions)) for condition in conditions),
+        Request(measurement, (condition,))
+        for condition in grid.design(config).conditions
+        for measurement in (LEARNING, TRANSFER, AGREEMENT)
     ]
 
 
-def read(records: Records) -> tuple[Quantities, np.ndarray]:
-    """Returns outcome and predictors of all conditions, and which pairs `[C, P]` are finite.
-
-    Conditions come in the order of `units`.
-    """
-    conditions = [unit.condition for unit in units(records.config)]
-    measured = [records.get(TRANSFER_FACTORS, condition) for condition in conditions]
-    finite = np.array([surrogates.finite for surrogates in measured])
-    arrays = {
-        name: np.array([_at_targets(surrogates, name, conditions) for surrogates in measured])
-        for name in partial_ranks.CROSSED
-    }
-    arrays["size"] = np.array([surrogates.read("size") for surrogates in measured])
-    arrays["margin"] = np.array([s.read("margin", "pair", "example") for s in measured])
-    return partial_ranks.summarize_sets(arrays, finite), finite
-
-
-def _at_targets(surrogates: Measured, name: str, targets: Sequence[Condition]) -> np.ndarray:
-    """Returns `[P, T, Q]` what surrogates do to targets, in the order of their conditions."""
-    values = [
-        surrogates.read(name, "pair", "partner", target_condition=target.id) for target in targets
-    ]
-    return np.stack(values, 1)
-
-
-def correlate(quantities: Quantities, config: RunConfig) -> PartialCorrelations:
-    """Returns what each predictor says that the others do not, within architectures.
-
-    Args:
-      quantities: outcome and predictors, from `read`.
-      config: of the run, whose architectures are the strata.
-    """
-    place = np.array([unit.architecture for unit in units(config)])
-    return partial_ranks.correlate(quantities, place)
+def locked() -> dict[str, np.ndarray]:
+    """Returns the slopes `[3]` of the lock, of all three and with each left out."""
+    return {name: np.array(slopes) for name, slopes in lock.fitted("T12")["lines"].items()}
 
 
 def decide(records: Records) -> Outcome:
-    """Returns one test for each predictor."""
-    quantities, finite = read(records)
-    correlations = correlate(quantities, records.config)
-    sides: dict[int, Direction] = {1: "greater", -1: "less"}
-    parts, headlines = [], []
-    for index, name in enumerate(PREDICTORS):
-        expected = EXPECTED[name]
-        estimate, null = float(correlations.estimate[index]), correlations.null[index]
-        low, high = float(correlations.low[index]), float(correlations.high[index])
-        known = bool(np.isfinite(estimate))
-        p_value, p_reverse = (
-            _p_value(null, estimate, sign * expected.sign) if known else 1.0 for sign in (1, -1)
+    """Returns one test for each measure, and two gates.
+
+    A measure says something where the line without it errs more, in the mean over interventions of
+    |Δ rate − line|. Pairs are the units, as in T3. Gates: the slopes refitted here have the signs
+    that were expected, and the three estimates their side with any one factor left out.
+    """
+    factors = lines.read(records)
+    slopes = locked()
+    parts = []
+    for name in MEASURES:
+        decision = stats.composite_test(
+            lines.lead(factors, slopes[ALL], slopes[name]),
+            factors.valid.size,
+            0.0,
+            alternative="greater",
+            valid=factors.valid,
         )
-        if not known:
-            low, high = -np.inf, np.inf
-        parts.append(
-            PartResult(
-                name=name,
-                kind="test",
-                statistic=f"partial rank correlation with transfer of the {expected.label}",
-                estimate=estimate if known else 0.0,
-                low=low,
-                high=high,
-                direction=sides[expected.sign],
-                threshold=(0.0,),
-                p_value=p_value,
-                p_reverse=p_reverse,
-                num_pairs=int(finite.sum()),
-                num_excluded=int((~finite).sum()),
-                control=expected.null,
-            )
+        statistic = f"error of the line without {name} − that of all three"
+        parts.append(rules.part(decision, name, statistic, "greater", 0.0, control="all three"))
+    refitted = np.array(lines.fit(factors)[ALL]) if factors.valid.any() else np.full(3, np.nan)
+    signed = np.array(list(EXPECTED.values())) * refitted
+    parts.append(_gate(SIGNS, "least slope refitted here, in its expected sign", signed, parts[0]))
+    parts.append(
+        _gate(
+            STABLE,
+            "least lead on its side of 0, any one factor left out",
+            _left_out(factors, slopes),
+            parts[0],
         )
-        middle, *ends = map(float, correlations.alone[index])
-        headlines.append(
-            Headline(
-                f"partial rank correlation of {name}",
-                estimate,
-                low,
-                high,
-                "with nothing partialled out",
-                (middle, ends[0], ends[1]),
-            )
-        )
-    return Outcome(tuple(parts), (PREDICTORS[0],), tuple(headlines))
+    )
+    headlines = [
+        Headline(f"slope of the {LABELS[name]}, refitted here", value, np.nan, np.nan)
+        for name, value in zip(MEASURES, map(float, refitted), strict=True)
+    ]
+    return Outcome(tuple(parts), MEASURES, tuple(headlines))
 
 
-def _p_value(null: np.ndarray, estimate: float, sign: int) -> float:
-    """Returns the share of a null `[R]` that lies as far out as the estimate, or farther."""
-    # What is not defined counts against; what differs by rounding is equal.
-    beyond = ~(sign * null < sign * estimate - 1e-12)
-    return float(1 + beyond.sum()) / (1 + len(null))
+def _left_out(factors: Factors, slopes: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns mean leads with each factor left out, in the sign of the whole."""
+    weights = factors.valid.astype(float)[None]
+    near = lines.errors(factors, slopes[ALL], weights)[0]
+    kept = []
+    for name in MEASURES:
+        distance = lines.errors(factors, slopes[name], weights)[0] - near
+        kept.append(
+            np.sign(distance.mean()) * stats.without_each_factor(distance, factors.plan.factors)
+        )
+    return np.array(kept)
+
+
+def _gate(name: str, statistic: str, values: np.ndarray, like: PartResult) -> PartResult:
+    """Returns the gate that the least of some values is above 0."""
+    least = float(np.min(values)) if np.isfinite(values).all() else np.nan
+    return PartResult(
+        name=name,
+        kind="gate",
+        statistic=statistic,
+        estimate=least,
+        low=least,
+        high=least,
+        direction="greater",
+        threshold=(0.0,),
+        p_value=None,
+        p_reverse=None,
+        num_pairs=like.num_pairs,
+        num_excluded=like.num_excluded,
+    )
 
 
 def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:
-    """Returns the three partial correlations with their nulls, and transfer by architecture.
+    """Returns contrasts of the rate as measured against the line of all three.
 
     Args:
       records: the measurements of the run.
       verdict: what the rule decided.
     """
-    quantities, _ = read(records)
-    correlations = correlate(quantities, records.config)
-    axes = drawing.partial_correlations(
-        correlations.estimate,
-        correlations.low,
-        correlations.high,
-        correlations.null,
-        names=[EXPECTED[name].label for name in PREDICTORS],
-        expected=[EXPECTED[name].sign for name in PREDICTORS],
-        alone=correlations.alone[:, 0],
-        xlabel="partial rank correlation with the share fooled, within architectures",
+    factors = lines.read(records)
+    values = lines.contrasts(factors, factors.valid.astype(float)[None])[0]
+    slopes = locked()
+    axes = drawing.contributions(
+        values[:, 0],
+        values[:, 1:],
+        slopes[ALL],
+        factors=factors.plan.factors.tolist(),
+        names=[LABELS[name] for name in MEASURES],
     )
-    caption = TEXT.caption("t12_partials", verdict)
-    table = _rates(quantities, records.config, verdict)
-    return [Figure("t12_partials", caption, rules.figure_of(axes), table)]
+    caption = TEXT.caption("t12_lines", verdict)
+    return [Figure("t12_lines", caption, rules.figure_of(axes), _table(factors, values, verdict))]
 
 
-def _rates(quantities: Quantities, config: RunConfig, verdict: Verdict) -> Table:
-    """Returns mean transfer between architectures."""
-    place = np.array([unit.architecture for unit in units(config)])
-    rates = quantities.outcome.mean(0)
-    names = list(architectures(config))
+def _table(factors: Factors, values: np.ndarray, verdict: Verdict) -> Table:
+    """Returns contrasts of every intervention."""
     rows = [
-        [
-            name,
-            *(f"{rates[np.ix_(place == a, place == b)].mean():.3f}" for b in range(len(names))),
-        ]
-        for a, name in enumerate(names)
+        [changed.name, changed.factor, *(f"{value:.3f}".replace("-", "−") for value in row)]
+        for changed, row in zip(factors.plan.interventions, values, strict=True)
     ]
-    return Table(
-        "Transfer between architectures",
-        TEXT.caption("t12_rates", verdict, epsilon=f"{config.attack.epsilon:g}"),
-        ["surrogate, down; target, across", *names],
-        rows,
-    )
+    columns = ["intervention", "factor", "Δ rate", "Δ log size", "Δτ", "Δ log variability"]
+    return Table("Every contrast", TEXT.caption("t12_table", verdict), columns, rows)
 
 
 STUDY = Study("T12", TEXT, needs, decide, figures, stands_on=("T1",))

@@ -1,190 +1,240 @@
-"""T3: transfer follows generalization."""
+"""T3, the law of transfer: how far outputs agree says how far attacks move between models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from halfway import plots, stats
+from halfway import stats
 from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements import grid
-from halfway.lab.measurements.grid import NOISE_RATES, Measures
+from halfway.lab.measurements.grid import AGREEMENT, AGREEMENT_ONLY
 from halfway.lab.measurements.learning import LEARNING
 from halfway.lab.measurements.transfer import TRANSFER
 from halfway.lab.studies.t3 import figures as drawing
-from halfway.lab.studies.t3.linear_gaussian import (
-    DIMENSION,
-    HALF_SIZES,
-    LINEAR_GAUSSIAN,
-    NOISE,
-    SIGNAL,
-    TARGETS,
-)
-from halfway.lab.studies.t3.transfer_gap import (
-    GapCorrelations,
-    correlate_with_gap,
-    transfer_and_gap,
-)
-from halfway.lab.study import rules, text
+from halfway.lab.studies.t3 import law
+from halfway.lab.studies.t3.law import Line, Measures
+from halfway.lab.study import lock, rules, text
 from halfway.lab.study.protocol import Figure, Study, Table
 from halfway.lab.study.records import Records, Request
 from halfway.lab.study.verdict import Headline, Outcome, PartResult, Verdict
 from halfway.lab.study.wording import format_estimate
-from halfway.populations import Condition
 
 TEXT = text.load(__file__)
-PART = "M_x and the gap"
+LARGEST_ERROR = 0.05
+"""Below which the law's mean error in M_x must lie."""
+ERROR, STABLE = "error of the law", "any factor left out"
+COMPARED = (law.NO_CHANGE, *law.RIVALS)
+"""The rivals that decide."""
+_LISTED = 5
+"""Interventions of the largest error that are named."""
 
 
 def needs(config: RunConfig) -> Sequence[Request]:
-    """Returns training and attacks of G3's conditions, and the linear model beside them."""
-    requests = [
-        Request(measurement, (cell.condition,))
-        for cell in grid.cells(config)
-        for measurement in (LEARNING, TRANSFER)
+    """Returns training, attacks and agreement of the base and of every intervention."""
+    return [
+        Request(measurement, (condition,))
+        for condition in grid.design(config).conditions
+        for measurement in (LEARNING, TRANSFER, AGREEMENT)
     ]
-    return [*requests, Request(LINEAR_GAUSSIAN, (stored_at(config),))]
 
 
-def stored_at(config: RunConfig) -> Condition:
-    """Returns the condition that the linear models are stored at: the first of the grid."""
-    return grid.cells(config)[0].condition
+def locked() -> dict[str, Line]:
+    """Returns the lines of the lock, and that of "no change"."""
+    lines = lock.fitted("T3")["lines"]
+    return {law.NO_CHANGE: law.UNMOVED} | {
+        name: Line(line["transform"], tuple(line["slopes"])) for name, line in lines.items()
+    }
 
 
 def decide(records: Records) -> Outcome:
-    """Returns the one test, of τ_K within ρ."""
-    measures = transfer_and_gap(records)
-    correlations = correlate_with_gap(measures)
-    known = np.isfinite(correlations.within[0])
-    estimate, low, high = correlations.within if known else (0.0, -np.inf, np.inf)
-    part = PartResult(
-        name=PART,
-        kind="test",
-        statistic="τ_K of M_x with the gap in error, within ρ",
-        estimate=estimate,
-        low=low,
-        high=high,
-        direction="less",
-        threshold=(0.0,),
-        p_value=correlations.p_value,
-        p_reverse=correlations.p_reverse,
-        num_pairs=int(measures.finite.sum()),
-        num_excluded=int((~measures.finite).sum()),
-        control="conditions permuted within ρ",
+    """Returns the test of the law's error, one against each rival, and the gate.
+
+    Errors are means of |M_x − predicted| over the 28 interventions, all predicted from the MLP's
+    base. Pairs are the units: a t-test on influence values, the same pairs deleted in every
+    condition. The gate: each of these estimates stays on its side of its threshold with the
+    interventions of any one factor left out.
+    """
+    measures = law.read(records)
+    lines = locked()
+    error_fns = {name: law.mean_error(measures, name, line) for name, line in lines.items()}
+    parts = [_part(measures, ERROR, error_fns[law.LAW], LARGEST_ERROR, "less", "")]
+    for name in COMPARED:
+
+        def lead(weights: np.ndarray, name: str = name) -> np.ndarray:
+            return error_fns[name](weights) - error_fns[law.LAW](weights)
+
+        parts.append(_part(measures, name, lead, 0.0, "greater", name))
+    parts.append(_gate(measures, lines, parts))
+    return Outcome(
+        tuple(parts), (ERROR,), tuple(_headlines(measures, lines)), tuple(_warnings(measures))
     )
-    headlines = [
-        Headline(
-            "τ_K of M_x with the gap, within ρ",
-            *correlations.within,
-            "gradient norm partialled out",
-            correlations.partial,
-        )
+
+
+def _part(measures, name, statistic_fn, threshold, direction, control) -> PartResult:
+    """Returns a test of a mean error, or of a rival's minus the law's."""
+    decision = stats.composite_test(
+        statistic_fn, measures.num_pairs, threshold, alternative=direction, valid=measures.valid
+    )
+    statistic = (
+        "mean |M_x − predicted by μ_f|" if not control else f"error of {control} − the law's"
+    )
+    return rules.part(decision, name, statistic, direction, threshold, control=control)
+
+
+def _each_error(measures: Measures, name: str, line: Line) -> np.ndarray:
+    """Returns `[N]` errors of a predictor over all pairs that count."""
+    return law.errors(measures, name, line, measures.valid.astype(float)[None])[0]
+
+
+def _gate(measures: Measures, lines: Mapping[str, Line], parts: Sequence[PartResult]) -> PartResult:
+    """Returns how far the nearest estimate stays on its side with any one factor left out."""
+    factors = measures.plan.factors
+    of_law = _each_error(measures, law.LAW, lines[law.LAW])
+    distances = [LARGEST_ERROR - of_law]
+    distances += [_each_error(measures, name, lines[name]) - of_law for name in COMPARED]
+    sides = [
+        np.sign(distance.mean()) * stats.without_each_factor(distance, factors)
+        for distance in distances
     ]
-    headlines += [Headline(f"τ_K at {rate}", *tau) for rate, tau in _by_rate(correlations).items()]
-    warnings = *grid.warn_of_unreached(measures), *_warn_of_signs(correlations)
-    return Outcome((part,), (PART,), tuple(headlines), warnings)
+    least = float(np.min(sides)) if np.isfinite(sides).all() else np.nan
+    return PartResult(
+        name=STABLE,
+        kind="gate",
+        statistic="least distance of an estimate from its threshold, any one factor left out",
+        estimate=least,
+        low=least,
+        high=least,
+        direction="greater",
+        threshold=(0.0,),
+        p_value=None,
+        p_reverse=None,
+        num_pairs=parts[0].num_pairs,
+        num_excluded=parts[0].num_excluded,
+    )
 
 
-def _by_rate(correlations: GapCorrelations) -> dict[str, tuple[float, float, float]]:
-    """Returns τ_K with its interval at each ρ."""
-    names = [f"ρ = {rate:g}" for rate in NOISE_RATES]
-    return dict(zip(names, correlations.strata, strict=True))
+def _estimate(measures: Measures, name: str, line: Line, mask=None) -> stats.Decision:
+    return stats.composite_test(
+        law.mean_error(measures, name, line, mask),
+        measures.num_pairs,
+        0.0,
+        alternative="greater",
+        valid=measures.valid,
+    )
 
 
-def _warn_of_signs(correlations: GapCorrelations) -> list[str]:
-    """Returns a warning, if τ_K has one sign at one ρ and the other at another."""
-    taus = [tau for tau, *_ in correlations.strata]
-    if not min(taus) < 0 < max(taus):
+def _headlines(measures: Measures, lines: Mapping[str, Line]) -> list[Headline]:
+    """Returns the error of the law beside "no change", and of all that is shown beside it."""
+    of_law = _estimate(measures, law.LAW, lines[law.LAW])
+    changed = measures.plan.interventions
+    clean = np.array([item.condition.noise_rate == 0 for item in changed])
+    alone = np.array([item.factor in AGREEMENT_ONLY for item in changed])
+    return [
+        rules.headline(
+            "mean error of the law in M_x",
+            of_law,
+            law.NO_CHANGE,
+            _estimate(measures, law.NO_CHANGE, law.UNMOVED),
+        ),
+        rules.headline(
+            "the same without label noise", _estimate(measures, law.LAW, lines[law.LAW], clean)
+        ),
+        rules.headline(
+            "the same where agreement alone was moved",
+            _estimate(measures, law.LAW, lines[law.LAW], alone),
+        ),
+        *(
+            rules.headline(f"error of {name}", _estimate(measures, name, lines[name]))
+            for name in (*law.RIVALS, *law.BESIDE, law.TABLE)
+        ),
+    ]
+
+
+def _warnings(measures: Measures) -> list[str]:
+    """Returns what is so by construction where the slopes were fitted to the same pairs."""
+    if lock.fitted("T3")["dataset"] != measures.plan.bases[grid.MLP].dataset:
         return []
-    by_rate = _by_rate(correlations).items()
-    listed = " and ".join(f"{format_estimate(*tau)} at {rate}" for rate, tau in by_rate)
-    return [f"The rule pools noise rates, and they do not agree in sign: τ_K is {listed}."]
+    return [
+        "The slopes of the law and of its rivals were fitted on this data set: errors are smaller "
+        "than a prediction's, and that of the table is 0 by construction."
+    ]
+
+
+def words(verdict: Verdict) -> Mapping[str, str]:
+    """Returns the slope, and which other measures of agreement do better."""
+    slope = lock.fitted("T3")["lines"][law.LAW]["slopes"][0]
+    errors = {headline.label: headline.estimate for headline in verdict.headlines}
+    own = errors["mean error of the law in M_x"]
+    better = [
+        name
+        for name in (law.CKA, law.COSINE, law.TABLE)
+        if errors.get(f"error of {name}", np.inf) < own
+    ]
+    said = f"{' and '.join(better)} {'do' if better[1:] else 'does'} better than μ_f here"
+    return {
+        "slope": f"{slope:g}",
+        "better": said
+        if better
+        else "Neither CKA nor the cosine of logits nor the table does better than μ_f here",
+    }
 
 
 def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:
-    """Returns M_x of every condition against its gap, and the same in the linear model.
+    """Returns measured against predicted M_x of every intervention, with the rivals' errors.
 
     Args:
       records: the measurements of the run.
       verdict: what the rule decided.
     """
-    measures = transfer_and_gap(records)
-    correlations = correlate_with_gap(measures)
-    caption = TEXT.caption("t3_transfer", verdict, within=format_estimate(*correlations.within))
-    axes = _scatter(measures, correlations, records.config)
-    table = _table(correlations, TEXT.caption("t3_table", verdict))
-    return [
-        Figure("t3_transfer", caption, rules.figure_of(axes), table),
-        _theory(records, verdict),
+    measures = law.read(records)
+    lines = locked()
+    weights = measures.valid.astype(float)[None]
+    prediction = law.predicted(measures, law.LAW, lines[law.LAW], weights)[0]
+    fieller = [
+        rules.triple(stats.fieller(*terms)) for terms in zip(*measures.transfer, strict=True)
     ]
-
-
-def _scatter(measures: Measures, correlations: GapCorrelations, config: RunConfig) -> np.ndarray:
-    """Returns axes with a point for each condition that has a pair that counts."""
-    used = np.isfinite(measures.gap)
-    present = used.any(1)
-    numerators, denominators = measures.numerators[0], measures.denominators[0]
-    terms = zip(numerators[present], denominators[present], strict=True)
-    coefficient = np.array([rules.triple(stats.fieller(*pairs)) for pairs in terms])
-    gap = np.where(used, measures.gap, 0)[present].sum(1) / used[present].sum(1)
-    cells = grid.cells(config)
-    conditions = [cells[index].condition for index in np.flatnonzero(present)]
-    rates = np.array([condition.noise_rate for condition in conditions])
-    by_rate = _by_rate(correlations)
-    names = [f"ρ = {rate:g}" for rate in np.unique(rates)]
-    return drawing.scatter_strata(
-        gap,
-        coefficient[:, 0],
-        rates,
-        [f"n = {condition.num_examples}" for condition in conditions],
-        titles=[f"{name}: τ_K = {format_estimate(*by_rate[name])}" for name in names],
-        xlabel="generalization gap in error",
-        ylabel=f"M_x at ε = {config.attack.epsilon:g}, share of its own loss that the other "
-        "model's rises by",
-        y_interval=coefficient[:, 1:].T,
-    )
-
-
-def _table(correlations: GapCorrelations, caption: str) -> Table:
-    """Returns all rank correlations."""
-    triples = {
-        "M_x with the gap, within ρ": correlations.within,
-        "the same, gradient norm partialled out": correlations.partial,
-        **{f"the same, at {rate}": tau for rate, tau in _by_rate(correlations).items()},
-        "gradient norm with the gap, within ρ": correlations.gradient,
-        "M_x with the gap, over every ρ": correlations.pooled,
+    shown = (law.LAW, *COMPARED, *law.BESIDE)
+    errors = {
+        name: rules.triple(stats.bounded(_estimate(measures, name, lines[name]), 0.0, np.inf))
+        for name in shown
     }
-    rows = [[name, format_estimate(*triple)] for name, triple in triples.items()]
-    return Table("Rank correlations", caption, ["Kendall's τ of", "τ_K [95 %]"], rows)
-
-
-def _theory(records: Records, verdict: Verdict) -> Figure:
-    """Returns transfer against risk of linear models, with the curve of P7."""
-    linear = records.get(LINEAR_GAUSSIAN, stored_at(records.config))
-    other_increases, own_increases = (
-        [linear.read("increase", "replicate", num_examples=n, target=target) for n in HALF_SIZES]
-        for target in TARGETS
+    axes = drawing.law(
+        prediction,
+        np.array(fieller),
+        factors=measures.plan.factors.tolist(),
+        names=[changed.name for changed in measures.plan.interventions],
+        errors=errors,
+        num_deciding=1 + len(COMPARED),
+        largest_error=LARGEST_ERROR,
     )
-    risks = [linear.read("risk", "replicate", num_examples=n) for n in HALF_SIZES]
-    coefficients = [
-        rules.triple(stats.fieller(*terms))
-        for terms in zip(other_increases, own_increases, strict=True)
+    named = _largest(measures, lines, prediction)
+    caption = TEXT.caption("t3_law", verdict, largest=named, slope=words(verdict)["slope"])
+    table = _table(measures, prediction, np.array(fieller), TEXT.caption("t3_table", verdict))
+    return [Figure("t3_law", caption, rules.figure_of(axes), table)]
+
+
+def _largest(measures: Measures, lines: Mapping[str, Line], prediction: np.ndarray) -> str:
+    """Returns the interventions of the largest errors with their sizes."""
+    errors = _each_error(measures, law.LAW, lines[law.LAW])
+    order = np.argsort(-np.nan_to_num(errors))[:_LISTED]
+    names = [measures.plan.interventions[index].name for index in order]
+    return ", ".join(f"{name} {errors[i]:.3f}" for name, i in zip(names, order, strict=True))
+
+
+def _table(measures: Measures, prediction: np.ndarray, measured: np.ndarray, caption: str) -> Table:
+    """Returns agreement, predicted and measured transfer of every intervention."""
+    weights = measures.valid.astype(float)[None]
+    agreement = stats.weighted_ratio(weights, *measures.predictors[law.LAW])[0]
+    changed = measures.plan.interventions
+    rows = [["base", "–", f"{agreement[0]:.3f}", "–", format_estimate(*measured[0])]]
+    rows += [
+        [item.name, item.factor, f"{mu:.3f}", f"{expected:.3f}", format_estimate(*triple)]
+        for item, mu, expected, triple in zip(
+            changed, agreement[1:], prediction, measured[1:], strict=True
+        )
     ]
-    means = [rules.triple(stats.mean_test(risk, alternative="greater")) for risk in risks]
-    risk = np.geomspace(0.03, 8, 100)
-    axes = plots.transfer_against_risk(
-        np.array(HALF_SIZES) / DIMENSION,
-        means,
-        coefficients,
-        {"P7: 1/(1 + R/s²)": (risk, 1 / (1 + risk))},
-    )
-    caption = TEXT.caption(
-        "t3_theory",
-        verdict,
-        dimension=DIMENSION,
-        noise=f"{NOISE / SIGNAL:g}",
-        distance=f"{linear['distance_from_P7'].item():.3f}",
-    )
-    return Figure("t3_theory", caption, rules.figure_of(axes))
+    columns = ["intervention", "factor", "μ_f", "M_x predicted", "M_x measured"]
+    return Table("Every intervention", caption, columns, rows)
 
 
-STUDY = Study("T3", TEXT, needs, decide, figures, stands_on=("T1",))
+STUDY = Study("T3", TEXT, needs, decide, figures, words, stands_on=("T1",))
