@@ -7,6 +7,7 @@ import sys
 COMMANDS = {
     "reproduce": "train, measure, decide hypotheses, write a report",
     "decide": "verdicts and report of a finished run again, without training",
+    "register": "write down what decides before a data set is opened: rules.lock",
     "sweep": "many settings of a config, one table",
     "compare": "two or more runs side by side",
     "transfer": "attack models of your own through each other",

@@ -72,7 +72,7 @@ def main() -> None:
     file = processes.shared(_stored) or CONFIG.load()
     condition, subfolder = _choose(file)
     dataset = datasets.load_for(file.config, DATA_DIR.value)
-    pool = dataset.pool(file.config.subset)
+    pool = datasets.pool_for(file.config, dataset)
     pipeline.check_conditions([condition], pool)
     layout = devices.lay_out(PLACE.value, [condition], pool)
     with sharding.use(layout):

@@ -39,7 +39,7 @@ def main() -> None:
     config = CONFIG.load().config
     devices.start(PLACE.value)
     dataset = datasets.load_for(config, DATA_DIR.value)
-    pool = dataset.pool(config.subset)
+    pool = datasets.pool_for(config, dataset)
     models = {name: conditions.condition(config, name) for name in config.architectures}
     pipeline.check_conditions(models.values(), pool)
     layout = devices.lay_out(PLACE.value, models.values(), pool)

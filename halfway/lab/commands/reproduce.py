@@ -45,7 +45,7 @@ def main() -> None:
     pipeline.check_tensorboard(TENSORBOARD.value)
     devices.start(PLACE.value)
     dataset = datasets.load_for(file.config, DATA_DIR.value)
-    pool = dataset.pool(file.config.subset)
+    pool = datasets.pool_for(file.config, dataset)
     wanted = pipeline.conditions(chosen, file.config, pool)
     layout = devices.lay_out(PLACE.value, wanted, pool)
     folder = Path(WORKDIR.value or runs.default_folder(file))

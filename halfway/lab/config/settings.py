@@ -179,6 +179,8 @@ class RunConfig:
       training: how models are trained.
       attack: how models are attacked.
       hypotheses: the ids of the hypotheses that are run where `--only` is not given.
+      shuffled_labels: whether the labels of the whole pool are permuted before anything is drawn:
+        the global null, on which nothing may be claimed.
       landscape: how much of the landscapes is drawn.
     """
 
@@ -195,6 +197,7 @@ class RunConfig:
     training: Training
     attack: Attack
     hypotheses: Names
+    shuffled_labels: bool = False
     landscape: LandscapeSizes = LandscapeSizes()
 
     @pydantic.field_validator("models")

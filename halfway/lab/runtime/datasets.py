@@ -3,7 +3,11 @@
 import threading
 import warnings
 
+import jax
+import numpy as np
+
 from halfway import data
+from halfway.keys import named_key
 from halfway.lab.config.settings import RunConfig
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.runtime import processes
@@ -68,3 +72,18 @@ def load_for(config: RunConfig, data_dir: str | None) -> data.Dataset:
             f"{config.dataset} is not the same on all processes: prepare it anew on each"
         )
     return dataset
+
+
+def pool_for(config: RunConfig, dataset: data.Dataset) -> data.Split:
+    """Returns the examples that halves are drawn from, their labels permuted where the config says.
+
+    Args:
+      config: the settings of the run.
+      dataset: its data set.
+    """
+    pool = dataset.pool(config.subset)
+    if not config.shuffled_labels:
+        return pool
+    key = named_key(jax.random.key(config.seed), "shuffled labels")
+    order = np.asarray(jax.random.permutation(key, len(pool.labels)))
+    return data.Split(pool.images, pool.labels[order])

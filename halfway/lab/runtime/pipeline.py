@@ -38,9 +38,9 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
     """
     studies_by_id = {study.id: study for study in (*_earlier(run), *chosen)}
     ids = studies.sort_ids(studies_by_id)
-    requests = _requests([studies_by_id[name] for name in ids], run.config)
-    needed = _conditions(requests)
-    missing = [request for request in requests if not run.has_measurement(request)]
+    asked = requests([studies_by_id[name] for name in ids], run.config)
+    needed = _conditions(asked)
+    missing = [request for request in asked if not run.has_measurement(request)]
     wanted = _conditions(missing)
     loaded = {condition: run.load_population(condition) for condition in wanted}
     in_memory = {
@@ -70,7 +70,7 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
             run.note(seconds=seconds)
             if processes.count() == 1:  # several would have to do it together
                 devices.forget_programs()
-    run.export(requests)
+    run.export(asked)
     run.note(hypotheses=ids)
 
 
@@ -86,7 +86,7 @@ def conditions(chosen: Sequence[Study], config: RunConfig, pool: Split) -> list[
       UserError: if a study cannot be run on this config, or the halves do not fit into the pool.
     """
     try:
-        wanted = _conditions(_requests(chosen, config))
+        wanted = _conditions(requests(chosen, config))
     except ValueError as error:
         raise UserError(str(error)) from error
     check_conditions(wanted, pool)
@@ -136,7 +136,7 @@ def write_events(run: Run, chosen: Sequence[Study], wanted: bool = True) -> None
 
 
 def _write_events(run: Run, chosen: Sequence[Study]) -> None:
-    for condition in _conditions(_requests(chosen, run.config)):
+    for condition in _conditions(requests(chosen, run.config)):
         population = run.load_population(condition)
         if population is not None:
             name = f"{label(condition)} {condition.id}".replace("/", "-")
@@ -159,18 +159,18 @@ def plan(
     Raises:
       UserError: if the folder holds a run that cannot be read.
     """
-    requests = _requests(chosen, config)
-    missing, stored = _conditions(requests), []
+    asked = requests(chosen, config)
+    missing, stored = _conditions(asked), []
     if (path / "config.json").is_file():
         run = Run.open(path)
         stored = [condition for condition in missing if run.has_population(condition)]
-        requests = [request for request in requests if not run.has_measurement(request)]
-        missing = [condition for condition in _conditions(requests) if condition not in stored]
+        asked = [request for request in asked if not run.has_measurement(request)]
+        missing = [condition for condition in _conditions(asked) if condition not in stored]
     return estimates.in_words(
         estimates.estimate(missing, pool, layout),
         layout,
         num_stored=len(stored),
-        measurements=collections.Counter(request.measurement.name for request in requests),
+        measurements=collections.Counter(request.measurement.name for request in asked),
     )
 
 
@@ -193,15 +193,19 @@ def _earlier(run: Run) -> list[Study]:
     return [known[name] for name in names]
 
 
-def _requests(chosen: Sequence[Study], config: RunConfig) -> list[Request]:
-    requests = {request.id: request for study in chosen for request in study.needs(config)}
-    return list(requests.values())
+def requests(chosen: Sequence[Study], config: RunConfig) -> list[Request]:
+    """Returns all that studies need measured, each once.
+
+    Args:
+      chosen: the studies.
+      config: the settings of the run.
+    """
+    by_id = {request.id: request for study in chosen for request in study.needs(config)}
+    return list(by_id.values())
 
 
-def _conditions(requests: Sequence[Request]) -> list[Condition]:
-    return list(
-        dict.fromkeys(condition for request in requests for condition in request.conditions)
-    )
+def _conditions(asked: Sequence[Request]) -> list[Condition]:
+    return list(dict.fromkeys(condition for request in asked for condition in request.conditions))
 
 
 def label(condition: Condition) -> str:
@@ -234,8 +238,8 @@ def conclude(run: Run) -> list[Verdict]:
         raise UserError(
             f"{run.path} holds no hypothesis that was run to its end: run reproduce again"
         )
-    requests = _requests(chosen, run.config)
-    records, num_conditions = run.records(requests), len(_conditions(requests))
+    asked = requests(chosen, run.config)
+    records, num_conditions = run.records(asked), len(_conditions(asked))
     try:
         outcomes = [(study, study.decide(records)) for study in chosen]
     except LookupError as error:
@@ -243,7 +247,10 @@ def conclude(run: Run) -> list[Verdict]:
             f"the records of {run.path} are incomplete ({error}): run reproduce again"
         ) from error
     verdicts = family.conclude(
-        outcomes, family_size=studies.family_size(), evidence=evidence.kind(run.config)
+        outcomes,
+        family_size=studies.family_size(),
+        evidence=evidence.kind(run.config),
+        by_study={study.id: evidence.kind(run.config, study) for study in chosen},
     )
     figures = {
         # Where a condition has no pair left, there is nothing to draw.

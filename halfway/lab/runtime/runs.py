@@ -386,6 +386,18 @@ class Run:
         rows = sorted(known, key=lambda condition: conditions.order(self.config, condition))
         storage.write_table(self.path / "conditions.parquet", records.conditions_table(rows))
 
+    def measurements_digest(self, requests: Sequence[Request]) -> str:
+        """Returns twelve digits that identify the stored arrays of some measurements.
+
+        Args:
+          requests: the requests for the measurements.
+        """
+        digests = {
+            request.id: storage.tree_digest(records.to_arrays(self._read_measurement(request))[0])
+            for request in requests
+        }
+        return storage.json_digest(digests)[:12]
+
     @processes.collective
     def records(self, requests: Sequence[Request]) -> Records:
         """Returns all records of the run.

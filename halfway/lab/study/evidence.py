@@ -5,52 +5,69 @@ from typing import Any
 
 from halfway.lab.config import config_file, settings
 from halfway.lab.config.settings import RunConfig
+from halfway.lab.study import registration
+from halfway.lab.study.protocol import Study
 from halfway.lab.study.verdict import Evidence
 
 MIN_PAIRS = 16
-EXPLORATORY = ("digits", "mixture")
-"""Data sets that were looked at before the rules were settled, or that are of our own making."""
 FREE = ("seed", "num_pairs", "hypotheses")
-"""Fields that a confirmatory run may set: more pairs, other draws, some of the hypotheses."""
-OF_THE_DATA = ("dataset", "subset", "num_classes", "num_examples", "num_holdout")
-"""Fields that may differ too where the data set is not that of the shipped config."""
+"""Fields that do not make the settings others: draws, more pairs, some of the hypotheses."""
 
 
-def kind(config: RunConfig, min_pairs: int = MIN_PAIRS) -> Evidence:
-    """Returns the kind of evidence of a run.
+def kind(config: RunConfig, study: Study | None = None) -> Evidence:
+    """Returns the kind of evidence of a run, or of one study of it.
 
-    "none" with fewer than `min_pairs` pairs; "exploratory" on a data set that was looked at before
-    the rules were settled, or with settings that no shipped config has; else "confirmatory".
+    - "none": fewer than 16 pairs.
+    - "confirmatory": rule and config are those of the lock, the data set played no part in settling
+      them, seed and number of pairs are the shipped ones.
+    - "replication": the same with another seed or more pairs.
+    - "exploratory": everything else.
 
     Args:
       config: of the run.
-      min_pairs: that a verdict needs.
+      study: whose verdict it is; None: what studies can be at best.
     """
-    if config.num_pairs < min_pairs:
+    if config.num_pairs < MIN_PAIRS:
         return "none"
-    if config.dataset in EXPLORATORY or changed(config):
+    name = nearest(config)
+    shipped = _shipped()[name]
+    if (
+        config.dataset in registration.LOOKED_AT
+        or changed(config)
+        or config.num_pairs < shipped["num_pairs"]
+        or not registration.is_config_locked(name)
+    ):
         return "exploratory"
-    return "confirmatory"
+    if study is not None and (
+        not registration.is_locked(study) or registration.was_seen(study, config.dataset)
+    ):
+        return "exploratory"
+    ours = settings.leaves(config)
+    same = all(ours[field] == shipped[field] for field in ("seed", "num_pairs"))
+    return "confirmatory" if same else "replication"
 
 
 def changed(config: RunConfig) -> tuple[str, ...]:
     """Returns the fields in which a config differs from the shipped one that it is nearest to.
 
-    What may differ in a confirmatory run is left out: `FREE` and, on another data set than the
-    shipped config's, `OF_THE_DATA`.
+    `FREE` fields are left out.
     """
+    return _differences(settings.leaves(config), _shipped()[nearest(config)])
+
+
+def nearest(config: RunConfig) -> str:
+    """Returns the name of the shipped config that a config differs least from."""
     ours = settings.leaves(config)
-    return min((_differences(ours, shipped) for shipped in _shipped()), key=len)
+    return min(_shipped(), key=lambda name: len(_differences(ours, _shipped()[name])))
 
 
 def _differences(ours: dict[str, Any], shipped: dict[str, Any]) -> tuple[str, ...]:
-    free = FREE if ours["dataset"] == shipped["dataset"] else FREE + OF_THE_DATA
-    names = sorted({*ours, *shipped} - set(free))
+    names = sorted({*ours, *shipped} - set(FREE))
     return tuple(name for name in names if ours.get(name) != shipped.get(name))
 
 
 @functools.cache
-def _shipped() -> tuple[dict[str, Any], ...]:
-    shipped = (config_file.load(name).config for name in config_file.shipped_names())
+def _shipped() -> dict[str, dict[str, Any]]:
+    shipped = {name: config_file.load(name).config for name in config_file.shipped_names()}
     # One that decides nothing was made for other ends: it vouches for no setting.
-    return tuple(settings.leaves(config) for config in shipped if config.hypotheses)
+    return {name: settings.leaves(config) for name, config in shipped.items() if config.hypotheses}

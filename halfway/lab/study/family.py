@@ -22,7 +22,11 @@ MAX_EXCLUDED = 1 / 16
 
 
 def conclude(
-    outcomes: Sequence[tuple[Study, Outcome]], *, family_size: int, evidence: Evidence
+    outcomes: Sequence[tuple[Study, Outcome]],
+    *,
+    family_size: int,
+    evidence: Evidence,
+    by_study: Mapping[str, Evidence] | None = None,
 ) -> list[Verdict]:
     """Returns the verdicts of all studies that were run, hypotheses adjusted over the whole family.
 
@@ -36,6 +40,7 @@ def conclude(
       outcomes: study and outcome of each that was run.
       family_size: the number of hypotheses there are.
       evidence: the kind that the run is, see `evidence.kind`.
+      by_study: the kind of each study's verdict, by id, where it may differ.
     """
     checks = {
         study.id: _check(study, outcome)
@@ -49,11 +54,15 @@ def conclude(
         study.id: (float(p), float(r))
         for (study, _), p, r in zip(family, adjusted, reverse, strict=True)
     }
+
+    def kinds(study: Study) -> Evidence:
+        return (by_study or {}).get(study.id, evidence)
+
     verdicts = []
     for study, outcome in outcomes:
         if study.id in checks:
             word, reason = checks[study.id]
-            verdicts.append(_verdict(study, outcome, word, reason, None, evidence))
+            verdicts.append(_verdict(study, outcome, word, reason, None, kinds(study)))
             continue
         p_adjusted, p_reverse = p_values[study.id]
         word, reason = _decide(outcome, p_adjusted, p_reverse, family_size)
@@ -61,7 +70,7 @@ def conclude(
             word, reason = "inconclusive", doubt
         if evidence == "none":
             word, reason = "not at this size", f"at least {MIN_PAIRS} pairs are needed"
-        verdicts.append(_verdict(study, outcome, word, reason, p_adjusted, evidence))
+        verdicts.append(_verdict(study, outcome, word, reason, p_adjusted, kinds(study)))
     return verdicts
 
 

@@ -35,7 +35,7 @@ class Listed(NamedTuple):
     kind: Kind
 
 
-Evidence = Literal["exploratory", "confirmatory", "none"]
+Evidence = Literal["exploratory", "confirmatory", "replication", "none"]
 Direction = Literal["greater", "less", "within", "different"]
 
 

@@ -23,7 +23,8 @@ MARKS = {
 }
 EVIDENCE = {
     "exploratory": "exploratory (rules or settings were chosen with this data set in sight)",
-    "confirmatory": "confirmatory (this data set played no part in settling rules and settings)",
+    "confirmatory": "confirmatory (rules and settings were locked before this data set was opened)",
+    "replication": "replication (locked rules and settings, with another seed or more pairs)",
     "none": "none (too few pairs for these numbers to count as evidence)",
 }
 _QUESTIONS = {

@@ -13,7 +13,7 @@ from halfway.lab.measurements.transfer import TRANSFER
 from halfway.lab.studies.t12 import figures as drawing
 from halfway.lab.studies.t12 import lines
 from halfway.lab.studies.t12.lines import ALL, MEASURES, Factors
-from halfway.lab.study import lock, rules, text
+from halfway.lab.study import registration, rules, text
 from halfway.lab.study.protocol import Figure, Study, Table
 from halfway.lab.study.records import Records, Request
 from halfway.lab.study.verdict import Headline, Outcome, PartResult, Verdict
@@ -40,7 +40,7 @@ def needs(config: RunConfig) -> Sequence[Request]:
 
 def locked() -> dict[str, np.ndarray]:
     """Returns the slopes `[3]` of the lock, of all three and with each left out."""
-    return {name: np.array(slopes) for name, slopes in lock.fitted("T12")["lines"].items()}
+    return {name: np.array(slopes) for name, slopes in registration.fitted("T12")["lines"].items()}
 
 
 def decide(records: Records) -> Outcome:

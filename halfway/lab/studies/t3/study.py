@@ -13,7 +13,7 @@ from halfway.lab.measurements.transfer import TRANSFER
 from halfway.lab.studies.t3 import figures as drawing
 from halfway.lab.studies.t3 import law
 from halfway.lab.studies.t3.law import Line, Measures
-from halfway.lab.study import lock, rules, text
+from halfway.lab.study import registration, rules, text
 from halfway.lab.study.protocol import Figure, Study, Table
 from halfway.lab.study.records import Records, Request
 from halfway.lab.study.verdict import Headline, Outcome, PartResult, Verdict
@@ -40,7 +40,7 @@ def needs(config: RunConfig) -> Sequence[Request]:
 
 def locked() -> dict[str, Line]:
     """Returns the lines of the lock, and that of "no change"."""
-    lines = lock.fitted("T3")["lines"]
+    lines = registration.fitted("T3")["lines"]
     return {law.NO_CHANGE: law.UNMOVED} | {
         name: Line(line["transform"], tuple(line["slopes"])) for name, line in lines.items()
     }
@@ -152,7 +152,7 @@ def _headlines(measures: Measures, lines: Mapping[str, Line]) -> list[Headline]:
 
 def _warnings(measures: Measures) -> list[str]:
     """Returns what is so by construction where the slopes were fitted to the same pairs."""
-    if lock.fitted("T3")["dataset"] != measures.plan.bases[grid.MLP].dataset:
+    if registration.fitted("T3")["dataset"] != measures.plan.bases[grid.MLP].dataset:
         return []
     return [
         "The slopes of the law and of its rivals were fitted on this data set: errors are smaller "
@@ -162,7 +162,7 @@ def _warnings(measures: Measures) -> list[str]:
 
 def words(verdict: Verdict) -> Mapping[str, str]:
     """Returns the slope, and which other measures of agreement do better."""
-    slope = lock.fitted("T3")["lines"][law.LAW]["slopes"][0]
+    slope = registration.fitted("T3")["lines"][law.LAW]["slopes"][0]
     errors = {headline.label: headline.estimate for headline in verdict.headlines}
     own = errors["mean error of the law in M_x"]
     better = [

@@ -9,7 +9,7 @@ import ast
 import functools
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,10 @@ from halfway.lab.study.protocol import Study
 from halfway.storage import json_digest
 
 NAME = "rules.lock"
+LOOKED_AT = ("digits", "mixture")
+"""Data sets that were looked at while rules were made, or that are of our own making."""
+FIRST_VERSION = 2
+"""Of a rule that enters the lock: the framework's."""
 _NOT_THE_RULE = ("figures", "__init__")
 """Modules of a study that decide nothing."""
 
@@ -54,9 +58,72 @@ def fitted(study_id: str) -> Mapping[str, Any]:
     if numbers is None:
         raise UserError(
             f"{study_id} predicts with numbers that are fitted once, on digits, and the lock has "
-            "none yet: run halfway lock --workdir=RUN with a run of digits that measured it"
+            "none yet: run halfway register --workdir=RUN with a run of digits that measured it"
         )
     return numbers
+
+
+def is_locked(study: Study) -> bool:
+    """Returns whether the code that decides is the one of the lock.
+
+    Args:
+      study: the study.
+    """
+    return read()["rules"].get(study.id, {}).get("digest") == rule_digest(study)
+
+
+def was_seen(study: Study, dataset: str) -> bool:
+    """Returns whether a number that the rule decides on was seen on a data set before.
+
+    Args:
+      study: the study.
+      dataset: its name.
+    """
+    return dataset in read()["rules"].get(study.id, {}).get("seen", ())
+
+
+def is_config_locked(name: str) -> bool:
+    """Returns whether a shipped config is the one of the lock.
+
+    Args:
+      name: of the config, without a variant.
+    """
+    return read()["configs"].get(name, {}).get("digest") == config_digest(name)
+
+
+def updated(studies: Iterable[Study], fitted_now: Mapping[str, Any], today: str) -> dict[str, Any]:
+    """Returns the lock with what has changed: a higher version and the date where a digest differs.
+
+    Args:
+      studies: all studies.
+      fitted_now: numbers fitted anew by id of the study; those of others stay.
+      today: the date, e.g. "2026-11-29".
+    """
+    before: dict[str, Any] = dict(read()) if path().is_file() else {}
+    rules = {
+        study.id: _renewed(before.get("rules", {}).get(study.id), rule_digest(study), today)
+        for study in studies
+    }
+    for entry in rules.values():
+        entry.setdefault("seen", list(LOOKED_AT))
+    configs = {
+        name: _renewed(before.get("configs", {}).get(name), config_digest(name), today)
+        for name in config_file.shipped_names()
+        if config_file.load(name).config.hypotheses
+    }
+    return before | {
+        "rules": rules,
+        "configs": configs,
+        "fitted": {**before.get("fitted", {}), **fitted_now},
+    }
+
+
+def _renewed(entry: Mapping[str, Any] | None, digest: str, today: str) -> dict[str, Any]:
+    """Returns an entry of the lock as it is, or with a new digest, version and date."""
+    if entry and entry["digest"] == digest:
+        return dict(entry)
+    version = entry["version"] + 1 if entry else FIRST_VERSION
+    return dict(entry or {}) | {"digest": digest, "version": version, "date": today}
 
 
 def rule_digest(study: Study) -> str:

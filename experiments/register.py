@@ -1,0 +1,9 @@
+"""Writes down what decides before a data set is opened: rules.lock.
+
+The command is `halfway.lab.commands.register`; `--help` prints what it takes.
+"""
+
+from halfway.lab.commands.register import run
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,88 @@
+"""Write down what decides: digests of rules and configs, and numbers that are fitted once.
+
+Example: halfway register --workdir=runs/digits
+
+Without a run only digests are renewed: a rule or a config that has changed gets a higher version and
+the date. With one, the lines of T3 and T12 are fitted anew. To be run before a data set is opened.
+"""
+
+import datetime
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from halfway import storage
+from halfway.lab import studies
+from halfway.lab.commands import launch
+from halfway.lab.config.user import UserError
+from halfway.lab.runtime import pipeline
+from halfway.lab.runtime.runs import Run
+from halfway.lab.studies.t3 import law
+from halfway.lab.studies.t12 import lines
+from halfway.lab.study import evidence, registration
+
+FLAGS = flags.FlagValues()
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "a run of digits that measured T3 and T12", flag_values=FLAGS
+)
+
+
+def main() -> None:
+    """Writes the lock and says what has changed in it."""
+    fitted = fit(Path(WORKDIR.value)) if WORKDIR.value else {}
+    today = datetime.date.today().isoformat()
+    known = studies.available().values()
+    before = registration.read() if registration.path().is_file() else {}
+    after = registration.updated(known, fitted, today)
+    for group in ("rules", "configs"):
+        for name, entry in after[group].items():
+            old = before.get(group, {}).get(name, {})
+            if old.get("digest") != entry["digest"]:
+                print(f"{name}: version {entry['version']}")
+    for name in fitted:
+        print(f"{name}: fitted")
+    storage.write_json(registration.path(), after)
+    print(registration.path())
+
+
+def fit(path: Path) -> dict[str, Any]:
+    """Returns the lines of T3 and T12 with what they were fitted on, by id.
+
+    Args:
+      path: the folder of a run of digits with the shipped settings, seed and number of pairs.
+
+    Raises:
+      UserError: if the run is another, or has not measured the grid.
+    """
+    run = Run.open(path)
+    shipped = "digits"
+    if evidence.changed(run.config) or evidence.nearest(run.config) != shipped:
+        raise UserError(
+            f"{path} is no run of the shipped config {shipped!r}: lines are fitted there"
+        )
+    chosen = [studies.available()[name] for name in ("T3", "T12")]
+    requests = pipeline.requests(chosen, run.config)
+    try:
+        records = run.records(requests)
+        of_law = {
+            name: {"transform": line.transform, "slopes": list(line.slopes)}
+            for name, line in law.fit(law.read(records)).items()
+        }
+        of_factors = {k: list(v) for k, v in lines.fit(lines.read(records)).items()}
+    except LookupError as error:
+        raise UserError(f"{path} has not measured T3 and T12 ({error}): run reproduce") from error
+    facts = {
+        "dataset": run.config.dataset,
+        "seed": run.config.seed,
+        "num_pairs": run.config.num_pairs,
+        "measurements": run.measurements_digest(requests),
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "numpy")},
+    }
+    return {"T3": facts | {"lines": of_law}, "T12": facts | {"lines": of_factors}}
+
+
+def run() -> None:
+    """Runs the command with the arguments of the process."""
+    launch.run(main, FLAGS)
