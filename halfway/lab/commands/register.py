@@ -2,8 +2,9 @@
 
 Example: halfway register --workdir=runs/digits
 
-Without a run only digests are renewed: a rule or a config that has changed gets a higher version and
-the date. With one, the lines of T3 and T12 are fitted anew. To be run before a data set is opened.
+Without a run only digests are renewed: a rule or a config that has changed gets a higher version
+and the date. With one, the lines of T3 and T12 are fitted anew. To be run before a data set is
+opened.
 """
 
 import datetime
@@ -60,12 +61,12 @@ def fit(path: Path) -> dict[str, Any]:
     shipped = "digits"
     if evidence.changed(run.config) or evidence.nearest(run.config) != shipped:
         raise UserError(
-            f"{path} is no run of the shipped config {shipped!r}: lines are fitted there"
+            f"{path} is no run of the shipped config {shipped!r}, where lines are fitted"
         )
     chosen = [studies.available()[name] for name in ("T3", "T12")]
-    requests = pipeline.requests(chosen, run.config)
+    asked = pipeline.requests(chosen, run.config)
     try:
-        records = run.records(requests)
+        records = run.records(asked)
         of_law = {
             name: {"transform": line.transform, "slopes": list(line.slopes)}
             for name, line in law.fit(law.read(records)).items()
@@ -77,7 +78,7 @@ def fit(path: Path) -> dict[str, Any]:
         "dataset": run.config.dataset,
         "seed": run.config.seed,
         "num_pairs": run.config.num_pairs,
-        "measurements": run.measurements_digest(requests),
+        "measurements": run.measurements_digest(asked),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "numpy")},
     }
     return {"T3": facts | {"lines": of_law}, "T12": facts | {"lines": of_factors}}

@@ -1,9 +1,12 @@
 """Kinds of evidence: whatever a user chose with the data in sight is not confirmatory."""
 
+import types
+
 import pytest
 
+from halfway.lab import studies
 from halfway.lab.config import config_file, settings
-from halfway.lab.study import evidence
+from halfway.lab.study import evidence, registration
 
 pytestmark = pytest.mark.quick
 
@@ -22,38 +25,26 @@ def _config(name="mnist", **changes):
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_shipped_configs_are_confirmatory(name):
     assert evidence.changed(_config(name)) == ()
+    assert evidence.nearest(_config(name)) == name
     assert evidence.kind(_config(name)) == "confirmatory"
 
 
 def test_what_was_looked_at_before_is_exploratory():
     assert evidence.kind(_config("digits")) == "exploratory"
-    # Its settings on another data set are not.
-    assert evidence.kind(_config("digits", dataset="mine", num_classes=3)) == "confirmatory"
-
-
-@pytest.mark.parametrize(("num_pairs", "kind"), [(15, "none"), (16, "confirmatory")])
-def test_number_of_pairs(num_pairs, kind):
-    assert evidence.kind(_config(num_pairs=num_pairs)) == kind
-    assert evidence.kind(_config(num_pairs=num_pairs), min_pairs=8) == "confirmatory"
+    assert evidence.kind(_config("digits", seed=1)) == "exploratory"
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"seed": 7}, {"num_pairs": 64}, {"hypotheses": ("G1",)}],
+    ("changes", "kind"),
+    [
+        ({"num_pairs": 15}, "none"),
+        ({"num_pairs": 64}, "replication"),
+        ({"seed": 7}, "replication"),
+        ({"hypotheses": ("G2",)}, "confirmatory"),
+    ],
 )
-def test_what_a_confirmatory_run_may_set(changes):
-    assert evidence.kind(_config(**changes)) == "confirmatory"
-
-
-OF_THE_DATA = {"num_classes": 3, "num_examples": 99, "num_holdout": 50, "subset": "all"}
-
-
-def test_sizes_may_differ_on_other_data_only():
-    assert evidence.kind(_config(dataset="folder:mine", **OF_THE_DATA)) == "confirmatory"
-    for name, value in OF_THE_DATA.items():
-        changed = _config(**{name: value})
-        assert evidence.kind(changed) == "exploratory"
-        assert evidence.changed(changed) == (name,)
+def test_draws_and_number_of_pairs(changes, kind):
+    assert evidence.kind(_config(**changes)) == kind
 
 
 @pytest.mark.parametrize(
@@ -66,10 +57,101 @@ def test_sizes_may_differ_on_other_data_only():
         {"noise_rates": (0.0, 0.5, 1.0)},
         {"architectures": ("mlp",)},
         {"models.cnn.features": (4, 4)},
+        {"num_examples": 99},
+        {"num_classes": 3},
+        {"shuffled_labels": True},
+        {"dataset": "folder:mine"},
     ],
 )
-@pytest.mark.parametrize("dataset", ["mnist", "folder:mine"])
-def test_other_settings_are_exploratory(changes, dataset):
-    config = _config(dataset=dataset, **changes)
+def test_other_settings_are_exploratory(changes):
+    config = _config(**changes)
     assert evidence.changed(config) == tuple(changes)
     assert evidence.kind(config) == "exploratory"
+    assert evidence.kind(_config(**changes, num_pairs=64)) == "exploratory"
+
+
+# What the lock says
+
+
+def _lock(monkeypatch, **changes):
+    lock = dict(registration.read()) | changes
+    monkeypatch.setattr(registration, "read", lambda: lock)
+
+
+def test_a_config_that_is_not_the_locked_one_is_exploratory(monkeypatch):
+    configs = dict(registration.read()["configs"])
+    _lock(monkeypatch, configs=configs | {"mnist": configs["mnist"] | {"digest": "0"}})
+    assert evidence.kind(_config("mnist")) == "exploratory"
+    assert evidence.kind(_config("cifar10")) == "confirmatory"
+    _lock(monkeypatch, configs={})
+    assert evidence.kind(_config("cifar10")) == "exploratory"
+
+
+def test_a_rule_that_is_not_the_locked_one_is_exploratory(monkeypatch):
+    study = studies.available()["G7"]
+    assert evidence.kind(_config(), study) == "confirmatory"
+    rules = dict(registration.read()["rules"])
+    _lock(monkeypatch, rules=rules | {"G7": rules["G7"] | {"digest": "0"}})
+    assert evidence.kind(_config(), study) == "exploratory"
+    assert evidence.kind(_config(), studies.available()["G8"]) == "confirmatory"
+
+
+def test_a_number_that_was_seen_makes_a_rule_exploratory_there(monkeypatch):
+    study = studies.available()["G7"]
+    rules = dict(registration.read()["rules"])
+    seen = rules["G7"] | {"seen": ["digits", "mnist"]}
+    _lock(monkeypatch, rules=rules | {"G7": seen})
+    assert evidence.kind(_config("mnist"), study) == "exploratory"
+    assert evidence.kind(_config("cifar10"), study) == "confirmatory"
+
+
+# Digests
+
+
+def test_the_lock_has_every_rule_and_config_as_it_is():
+    """Fails where a rule or a config changed: run `halfway register`, and say why in the commit."""
+    known = studies.available()
+    assert set(registration.read()["rules"]) == set(known)
+    changed = [name for name, study in known.items() if not registration.is_locked(study)]
+    assert changed == []
+    configs = registration.read()["configs"]
+    assert {name for name in configs if not registration.is_config_locked(name)} == set()
+    decisive = {n for n in config_file.shipped_names() if config_file.load(n).config.hypotheses}
+    assert set(configs) == decisive
+    for entry in registration.read()["rules"].values():
+        assert set(registration.LOOKED_AT) <= set(entry["seen"])
+
+
+def test_comments_words_and_layout_are_no_part_of_a_rule():
+    bare = registration._bare
+    assert bare('X = 1\n"""What X is."""\n') == bare("X   =  1  # what X is\n")
+    assert bare('def f():\n    """Return 1."""\n    return 1\n') == bare("def f(): return 1")
+    assert bare("X = 1") != bare("X = 2")
+    assert bare('X = "a"') != bare('X = "b"')
+
+
+def test_a_renewed_lock_counts_versions_and_keeps_what_is_not_its_own(monkeypatch):
+    rules = dict(registration.read()["rules"])
+    old = rules["G7"] | {"digest": "0", "version": 4, "seen": ["digits", "mixture", "mnist"]}
+    _lock(monkeypatch, rules=rules | {"G7": old}, fitted={"T3": {"lines": {}}})
+    today = "2031-02-03"
+    renewed = registration.updated(studies.available().values(), {"T12": {"lines": {}}}, today)
+    entry = renewed["rules"]["G7"]
+    assert (entry["version"], entry["date"], entry["seen"]) == (5, today, old["seen"])
+    assert renewed["rules"]["G8"] == rules["G8"]
+    assert set(renewed["fitted"]) == {"T3", "T12"}
+
+
+def test_numbers_that_were_never_fitted_are_asked_for(monkeypatch):
+    _lock(monkeypatch, fitted={})
+    with pytest.raises(registration.UserError, match="halfway register --workdir"):
+        registration.fitted("T3")
+
+
+def test_the_rule_of_a_study_is_its_code_and_claim(tmp_path):
+    study = studies.available()["G7"]
+    text = types.SimpleNamespace(claim="Another claim.")
+    other = types.SimpleNamespace(
+        id=study.id, kind=study.kind, claim=text.claim, stands_on=(), decide=study.decide
+    )
+    assert registration.rule_digest(other) != registration.rule_digest(study)
