@@ -50,6 +50,23 @@ def brier(logits: Array, labels: Array) -> Array:
     return jnp.sum(difference**2, axis=-1)
 
 
+def squared(logits: Array, labels: Array) -> Array:
+    """Returns the squared distance `[B]` of the logits from the label: Σ_c (z_c − [c = y])².
+
+    To train on it is to regress on one-hot labels, as kernel regression does.
+
+    Args:
+      logits: `[B, C]`.
+      labels: `[B]` integers in [0, C).
+
+    Examples:
+      >>> print(losses.squared(jnp.array([[1.0, 0.5, -1.0]]), jnp.array([0])))
+      [1.25]
+    """
+    _check(logits, labels)
+    return jnp.sum((logits - _is_label(logits, labels)) ** 2, axis=-1)
+
+
 def error(logits: Array, labels: Array) -> Array:
     """Returns the misclassification `[B]` as float32: 1 where argmax_c z_c ≠ y, else 0.
 

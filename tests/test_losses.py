@@ -277,3 +277,15 @@ def test_dlr_needs_enough_classes():
         losses.dlr(jnp.ones((2, 2)), jnp.array([0, 1]))
     with pytest.raises(ValueError, match="targeted_dlr compares the 4 largest logits, got 3"):
         losses.targeted_dlr(jnp.array([0]))(jnp.ones((1, 3)), jnp.array([0]))
+
+
+def test_the_squared_loss_and_its_gradient():
+    """It grows with the logits themselves, and so is no member of the list above."""
+    logits, labels = draw()
+    onehot = np.eye(logits.shape[1])[labels]
+    value_and_slope = jax.jit(jax.value_and_grad(lambda z, y: losses.squared(z, y).sum()))
+    total, slope = value_and_slope(jnp.asarray(logits), jnp.asarray(labels))
+    np.testing.assert_allclose(total, ((logits - onehot) ** 2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(slope, 2 * (logits - onehot), rtol=1e-5, atol=1e-6)
+    stacked = jax.vmap(losses.squared)(jnp.stack([logits] * 2), jnp.stack([labels] * 2))
+    np.testing.assert_allclose(stacked[1], ((logits - onehot) ** 2).sum(1), rtol=1e-5)

@@ -29,6 +29,7 @@ from halfway.populations.population import (
     validate,
 )
 from halfway.populations.training import (
+    DESCENDED,
     LOSSES,
     OPTIMIZERS,
     STOP_EVERY,
@@ -36,6 +37,7 @@ from halfway.populations.training import (
     Walk,
     advance_walk,
     begin_walk,
+    check_loss,
     check_steps,
     fit,
     gradient_products,
@@ -61,6 +63,7 @@ from halfway.types import Sample
 
 __all__ = [
     "DATA_FIELDS",
+    "DESCENDED",
     "LOSSES",
     "MODEL",
     "MODEL_FIELDS",
@@ -81,6 +84,7 @@ __all__ = [
     "advance_walk",
     "begin_pair",
     "begin_walk",
+    "check_loss",
     "check_steps",
     "fit",
     "gradient_products",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from halfway import models, storage
 from halfway.keys import named_key
-from halfway.populations import halves
+from halfway.populations import halves, training
 from halfway.populations.halves import Halves
 from halfway.types import ApplyFn, Array, Key, Params, Sample
 
@@ -60,6 +60,8 @@ class Condition:
         after the last of `probe_steps`.
       compute_dtype: "float32" or "bfloat16", of what a training step computes. Parameters, the
         optimizer and all that is measured are float32 in either case.
+      loss: "cross_entropy", or "squared" for regression on one-hot labels: what training descends.
+        Landscapes are measured in `populations.LOSSES` in either case.
 
     Examples:
       >>> condition = populations.Condition(
@@ -100,6 +102,7 @@ class Condition:
     stop_loss: float = 0.0
     common_holdout: bool = False
     compute_dtype: str = "float32"
+    loss: str = "cross_entropy"
 
     def __post_init__(self):
         model = sorted(dict(self.model).items())
@@ -127,6 +130,7 @@ class Condition:
         if self.width:
             self._check_width()
         models.check_dtype(self.compute_dtype)
+        training.check_loss(self.loss)
         if self.trunk_steps and self.batch_capacity:
             raise ValueError("a trunk has batches of one size: batch_capacity must be 0")
         if self.batch_capacity and not 1 <= self.batch_size <= self.batch_capacity:
@@ -194,8 +198,9 @@ _LATER = (
     "stop_loss",
     "common_holdout",
     "compute_dtype",
+    "loss",
 )
-_UNSET = (False, 0, "float32")
+_UNSET = (False, 0, "float32", "cross_entropy")
 DATA_FIELDS: dict[str, Any] = {
     "noise_rate": 0.0,
     "overlap": 0.0,
@@ -222,6 +227,7 @@ TRAINING_FIELDS: dict[str, Any] = {
     "trunk_steps": 0,
     "stop_loss": 0.0,
     "compute_dtype": "float32",
+    "loss": "cross_entropy",
 }
 """Fields that shape neither a model nor what is read of it, only its training."""
 MODEL_FIELDS: dict[str, Any] = TRAINING_FIELDS | {"model": (), "width": 0}

@@ -19,6 +19,11 @@ LOSSES = {
     "error": losses.error,
 }
 """The landscapes that every probe reports, by name."""
+DESCENDED: dict[str, LossFn] = {
+    "cross_entropy": losses.cross_entropy,
+    "squared": losses.squared,
+}
+"""The losses that training can descend, by name."""
 STOP_EVERY = 10
 """Number of steps between two checks of whether training is over."""
 
@@ -52,6 +57,19 @@ def make_optimizer(
             optax.sgd(learning_rate),  # pyright: ignore
         )
     raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
+
+
+def check_loss(name: str) -> None:
+    """Checks that training can descend a loss.
+
+    Args:
+      name: of the loss.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
+    if name not in DESCENDED:
+        raise ValueError(f"unknown loss {name!r}: choose one of {', '.join(DESCENDED)}")
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:

@@ -99,6 +99,7 @@ def advance_pair(
     """
     optimizer, axis = _optimizer(settings, program), sharding.data_axis()
     apply_fn = models.in_precision(program.apply_fn, program.compute_dtype)
+    loss_fn = training.DESCENDED[program.loss]
     mask = None
     if program.batch_capacity:
         mask = jnp.arange(program.batch_capacity) < settings["batch_size"]
@@ -111,8 +112,9 @@ def advance_pair(
             rows, labels = batches.rows[i], batches.labels[i]
             if axis is not None:
                 rows, labels = sharding.share(rows, axis), sharding.share(labels, axis)
+            x = images[rows]
             return training.train_step(
-                apply_fn, optimizer, state, images[rows], labels, mask, axis=axis
+                apply_fn, optimizer, state, x, labels, mask, loss_fn=loss_fn, axis=axis
             )
 
         def stop(params):

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 from support import training_loop
 
-from halfway import data, populations, sharding
+from halfway import data, losses, populations, sharding
 from halfway.populations import walks
 
 CAPACITY, HOLDOUT = 40, 60
@@ -96,7 +96,7 @@ OTHER_FIELDS = {
 def test_every_field_changes_the_id():
     later = {"shared_start": True, "shared_order": True, "on_holdout": True}
     later |= {"batch_capacity": 32, "width": 7, "stop_loss": 0.1, "common_holdout": True}
-    later |= {"compute_dtype": "bfloat16"}
+    later |= {"compute_dtype": "bfloat16", "loss": "squared"}
     others = OTHER_FIELDS | later
     known = {field.name for field in dataclasses.fields(MLP)}
     assert others.keys() | {"trunk_steps"} == known
@@ -828,3 +828,35 @@ def test_another_type_is_refused():
         ValueError, match="compute_dtype must be float32 or bfloat16, got 'float16'"
     ):
         change(MLP, compute_dtype="float16")
+
+
+# What training descends
+
+
+def test_training_descends_the_loss_of_its_condition(train, pool):
+    """Known elsewhere: a field that is stored and not used."""
+    entropic, squared = train(MLP), train(change(MLP, loss="squared"))
+
+    def distances(population):
+        """Mean squared distance of the logits on the own half, `[P, 2]`."""
+        own_half, _ = population.samples()
+        images = jnp.asarray(pool.images, jnp.float32)
+
+        def of_model(params, sample):
+            logits = population.apply_fn(params, images[sample.indices])
+            values = losses.squared(logits, sample.labels)
+            return losses.masked_mean(values, sample.mask)
+
+        return np.asarray(jax.jit(jax.vmap(jax.vmap(of_model)))(population.params, own_half))
+
+    assert (distances(squared) < 0.5 * distances(entropic)).all()
+    assert squared.condition.id != entropic.condition.id
+    # The same draws: halves, starts and what is read before the first step.
+    assert_equal(squared.halves, entropic.halves)
+    first = (leaf.landscapes["own"]["cross_entropy"][..., 0] for leaf in (squared, entropic))
+    np.testing.assert_array_equal(*first)
+
+
+def test_an_unknown_loss_is_named():
+    with pytest.raises(ValueError, match="unknown loss 'hinge': choose one of cross_entropy"):
+        change(MLP, loss="hinge")
