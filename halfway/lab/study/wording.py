@@ -27,9 +27,35 @@ EVIDENCE = {
     "replication": "replication (locked rules and settings, with another seed or more pairs)",
     "none": "none (too few pairs for these numbers to count as evidence)",
 }
+
+
+class _Question(NamedTuple):
+    """How a question is answered: by sentences in which {moved} and {control} are shares."""
+
+    noun: str
+    met: str
+    not_met: str
+    not_asked: str
+
+
 _QUESTIONS = {
-    "G": ("halves", "Halves meet", "Halves do not meet", "Whether halves meet"),
-    "T": ("models", "Models meet", "Models do not meet", "Whether models meet"),
+    "G": _Question(
+        "halves",
+        "A model trained on one half of the data makes {moved} of its progress on the other half "
+        "too, which it never saw ({control} when labels are shuffled).",
+        "It is not shown that what a model learns on one half carries over to the other: {moved} "
+        "of its progress, against {control} when labels are shuffled.",
+        "Whether what is learned on one half carries over to the other was not asked (G1 was not "
+        "run).",
+    ),
+    "T": _Question(
+        "models",
+        "An attack on one model moves the other {moved} as far (a model that learned nothing: "
+        "{control}).",
+        "It is not shown that an attack on one model moves the other through what both learned: "
+        "{moved} as far, against {control} for a model that learned nothing.",
+        "Whether an attack on one model moves the other was not asked (T1 was not run).",
+    ),
 }
 
 
@@ -206,34 +232,52 @@ def tiles(verdicts: Sequence[Verdict], listed: Sequence[Listed]) -> list[Tile]:
     ]
 
 
-def answer(verdicts: Sequence[Verdict], letter: str) -> tuple[str, str]:
-    """Returns the answer to one question in few words and the number behind it.
-
-    The controls G1 and T1 say whether halves and models meet at all; the hypotheses ask how.
+def format_share(value: float) -> str:
+    """Returns a share as a percentage that never rounds to all or nothing.
 
     Args:
-      verdicts: all that were decided, in the family's order.
+      value: the share, about 0 to 1; what lies outside is said to be all or nothing.
+
+    Examples:
+      >>> [wording.format_share(value) for value in (0.634, 0.9999, 0.0002, 0.996)]
+      ['63 %', '> 99.9 %', '< 0.1 %', '99.6 %']
+    """
+    if math.isnan(value):
+        return "an undefined share"
+    if value > 0.999:
+        return "> 99.9 %"
+    if value < 0.001:
+        return "< 0.1 %"
+    decimals = 1 if value > 0.99 or value < 0.01 else 0
+    return f"{100 * value:.{decimals}f} %"
+
+
+def answer(verdicts: Sequence[Verdict], letter: str) -> tuple[str, str]:
+    """Returns the answer to one question as a plain sentence, and the numbers behind it.
+
+    The controls G1 and T1 say how far halves and models meet at all; the hypotheses ask how.
+
+    Args:
+      verdicts: all that were decided, in the order of the report.
       letter: "G" for halves, "T" for models.
     """
-    noun, meets, not_meets, whether = _QUESTIONS[letter]
-    of_letter = sorted((v for v in verdicts if v.id[0] == letter), key=lambda v: int(v.id[1:]))
-    if not of_letter:
-        return f"{whether} was not asked.", f"No hypothesis about {noun} was run."
-    first = of_letter[0]
-    if first.id != f"{letter}1":
-        lead = f"{whether} at all was not asked ({letter}1 was not run)"
-    else:
-        lead = meets if first.verdict == "met" else not_meets
-    if first.headlines:
-        number = format_headline(first.headlines[0])
-    else:
-        number = f"effect = {format_estimate(first.effect, *first.interval)}"
-        number += f" (control: {first.control})" if first.control else ""
+    question = _QUESTIONS[letter]
+    of_letter = [verdict for verdict in verdicts if verdict.id[0] == letter]
+    first = next((v for v in of_letter if v.id == f"{letter}1" and v.headlines), None)
+    sentence_of, number = question.not_asked, ""
+    if first is not None:
+        headline = first.headlines[0]
+        template = question.met if first.verdict == "met" else question.not_met
+        control = headline.control[0] if headline.control else math.nan
+        sentence_of = template.format(
+            moved=format_share(headline.estimate), control=format_share(control)
+        )
+        number = f"{format_headline(headline)}; "
     hypotheses = [verdict.verdict for verdict in of_letter if verdict.kind == "hypothesis"]
     counts = {state: hypotheses.count(state) for state in STATES}
     parts = [f"{count} {state}" for state, count in counts.items() if count]
     tally = " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts) or "none"
-    return f"{lead}:", f"{number}; hypotheses about {noun} that were run: {tally}."
+    return sentence_of, f"{number}hypotheses about {question.noun} that were run: {tally}."
 
 
 def little_was_run(num_run: int, num_family: int) -> str:

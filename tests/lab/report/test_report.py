@@ -379,15 +379,15 @@ def test_rules_and_commands_in_words():
 
 @pytest.mark.quick
 def test_answer_follows_the_first_hypothesis():
-    assert wording.answer([G1], "G")[0] == "Halves meet:"
+    assert wording.answer([G1], "G")[0] == (
+        "A model trained on one half of the data makes 99 % of its progress on the other half too, "
+        "which it never saw (0.1 % when labels are shuffled)."
+    )
     assert "0.9900 [0.9850, 0.9950]" in wording.answer([G1], "G")[1]
     unmet = dataclasses.replace(G1, verdict="not met")
-    assert wording.answer([unmet], "G")[0] == "Halves do not meet:"
+    assert wording.answer([unmet], "G")[0].startswith("It is not shown that what a model learns")
     assert "T1 was not run" in wording.answer([T2], "T")[0]
-    assert wording.answer([G1], "T") == (
-        "Whether models meet was not asked.",
-        "No hypothesis about models was run.",
-    )
+    assert wording.answer([G1], "T")[1] == "hypotheses about models that were run: none."
     assert "that were run: none." in wording.answer([G1], "G")[1]
     assert "that were run: 1 inconclusive." in wording.answer(VERDICTS, "G")[1]
     assert "1 refuted and 1 inconclusive" in wording.answer(VERDICTS, "T")[1]
@@ -425,8 +425,8 @@ def test_page_has_every_section_in_order(browser, source):
     assert not browser.unclosed and not browser.stack
     assert browser.tags.count("h1") == 1
     assert (
-        source.index("Halves meet:")
-        < source.index("Models meet:")
+        source.index("A model trained on one half")
+        < source.index("An attack on one model moves the other")
         < source.index('<h2 id="map-title')
     )
 
@@ -555,7 +555,7 @@ def test_page_without_any_verdict(tmp_path):
         run=dataclasses.replace(RUN, seconds={}, warnings=()),
     )
     browser = Browser(source)
-    assert "Whether halves meet was not asked." in browser.text
+    assert "was not asked (G1 was not run)" in browser.text
     assert "0 of 18 hypotheses were run" in browser.text
     assert browser.values("class", "a").count("tile not-run") == 20
     assert browser.tags.count("figure") == 0
