@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import get_opaque_trace_state
 
 from halfway import landscapes
 from halfway.losses import CHUNK_SIZE
@@ -32,15 +33,16 @@ def tangent_kernel(
 ) -> Array:
     """Returns tr K(x_i, x_j)/C `[N, M]`, the tangent kernel's mean over outputs.
 
-    It is `landscapes.trace_ntk`, made faster for models whose parameters all lie in linen's `Dense`
-    layers, each used once on `[B, features]`. There the kernel is a sum over layers of
-    `(⟨a_i, a_j⟩ + 1) · ⟨b_i, b_j⟩/C`, a what enters the layer (and 1 for the bias) and b `[C,
-    features]` the derivatives of all logits by what leaves it. Memory beside the result is `(N + M)
-    C` times the sum of the layers' widths, and `chunk_size M`. Any other model has Jacobians of
-    blocks, which are slow.
+    It is `landscapes.trace_ntk`, made faster for models whose parameters are those of linen's
+    `Dense` layers, each called once on `[B, features]`, and are used nowhere else. There the kernel
+    is a sum over layers of `(⟨a_i, a_j⟩ + 1) · ⟨b_i, b_j⟩/C`, a what enters the layer (and 1 for
+    the bias) and b `[C, features]` the derivatives of all logits by what leaves it. Memory beside
+    the result is `M C` times the sum of the layers' widths, and `chunk_size M`. Any other model has
+    Jacobians of blocks, which are slow.
 
     Works under `jit`, `vmap` and `grad`. With ReLU the kernel of a finite network jumps where a
-    unit switches; a derivative by x is that between jumps, and misses their mean slope.
+    unit switches. A derivative by x is that between the jumps, so the slope that they add up to in
+    a wide network is missing from it; a smooth activation has all of it.
 
     Args:
       apply_fn: parameters and inputs to logits; no example may depend on another.
@@ -63,8 +65,9 @@ def tangent_kernel(
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     columns = first if second is None else second
-    layers = _dense_layers(apply_fn, params, first)
-    if not layers:
+    sizes = {min(chunk_size, x.shape[0]) for x in (first, columns)}
+    layers, *others = (_dense_layers(apply_fn, params, first, size) for size in sizes)
+    if not layers or not all(others):
         return landscapes.trace_ntk(apply_fn, params, first, columns, block_size=chunk_size)
 
     def factors(x):
@@ -147,27 +150,39 @@ def _run(
     def intercept(next_fn, args, kwargs, context):
         outputs = next_fn(*args, **kwargs)
         is_call = isinstance(context.module, nn.Dense) and context.method_name == "__call__"
-        return watch(context.module, args[0], outputs) if is_call else outputs
+        if not is_call:
+            return outputs
+        return watch(context.module, args[0] if args else kwargs["inputs"], outputs)
 
     # A jitted model would keep what is put in here, for whoever calls it next.
     with nn.intercept_methods(intercept), jax.disable_jit():
         return apply_fn(params, x)
 
 
-def _dense_layers(apply_fn: ApplyFn, params: Params, x: Array) -> dict[Path, _Layer]:
-    """Returns the dense layers, in order, if they hold all parameters; otherwise nothing."""
+def _dense_layers(apply_fn: ApplyFn, params: Params, x: Array, size: int) -> dict[Path, _Layer]:
+    """Returns the dense layers, in order, if they hold all parameters; otherwise nothing.
+
+    Args:
+      apply_fn: parameters and inputs to logits.
+      params: the parameters, of which shapes are used.
+      x: inputs, of which shapes are used.
+      size: B, the number of inputs at once.
+    """
     layers: dict[Path, _Layer] = {}
     is_complete = False
+    batch = jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
 
     def look(params, x):
         nonlocal is_complete
-        leaves, entering = [], []
+        leaves = []
+        level = get_opaque_trace_state(convention="flax")
 
         def watch(layer, inputs, outputs):
             held = layer.variables["params"]
             leaves.extend(jax.tree.leaves(held))
-            entering.append(inputs)
-            if inputs.ndim == 2:
+            # What enters a layer within control flow cannot be had outside of it.
+            is_within_reach = get_opaque_trace_state(convention="flax") == level
+            if is_within_reach and inputs.ndim == 2 and inputs.shape[0] == size:
                 layers[layer.path] = _Layer(outputs.shape[1], outputs.dtype, "bias" in held)
             return outputs
 
@@ -178,12 +193,9 @@ def _dense_layers(apply_fn: ApplyFn, params: Params, x: Array) -> dict[Path, _La
         is_complete = ids == sorted(map(id, jax.tree.leaves(params))) and len(leaves) == sum(
             1 + layer.has_bias for layer in layers.values()
         )
-        return logits, entering
+        return logits
 
-    try:
-        jax.eval_shape(look, params, x[:1])
-    except jax.errors.UnexpectedTracerError:  # within control flow, out of reach
-        return {}
+    jax.eval_shape(look, params, batch)
     return layers if is_complete else {}
 
 
@@ -294,7 +306,7 @@ def empirical_spectrum(
       >>> x = jnp.array([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
       >>> spectrum = meeting.empirical_spectrum(
       ...     lambda a, b: a @ b.T, None, x, x, directions=jnp.sqrt(2.0) * jnp.eye(2), num_modes=2)
-      >>> print(spectrum.eigenvalues, jnp.diagonal(spectrum.weights))  # φ are x₁/√2 and √2 x₂
+      >>> print(spectrum.eigenvalues, jnp.diagonal(spectrum.weights).round(3))  # x₁/√2 and √2 x₂
       [0.8 0.2] [0.5 2. ]
     """
     size = x.shape[0]

@@ -40,7 +40,7 @@ def test_kernel_of_dense_layers_is_that_of_jacobians(mlp):
     jacobian = jax.jit(jax.jacrev(apply_fn))(params, IMAGES)
     flat = np.concatenate([leaf.reshape(7, 3, -1) for leaf in jax.tree.leaves(jacobian)], -1)
     expected = np.einsum("icd,jcd->ij", flat, flat, dtype=np.float64) / 3
-    assert len(tangents._dense_layers(apply_fn, params, IMAGES)) == 3
+    assert len(tangents._dense_layers(apply_fn, params, IMAGES, 4)) == 3
     for chunk_size in (3, 64):
         kernel = compiled(
             meeting.tangent_kernel, apply_fn, params, IMAGES, IMAGES[:5], chunk_size=chunk_size
@@ -51,7 +51,7 @@ def test_kernel_of_dense_layers_is_that_of_jacobians(mlp):
     )
 
 
-@pytest.mark.parametrize("kind", ["cnn", "scaled", "tied", "no bias", "branch"])
+@pytest.mark.parametrize("kind", ["cnn", "scaled", "tied", "no bias", "branch", "mapped"])
 def test_other_models_have_the_kernel_of_jacobians_too(kind, mlp):
     apply_fn, params = mlp
     is_dense = False
@@ -65,6 +65,9 @@ def test_other_models_have_the_kernel_of_jacobians_too(kind, mlp):
         apply_fn = lambda p, x: jax.lax.cond(  # noqa: E731
             x.mean() > 0, lambda: branch_fn(p, x), lambda: jnp.zeros((x.shape[0], 3))
         )
+    elif kind == "mapped":
+        single_fn = apply_fn
+        apply_fn = lambda p, x: jax.lax.map(lambda image: single_fn(p, image[None])[0], x)  # noqa: E731
     else:
         is_dense = kind == "no bias"
 
@@ -79,7 +82,7 @@ def test_other_models_have_the_kernel_of_jacobians_too(kind, mlp):
 
         net = Net()
         apply_fn, params = net.apply, jax.jit(net.init)(jax.random.key(2), IMAGES)
-    assert bool(tangents._dense_layers(apply_fn, params, IMAGES)) == is_dense
+    assert bool(tangents._dense_layers(apply_fn, params, IMAGES, 4)) == is_dense
     expected = compiled(landscapes.trace_ntk, apply_fn, params, IMAGES, IMAGES)
     kernel = compiled(meeting.tangent_kernel, apply_fn, params, IMAGES, chunk_size=4)
     np.testing.assert_allclose(kernel, expected, rtol=1e-5)
