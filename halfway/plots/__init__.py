@@ -25,7 +25,7 @@ from halfway.plots.landscapes import (
     spectrum,
     surface,
 )
-from halfway.plots.laws import law, transfer_against_risk
+from halfway.plots.laws import law, spectral_law, transfer_against_risk
 from halfway.plots.learning import walks
 from halfway.plots.mistakes import mistakes
 from halfway.plots.style import (
@@ -88,6 +88,7 @@ __all__ = [
     "plain_symbols",
     "scatter_transfer_gap",
     "slices",
+    "spectral_law",
     "spectrum",
     "style",
     "styled",

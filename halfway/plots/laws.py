@@ -11,6 +11,7 @@ from halfway.plots.style import (
     GREY,
     INK,
     MARKERS,
+    PAPER,
     check_colors,
     clip_ends,
     new_figure,
@@ -72,6 +73,73 @@ def law(
     ax.set_xticks(x, [f"{value:g}" for value in x])
     ax.minorticks_off()
     ax.legend(frameon=False, fontsize=9, loc="lower right")
+    return ax
+
+
+@styled
+def spectral_law(
+    sizes: ArrayLike,
+    measured: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    predicted: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]],
+    *,
+    xlabel: str = "n, examples of each half",
+    ax: Axes | None = None,
+) -> Axes:
+    """Returns axes with the spectral law (P10): what two models share in values and in gradients.
+
+    A colour is a level of noise. Values, μ_f, are full lines and circles; input gradients, μ_J,
+    are dashed lines and open squares.
+
+    Args:
+      sizes: `[T]`, the numbers of examples at which both were measured, on a logarithmic axis.
+      measured: `{level: (μ_f [T, 3], μ_J [T, 3])}`, estimate, low and high of each; at most three
+        levels.
+      predicted: `{level: (sizes [G], μ_f [G], μ_J [G])}`, the points of its two lines.
+      xlabel: the label of the sizes, symbol and words.
+      ax: where to draw, or None for a new figure.
+
+    Raises:
+      ValueError: for more than three levels.
+    """
+    check_colors("spectral_law", len(measured))
+    ax = new_figure(5.4, 3.8).subplots() if ax is None else ax
+    ax.set_xscale("log")
+    ax.axhline(0.5, color=GREY, lw=0.8, ls=(0, (5, 3)))
+    x = np.asarray(sizes, float)
+    spaces = {"μ_f, values": ("-", "o", None), "μ_J, input gradients": ("--", "s", PAPER)}
+    for (level, points), color in zip(measured.items(), COLORS, strict=False):
+        at, *lines = (np.asarray(values, float) for values in predicted[level])
+        for line, values, (dashes, marker, face) in zip(
+            lines, points, spaces.values(), strict=True
+        ):
+            ax.plot(at, line, color=color, ls=dashes, lw=1.4)
+            middle, low, high = np.asarray(values, float).T
+            spread = [middle - clip_ends(low), clip_ends(high) - middle]
+            ax.errorbar(
+                x,
+                middle,
+                np.maximum(spread, 0),
+                fmt=marker,
+                ms=5,
+                mfc=face or color,
+                color=color,
+                lw=0,
+                elinewidth=1.2,
+            )
+        ax.plot([], [], color=color, lw=4, label=wrapped(level, 24))
+    for name, (dashes, marker, face) in spaces.items():
+        ax.plot([], [], dashes, marker=marker, mfc=face or INK, color=INK, label=symbols(name))
+    ax.set(ylim=(0, 1.03), xlabel=wrapped(xlabel, 48), ylabel=symbols("μ, what two models share"))
+    ax.set_xticks(x, [f"{value:g}" for value in x])
+    ax.minorticks_off()
+    ax.legend(
+        frameon=False,
+        fontsize=9,
+        ncols=2,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        handlelength=2.6,
+    )
     return ax
 
 

@@ -290,6 +290,12 @@ def test_long_words_stay_inside_the_figure():
             xlabel=long,
             ylabel=long,
         ),
+        plots.spectral_law(
+            values[1:],
+            {name: (np.ones((5, 3)), np.ones((5, 3)))},
+            {name: (values[1:], values[1:], values[1:])},
+            xlabel=long,
+        ),
         plots.transfer_matrix(values[None], surrogates=[name], label=long),
         plots.transfer_matrix(values[:, None], label="M_x, transfer in margin loss"),
         plots.images(np.zeros((1, 8, 8, 1)), np.ones((1, 8, 8, 1)), titles=["7"]),
@@ -313,6 +319,35 @@ def test_a_law_is_a_line_with_points_and_marks_one_half():
     assert has_line(ax, [[10, 0.5]])
     assert ax.get_xscale() == "log"
     ax.figure.canvas.draw()
+
+
+@pytest.mark.quick
+def test_spectral_law_shows_values_and_gradients_of_each_level():
+    measured = {
+        "σ² = 0": ([[0.8, 0.7, 0.9], [0.9, 0.8, 1.0]], [[0.5, 0.4, 0.6], [0.6, 0.5, np.inf]]),
+        "σ² = 1": ([[0.4, 0.3, 0.5], [0.5, 0.4, 0.6]], [[0.1, 0.0, 0.2], [0.2, 0.1, 0.3]]),
+    }
+    at = np.array([20.0, 60.0, 200.0])
+    predicted = {
+        level: (at, np.linspace(0.3, 0.9, 3) - shift, np.linspace(0.2, 0.7, 3) - shift)
+        for shift, level in enumerate(measured)
+    }
+    ax = plots.spectral_law([30, 100], measured, predicted)
+    for level, (functions, inputs) in measured.items():
+        for line, points in zip(predicted[level][1:], (functions, inputs), strict=True):
+            assert has_line(ax, np.stack([at, line], 1))
+            assert has_line(ax, np.stack([[30, 100], np.array(points)[:, 0]], 1))
+    assert ax.get_xscale() == "log"
+    dashes = {line.get_color(): [] for line in ax.lines}
+    for line in ax.lines:
+        if np.shape(line.get_xdata()) == at.shape:
+            dashes[line.get_color()].append(line.get_linestyle())
+    assert dashes[plots.BLUE] == dashes[plots.VERMILLION] == ["-", "--"]
+    named = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert named[:2] == list(measured) and len(named) == 4
+    ax.figure.canvas.draw()
+    with pytest.raises(ValueError, match="spectral_law: 4 lines; at most 3"):
+        plots.spectral_law([1], dict.fromkeys("abcd", ([], [])), {})
 
 
 def test_transfer_against_risk_shows_both_branches_and_where_n_over_d_is():
@@ -349,6 +384,12 @@ def test_every_figure_is_drawn_on_the_axes_given():
             half={"a": 1.5},
             xlabel="n",
             ylabel="μ",
+            ax=ax,
+        ),
+        "spectral_law": lambda ax: plots.spectral_law(
+            [1, 2],
+            {"a": (np.ones((2, 3)), np.ones((2, 3)))},
+            {"a": ([1, 2], [0.4, 0.6], [0.2, 0.3])},
             ax=ax,
         ),
         "transfer_against_risk": lambda ax: plots.transfer_against_risk(
