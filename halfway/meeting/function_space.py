@@ -18,7 +18,7 @@ from halfway.types import Array, Key, LogitsFn
 
 NUM_PROBES = 16
 """Number of random vectors by which the Jacobians of large models are probed."""
-CHUNK_SIZE = 256
+JACOBIAN_CHUNK = 256
 """Number of examples whose Jacobians are held at once."""
 
 
@@ -172,7 +172,7 @@ def jacobian_terms(
     *,
     mask: Array | None = None,
     num_probes: int = NUM_PROBES,
-    chunk_size: int | None = CHUNK_SIZE,
+    chunk_size: int | None = JACOBIAN_CHUNK,
 ) -> FunctionTerms:
     """Returns the sums over examples that μ_J is made of, scalars; see `jacobian_coefficient`.
 
@@ -201,7 +201,7 @@ def jacobian_coefficient(
     *,
     mask: Array | None = None,
     num_probes: int = NUM_PROBES,
-    chunk_size: int | None = CHUNK_SIZE,
+    chunk_size: int | None = JACOBIAN_CHUNK,
 ) -> JacobianCoefficient:
     """Returns μ_J = Σ⟨∂f̃_A, ∂f̃_B⟩_F / Σ‖∂f̃_A‖²_F, of the input Jacobians of two models (D3).
 
