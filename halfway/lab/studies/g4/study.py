@@ -138,9 +138,9 @@ def decide(records: Records) -> Outcome:
     headlines = [
         rules.headline(
             f"disagreement on S ({DECIDES})",
-            stats.mean_test(disagreement, alternative="greater"),
+            stats.bounded(stats.mean_test(disagreement, alternative="greater")),
             "error",
-            stats.mean_test(error, alternative="greater"),
+            stats.bounded(stats.mean_test(error, alternative="greater")),
         )
     ]
     headlines += [
