@@ -90,7 +90,8 @@ def decide(records: Records) -> Outcome:
             f"rank correlation of {SEEDS}", stats.mean_test(seeds, alternative="greater")
         ),
         rules.headline(
-            "share of the reliable order that is a half's own", stats.fieller(seeds - halves, seeds)
+            "1 − r(A→B)/r(B→B′), what of the order belongs to a half alone",
+            stats.fieller(seeds - halves, seeds),
         ),
     )
     return Outcome((part,), (WITHIN,), headlines, _without_order(records))
@@ -126,6 +127,7 @@ def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:
         treatment=f"{HALVES}, r(A→B)",
         control_names=["the threshold, ½ r(B→B′)", f"{SEEDS}, r(B→B′)", PERMUTED],
         xlabel="r, Spearman correlation of when two models learn an example",
+        threshold=None,
     )
     caption = TEXT.caption("g7_order", verdict)
     return [Figure("g7_order", caption, rules.figure_of(axes))]
