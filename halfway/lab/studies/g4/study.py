@@ -178,6 +178,7 @@ def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:
         {name: values.error for name, (_, values) in described.items()},
         {name: values.disagreement for name, (_, values) in described.items()},
         margins=MARGINS,
+        interval=verdict.interval,
     )
     caption = TEXT.caption("g4_agreement", verdict)
     return [Figure("g4_agreement", caption, rules.figure_of(axes), _table(described))]
