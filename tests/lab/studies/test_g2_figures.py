@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from support.drawings import assert_inside, blue, has_line, words
 
+from halfway import plots
 from halfway.lab.studies.g2.figures import dose_response
 
 RATES = np.array([0, 0.5, 1.0])
@@ -43,6 +44,23 @@ def test_dose_response_without_training_or_a_ceiling_of_its_own():
     assert len(axes) == 2 and has_line(axes[0], np.stack([RATES, 1 - RATES], 1))
     with pytest.raises(ValueError, match="4 lines"):
         dose_response(RATES, np.zeros((4, 3)), estimate, estimate, names=list("abcd"))
+
+
+def test_dose_response_shows_early_stops_above_what_must_be_won_back():
+    estimate = np.array([[0.9, 0.3, 0.0]])
+    early = np.stack([[[0.95, 0.4, 0.0]]] * 3, -1)
+    axes = dose_response(
+        RATES, estimate, estimate, estimate, names=["a"], early=early, regained=0.5
+    )
+    drawn = {
+        line.get_color(): [round(float(y), 9) for y in line.get_ydata()[:2]]
+        for line in axes[1].lines
+        if line.get_linestyle() in ("--", ":") and len(line.get_ydata()) == 3
+    }
+    # Halfway from the share at the end back to that without noise.
+    assert drawn[plots.GREY] == [0.9, 0.75] and drawn[plots.BLUE] == [0.95, 0.8]
+    assert [text.get_text() for text in axes[1].get_legend().get_texts()][-1] == "threshold"
+    assert_inside(axes[0].figure)
 
 
 def test_words_stay_inside_the_figure():

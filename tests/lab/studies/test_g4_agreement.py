@@ -1,4 +1,4 @@
-"""How often models of a pair differ and err, counted again one by one, and who may vote."""
+"""How often models of a pair differ and err, counted again one by one; settings and the gate."""
 
 import dataclasses
 
@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lab.studies.plants import g4 as planted
 from support import tiny_run
 
-from halfway import meeting
 from halfway.lab.measurements.context import Context
+from halfway.lab.studies.g4 import study
 from halfway.lab.studies.g4.measure import AGREEMENT
 from halfway.lab.study.conditions import condition
-from halfway.lab.study.records import Measured
+from halfway.lab.study.records import Measured, Records
 
 CONFIG = tiny_run.config(training={"probe_steps": (0, 30)})
 # Fewer examples than places: the last ones of a half are padding, which nobody trains on.
@@ -29,63 +30,52 @@ def _measure(population, pool):
     return Measured(dataset)
 
 
-@pytest.fixture(scope="module")
-def predictions(trained, pool):
-    """`[P, 2, N]` classes that each model predicts on the pool, one model after the other."""
-    logits_fn = jax.jit(CONDITION.apply_fn)
-    images = jnp.asarray(pool.images)
-    models = [
-        jax.tree.map(lambda leaf, index=index: leaf[index], trained.params)
-        for index in np.ndindex(CONFIG.num_pairs, 2)
-    ]
-    classes = [np.asarray(logits_fn(model, images)).argmax(-1) for model in models]
-    return np.reshape(classes, (CONFIG.num_pairs, 2, -1))
-
-
-def _calibration_error(trained, predictions, labels, pairs):
-    """The calibration error of the vote of some pairs, each model where it has not trained."""
-    may_vote = np.ones(predictions.shape, bool)
-    for pair, side in np.ndindex(predictions.shape[:2]):
-        half = trained.halves[side]
-        rows = np.asarray(half.indices[pair])[: CONDITION.num_examples]
-        may_vote[pair, side, rows] = False
-    assert (~may_vote).sum(-1).tolist() == [[CONDITION.num_examples] * 2] * CONFIG.num_pairs
-    shape = -1, len(labels)
-    chosen = predictions[pairs].reshape(shape), may_vote[pairs].reshape(shape)
-    votes = meeting.votes(chosen[0], CONFIG.num_classes, chosen[1])
-    return meeting.class_aggregated_calibration_error(votes, labels)
-
-
-def test_counts_on_the_third_sample_and_the_vote_on_the_pool(trained, pool, predictions):
+def test_counts_on_the_third_sample(trained, pool):
     agreement = _measure(trained, pool)
-    labels = np.asarray(pool.labels)
+    logits_fn, images = jax.jit(CONDITION.apply_fn), jnp.asarray(pool.images)
     for pair in range(CONFIG.num_pairs):
         rows = np.asarray(trained.halves.s.indices[pair])
-        first, second = predictions[pair][:, rows]
+        labels = np.asarray(pool.labels)[rows]
+        models = [
+            jax.tree.map(lambda leaf, place=(pair, side): leaf[place], trained.params)
+            for side in range(2)
+        ]
+        first, second = (np.asarray(logits_fn(m, images[rows])).argmax(-1) for m in models)
         assert agreement.read("num_compared")[pair] == len(rows) == CONFIG.num_holdout
         assert agreement.read("num_disagree")[pair] == (first != second).sum() > 0
-        wrong = [(side != labels[rows]).sum() for side in (first, second)]
+        wrong = [(side != labels).sum() for side in (first, second)]
         assert agreement.read("num_wrong", "pair", "model")[pair].tolist() == wrong
-    expected = _calibration_error(trained, predictions, labels, slice(None))
-    np.testing.assert_allclose(agreement["calibration_error"], expected, rtol=1e-12)
+        assert agreement.read("num_largest")[pair] == max(np.unique(labels, return_counts=True)[1])
 
 
-def test_a_pair_that_diverged_has_no_numbers_and_no_vote(trained, pool, predictions):
+def test_a_pair_that_diverged_has_no_numbers(trained, pool):
     params = jax.tree.map(lambda leaf: leaf.at[1, 0].set(jnp.nan), trained.params)
-    agreement = _measure(trained.replace(params=params), pool)
-    for name in ("num_compared", "num_disagree"):
-        assert np.isnan(agreement.read(name)).tolist() == [False, True, False]
-    assert np.isnan(agreement.read("num_wrong", "pair", "model")).all(-1).tolist() == [
-        False,
-        True,
-        False,
-    ]
-    expected = _calibration_error(trained, predictions, np.asarray(pool.labels), [0, 2])
-    np.testing.assert_allclose(agreement["calibration_error"], expected, rtol=1e-12)
+    shares = study.shares(_measure(trained.replace(params=params), pool))
+    for values in shares:
+        assert np.isnan(values).tolist() == [False, True, False]
 
 
-def test_without_a_pair_the_vote_is_undefined(trained, pool):
-    params = jax.tree.map(lambda leaf: leaf * jnp.nan, trained.params)
-    agreement = _measure(trained.replace(params=params), pool)
-    assert np.isnan(agreement["calibration_error"])
-    assert np.isnan(agreement.read("num_disagree")).all()
+@pytest.mark.quick
+def test_settings_differ_in_what_their_names_say():
+    config = tiny_run.digits()
+    settings = [study.setting(config, name) for name in study.SETTINGS]
+    assert {(s.num_examples, s.num_holdout, s.num_pairs) for s in settings} == {(150, 1497, 64)}
+    shared = [(s.overlap, s.shared_start, s.shared_order) for s in settings]
+    assert shared == [(0, False, False), (1, False, True), (1, True, False), (1, False, False)]
+    assert [trained.num_examples for trained in study.larger(config)] == [300, 600]
+    requests = study.needs(config)
+    assert len({request.id for request in requests}) == len(requests) == 12
+
+
+@pytest.mark.quick
+def test_the_gate_counts_the_most_frequent_class_of_the_third_sample():
+    records = planted.plant(np.random.default_rng(0), 1.0)
+    gate = study.decide(records).parts[-1]
+    assert gate.kind == "gate" and gate.passed
+    # The same error, where nine of ten examples are of one class: a constant does about as well.
+    (place,) = records.datasets
+    skewed = records.datasets[place].copy(deep=True)
+    skewed["num_largest"][:] = 0.92 * skewed["num_compared"]
+    parts = study.decide(Records(records.config, {place: skewed})).parts
+    assert parts[-1].estimate == pytest.approx(gate.estimate * 0.89 / 0.08, rel=0.02)
+    assert not parts[-1].passed and parts[0].passed

@@ -19,6 +19,10 @@ def test_agreement_draws_equality_its_band_and_every_pair():
     (dots,) = (drawn for drawn in ax.collections if drawn.get_label() == "a")
     np.testing.assert_allclose(np.asarray(dots.get_offsets())[:2], [[0.1, 0.11], [0.2, 0.19]])
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    wedge = agreement({"a": wrong}, {"a": differ}, margins=MARGINS, interval=(1.2, 1.3))
+    corners = wedge.collections[1].get_paths()[0].vertices
+    for end in (1.2, 1.3):
+        assert np.isclose(corners, [wedge.get_xlim()[1], end * wedge.get_xlim()[1]]).all(1).any()
     agreement({"a": [np.nan]}, {"a": [np.nan]}, margins=MARGINS).figure.canvas.draw()
 
 

@@ -12,7 +12,7 @@ from support import tiny_run
 from halfway import populations
 from halfway.lab.measurements.context import Context
 from halfway.lab.studies.g7 import measure, study
-from halfway.lab.studies.g7.measure import ALL, LEARNING_TIMES, PERMUTED, WITHIN
+from halfway.lab.studies.g7.measure import LEARNING_TIMES, PERMUTED, WITHIN
 from halfway.lab.study.conditions import condition
 from halfway.lab.study.records import Measured
 
@@ -33,10 +33,19 @@ def test_an_example_is_learned_where_it_becomes_right_for_good():
     assert stacked.tolist() == [[3, 9, 0, 10, 10], [10, 10, 0, 9, 3]]
 
 
-def test_learning_is_looked_at_from_the_start_to_the_end_of_training():
-    steps = measure.learning_steps(700)
-    assert (steps[0], steps[1], steps[-1]) == (0, 1, 700)
-    assert list(steps) == sorted(set(steps)) and len(steps) <= 61
+@pytest.mark.quick
+@pytest.mark.parametrize("last", [61, 62, 75, 100, 250, 700, 4000, 100_000])
+def test_learning_is_looked_at_61_times_from_the_start_to_the_end(last):
+    steps = np.array(measure.learning_steps(last))
+    assert len(steps) == 61 and (steps[0], steps[1], steps[-1]) == (0, 1, last)
+    assert (np.diff(steps) > 0).all()
+    assert (np.diff(steps, 2) >= -2).all()  # ever wider, up to rounding
+
+
+@pytest.mark.quick
+def test_a_short_training_is_looked_at_after_each_step():
+    assert measure.learning_steps(1) == (0, 1)
+    assert measure.learning_steps(60) == tuple(range(61))
 
 
 @pytest.fixture(scope="module")
@@ -67,21 +76,17 @@ def test_both_models_are_watched_on_the_same_half(times, trained, pool):
             np.testing.assert_array_equal(learned[pair, surrogate], expected)
 
 
-def test_correlations_are_those_of_valid_examples(times, trained, pool):
+def test_correlations_are_those_of_valid_examples(times):
     examples = "pair", "surrogate", "example"
     names = ("learned_by_other", "learned_by_own", "label")
     other_times, own_times, labels = (times.read(name, *examples) for name in names)
     undefined = times.read("num_undefined_strata", "pair", "surrogate")
-    for pair, surrogate in np.ndindex(undefined.shape):
-        half = (trained.halves.b, trained.halves.a)[surrogate]
+    for place in np.ndindex(undefined.shape):
         valid = slice(CONDITION.num_examples)
-        clean = np.asarray(pool.labels)[np.asarray(half.indices[pair])[valid]]
-        x, y, label = (
-            values[pair, surrogate, valid] for values in (other_times, own_times, labels)
-        )
+        x, y, label = (values[place][valid] for values in (other_times, own_times, labels))
         sums, weight, num_undefined = 0.0, 0, 0
-        for stratum in set(zip(label, label != clean, strict=True)):
-            rows = (label == stratum[0]) & ((label != clean) == stratum[1])
+        for stratum in set(label):
+            rows = label == stratum
             if rows.sum() < 2:
                 continue
             if len(set(x[rows])) == 1 or len(set(y[rows])) == 1:
@@ -89,14 +94,27 @@ def test_correlations_are_those_of_valid_examples(times, trained, pool):
                 continue
             sums += rows.sum() * scipy.stats.spearmanr(x[rows], y[rows]).statistic
             weight += rows.sum()
-        place = pair, surrogate
-        read = {
-            order: times.read("rank_correlation", "pair", "surrogate", order=order)[place]
-            for order in (WITHIN, PERMUTED, ALL)
-        }
+        within, permuted = (
+            times.read("rank_correlation", "pair", "surrogate", times=kind)[place]
+            for kind in (WITHIN, PERMUTED)
+        )
         assert undefined[place] == num_undefined
-        assert read[WITHIN] == pytest.approx(sums / weight)
-        assert read[ALL] == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
-        assert abs(read[PERMUTED]) < 0.1
-    both = times.read("rank_correlation", "pair", "surrogate", order=WITHIN)
-    np.testing.assert_allclose(study.correlation(times, WITHIN), both.mean(1))
+        assert within == pytest.approx(sums / weight)
+        assert abs(permuted) < 0.1
+    both = times.read("rank_correlation", "pair", "surrogate", times=WITHIN)
+    np.testing.assert_allclose(study.correlation(times), both.mean(1))
+
+
+def test_two_seeds_train_on_the_first_half_of_the_pair(train):
+    halves, seeds = (train(each) for each in study.conditions(CONFIG).values())
+    for half in (seeds.halves.a, seeds.halves.b):
+        np.testing.assert_array_equal(half.indices, halves.halves.a.indices)
+        np.testing.assert_array_equal(half.labels, halves.halves.a.labels)
+    # The first model is the same one; the second has the seeds of the other half's.
+    first, other = (
+        [np.asarray(jax.tree.leaves(each.params)[0])[:, side] for each in (halves, seeds)]
+        for side in (0, 1)
+    )
+    np.testing.assert_array_equal(*first)
+    assert np.abs(other[0] - other[1]).max() > 1e-3
+    assert np.abs(first[1] - other[1]).max() > 1e-3

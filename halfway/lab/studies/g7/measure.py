@@ -12,10 +12,12 @@ from halfway.lab.study.records import Measurement
 from halfway.populations import Condition
 from halfway.types import Array, Key, Params, Sample
 
+NUM_LOOKS = 61
+"""At the models along training, the start included."""
 NUM_PERMUTATIONS = 100
-"""Of learning times within a stratum, whose mean is the control of G7."""
-WITHIN, PERMUTED, ALL = "within class", "permuted within class", "all classes"
-"""Which examples are put in order together."""
+"""Of learning times within a class, whose mean is shown beside G7's correlations."""
+WITHIN, PERMUTED = "within class", "permuted within class"
+"""Which learning times are compared."""
 
 
 def _correct(
@@ -30,14 +32,22 @@ def _correct(
     }
 
 
-def learning_steps(last: int, number: int = 60) -> tuple[int, ...]:
-    """Returns the steps at which learning is looked at: 0, then at most `number`, ever wider.
+def learning_steps(last: int, number: int = NUM_LOOKS) -> tuple[int, ...]:
+    """Returns the steps at which learning is looked at, from 0 to the last, ever wider apart.
+
+    There are exactly `number`, or all steps where training has fewer. Each is as far from the one
+    before as it takes to come to the last by equal ratios, at least one step.
 
     Args:
       last: of training.
-      number: of steps, at most.
+      number: of looks, at least 2.
     """
-    return (0, *np.unique(np.round(np.geomspace(1, last, number)).astype(int)).tolist())
+    steps = [0, 1]
+    for left in range(min(number, last + 1) - 2, 0, -1):
+        ratio = (last / steps[-1]) ** (1 / left)
+        # No step is left out before there is room for all that follow.
+        steps.append(min(max(steps[-1] + 1, round(steps[-1] * ratio)), last - left + 1))
+    return tuple(steps)
 
 
 def learned_at(correct: np.ndarray, steps: Sequence[int]) -> np.ndarray:
@@ -57,14 +67,14 @@ def learned_at(correct: np.ndarray, steps: Sequence[int]) -> np.ndarray:
 
 
 def _measure(context: Context) -> xr.Dataset:
-    """Returns rank correlations of when the other model and the own one learn a half's examples.
+    """Returns rank correlations of when both models of a pair learn the examples of a half.
 
-    For the half of B: θ_A never sees it, θ_B trains on it (surrogate A); and the reverse.
-    `rank_correlation` (pair, surrogate, order): within class, and where labels are noisy within
-    class and corrupted or not; permuted within the same, which is the control; and over all
-    examples together. `num_undefined_strata` (pair, surrogate): classes without an order. Of each
-    example of the half, padding included, `learned_by_other`, `learned_by_own` and `label` (pair,
-    surrogate, example).
+    For the half of B: θ_A, the surrogate A, and θ_B, which trains on it; and the reverse. In a
+    population of overlap 1 both train on it. `rank_correlation` (pair, surrogate, times) within
+    class, the mean over classes weighted by their examples; and the mean over permutations of one
+    of the two within class. `num_undefined_strata` (pair, surrogate): classes without an order. Of
+    each example of the half, padding included, `learned_by_other`, `learned_by_own` and `label`
+    (pair, surrogate, example).
     """
     condition, halves = context.condition, context.population.halves
     steps = learning_steps(condition.probe_steps[-1])
@@ -74,26 +84,23 @@ def _measure(context: Context) -> xr.Dataset:
     )
     # θ_A on B beside θ_B on B, and θ_B on A beside θ_A on A.
     times = {"other": other_times, "own": own_times[:, ::-1]}
-    indices, labels, mask = (
-        np.stack([np.asarray(leaf) for leaf in leaves], 1)
-        for leaves in zip(halves.b, halves.a, strict=True)
+    labels, mask = (
+        np.stack([np.asarray(getattr(half, name)) for half in (halves.b, halves.a)], 1)
+        for name in ("labels", "mask")
     )
-    corrupted = labels != np.asarray(context.pool.labels)[indices]
     rng = context.rng()
-    correlation = np.zeros((condition.num_pairs, 2, 3))
+    correlation = np.zeros((condition.num_pairs, 2, 2))
     undefined = np.zeros((condition.num_pairs, 2))
     for place in np.ndindex(undefined.shape):
         valid = mask[place]
-        x, y = (times[name][place][valid] for name in ("other", "own"))
-        strata = (2 * labels + corrupted)[place][valid]
-        within = stats.spearman(x, y, strata, rng=rng, num_permutations=NUM_PERMUTATIONS)
+        x, y, classes = (values[place][valid] for values in (*times.values(), labels))
+        within = stats.spearman(x, y, classes, rng=rng, num_permutations=NUM_PERMUTATIONS)
         undefined[place] = within.num_undefined
-        together = stats.spearman(x, y).estimate
-        correlation[place] = within.estimate, within.permuted.mean(), together
+        correlation[place] = within.estimate, within.permuted.mean()
     examples = "pair", "surrogate", "example"
     return context.dataset(
         {
-            "rank_correlation": (("pair", "surrogate", "order"), correlation),
+            "rank_correlation": (("pair", "surrogate", "times"), correlation),
             "num_undefined_strata": (("pair", "surrogate"), undefined),
         },
         {
@@ -101,7 +108,7 @@ def _measure(context: Context) -> xr.Dataset:
             "learned_by_own": (examples, times["own"].astype(np.int32)),
             "label": (examples, labels.astype(np.int16)),
         },
-        order=(WITHIN, PERMUTED, ALL),
+        times=(WITHIN, PERMUTED),
     )
 
 

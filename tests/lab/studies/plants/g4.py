@@ -22,10 +22,11 @@ def plant(rng, effect, boundary=None):
     disagreement = ratio * error + rng.normal(0, NOISE[1], trained.num_pairs)
     apart = rng.normal(0, 0.004, trained.num_pairs)
     size = float(trained.num_holdout)
+    largest = rng.binomial(trained.num_holdout, 0.11, trained.num_pairs)
     numbers = {
         "num_compared": (("pair",), np.full(trained.num_pairs, size)),
         "num_disagree": (("pair",), size * disagreement),
         "num_wrong": (("pair", "model"), size * np.stack([error + apart, error - apart], 1)),
-        "calibration_error": ((), 0.01),
+        "num_largest": (("pair",), largest),
     }
     return plants.records((AGREEMENT, trained, plants.dataset(trained, numbers)))
