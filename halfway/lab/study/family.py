@@ -152,10 +152,10 @@ def _decide(
     unmet = [part for part in outcome.parts if part.kind == "gate" and not part.passed]
     if unmet:
         part = unmet[0]
-        sign = ">" if part.direction == "greater" else "<"
+        p_value = "" if part.p_value is None else f", raw p {_equals(part.p_value)}"
         return "inconclusive", (
-            f"gate not met: {part.statistic} ({part.name}) is {part.estimate:.3g}, not {sign} "
-            f"{part.threshold[0]:g}"
+            f"gate not met: {part.statistic} ({part.name}) is {part.estimate:.3g}, must be "
+            f"{format_rule(part)}{p_value}"
         )
     if adjusted < LEVEL:
         return (

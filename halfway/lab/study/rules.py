@@ -1,5 +1,6 @@
 """Pieces that decision rules share."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -54,7 +55,7 @@ def gate(
     *,
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> PartResult:
-    """Returns a precondition on a mean over pairs, which must lie above the threshold.
+    """Returns the precondition that a mean over pairs is above a threshold, with raw p < .05.
 
     Args:
       values: `[P]`, NaN for pairs that diverged.
@@ -73,11 +74,20 @@ def gate(
         high=mean.high,
         direction="greater",
         threshold=(threshold,),
-        p_value=None,
+        p_value=mean.p_value,
         p_reverse=None,
         num_pairs=mean.num_pairs,
         num_excluded=mean.num_excluded,
     )
+
+
+def as_gate(tested: PartResult) -> PartResult:
+    """Returns a test as a precondition: met at raw p < .05, and no test of the rule.
+
+    Args:
+      tested: of `part`.
+    """
+    return dataclasses.replace(tested, kind="gate", p_reverse=None)
 
 
 def headline(

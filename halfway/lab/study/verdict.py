@@ -53,8 +53,8 @@ class PartResult:
       high: upper end; inf where unbounded.
       direction: the side of the threshold the claim is on; "different": either.
       threshold: one number, or the two margins of an equivalence.
-      p_value: raw; None for a gate.
-      p_reverse: raw p of the reverse claim; None for a gate.
+      p_value: raw; None for a gate that is no test.
+      p_reverse: raw p of the reverse claim; None where it is not tested.
       num_pairs: valid pairs used (the smaller of the two where two conditions are compared).
       num_excluded: pairs left out because a value was not finite.
       control: what it is compared with, in words.
@@ -90,8 +90,8 @@ class PartResult:
 
     @property
     def passed(self) -> bool:
-        """Whether this part holds: a gate met, or a raw p below .05."""
-        if self.kind == "gate":
+        """Whether this part holds: a raw p below .05; a gate without a p, by its estimate."""
+        if self.kind == "gate" and self.p_value is None:
             return self.clearance > 0
         return self.p_value is not None and self.p_value < 0.05
 
@@ -142,8 +142,9 @@ class Outcome:
 
     @property
     def p_reverse(self) -> float:
-        """(number of tests) times the smallest p of the reverse tests."""
-        return min(1.0, len(self.tests) * min(_p(part.p_reverse) for part in self.tests))
+        """(number of reverse tests) times the smallest p among them; 1 where there is none."""
+        reverses = [_p(part.p_reverse) for part in self.tests if part.p_reverse is not None]
+        return min(1.0, len(reverses) * min(reverses, default=1.0))
 
 
 def _p(value: float | None) -> float:

@@ -1,6 +1,5 @@
 """G2: most of what label noise costs beyond the wrong labels is memorization."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -217,32 +216,27 @@ def _gates(records: Records, architecture: str, read: Course) -> list[PartResult
         "greater",
         LOSS,
     )
-    gates.append(dataclasses.replace(cost, kind="gate", p_value=None, p_reverse=None))
+    gates.append(rules.as_gate(cost))
     return [*gates, _leakage(learning.meeting_terms(learned[1.0]), architecture)]
 
 
 def _leakage(terms: RatioTerms, architecture: str) -> PartResult:
-    """Returns the equivalence of M_θ at ρ = 1 and 0 as a gate on the farther end of its interval.
+    """Returns the gate that M_θ at ρ = 1 is 0 within a margin.
 
     Args:
       terms: of M_θ at ρ = 1.
       architecture: whose.
     """
-    interval = stats.fieller(*terms, confidence=0.9)
-    farther = max(abs(interval.low), abs(interval.high))
-    return PartResult(
-        name=f"{architecture}, ρ = 1",
-        kind="gate",
-        statistic="farther end of the 90 % interval of M_θ in error at ρ = 1 (TOST)",
-        estimate=farther,
-        low=farther,
-        high=farther,
-        direction="less",
-        threshold=(MARGIN,),
-        p_value=None,
-        p_reverse=None,
-        num_pairs=interval.num_pairs,
-        num_excluded=interval.num_excluded,
+    decision = stats.ratio_equivalence(*terms, -MARGIN, MARGIN)
+    return rules.as_gate(
+        rules.part(
+            decision,
+            f"{architecture}, ρ = 1",
+            "M_θ in error at ρ = 1",
+            "within",
+            -MARGIN,
+            MARGIN,
+        )
     )
 
 

@@ -163,7 +163,7 @@ def _below_chance(error: np.ndarray, chance: np.ndarray) -> PartResult:
         "less",
         CHANCE_SHARE,
     )
-    return dataclasses.replace(tested, kind="gate", p_value=None, p_reverse=None)
+    return rules.as_gate(tested)
 
 
 def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:

@@ -164,11 +164,11 @@ def words(verdict: Verdict) -> Mapping[str, str]:
     """Returns the slope, and which other measures of agreement do better."""
     slope = registration.fitted("T3")["lines"][law.LAW]["slopes"][0]
     errors = {headline.label: headline.estimate for headline in verdict.headlines}
-    own = errors["mean error of the law in M_x"]
+    of_law = errors["mean error of the law in M_x"]
     better = [
         name
         for name in (law.CKA, law.COSINE, law.TABLE)
-        if errors.get(f"error of {name}", np.inf) < own
+        if errors.get(f"error of {name}", np.inf) < of_law
     ]
     said = f"{' and '.join(better)} {'do' if better[1:] else 'does'} better than μ_f here"
     return {
