@@ -1,54 +1,80 @@
 """Planted records of G3."""
 
 import numpy as np
+from scipy import special
 from support import plants
 
 from halfway.lab.measurements import grid
 from halfway.lab.measurements.grid import COMPLEXITY, RIVALS
-from halfway.lab.studies.g3 import contest, study
+from halfway.lab.studies.g3 import prediction, study
 
-BOUNDARIES = [study.PART]
-POOLED = True
-FEWER = [(contest, "NUM_RESAMPLES", 200)]
-"""A standard error to 5 %, where the study takes 10,000."""
-FEWEST = [(contest, "NUM_RESAMPLES", 60)]
-"""A standard error to 9 %, where no small p-value is needed."""
-CORRELATIONS = (0.85, 0.45, 0.2)
-"""With the gap, across conditions: n_half, the best rival, the others."""
-SPREAD, NOISE = 0.04, 0.02
-"""Standard deviation of the gap over conditions of one ρ, and over pairs of a condition."""
-CONDITIONS = [cell.condition for cell in grid.cells(plants.CONFIG)]
+BOUNDARIES = list(study.COMPARED)
+JOINT = (prediction.NO_CHANGE, prediction.SIZE)
+"""Where coherence says nothing it errs as these do, and so do its other rivals."""
+NOISE = 0.15
+"""Standard deviation over interventions of what coherence says of the log odds of the gap."""
+FACTOR = 3.0
+"""How much more a rival errs at effect 1: a lead of one half."""
+PAIRS = 0.03
+"""Standard deviation over pairs of the log of a measure, and of the log odds of a gap."""
+CONDITIONS = prediction.conditions(plants.CONFIG)
+CHANGED = prediction.interventions(plants.CONFIG)
+BASE_GAPS = {grid.MLP: 0.05, grid.CNN: 0.06}
+
+
+def _moved():
+    """The log odds of every condition's gap beside its base's, the same in every draw."""
+    rng = np.random.default_rng(12)
+    moves = {condition.id: 0.0 for condition in CONDITIONS}
+    for item in CHANGED:
+        moves[item.condition.id] = rng.choice([-1, 1]) * rng.uniform(0.8, 1.6)
+    return moves
+
+
+MOVES = _moved()
 
 
 def plant(rng, effect, boundary=None):
-    """Records in which n_half and all rivals follow the gap to a given correlation.
+    """Records in which coherence follows the gap and every rival follows it less closely.
 
-    At effect 0, and at the boundary, the best rival follows it as n_half does.
+    Rivals have 3^effect times its noise.
     """
-    strong, weak, others = CORRELATIONS
-    step = (strong - weak) * (0.0 if boundary == study.PART else effect)
-    trial, best = strong + min(step, 0.0), max(strong - max(step, 0.0), others)
-    correlations = np.array([trial, best, *[others] * (len(RIVALS) - 1)])
-    number, num_pairs, num_measures = len(CONDITIONS), CONDITIONS[0].num_pairs, len(correlations)
-    # Of each condition in turn: its place, then its pairs; of each measure its level, then models.
-    drawn = rng.normal(size=(number, 1 + num_pairs + num_measures * (1 + 2 * num_pairs)))
-    places, noise, rest = np.split(drawn, [1, 1 + num_pairs], 1)
-    rates = np.array([[condition.noise_rate] for condition in CONDITIONS])
-    gap = 0.2 + 0.2 * rates + SPREAD * places + NOISE * noise
-    rest = rest.reshape(number, num_measures, 1 + 2 * num_pairs)
-    levels = correlations * places + np.sqrt(1 - correlations**2) * rest[..., 0]
-    models = rest[..., 1:].reshape(number, num_measures, num_pairs, 2)
-    follows = np.moveaxis(levels[..., None, None] + 0.3 * models, 1, 0)
-    signal = np.full(follows.shape[1:], 2.0)
+    plan = grid.design(plants.CONFIG)
+    bases = {item.condition.id: item.base for item in CHANGED}
+    cnn, mlp = plan.bases[grid.CNN].id, plan.bases[grid.MLP].id
+    bases |= {mlp: grid.MLP, cnn: grid.MLP}
+    start = {grid.MLP: 0.0, grid.CNN: MOVES[cnn]}
+    moved = np.array([MOVES[c.id] + start[bases[c.id]] * (c.id != cnn) for c in CONDITIONS])
+    is_base = np.array([c.id == mlp for c in CONDITIONS])
+    num_pairs = CONDITIONS[0].num_pairs
+    odds = special.logit(BASE_GAPS[grid.MLP]) + moved
+    names = [prediction.COHERENCE, *RIVALS.values()]
+    logs = []
+    for name in names:
+        scale = NOISE if name == prediction.COHERENCE else NOISE * FACTOR**effect
+        if name == boundary:
+            scale = NOISE
+        follows = 0.0 if boundary in JOINT else 1.0
+        logs.append(follows * moved + scale * rng.normal(size=len(CONDITIONS)) * ~is_base)
+    logs = np.array(logs)
+    size = len(CONDITIONS), num_pairs
+    gap = special.expit(odds[:, None] + PAIRS * rng.normal(size=size))
+    measured = logs[..., None, None] + PAIRS * rng.normal(size=(len(names), *size, 2))
+    numbers = np.array([condition.num_examples for condition in CONDITIONS], float)
+    is_log = np.array([name.startswith("log_") for name in RIVALS])[:, None, None, None]
+    rivals = np.where(is_log, measured[1:], np.exp(measured[1:]))
     values = {
-        "early_signal": signal,
-        "early_noise": signal * np.exp(4 + 0.2 * follows[0]),
-        "rivals": np.moveaxis(5 + follows[1:], 0, -1),
+        "early_noise": numbers[:, None, None] * np.exp(measured[0]),
+        "early_square": np.ones((*size, 2)),
+        "rivals": np.moveaxis(rivals, 0, -1),
     }
     both = "pair", "model"
-    dims = {"early_signal": both, "early_noise": both, "rivals": (*both, "measure")}
-    numbers = {name: (dims[name], value[0]) for name, value in values.items()}
-    first = plants.dataset(CONDITIONS[0], numbers, measure=list(RIVALS))
+    dims = {"early_noise": both, "early_square": both, "rivals": (*both, "measure")}
+    first = plants.dataset(
+        CONDITIONS[0],
+        {name: (dims[name], value[0]) for name, value in values.items()},
+        measure=list(RIVALS),
+    )
     return plants.records(
         *plants.with_gaps(CONDITIONS, gap), *plants.alike(COMPLEXITY, CONDITIONS, first, values)
     )

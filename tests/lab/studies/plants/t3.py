@@ -1,92 +1,56 @@
 """Planted records of T3."""
 
-import functools
-
 import numpy as np
-from lab.studies.plants import g3
-from lab.studies.plants.g3 import CONDITIONS
+from lab.studies import grid_arrays
+from scipy import special
 from support import plants
 
-from halfway import meeting
-from halfway.lab.measurements.transfer import TRANSFER
-from halfway.lab.studies.g3 import contest
-from halfway.lab.studies.t3 import linear_gaussian, study
+from halfway.lab.studies.t3 import law, study
 
-BOUNDARIES = [study.PART]
-POOLED = True
-FEWER = [(contest, "NUM_RESAMPLES", 20), (contest, "NUM_PERMUTATIONS", 499)]
-"""The least p-value is .002, where the study takes 10,000; intervals do not decide."""
-FEWEST = [(contest, "NUM_RESAMPLES", 20), (contest, "NUM_PERMUTATIONS", 99)]
-"""Where no small p-value is needed: a test by permutations has its size with any number."""
-PLANTED = 1 / 3
-"""−τ_K at effect 1: the condition of larger gap transfers less in two comparisons of three."""
-SPREAD, NOISE = {"gap": g3.SPREAD, "M_x": 0.08}, {"gap": g3.NOISE, "M_x": 0.04}
-"""Standard deviations over conditions of one ρ, and over pairs of a condition."""
-NUM_REPLICATES = 50
+BOUNDARIES = [study.ERROR, *study.COMPARED]
+LEAD = 0.01
+"""How much more a rival errs at effect 1, in M_x."""
+LARGE = 0.04
+"""The law's error at effect 1."""
 
 
 def plant(rng, effect, boundary=None):
-    """Records in which M_x follows the gap to τ_K = −`PLANTED` times `effect`."""
-    tau = -PLANTED * (0.0 if boundary == study.PART else effect)
-    # Normal variables of correlation r have τ = 2 arcsin(r)/π.
-    correlation = np.sin(np.pi / 2 * tau)
-    size = len(CONDITIONS), CONDITIONS[0].num_pairs
-    places, apart = rng.normal(size=(2, size[0], 1))
-    follows = correlation * places + np.sqrt(1 - correlation**2) * apart
-    rates = np.array([[condition.noise_rate] for condition in CONDITIONS])
-    gap = 0.2 + 0.3 * rates + SPREAD["gap"] * places + rng.normal(0, NOISE["gap"], size)
-    share = 0.5 - 0.5 * rates + SPREAD["M_x"] * follows + rng.normal(0, NOISE["M_x"], size)
-    own_increase = 4000 * np.exp(rng.normal(0, 0.1, (*size, 2)))
-    other = share[..., None] * own_increase
-    increase = np.stack(
-        [
-            np.stack([own_increase[..., 0], other[..., 0]], -1),
-            np.stack([other[..., 1], own_increase[..., 1]], -1),
-        ],
-        -2,
+    """Records in which the law errs by .05 − .01 effect, and each rival by .01 effect more.
+
+    M_x lies as far from what ρ and n say, and all other measures are such that their locked lines
+    say what they are to say.
+    """
+    lines = study.locked()
+    plan = grid_arrays.PLAN
+    of_law = study.LARGEST_ERROR + (LARGE - study.LARGEST_ERROR) * effect
+    if boundary == study.ERROR:
+        of_law = study.LARGEST_ERROR
+    lead = LEAD * effect
+    anchor = grid_arrays.BASE["transfer"]
+    design = law._design(plan.conditions)
+    said = special.expit(
+        special.logit(anchor)
+        + (design.T[1:] - design.T[0]) @ np.array(lines[law.DESIGN].slopes)
     )
-    values = {"increase": increase, "gradient_norm": own_increase / plants.CONFIG.attack.epsilon}
-    numbers = {
-        "increase": (("pair", "surrogate", "target"), increase[0]),
-        "gradient_norm": (("pair", "surrogate"), values["gradient_norm"][0]),
-    }
-    first = plants.dataset(CONDITIONS[0], numbers)
-    return plants.records(
-        *plants.with_gaps(CONDITIONS, gap),
-        *plants.alike(TRANSFER, CONDITIONS, first, values),
-        linear(rng),
-    )
+    sign = np.where(np.arange(len(said)) % 2 == 0, 1.0, -1.0)
+    sign = np.where(said < 0.15, 1.0, np.where(said > 0.85, -1.0, sign))
+    if boundary == law.NO_CHANGE:
+        truth = anchor + sign * of_law
+    else:
+        truth = said + sign * (of_law + (0.0 if boundary == law.DESIGN else lead))
+    measures = {}
+    for name in (law.LAW, *law.RIVALS, *law.BESIDE):
+        if name == law.DESIGN:
+            continue
+        error = of_law if name in (law.LAW, boundary) else of_law + lead
+        expected = np.clip(truth + sign * error, 0.01, 0.99)
+        measures[name] = _inverted(lines[name], grid_arrays.BASE.get(name, 0.6), anchor, expected)
+    return plants.records(*grid_arrays.planted(rng, truth, measures))
 
 
-@functools.cache
-def exact():
-    """Coefficients and risks of P7, by n."""
-    made = meeting.linear_gaussian(
-        np.array(linear_gaussian.HALF_SIZES),
-        linear_gaussian.DIMENSION,
-        linear_gaussian.SIGNAL,
-        linear_gaussian.NOISE,
-    )
-    return np.asarray(made.coefficient), np.asarray(made.risk)
-
-
-def linear(rng):
-    """Linear models around P7."""
-    sizes = np.array(linear_gaussian.HALF_SIZES)
-    coefficient, risk = exact()
-    cells = NUM_REPLICATES, len(sizes)
-    coefficient = coefficient * rng.uniform(0.9, 1.1, cells)
-    increase = np.stack([coefficient, np.ones(cells)], -1)
-    dims = "replicate", "num_examples"
-    trained = study.stored_at(plants.CONFIG)
-    made = plants.dataset(
-        trained,
-        {
-            "risk": (dims, risk * rng.uniform(0.5, 1.5, cells)),
-            "increase": ((*dims, "target"), increase),
-            "distance_from_P7": ((), np.float64(0.01)),
-        },
-        num_examples=sizes,
-        target=linear_gaussian.TARGETS,
-    )
-    return linear_gaussian.LINEAR_GAUSSIAN, trained, made
+def _inverted(line, base, anchor, expected):
+    """Values of a measure, the base's first, from which a line predicts what is expected."""
+    moved = (special.logit(expected) - special.logit(anchor)) / line.slopes[0]
+    if line.transform == "identity":
+        return np.r_[base, base + moved]
+    return np.r_[base, special.expit(special.logit(base) + moved)]
