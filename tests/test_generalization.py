@@ -8,13 +8,11 @@ import pytest
 from support import tiny_run
 
 from halfway.lab import studies
-from halfway.lab.measurements import grid
+from halfway.lab.measurements import fresh, grid
 from halfway.lab.runtime import pipeline
 from halfway.lab.runtime.runs import Identity, Run
 from halfway.lab.studies.g4 import study as g4
 from halfway.lab.studies.g8 import gap_paths
-from halfway.lab.studies.g8 import measure as g8_measure
-from halfway.lab.studies.g8 import study as g8
 from halfway.lab.study.records import NUMBERS, Measured
 
 pytestmark = pytest.mark.slow
@@ -51,8 +49,7 @@ def _smaller(monkeypatch):
     monkeypatch.setattr(grid, "MAX_STEPS", 40)
     for name, value in {"NUM_EXAMPLES": 20, "NUM_HOLDOUT": 80, "PAIRS": 1}.items():
         monkeypatch.setattr(g4, name, value)
-    monkeypatch.setattr(g8, "SIZES", (15, 40))
-    monkeypatch.setattr(g8_measure, "FRESH_STEPS", 6)
+    monkeypatch.setattr(fresh, "NUM_STEPS", 6)
     monkeypatch.setattr(gap_paths, "NUM_STEPS", 20)
     monkeypatch.setattr(gap_paths, "ADAM_STEPS", 10)
 

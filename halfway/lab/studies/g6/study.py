@@ -159,6 +159,7 @@ def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:
         treatment=MATCHED,
         control_names=[HALF_RAW, RAW],
         xlabel="error barrier on S, above the line between the ends",
+        threshold=None,  # half of as trained is in grey
     )
     caption = TEXT.caption("g6_heights", verdict, **words(verdict))
     drawn = [Figure("g6_heights", caption, rules.figure_of(axes))]
