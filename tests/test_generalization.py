@@ -49,7 +49,7 @@ def _smaller(monkeypatch):
     monkeypatch.setattr(grid, "MAX_STEPS", 40)
     for name, value in {"NUM_EXAMPLES": 20, "NUM_HOLDOUT": 80, "PAIRS": 1}.items():
         monkeypatch.setattr(g4, name, value)
-    monkeypatch.setattr(fresh, "NUM_STEPS", 6)
+    monkeypatch.setattr(fresh, "MOST_STEPS", 6)
     monkeypatch.setattr(gap_paths, "NUM_STEPS", 20)
     monkeypatch.setattr(gap_paths, "ADAM_STEPS", 10)
 

@@ -18,7 +18,7 @@ from halfway.types import Array, Sample
 
 PRODUCTS = ("own_own", "own_other", "trace_cov")
 """What κ is made of: ‖g_A‖², ⟨g_A, g_B⟩ and tr Cov(g)."""
-NUM_STEPS = 120
+MOST_STEPS = 120
 """Steps on fresh data over which κ is pooled; fewer where the data set has no more batches."""
 ENOUGH = 100
 """Batches that a data set must have to be the fresh data itself."""
@@ -67,7 +67,7 @@ def num_batches(pool_size: int, batch_size: int) -> int:
     """
     if pool_size < ENOUGH * batch_size:
         return 0
-    return min(NUM_STEPS, pool_size // batch_size - HELD_OUT)
+    return min(MOST_STEPS, pool_size // batch_size - HELD_OUT)
 
 
 def _fresh(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]:
@@ -134,7 +134,7 @@ def _measure(context: Context) -> xr.Dataset:
             num_classes=condition.num_classes,
             shape=context.pool.images.shape[1:],
         )
-    num_steps = number or NUM_STEPS
+    num_steps = number or MOST_STEPS
     keys = jax.vmap(lambda key: jax.random.split(key, num_steps))(context.pair_keys("steps"))
     extra = jnp.float32(condition.learning_rate), distribution
     arrays = context.over_pairs(_fresh, extra=keys, shared_extra=extra, trains=True)

@@ -139,8 +139,10 @@ def test_every_study_is_planted_and_has_its_words():
 def test_size_with_one_test_at_the_boundary_of_its_null(name, boundary, num_draws):
     p_values = _p_values(name, 1.0, boundary, num_draws)
     assert (p_values < 0.05).sum() <= _most_rejections(num_draws)
-    # The other tests hold, so that this one decides: its p is spread, not stuck at 1.
-    assert (p_values < 0.5).mean() > 0.2
+    # The other tests hold, so that this one decides: its p is spread, not stuck at 1. Where
+    # another test cannot hold at this boundary, it is the one that decides.
+    if boundary not in getattr(PLANTS[name], "IMPLIED", ()):
+        assert (p_values < 0.5).mean() > 0.2
 
 
 @pytest.mark.parametrize("name", [n for n in PLANTS if len(PLANTS[n].BOUNDARIES) > 1])

@@ -32,7 +32,7 @@ def test_a_pool_is_used_where_it_has_a_hundred_batches():
     held = fresh.HELD_OUT
     assert fresh.num_batches(6399, 64) == 0
     assert fresh.num_batches(6400, 64) == 100 - held
-    assert fresh.num_batches(60_000, 64) == fresh.NUM_STEPS
+    assert fresh.num_batches(60_000, 64) == fresh.MOST_STEPS
 
 
 def test_on_the_pool_every_example_is_met_once(population, pool):
@@ -78,7 +78,7 @@ def test_on_the_pool_every_example_is_met_once(population, pool):
 def test_too_small_a_pool_gives_way_to_a_mixture(population, pool):
     few = Split(pool.images[:200], pool.labels[:200])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fresh, "NUM_STEPS", 60)
+        patch.setattr(fresh, "MOST_STEPS", 60)
         measured = Measured(FRESH.measure(Context(KEY, (population,), few, CONFIG)))
     assert measured.read("of_pool") == 0
     assert measured["own_own"].shape == (CONFIG.num_pairs, 60)

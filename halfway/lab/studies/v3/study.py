@@ -7,7 +7,7 @@ import numpy as np
 from halfway import stats
 from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements import fresh
-from halfway.lab.measurements.fresh import FRESH, NUM_STEPS, PRODUCTS
+from halfway.lab.measurements.fresh import FRESH, MOST_STEPS, PRODUCTS
 from halfway.lab.measurements.learning import LEARNING
 from halfway.lab.studies.v3 import figures as drawing
 from halfway.lab.study import rules, text
@@ -86,7 +86,7 @@ def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:
 def words(verdict: Verdict) -> Mapping[str, str]:
     """Returns the margin, and the longest run."""
     del verdict
-    return {"margin": f"{MARGIN:g}", "num_steps": str(NUM_STEPS)}
+    return {"margin": f"{MARGIN:g}", "num_steps": str(MOST_STEPS)}
 
 
 STUDY = Study("V3", TEXT, needs, decide, figures, words, kind="verification")
