@@ -1,6 +1,5 @@
-"""G3 to G8 from training to words, each on a config that is as small as it can be."""
+"""G3 to G8 and what they stand on, from training to words, each on a config that is as small as it can be."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -8,17 +7,18 @@ import pytest
 from support import tiny_run
 
 from halfway.lab import studies
-from halfway.lab.measurements import grid
+from halfway.lab.measurements import fresh, grid
 from halfway.lab.runtime import pipeline
 from halfway.lab.runtime.runs import Identity, Run
 from halfway.lab.studies.g4 import study as g4
 from halfway.lab.studies.g8 import gap_paths
-from halfway.lab.studies.g8 import measure as g8_measure
-from halfway.lab.studies.g8 import study as g8
 from halfway.lab.study.records import NUMBERS, Measured
+from halfway.lab.study.verdict import WORDS
 
 pytestmark = pytest.mark.slow
-NAMES = ("G3", "G4", "G5", "G6", "G7", "G8")
+NAMES = ("G1", "G3", "G4", "G5", "G6", "G7", "G8", "V3")
+KEPT = ("n ÷2", "ρ = 0.4", "width ×4", "tanh")
+"""Interventions of the grid."""
 
 
 def _config():
@@ -34,31 +34,23 @@ def _config():
 
 def _smaller(monkeypatch):
     """Makes what the studies fix on their own as small as the config."""
-    all_cells = grid.cells
+    whole_design = grid.design
 
     def few(config):
-        cells = [cell for cell in all_cells(config) if not any(cell.levels[3:])]
-        return [
-            cell._replace(
-                condition=dataclasses.replace(
-                    cell.condition, probe_steps=(0, grid.EARLY, 40), stop_loss=1.5
-                )
-            )
-            for cell in cells
-        ]
+        plan = whole_design(config)
+        kept = [item for item in plan.interventions if item.name in KEPT]
+        return grid.Grid({grid.MLP: plan.bases[grid.MLP]}, tuple(kept))
 
-    monkeypatch.setattr(grid, "cells", few)
-    monkeypatch.setattr(grid, "MAX_STEPS", 40)
+    monkeypatch.setattr(grid, "design", few)
     monkeypatch.setattr(g4, "PAIRS", 1)
-    monkeypatch.setattr(g8, "SIZES", (15, 40))
-    monkeypatch.setattr(g8_measure, "FRESH_STEPS", 6)
+    monkeypatch.setattr(fresh, "MOST_STEPS", 6)
     monkeypatch.setattr(gap_paths, "NUM_STEPS", 20)
     monkeypatch.setattr(gap_paths, "ADAM_STEPS", 10)
 
 
 @pytest.fixture(scope="module")
 def done(digits, tmp_path_factory):
-    """All six run at once, as `experiments.reproduce --only=G3,G4,...` would."""
+    """All run at once, as `experiments.reproduce --only=G3,G4,...` would."""
     with pytest.MonkeyPatch.context() as patch:
         _smaller(patch)
         config = _config()
@@ -79,7 +71,8 @@ def test_each_has_a_verdict_with_numbers(done):
         assert verdict.evidence == "none"  # two pairs
         assert np.isfinite(verdict.effect)
         assert verdict.num_excluded == 0
-        assert plain["verdict"] in ("supported", "refuted", "inconclusive")
+        words = WORDS[verdict.kind] if verdict.kind != "hypothesis" else ("not at this size",)
+        assert plain["verdict"] in words
         assert verdict.verdict == plain["verdict"] and plain["effect"] == verdict.effect
 
 
@@ -89,12 +82,12 @@ def test_figures_and_report_are_written_whole(done):
     stems = {name.rsplit(".", 1)[0] for name in drawn}
     for verdict in verdicts:
         assert any(stem.startswith(verdict.id.lower()) for stem in stems)
-    assert {"g3_predictors", "g8_memorization", "g8_gap"} <= stems
+    assert {"g3_leads", "g8_memorization", "g8_gap"} <= stems
     html = (run.path / "report.html").read_text()
     for verdict in verdicts:
         assert f'id="{verdict.id.lower()}"' in html
     # The table of G3 is folded below its figure, a row for each measure.
-    assert "Every measure, in numbers" in html
+    assert "Error of the predicted gap by factor, in numbers" in html
     for name in grid.RIVALS.values():
         assert name in html
     assert "nan" not in html.lower().replace("resonan", "")
@@ -122,10 +115,9 @@ def test_records_say_what_rules_read(done):
         "classes": {"class_matrix"},
         "confusions": {"confusion", "pixel_product"},
         "memorization": {"own_own", "gap"},
-        "fresh": {"trace_cov"},
         "descent_gap": {"gap", "summed"},
         "walk_gap": {"gap", "summed"},
-        "complexity": {"early_signal"},
+        "complexity": {"early_square"},
     }.items():
         assert quantities <= names[name], name
     barriers = [dataset for (name, _), dataset in records.datasets.items() if name == "barriers"]

@@ -4,17 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lab.studies.plants import g6 as planted
 from support import tiny_run
 
 from halfway import losses
 from halfway.lab.measurements.context import Context
 from halfway.lab.studies.g6 import study
 from halfway.lab.studies.g6.measure import BARRIERS, LOSSES, MATCHED, RAW
-from halfway.lab.study.records import Measured
+from halfway.lab.study.records import Measured, Records
 
 CONFIG = tiny_run.config(training={"probe_steps": (0, 30)})
 # Without the trunk, which would be a program of its own to train.
-CONDITIONS = study.compared(CONFIG)[:2]
+CONDITIONS = study.compared(CONFIG, "mlp")[:2]
 PAIR = CONFIG.num_pairs - 1
 
 
@@ -84,6 +85,26 @@ def test_matching_keeps_what_the_models_compute_and_lowers_the_barrier(barriers)
     )
     np.testing.assert_allclose(matched[:, [0, -1]], raw[:, [0, -1]], rtol=1e-4)
     assert (matched.max(-1) < raw.max(-1)).all()
+
+
+def test_chance_names_the_largest_class_of_s(barriers, trained, pool):
+    rows = np.asarray(trained[0].halves.s.indices)
+    for chance, labels in zip(barriers.read("chance"), np.asarray(pool.labels)[rows], strict=True):
+        _, counts = np.unique(labels, return_counts=True)
+        assert chance == pytest.approx(1 - counts.max() / labels.size)
+    curve = barriers.read("curve", "pair", "t", path=RAW, loss="error")
+    np.testing.assert_allclose(study.end_error(barriers), (curve[:, 0] + curve[:, -1]) / 2)
+
+
+def test_untrained_ends_settle_nothing():
+    records = planted.plant(np.random.default_rng(0), 1.5)
+    outcome = study.decide(records)
+    assert all(part.passed for part in outcome.parts)
+    for dataset in records.datasets.values():
+        dataset["chance"][:] = planted.ERROR / 0.95
+    parts = study.decide(Records(records.config, records.datasets)).parts
+    unmet = [part.name for part in parts if not part.passed]
+    assert unmet == ["mlp, learned", "cnn, learned"]
 
 
 def test_a_pair_that_diverged_has_no_barrier(trained, pool, barriers):

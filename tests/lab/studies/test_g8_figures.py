@@ -24,10 +24,12 @@ def test_memorization_draws_a_line_a_rate_and_fresh_data_in_each_axes():
         dict.fromkeys(sizes, low),
         dict.fromkeys(sizes, high),
         rates=[0, 0.4],
+        marked={10: 8, 20: 2},
         fresh=(0.01, -0.02, 0.04),
     )
     assert [ax.get_title() for ax in axes] == ["n = 10", "n = 20"]
-    for ax, first in zip(axes, (lines[0], lines[1]), strict=True):
+    for ax, first, at in zip(axes, (lines[0], lines[1]), (8, 2), strict=True):
+        assert has_line(ax, [[at, 0], [at, 1]])
         np.testing.assert_allclose(blue(ax), first)
         assert has_line(ax, [[1, 0.01], [8, 0.01]])
         assert {"ρ = 0", "ρ = 0.4", "fresh data"} <= set(words(ax))

@@ -1,4 +1,4 @@
-"""What κ is made of: passes over a half by hand, gradients model by model, and fresh data."""
+"""What κ is made of: passes over a half by hand, gradients model by model."""
 
 import dataclasses
 
@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from lab.studies.plants import g8 as planted
 from support import tiny_run
 
 from halfway import losses, populations
 from halfway.lab.measurements.context import Context
+from halfway.lab.measurements.fresh import PRODUCTS
 from halfway.lab.studies.g8 import measure, study
-from halfway.lab.studies.g8.measure import FRESH, MEMORIZATION, PASSES, PRODUCTS
+from halfway.lab.studies.g8.measure import MEMORIZATION, PASSES
 from halfway.lab.study.conditions import condition
 from halfway.lab.study.records import Measured
 
@@ -78,17 +80,49 @@ def test_kappa_is_made_of_gradients_of_both_halves_and_of_s(memorized, context, 
             assert read == pytest.approx(float(value), rel=2e-3), name
 
 
-def test_noise_is_used_up_by_reuse_and_not_on_fresh_data(memorized, context):
+def test_noise_is_used_up_by_reuse(memorized):
     terms = {
         passes: study.kappa_terms(memorized, CONDITION.num_examples, passes)
         for passes in (PASSES[0], PASSES[-1])
     }
     kappa = {passes: (above / below).mean() for passes, (above, below) in terms.items()}
     assert kappa[PASSES[-1]] > kappa[PASSES[0]] + 0.2
-    fresh = Measured(FRESH.measure(context))
-    assert fresh["own_own"].shape == (CONFIG.num_pairs, measure.FRESH_STEPS)
-    above, below = study.fresh_terms(fresh, CONDITION.batch_size)
-    assert abs(above.sum() / below.sum()) < 0.1
-    for name in PRODUCTS:  # every pair sees data of its own
-        values = fresh.read(name, "pair", "step")
-        assert len(np.unique(values[:, 0])) == CONFIG.num_pairs
+
+
+@pytest.mark.quick
+def test_the_two_numbers_of_passes_are_as_many_steps():
+    config = tiny_run.digits()
+    conditions = study.cells(config)
+    assert study.sizes(config) == (150, 600)
+    assert {trained.num_pairs for trained in conditions.values()} == {32}
+    steps = {
+        (trained.num_examples, passes): step
+        for trained in conditions.values()
+        for passes, step in zip(PASSES, measure.pass_steps(trained), strict=True)
+    }
+    assert steps[150, study.MANY] == steps[600, study.FEW] == 75
+    assert steps[600, PASSES[-1]] == 300  # the curve is followed that far
+
+
+@pytest.mark.quick
+def test_kappa_is_pooled_over_noise_rates_as_a_ratio_of_sums():
+    records = planted.plant(np.random.default_rng(3), 1.0)
+    conditions = study.cells(records.config)
+    for rate, weight in zip(study.RATES, (1.0, 10.0, 100.0), strict=True):
+        for size in study.sizes(records.config):
+            trained = conditions[study.cell_name(size, rate)]
+            dataset = records.datasets[MEMORIZATION.name, trained.id]
+            for name in PRODUCTS:
+                dataset[name] = dataset[name] * weight
+    kappa = {}
+    for size, passes in zip(study.sizes(records.config), (study.MANY, study.FEW), strict=True):
+        above = below = 0.0
+        for rate in study.RATES:
+            trained = conditions[study.cell_name(size, rate)]
+            dataset = records.datasets[MEMORIZATION.name, trained.id].sel(passes=passes)
+            trace = float(dataset["trace_cov"].sum())
+            above += trace - size * float((dataset["own_own"] - dataset["own_other"]).sum())
+            below += trace
+        kappa[size] = above / below
+    (part,) = study.decide(records).parts
+    assert part.estimate == pytest.approx(kappa[150] - kappa[600])

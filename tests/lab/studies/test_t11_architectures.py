@@ -12,6 +12,7 @@ from support import plants, tiny_run
 from halfway import attacks, losses, populations, stats, transfer
 from halfway.keys import named_key
 from halfway.lab.measurements.context import Context
+from halfway.lab.measurements.learning import LEARNING
 from halfway.lab.studies.t11 import measure as architectures
 from halfway.lab.studies.t11 import study as t11
 from halfway.lab.studies.t11.measure import ARCHITECTURES, NAMES
@@ -36,10 +37,18 @@ def trained(train):
 
 
 @pytest.fixture(scope="module")
-def measured(trained, pool):
+def nothing(train):
+    """Surrogates that trained on permuted labels."""
+    conditions = architectures.compared_on(CONFIG)
+    return {name: train(architectures.control_of(conditions[name])) for name in FEW}
+
+
+@pytest.fixture(scope="module")
+def measured(trained, nothing, pool):
     def measure(name):
         others = [population for other, population in trained.items() if other != name]
-        return ARCHITECTURES.measure(Context(KEY, (trained[name], *others), pool, CONFIG))
+        members = trained[name], nothing[name], *others
+        return ARCHITECTURES.measure(Context(KEY, members, pool, CONFIG))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(architectures, "NAMES", FEW)
@@ -51,12 +60,12 @@ def test_conditions_are_five_architectures_on_one_s():
     config = tiny_run.digits()
     conditions = architectures.compared_on(config)
     assert tuple(conditions) == NAMES == tuple(c.architecture for c in conditions.values())
-    assert {c.num_pairs for c in conditions.values()} == {8}
+    assert {c.num_pairs for c in conditions.values()} == {16}
     assert {c.num_holdout for c in conditions.values()} == {config.num_holdout}
     assert all(c.common_holdout and c.seed == config.seed for c in conditions.values())
     assert dict(conditions["cnn"].model) == {k: v for k, v in config.models["cnn"].items()}
     assert dict(conditions["transformer"].model)["patch"] == 2
-    for pairs, number in ((2, 3), (6, 6), (16, 8), (64, 8)):
+    for pairs, number in ((2, 3), (6, 6), (16, 16), (64, 16)):
         condition = architectures.compared_on(_config(num_pairs=pairs))["linear"]
         assert condition.num_pairs == number
     models = {
@@ -74,14 +83,14 @@ def test_all_five_take_the_images(pool):
         populations.validate(condition, pool)
 
 
-def test_cells_are_those_of_attacks_made_one_by_one(trained, measured, pool):
+def test_outcomes_are_those_of_attacks_made_one_by_one(trained, nothing, measured, pool):
     rows = np.asarray(trained["mlp"].halves.s.indices[0])
     x, y = jnp.asarray(pool.images[rows], jnp.float32), jnp.asarray(pool.labels[rows])
 
     logits = {name: jax.jit(population.apply_fn) for name, population in trained.items()}
 
-    def params_of(name, p, side):
-        return jax.tree.map(lambda leaf: leaf[p, side], trained[name].params)
+    def params_of(population, p, side):
+        return jax.tree.map(lambda leaf: leaf[p, side], population.params)
 
     @functools.partial(jax.jit, static_argnums=0)
     def attack(apply_fn, params):
@@ -97,8 +106,8 @@ def test_cells_are_those_of_attacks_made_one_by_one(trained, measured, pool):
         ).adversarial
 
     @jax.jit
-    def noise_of(key, points):
-        return transfer.matched_noise(key, x, points).points
+    def move(key, points):
+        return transfer.other_example(key, x, points).points
 
     total = 0
     for surrogate, target, i, j in (
@@ -106,38 +115,40 @@ def test_cells_are_those_of_attacks_made_one_by_one(trained, measured, pool):
         ("mlp", "linear", 2, 0),
         ("mlp", "mlp", 1, 2),
     ):
-        dataset = measured[surrogate].dataset
-        cell = dataset.sel(pair=i, architecture=target, target=j)
-        first, second = params_of(surrogate, i, 0), params_of(target, j, 1)
+        apply_fn = trained[surrogate].apply_fn
+        cell = measured[surrogate].dataset.sel(pair=i, architecture=target, target=j)
+        first, second = params_of(trained[surrogate], i, 0), params_of(trained[target], j, 1)
         attacked = functools.partial(logits[surrogate], first)
         other = functools.partial(logits[target], second)
-        points = attack(trained[surrogate].apply_fn, first)
+        points = attack(apply_fn, first)
         right = attacked(x).argmax(-1) == y
-        both = right & (other(x).argmax(-1) == y)
-        assert cell["num_examples"] == int(both.sum()) > 0
-        fooled = int((both & (other(points).argmax(-1) != y)).sum())
-        assert cell["num_fooled"].sel(points="attack") == pytest.approx(fooled, abs=1)
+        np.testing.assert_array_equal(cell["right"], right)
+        np.testing.assert_array_equal(cell["target_right"], other(x).argmax(-1) == y)
+        key = jax.random.split(named_key(KEY, "other example"), 6)[i]
+        made = {
+            "attack": points,
+            "other_example": move(key, points),
+            "permuted": attack(apply_fn, params_of(nothing[surrogate], i, 0)),
+        }
+        for name, where in made.items():
+            errs = np.asarray(other(where).argmax(-1) != y)
+            # An example on a boundary may fall on either side.
+            assert (cell["wrong"].sel(points=name).values != errs).sum() <= 1, name
+            total += errs.sum()
         for name, fn in (("increase", other), ("own_increase", attacked)):
             expected = float((losses.margin(fn(points), y) - losses.margin(fn(x), y)).sum())
             assert float(cell[name]) == pytest.approx(expected, rel=1e-3), name
         assert cell["own_examples"] == int(right.sum())
         lost = int((right & (attacked(points).argmax(-1) != y)).sum())
         assert cell["own_fooled"] == pytest.approx(lost, abs=1)
-        total += fooled
-        key = jax.random.split(named_key(KEY, "noise"), 6)[i]
-        noise = noise_of(key, points)
-        lost = int((both & (other(noise).argmax(-1) != y)).sum())
-        assert cell["num_fooled"].sel(points="noise") == pytest.approx(lost, abs=1)
     assert total > 0
 
 
 def test_every_surrogate_meets_every_target(measured):
     for crossed in measured.values():
-        dims = "pair", "points", "architecture", "target"
-        fooled = crossed.read("num_fooled", *dims)
-        assert fooled.shape == (6, 2, len(FEW), 6)
-        number = crossed.read("num_examples", "pair", "architecture", "target")
-        assert (fooled <= number[:, None]).all()
+        wrong = crossed.read("wrong", "pair", "points", "architecture", "target", "example")
+        assert wrong.shape == (6, 3, len(FEW), 6, 50)
+        assert crossed.read("target_right", "architecture", "target", "example").shape[:2] == (2, 6)
         assert (crossed.read("own_fooled") <= crossed.read("own_examples")).all()
 
 
@@ -155,37 +166,61 @@ def _dataset(records, name):
 
 def test_cells_leave_out_pairs_and_what_diverged(records):
     cells = t11.cells(records)
-    values = cells["linear", "cnn"].num_fooled
-    array = _dataset(records, "linear")["num_fooled"].sel(points="attack", architecture="cnn")
-    assert np.isnan(np.diag(values)).all()
-    off = ~np.eye(8, dtype=bool)
-    np.testing.assert_array_equal(values[off], array.transpose("pair", "target").values[off])
-    assert t11.fooling_rate(cells["linear", "cnn"])[-3:] == (8, 8, 0)
-    lost = _dataset(records, "cnn").copy(deep=True)
-    lost["finite"][5] = False
-    place = ARCHITECTURES.name, architectures.compared_on(plants.CONFIG)["cnn"].id
-    cells = t11.cells(Records(records.config, records.datasets | {place: lost}))
-    assert np.isnan(cells["linear", "cnn"].num_fooled[:, 5]).all()
+    cell, place = cells["linear", "cnn"], {"points": "attack", "architecture": "cnn"}
+    wrong = _dataset(records, "linear")["wrong"].sel(place).transpose("pair", "target", "example")
+    np.testing.assert_array_equal(cell.wrong["attack"], wrong)
+    assert np.isnan(np.diag(cell.increase)).all()
+    for counted in cell.counted.values():
+        np.testing.assert_array_equal(counted, ~np.eye(16, dtype=bool))
+    assert _counts(t11.fooling_rate(cell)) == (16, 16, 0)
+
+    conditions = architectures.compared_on(plants.CONFIG)
+    lost = _without(records, ARCHITECTURES, conditions["cnn"], 5)
+    cells = t11.cells(lost)
+    assert not cells["linear", "cnn"].counted["attack"][:, 5].any()
     assert np.isnan(cells["cnn", "mlp"].own_increase[5]).all()
-    assert np.isfinite(cells["linear", "mlp"].num_fooled).sum() == 56
-    assert t11.fooling_rate(cells["linear", "cnn"])[-3:] == (8, 7, 1)
-    assert t11.fooling_rate(cells["cnn", "linear"])[-3:] == (7, 8, 1)
+    assert cells["linear", "mlp"].counted["attack"].sum() == 240
+    assert _counts(t11.fooling_rate(cells["linear", "cnn"])) == (16, 15, 1)
+    assert _counts(t11.fooling_rate(cells["cnn", "linear"])) == (15, 16, 1)
+
+    # A surrogate that learned nothing and diverged is missed by its own comparison alone.
+    control = architectures.control_of(conditions["linear"])
+    cells = t11.cells(_without(records, LEARNING, control, 3))
+    leads = [t11.lead(cells["linear", "cnn"], name) for name in t11.CONTROLS]
+    assert [_counts(lead) for lead in leads] == [(16, 16, 0), (15, 16, 1)]
 
 
-def test_the_rule_reads_one_cell_a_test(records):
+def _counts(crossed):
+    return crossed.num_surrogates, crossed.num_targets, crossed.num_excluded
+
+
+def _without(records, measurement, condition, pair):
+    """Records in which a pair of a condition diverged."""
+    place = measurement.name, condition.id
+    lost = records.datasets[place].copy(deep=True)
+    lost["finite"][pair] = False
+    return Records(records.config, records.datasets | {place: lost})
+
+
+def test_the_rule_reads_two_comparisons_of_each_cell(records):
     parts = {part.name: part for part in t11.STUDY.decide(records).parts}
-    assert len(parts) == 20
-    assert not any(name.split(" to ")[0] == name.split(" to ")[1] for name in parts)
+    assert len(parts) == 40
+    names = [name.split(",")[0].split(" to ") for name in parts]
+    assert not any(surrogate == target for surrogate, target in names)
     dataset = _dataset(records, "mlp").sel(architecture="residual")
-    fooled, noise, number = (
-        np.where(np.eye(8, dtype=bool), np.nan, values.transpose("pair", "target").values)
-        for values in (
-            dataset["num_fooled"].sel(points="attack"),
-            dataset["num_fooled"].sel(points="noise"),
-            dataset["num_examples"],
-        )
-    )
-    expected = stats.crossed_ratio(fooled - noise, number)
-    part = parts["mlp to residual"]
-    assert (part.estimate, part.low, part.high) == pytest.approx(expected[:3])
-    assert (part.num_pairs, part.num_excluded) == (16, 0)
+    right = dataset["right"].values[:, None] & dataset["target_right"].values
+    wrong = {
+        name: dataset["wrong"].sel(points=name).transpose("pair", "target", "example").values
+        for name in architectures.POINTS
+    }
+    counted = np.where(np.eye(16, dtype=bool)[..., None] | ~right, np.nan, 1.0)
+    for control, words in t11.CONTROLS.items():
+        part = parts[f"mlp to residual, {words}"]
+        outcomes = wrong["attack"].astype(float) - wrong[control]
+        # Means over what both had right: the same without the others.
+        estimate = np.nanmean(outcomes * counted)
+        assert part.estimate == pytest.approx(estimate)
+        numbers = np.where(np.eye(16, dtype=bool)[..., None], np.nan, right)
+        expected = stats.crossed_ratio(outcomes * right, numbers)
+        assert (part.low, part.high) == pytest.approx(expected[1:3])
+        assert (part.num_pairs, part.num_excluded) == (32, 0)

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lab.studies.plants import t8 as planted
 from support import members, tiny_run
 
 from halfway import input_space, losses
 from halfway.lab.measurements.context import Context
-from halfway.lab.studies.t8 import measure
+from halfway.lab.studies.t8 import measure, study
 from halfway.lab.studies.t8.measure import (
     BOUNDS,
-    EPSILON,
     FOOLED,
     NUM_DIRECTIONS,
     SIDES,
@@ -21,7 +21,7 @@ from halfway.lab.studies.t8.measure import (
     Steps,
 )
 from halfway.lab.study.conditions import condition
-from halfway.lab.study.records import Measured
+from halfway.lab.study.records import Measured, Records
 
 NUM_PAIRS = 3  # on two devices: the padding must not show
 CONFIG = tiny_run.config(
@@ -41,6 +41,11 @@ def context(trained, pool):
 
 
 @pytest.fixture(scope="module")
+def length(pool):
+    return measure.step_length(np.asarray(pool.images))
+
+
+@pytest.fixture(scope="module")
 def steps(context):
     return Measured(SUBSPACE.measure(context))
 
@@ -56,7 +61,7 @@ def _margin_gradient(model, x, labels):
 
 @pytest.mark.parametrize(("pair", "side"), [(0, 0), (2, 1)])
 def test_rates_along_orthogonal_directions_are_those_of_a_loop(
-    trained, pool, context, steps, pair, side
+    trained, pool, context, steps, length, pair, side
 ):
     place = pair, side
     models = members.models(trained, pair, side)
@@ -66,7 +71,7 @@ def test_rates_along_orthogonal_directions_are_those_of_a_loop(
     aligned = jax.jit(jax.vmap(input_space.aligned_directions, (0, None)))(gradient, frame)
     fooled = {name: np.zeros((2, NUM_DIRECTIONS, len(x)), bool) for name in BOUNDS}
     for i in range(NUM_DIRECTIONS):
-        moved = x + EPSILON * np.asarray(aligned[:, i]).reshape(x.shape)
+        moved = x + length * np.asarray(aligned[:, i]).reshape(x.shape)
         for bounds, points in (("box", np.clip(moved, 0, 1)), ("free", moved)):
             for m, model in enumerate(models):
                 fooled[bounds][m, i] = np.asarray(model(points)).argmax(-1) != labels
@@ -91,18 +96,18 @@ def test_rates_along_orthogonal_directions_are_those_of_a_loop(
             np.testing.assert_array_equal(counts, np.where(right, outcomes.sum(0), -1))
 
 
-def test_without_a_box_all_steps_are_alike_to_first_order(steps):
+def test_without_a_box_all_steps_are_alike_to_first_order(steps, length):
     number = {bounds: _read(steps, "num_mixed", bounds=bounds) for bounds in BOUNDS}
     for side in SIDES:
-        for name, expected in (("length", EPSILON), ("gain", 1.0)):
+        for name, expected in (("length", length), ("gain", 1.0)):
             total = _read(steps, name, bounds="free", side=side)
             np.testing.assert_allclose(total, expected * number["free"], rtol=1e-4)
         # The box takes something of both.
         shorter = _read(steps, "length", bounds="box", side=side) / number["box"]
-        assert (shorter < 0.95 * EPSILON).all()
+        assert (shorter < 0.95 * length).all()
 
 
-def test_first_order_grants_more_directions_than_fool(trained, pool, steps):
+def test_first_order_grants_more_directions_than_fool(trained, pool, steps, length):
     granted, fooling, shared = (
         _read(steps, "num_dimensions", dimension=name) for name in measure.DIMENSIONS
     )
@@ -112,7 +117,7 @@ def test_first_order_grants_more_directions_than_fool(trained, pool, steps):
     right = np.all([np.asarray(model(x)).argmax(-1) == labels for model in models], 0)
     gradient = _margin_gradient(models[0], x, labels)
     needed = -np.asarray(losses.margin(models[0](x), jnp.asarray(labels)))
-    ratio = (EPSILON * np.linalg.norm(gradient, axis=1) / needed) ** 2
+    ratio = (length * np.linalg.norm(gradient, axis=1) / needed) ** 2
     expected = np.minimum(np.floor(ratio), measure.MOST_DIRECTIONS)[right].sum()
     assert granted[1, 0] == pytest.approx(expected, abs=1)
 
@@ -129,6 +134,16 @@ def test_a_model_shares_all_of_its_directions_with_itself(trained, pool, context
     assert np.isnan(_read(steps, "num_dimensions", dimension="shared")[2]).all()
 
 
+def test_a_step_is_as_long_for_the_size_and_the_contrast_of_images(pool, steps, length):
+    images = np.asarray(pool.images)
+    assert length == pytest.approx(measure.LENGTH, rel=1e-5)  # the pool is all digits
+    assert steps.read("step_length") == length
+    spread = np.mean([images[:, i, j].std() for i in range(8) for j in range(8)])
+    assert measure.pixel_spread(images) == pytest.approx(spread, rel=1e-5)
+    large = np.repeat(np.repeat(images, 2, 1), 3, 2)
+    assert measure.step_length(0.5 * large) == pytest.approx(0.5 * 6**0.5 * length, rel=1e-5)
+
+
 def test_frames_of_a_pair_are_orthonormal_whatever_the_number_of_pairs(context):
     frames = measure.frames_of(context)
     assert frames.shape == (NUM_PAIRS, 2, measure.MOST_DIRECTIONS, 64)
@@ -138,6 +153,17 @@ def test_frames_of_a_pair_are_orthonormal_whatever_the_number_of_pairs(context):
     fewer = context.population.replace(condition=dataclasses.replace(CONDITION, num_pairs=2))
     again = measure.frames_of(dataclasses.replace(context, populations=(fewer,)))
     np.testing.assert_array_equal(again, frames[:2])
+
+
+def test_few_mixed_examples_settle_nothing():
+    records = planted.plant(np.random.default_rng(0), 1.5)
+    assert all(part.passed for part in study.decide(records).parts)
+    (dataset,) = records.datasets.values()
+    for name in ("rate", "num_mixed"):  # the same difference, of fewer examples
+        dataset[name] = dataset[name] * (40 / dataset["num_mixed"].mean())
+    test, gate = study.decide(Records(records.config, records.datasets)).parts
+    assert test.passed and not gate.passed
+    assert gate.estimate == pytest.approx(80)  # both directions of a pair
 
 
 def test_contrast_by_hand():

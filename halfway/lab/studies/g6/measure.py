@@ -19,6 +19,8 @@ RAW, MATCHED = "as trained", "permutation matched"
 """Paths between the models of the condition that decides."""
 LOSSES = ("error", "cross_entropy")
 """Whose values along a path are kept."""
+NUM_POINTS = 25
+"""Of a path, both ends among them."""
 
 
 def path_name(condition: Condition) -> str:
@@ -43,12 +45,15 @@ def _measure(context: Context) -> xr.Dataset:
     The paths are those of the first population's pairs as trained and with θ_B permuted to match
     θ_A, then those of the other populations, from a shared start and from a shared trunk, as
     trained. `curve` (pair, path, loss, t), t from 0 at θ_A to 1 at θ_B, and `barrier` (pair, path,
-    loss, baseline), the highest point above a baseline of `landscapes.BASELINES`.
+    loss, baseline), the highest point above a baseline of `landscapes.BASELINES`. `chance` (pair)
+    is the error on S of whoever always names its largest class.
     """
     first, *others = context.populations
     shared = context.shared
     sizes = LandscapeSizes(
-        num_pairs=first.condition.num_pairs, chunk_size=first.condition.num_holdout
+        num_pairs=first.condition.num_pairs,
+        num_points=NUM_POINTS,
+        chunk_size=first.condition.num_holdout,
     )
     ends = {
         RAW: weight_space.ends(first.params),
@@ -61,8 +66,11 @@ def _measure(context: Context) -> xr.Dataset:
     ]
     curves = np.stack([np.stack([curve[loss] for loss in LOSSES], 1) for curve in by_path], 1)
     heights = [landscapes.barrier(jnp.asarray(curves), baseline=b) for b in landscapes.BASELINES]
+    classes = np.asarray(context.pool.labels)[np.asarray(first.halves.s.indices)]
+    largest = np.array([np.bincount(labels).max() for labels in classes])
     return context.dataset(
         {
+            "chance": (("pair",), 1 - largest / classes.shape[1]),
             "curve": (("pair", "path", "loss", "t"), curves),
             "barrier": (("pair", "path", "loss", "baseline"), np.stack(heights, -1)),
         },

@@ -1,4 +1,4 @@
-"""G6: θ_A and θ_B meet in the middle after permutation matching."""
+"""G6: how much of what separates θ_A and θ_B is the naming of units."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,22 +13,35 @@ from halfway.lab.study import rules, text
 from halfway.lab.study.conditions import condition
 from halfway.lab.study.protocol import Figure, Study
 from halfway.lab.study.records import Measured, Records, Request
-from halfway.lab.study.verdict import Outcome, Verdict
+from halfway.lab.study.verdict import Headline, Outcome, PartResult, Verdict
 from halfway.populations import Condition
 
 TEXT = text.load(__file__)
-LEVEL = 0.02
-"""An error barrier below this is none (as in Frankle et al.)."""
+SHARE = 0.5
+"""Of the barrier as trained: less is left once units are matched."""
+TRAINED = 0.9
+"""Of the error of chance: the mean error of the ends lies below, or there is nothing to lose."""
+NONE = 0.02
+"""Of what the models have learned: a barrier below this share of it counts as none. Described."""
 TRUNK_STEPS = 50
 """Steps on both halves together, before the models of a shared trunk part."""
-LOW, GAIN = "matched", "raw minus matched"
+HALF_RAW = "half of as trained"
 LABELS = {"error": "error on S", "cross_entropy": "cross-entropy on S, nats"}
 """Losses that are drawn along the paths."""
 
 
-def compared(config: RunConfig) -> tuple[Condition, Condition, Condition]:
-    """Returns the condition that decides, and those of a shared start and of a shared trunk."""
-    trained = condition(config, config.architectures[0])
+def compared(config: RunConfig, architecture: str) -> tuple[Condition, ...]:
+    """Returns the condition that decides and, of the first architecture, what is described.
+
+    Those are models of a shared start, and of a shared trunk.
+
+    Args:
+      config: of the run.
+      architecture: one of `config.architectures`.
+    """
+    trained = condition(config, architecture)
+    if architecture != config.architectures[0]:
+        return (trained,)
     trunk = min(TRUNK_STEPS, trained.probe_steps[-1])
     return (
         trained,
@@ -38,16 +51,16 @@ def compared(config: RunConfig) -> tuple[Condition, Condition, Condition]:
 
 
 def described(config: RunConfig) -> tuple[str, ...]:
-    """Returns the names of the paths that are described and decide nothing."""
-    return tuple(map(path_name, compared(config)[1:]))
+    """Returns the names of the first architecture's paths that decide nothing."""
+    return tuple(map(path_name, compared(config, config.architectures[0])[1:]))
 
 
 def needs(config: RunConfig) -> Sequence[Request]:
-    """Returns training of all three conditions, and the barriers between their models."""
-    conditions = compared(config)
+    """Returns training of all conditions, and the barriers between their models."""
+    by_architecture = [compared(config, name) for name in config.architectures]
     return [
-        *(Request(LEARNING, (trained,)) for trained in conditions),
-        Request(BARRIERS, conditions),
+        *(Request(LEARNING, (trained,)) for group in by_architecture for trained in group),
+        *(Request(BARRIERS, group) for group in by_architecture),
     ]
 
 
@@ -61,38 +74,70 @@ def barrier(barriers: Measured, path: str) -> np.ndarray:
     return barriers.read("barrier", path=path, loss="error", baseline="linear")
 
 
+def end_error(barriers: Measured) -> np.ndarray:
+    """Returns `[P]` errors on S, labels clean, the mean of θ_A and θ_B.
+
+    Args:
+      barriers: of `BARRIERS`.
+    """
+    curve = barriers.read("curve", "pair", "t", path=RAW, loss="error")
+    return curve[:, [0, -1]].mean(-1)
+
+
 def decide(records: Records) -> Outcome:
-    """Returns the matched barrier below its level, and the raw one above the matched."""
+    """Returns, for each architecture, what is left of the barrier, and whether models learned.
+
+    `Σ barrier_matched − ½ Σ barrier_raw < 0` as a t-test of the mean over pairs of the difference.
+    The gate is on the mean over pairs of the ends' error as a share of chance's, both on S. What is
+    left of the learned, barrier/(chance − error), is a ratio of sums over pairs.
+    """
     config = records.config
-    barriers = records.get(BARRIERS, compared(config)[0])
-    raw, matched = (barrier(barriers, path) for path in (RAW, MATCHED))
-    parts = (
-        rules.part(
-            stats.mean_test(matched, LEVEL, alternative="less"),
-            LOW,
-            "error barrier on S of the matched segment, above the line between its ends",
-            "less",
-            LEVEL,
-        ),
-        rules.part(
-            stats.mean_test(raw - matched, 0.0, alternative="greater"),
-            GAIN,
-            "error barrier on S as trained minus matched",
-            "greater",
-            0.0,
-            control=RAW,
-        ),
-    )
-    levels = [stats.mean_test(heights, alternative="greater") for heights in (matched, raw)]
-    headlines = [rules.headline("error barrier, matched", levels[0], RAW, levels[1])]
+    tests, gates, headlines = [], [], []
+    for architecture in config.architectures:
+        barriers = records.get(BARRIERS, compared(config, architecture)[0])
+        raw, matched = (barrier(barriers, path) for path in (RAW, MATCHED))
+        tests.append(
+            rules.part(
+                stats.mean_test(matched - SHARE * raw, 0.0, alternative="less"),
+                architecture,
+                "error barrier on S once matched minus half of that as trained",
+                "less",
+                0.0,
+                control=HALF_RAW,
+            )
+        )
+        error, chance = end_error(barriers), barriers.read("chance")
+        gates.append(_trained(error / chance, architecture))
+        headlines += _headlines(matched, raw, chance - error, architecture)
+    first = records.get(BARRIERS, compared(config, config.architectures[0])[0])
     headlines += [
         rules.headline(
             f"error barrier, {path}",
-            stats.mean_test(barrier(barriers, path), alternative="greater"),
+            stats.mean_test(barrier(first, path), alternative="greater"),
         )
         for path in described(config)
     ]
-    return Outcome(parts, (LOW,), tuple(headlines))
+    return Outcome((*tests, *gates), tuple(config.architectures), tuple(headlines))
+
+
+def _trained(share: np.ndarray, architecture: str) -> PartResult:
+    """Returns the gate: the ends' error `[P]`, as a share of chance's, lies below `TRAINED`."""
+    statistic = "error of the ends on S, as a share of that of chance"
+    gate = rules.gate(share, f"{architecture}, learned", statistic, TRAINED)
+    return dataclasses.replace(gate, direction="less")
+
+
+def _headlines(
+    matched: np.ndarray, raw: np.ndarray, learned: np.ndarray, architecture: str
+) -> list[Headline]:
+    """Returns the barriers `[P]` of an architecture, and their share of what was learned `[P]`."""
+    heights = [stats.mean_test(values, alternative="greater") for values in (matched, raw)]
+    shares = [stats.fieller(values, learned) for values in (matched, raw)]
+    share = "barrier over (chance − error)"
+    return [
+        rules.headline(f"error barrier, matched ({architecture})", heights[0], RAW, heights[1]),
+        rules.headline(f"{share}, matched ({architecture})", shares[0], RAW, shares[1]),
+    ]
 
 
 def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:
@@ -103,36 +148,51 @@ def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:
       verdict: what the rule decided.
     """
     config = records.config
-    barriers = records.get(BARRIERS, compared(config)[0])
+    by_architecture = {
+        name: records.get(BARRIERS, compared(config, name)[0]) for name in config.architectures
+    }
+    raw = np.array([barrier(barriers, RAW) for barriers in by_architecture.values()])
     axes = plots.pair_comparison(
-        barrier(barriers, MATCHED)[None],
-        barrier(barriers, RAW)[None, None],
-        names=config.architectures[:1],
+        np.array([barrier(barriers, MATCHED) for barriers in by_architecture.values()]),
+        np.stack([SHARE * raw, raw], 1),
+        names=config.architectures,
         treatment=MATCHED,
-        control_names=[RAW],
+        control_names=[HALF_RAW, RAW],
         xlabel="error barrier on S, above the line between the ends",
+        threshold=None,  # half of as trained is in grey
     )
     caption = TEXT.caption("g6_heights", verdict, **words(verdict))
     drawn = [Figure("g6_heights", caption, rules.figure_of(axes))]
+    for architecture, barriers in by_architecture.items():
+        drawn += _segments(config, verdict, architecture, barriers)
+    return drawn
+
+
+def _segments(
+    config: RunConfig, verdict: Verdict, architecture: str, barriers: Measured
+) -> list[Figure]:
+    """Returns error along the paths of an architecture; of the first, cross-entropy too."""
+    first = architecture == config.architectures[0]
+    paths = (MATCHED, RAW, *(described(config) if first else ()))
+    drawn = []
     for loss, label in LABELS.items():
-        curves = {
-            path: barriers.read("curve", "pair", "t", path=path, loss=loss)
-            for path in (MATCHED, RAW, *described(config))
-        }
+        curves = {path: barriers.read("curve", "pair", "t", path=path, loss=loss) for path in paths}
         lines = {
             path: values for path, values in curves.items() if np.isfinite(values).all(-1).any()
         }
-        if lines:
-            axes = plots.barriers(lines, control=RAW, ylabel=label)
-            caption = TEXT.caption("g6_segment", verdict, quantity=label)
-            drawn.append(Figure(f"g6_segment_{loss}", caption, rules.figure_of(axes)))
+        if not lines or not (first or loss == "error"):
+            continue
+        axes = plots.barriers(lines, control=RAW, ylabel=f"{label} ({architecture})")
+        caption = TEXT.caption("g6_segment", verdict, quantity=label, architecture=architecture)
+        name = f"g6_segment_{loss}" + ("" if first else f"_{architecture}")
+        drawn.append(Figure(name, caption, rules.figure_of(axes)))
     return drawn
 
 
 def words(verdict: Verdict) -> Mapping[str, str]:
-    """Returns the level below which a barrier counts as none."""
+    """Returns the share of what was learned below which a barrier counts as none."""
     del verdict
-    return {"level": f"{LEVEL:g}"}
+    return {"none": f"{100 * NONE:g} %"}
 
 
 STUDY = Study("G6", TEXT, needs, decide, figures, words, stands_on=("G1",))

@@ -1,4 +1,4 @@
-"""G8: with fresh data nothing is memorized; reuse makes κ."""
+"""G8: at equal numbers of steps, more passes memorize more."""
 
 from halfway.lab.studies.g8.study import STUDY
 

@@ -32,6 +32,7 @@ def memorization(
     high: Mapping[int, Sequence[ArrayLike]],
     *,
     rates: Sequence[float],
+    marked: Mapping[int, float] | None = None,
     fresh: tuple[float, float, float] | None = None,
     ax: Sequence[Axes] | np.ndarray | None = None,
 ) -> np.ndarray:
@@ -41,6 +42,7 @@ def memorization(
       passes: `[T]`, ascending; on a logarithmic axis.
       estimates, low, high: `{n: [R][T]}` κ and its interval for each rate.
       rates: `[R]` label-noise rates, at most three.
+      marked: the passes that are compared, for each n, at a line.
       fresh: κ on fresh data with its interval, in grey, or None.
       ax: as many axes as there are n, or None for a new figure.
     """
@@ -54,6 +56,8 @@ def memorization(
         axes.set_xscale("log", base=2)
         axes.axhline(0, color=INK, lw=0.8)
         ends = []
+        if marked is not None:
+            axes.axvline(marked[size], color=INK, lw=1, ls=(0, (4, 3)))
         if fresh is not None:
             axes.plot(x[[0, -1]], [fresh[0]] * 2, color=GREY, ls=(0, (5, 3)))
             axes.fill_between(x[[0, -1]], *clip_ends(fresh[1:]), color=GREY, alpha=0.3, lw=0)

@@ -1,5 +1,6 @@
 """Attacks across architectures: every surrogate of one against independent targets of all."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -15,16 +16,16 @@ from halfway.lab.measurements.context import Context, Program, Shared
 from halfway.lab.measurements.crossed import SURROGATE, TARGET
 from halfway.lab.study.records import Measurement
 from halfway.populations import Condition
-from halfway.transfer import Evaluation
 from halfway.types import Array, Key
 
 NAMES = ("linear", "mlp", "cnn", "residual", "transformer")
-NUM_MODELS = 8
+NUM_MODELS = 16
 """Surrogates and targets of each architecture, at most."""
 LEAST_MODELS = 3
 """Below this a cell would have one draw of two models, or none."""
-POINTS = ("attack", "noise")
-"""The points that the attack finds, and noise matched to each in l∞ and l2."""
+POINTS = ("attack", "other_example", "permuted")
+"""The points that the attack finds; each example under the perturbation of another; and those that
+the attack finds on a surrogate that trained on permuted labels."""
 _MODELS: dict[str, dict[str, Any]] = {
     "linear": {"kind": "linear"},
     "mlp": {"kind": "mlp", "widths": (128, 128)},
@@ -39,6 +40,8 @@ _PATCH = {"digits": 2}
 def compared_on(config: RunConfig) -> dict[str, Condition]:
     """Returns the condition of each architecture: its models have not seen S, the same for all.
 
+    Every pair draws halves of its own.
+
     Models are the config's own of that name; it may name more than it trains elsewhere.
     """
     patch = {"patch": _PATCH.get(config.dataset, 4)}
@@ -50,79 +53,87 @@ def compared_on(config: RunConfig) -> dict[str, Condition]:
     }
 
 
-def _noise(member: tuple[Key, Array], shared: Shared, program: Program) -> Array:
-    """Returns noise matched to the points of one surrogate, `[B, ...]`."""
-    del program  # noise is of no architecture
-    key, points = member
-    return transfer.matched_noise(key, shared.images[shared.extra], points).points
-
-
-def _by_points(outcome: Evaluation) -> dict[str, Evaluation]:
-    """Returns what models make of the points of K surrogates, "clean" `[M, B]`, else `[K, M, B]`.
+def control_of(trained: Condition) -> Condition:
+    """Returns the surrogates that learned nothing: same halves, seeds and batches, labels permuted.
 
     Args:
-      outcome: of each model at S, at the K attacks and at their noise, `[M, 1 + 2K, B]`.
+      trained: of `compared_on`.
     """
-    outcome = outcome._replace(loss=outcome.loss.astype(np.float64))
-    number = outcome.loss.shape[1] // 2
-    places = {"attack": slice(1, 1 + number), "noise": slice(1 + number, None)}
-    moved = {
-        name: jax.tree.map(lambda leaf, place=place: leaf[:, place].swapaxes(0, 1), outcome)
-        for name, place in places.items()
-    }
-    return {"clean": jax.tree.map(lambda leaf: leaf[:, 0], outcome)} | moved
+    return dataclasses.replace(trained, permuted=True)
+
+
+def _other_example(member: tuple[Key, Array], shared: Shared, program: Program) -> Array:
+    """Returns examples under the perturbations of others, of one surrogate, `[B, ...]`."""
+    del program  # perturbations are of no architecture
+    key, points = member
+    return transfer.other_example(key, shared.images[shared.extra], points).points
 
 
 def _measure(context: Context) -> xr.Dataset:
-    """Returns sums over S, labels clean, for each surrogate θ_A and target θ_B.
+    """Returns what attacks on each surrogate θ_A do to each target θ_B, of every architecture.
 
-    Surrogates are those of the first population, along "pair"; targets those of every population,
-    by architecture and pair of theirs. `num_fooled` (pair, points, architecture, target) of
-    `num_examples` (pair, architecture, target) that both models have right, and `increase` (pair,
-    architecture, target) of the target's margin loss under the attack. Of a surrogate under its
-    own attack (pair), `own_increase`, and `own_fooled` of `own_examples`. Models of one pair are
-    not independent: who reads leaves out cells of equal pairs.
+    Surrogates are those of the first population, along "pair"; those that learned nothing are of
+    the population with permuted labels, the others give the targets, by architecture and pair of
+    theirs. Of each example of S, labels clean: `right` (pair, example) and `target_right`
+    (architecture, target, example), whether a model is right about the image as it is, and `wrong`
+    (pair, points, architecture, target, example), whether the target errs at `POINTS`.
+
+    Sums over S: `increase` (pair, architecture, target) of the target's margin loss under the
+    attack, and of a surrogate under its own attack (pair), `own_increase`, and `own_fooled` of
+    `own_examples`. Models of one pair are not independent: who reads leaves out equal pairs.
     """
-    by_name = {population.condition.architecture: population for population in context.populations}
-    surrogates = crossed.side(context.population.params, SURROGATE)
-    points = crossed.attack(context, crossed.blocks(surrogates, 1))
-    rows, first = crossed.example_rows(context), by_name[NAMES[0]].condition
-    keys = jax.random.split(named_key(context.key, "noise"), len(points))
+    first, *others = context.populations
+    (permuted,) = (other for other in others if other.condition.permuted)
+    targets = {p.condition.architecture: p for p in (first, *others) if p is not permuted}
+    surrogates, nothing = (crossed.side(p.params, SURROGATE) for p in (first, permuted))
+    attacked = crossed.attack(context, crossed.blocks(surrogates, 1))
+    rows = crossed.example_rows(context)
+    keys = jax.random.split(named_key(context.key, "other example"), len(attacked))
     # Under one condition, whichever is measured: one program.
-    noise = context.over_members(_noise, (keys, points), condition=first, shared_extra=rows)
-    sets = jnp.concatenate([context.shared.images[rows][None], points, noise])
-    outcomes = _by_points(crossed.evaluate(context, surrogates, sets))
-    same = np.arange(len(points))
-    itself = {
-        "clean": outcomes["clean"],
-        "attack": jax.tree.map(lambda leaf: leaf[same, same], outcomes["attack"]),
+    moved = context.over_members(
+        _other_example, (keys, attacked), condition=targets[NAMES[0]].condition, shared_extra=rows
+    )
+    points = {
+        "attack": attacked,
+        "other_example": moved,
+        "permuted": crossed.attack(context, crossed.blocks(nothing, 1)),
     }
-    cells = []
+    # The images as they are come first: one program for all kinds of points.
+    clean = context.shared.images[rows][None]
+    sets = {name: jnp.concatenate([clean, points[name]]) for name in POINTS}
+
+    right, wrong, increase = [], [], []
     for name in NAMES:
-        condition = by_name[name].condition
-        targets = crossed.side(by_name[name].params, TARGET)
-        outcomes = _by_points(crossed.evaluate(context, targets, sets, condition))
-        matrix = transfer.TransferMatrix(itself, outcomes, matched={}, norm=jnp.zeros(0))
-        rates = [transfer.success(matrix, "both_correct", kind) for kind in POINTS]
-        cells.append(
-            {
-                "num_fooled": np.stack([rate.num_fooled for rate in rates], 1),
-                "num_examples": np.asarray(rates[0].num_examples),
-                "increase": np.asarray(transfer.increase(matrix).sum(-1)),
-            }
-        )
-    arrays = {name: np.stack([cell[name] for cell in cells], -2) for name in cells[0]}
-    right = itself["clean"].correct
+        condition = targets[name].condition
+        models = crossed.side(targets[name].params, TARGET)
+        at_points = {
+            kind: crossed.evaluate(context, models, sets[kind], condition) for kind in POINTS
+        }
+        right.append(at_points["attack"].correct[:, 0])
+        errs = [~outcome.correct[:, 1:].swapaxes(0, 1) for outcome in at_points.values()]
+        wrong.append(np.stack(errs, 1))
+        loss = at_points["attack"].loss.astype(np.float64)
+        increase.append((loss[:, 1:] - loss[:, :1]).sum(-1).T)
+    itself = crossed.evaluate(context, surrogates, sets["attack"])
+    place = np.arange(len(attacked))
+    before, after = itself.correct[:, 0], itself.correct[place, 1 + place]
+    loss = itself.loss.astype(np.float64)
     numbers = {
-        "num_fooled": (("pair", "points", "architecture", "target"), arrays["num_fooled"]),
-        "num_examples": (("pair", "architecture", "target"), arrays["num_examples"]),
-        "increase": (("pair", "architecture", "target"), arrays["increase"]),
-        "own_increase": (("pair",), transfer.own_increase(matrix).sum(-1)),
-        "own_fooled": (("pair",), (right & ~itself["attack"].correct).sum(-1)),
-        "own_examples": (("pair",), right.sum(-1)),
+        "increase": (("pair", "architecture", "target"), np.stack(increase, 1)),
+        "own_increase": (("pair",), (loss[place, 1 + place] - loss[:, 0]).sum(-1)),
+        "own_fooled": (("pair",), (before & ~after).sum(-1)),
+        "own_examples": (("pair",), before.sum(-1)),
+    }
+    outcomes = {
+        "right": (("pair", "example"), before),
+        "target_right": (("architecture", "target", "example"), np.stack(right)),
+        "wrong": (
+            ("pair", "points", "architecture", "target", "example"),
+            np.stack(wrong, 2),
+        ),
     }
     return context.dataset(
-        numbers, points=POINTS, architecture=NAMES, target=np.arange(arrays["increase"].shape[-1])
+        numbers, outcomes, points=POINTS, architecture=NAMES, target=np.arange(len(right[0]))
     )
 
 

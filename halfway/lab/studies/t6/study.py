@@ -19,7 +19,10 @@ from halfway.stats import Decision
 TEXT = text.load(__file__)
 UNIFORM, SHIFTED = TARGETS
 ATTACK, NOISE, UNPERTURBED = INPUTS
-CONTROLS = {NOISE: "random perturbations", UNPERTURBED: "unperturbed images"}
+CONTROLS = {UNPERTURBED: "unperturbed images", NOISE: "random perturbations"}
+"""What else the same labels are given to; the first decides first."""
+LEAD = 0.0
+"""By which accuracy exceeds each control, and chance."""
 CHANCE = "chance"
 LEAKS = {
     UNPERTURBED: "labels leak",
@@ -60,28 +63,32 @@ def _above(values: np.ndarray, threshold: float = 0.0, *, least: float = 0.0) ->
 
 
 def decide(records: Records) -> Outcome:
-    """Returns a paired test for each control, and one against chance; all have to hold."""
+    """Returns a paired test for each control, and one against chance, 1/C; all have to hold.
+
+    A pair's accuracy is the mean of both directions; labels t are uniform over all C classes, that
+    of the image among them. Where t is always the next class is described.
+    """
     features = records.get(FEATURES, decided_on(records.config))
     chance = 1 / records.config.num_classes
     accuracies = {name: accuracy(features, UNIFORM, name) for name in INPUTS}
     parts = [
         rules.part(
-            _above(accuracies[ATTACK] - accuracies[name], least=-1.0),
+            _above(accuracies[ATTACK] - accuracies[name], LEAD, least=-1.0),
             label,
             f"accuracy of models trained on perturbations minus on {label}",
             "greater",
-            0.0,
+            LEAD,
             control=label,
         )
         for name, label in CONTROLS.items()
     ]
     parts.append(
         rules.part(
-            _above(accuracies[ATTACK], chance),
+            _above(accuracies[ATTACK], chance + LEAD),
             CHANCE,
             "accuracy of models trained on perturbations",
             "greater",
-            chance,
+            chance + LEAD,
         )
     )
     headlines = (

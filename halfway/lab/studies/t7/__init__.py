@@ -1,4 +1,4 @@
-"""T7: more surrogates meet the target better, by the second law."""
+"""T7: what an ensemble gains is what the second law says it gains."""
 
 from halfway.lab.studies.t7.study import STUDY
 

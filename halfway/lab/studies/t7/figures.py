@@ -1,4 +1,4 @@
-"""Figures of attacks on several models: against the number of surrogates, and by way of attack."""
+"""Figures of attacks on several models: success against alignment, and by way of attack."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,6 @@ from halfway.plots.style import (
     VERMILLION,
     clip_ends,
     draw_interval,
-    label_ends,
     new_figure,
     styled,
     symbols,
@@ -24,52 +23,52 @@ from halfway.plots.style import (
 
 
 @styled
-def curves(
+def gains(
     numbers: ArrayLike,
     alignment: ArrayLike,
     success: ArrayLike,
     *,
-    law: tuple[ArrayLike, ArrayLike],
-    limit: float,
+    line: tuple[ArrayLike, ArrayLike],
+    predicted: tuple[float, tuple[float, float, float]],
+    margin: float,
     epsilon: float,
-    ax: Sequence[Axes] | np.ndarray | None = None,
-) -> np.ndarray:
-    """Returns two axes over the number k of surrogates: alignment with its law, and success.
+    ax: Axes | None = None,
+) -> Axes:
+    """Returns axes with success over alignment, the line through the first two, and the prediction.
 
     Args:
-      numbers: `[T]`, k, on a logarithmic axis.
-      alignment: `[T, 3]` estimate, low, high.
-      success: `[T, 3]` share of examples fooled; NaN where it was not measured.
-      law: (k `[G]`, alignment `[G]`), the line.
-      limit: of the law for many surrogates, a dashed line.
+      numbers: `[T]`, k.
+      alignment: `[T]`, of k surrogates.
+      success: `[T, 3]` estimate, low, high.
+      line: (alignment `[G]`, success `[G]`).
+      predicted: alignment by the law, and success there as (estimate, low, high).
+      margin: half the height of the grey band around the last measured success.
       epsilon: the budget, for words.
-      ax: two axes, or None for a new figure.
+      ax: where to draw, or None for a new figure.
     """
-    if ax is None:
-        ax = np.asarray(new_figure(7.6, 3.4).subplots(1, 2))
-    k = np.asarray(numbers, float)
-    left, right = np.ravel(np.asarray(ax, object))
-    line = [np.asarray(values, float) for values in law]
-    left.axhline(limit, color=GREY, lw=1.2, ls=(0, (5, 3)))
-    left.plot(*line, color=GREY, lw=1.8)
-    _points(left, k, alignment, BLUE, "o")
-    _points(right, k, success, VERMILLION, "s")
-    right.plot(k, np.asarray(success, float)[:, 0], color=VERMILLION, lw=1.4)
-    for axes in (left, right):
-        axes.set_xscale("log")
-        axes.set_xticks(k, [f"{value:g}" for value in k])
-        axes.minorticks_off()
-        axes.set_xlabel("k, number of surrogates")
-    left.set_ylabel(wrapped("alignment of k surrogates' mean gradient with a target's", 32))
-    right.set_ylabel(wrapped(f"share fooled at ε = {epsilon:g}, of those the target had right", 32))
-    shown = np.concatenate([np.asarray(alignment, float).ravel(), line[1], [limit]])
-    shown = shown[np.isfinite(shown) & (np.abs(shown) < 1e6)]
-    pad = 0.08 * (shown.max() - shown.min()) or 0.1
-    left.set_ylim(shown.min() - pad, shown.max() + pad)
-    right.set_ylim(0, None)
-    ends = [(limit, "limit", GREY), (float(line[1][-1]), "second law", GREY)]
-    label_ends(left, float(line[0][-1]), ends, 0.09)
-    return np.array([left, right])
+    ax = new_figure(5.2, 3.6).subplots() if ax is None else ax
+    rates, x = np.asarray(success, float), np.asarray(alignment, float)
+    ax.axhspan(rates[-1, 0] - margin, rates[-1, 0] + margin, color=GRID, alpha=0.55, lw=0)
+    ax.plot(*(np.asarray(values, float) for values in line), color=GREY, lw=1.8)
+    _points(ax, x, rates, BLUE, "o", BLUE)
+    place, rate = predicted
+    _points(ax, np.array([place]), np.array([rate]), VERMILLION, "s", PAPER)
+    for k, at, value in zip(np.asarray(numbers), x, rates[:, 0], strict=True):
+        ax.annotate(
+            f"k = {k:g}", (at, value), (4, -11), textcoords="offset points", color=INK, size=8
+        )
+    ax.annotate(
+        "predicted",
+        (place, rate[0]),
+        (-6, 6),
+        textcoords="offset points",
+        color=VERMILLION,
+        ha="right",
+    )
+    ax.margins(x=0.12, y=0.15)
+    ax.set_xlabel(wrapped("alignment of k surrogates' mean gradient with a target's", 40))
+    ax.set_ylabel(wrapped(f"success at ε = {epsilon:g}: share of S right and then fooled", 32))
+    return ax
 
 
 @styled
@@ -104,20 +103,11 @@ def ways(
     return ax
 
 
-def _points(ax: Axes, x: np.ndarray, values: ArrayLike, color: str, marker: str) -> None:
-    middle, low, high = np.asarray(values, float).T
+def _points(
+    ax: Axes, x: np.ndarray, values: np.ndarray, color: str, marker: str, face: str
+) -> None:
+    """Draws estimates `[T, 3]` with their intervals."""
+    middle, low, high = values.T
     spread = np.maximum([middle - clip_ends(low), clip_ends(high) - middle], 0)
-    ax.errorbar(
-        x,
-        middle,
-        spread,
-        fmt=marker,
-        ms=6,
-        color=color,
-        mec=PAPER,
-        mew=0.6,
-        lw=0,
-        elinewidth=1.6,
-        ecolor=INK,
-        zorder=3,
-    )
+    style = {"ms": 6, "color": color, "mfc": face, "mec": color, "mew": 1.2, "lw": 0}
+    ax.errorbar(x, middle, spread, fmt=marker, elinewidth=1.4, ecolor=color, zorder=3, **style)

@@ -13,22 +13,46 @@ from halfway.lab.measurements.context import Context, Pair, Program, Shared
 from halfway.lab.study.records import Measurement
 from halfway.types import Array, LogitsFn
 
-EPSILON = 1.5
-"""Length of a step, in l2."""
+LENGTH, DIGITS_SIZE, DIGITS_SPREAD = 1.5, 64, 0.230188
+"""Length of a step in l2 on digits, their number of pixels, and their `pixel_spread`."""
 NUM_DIRECTIONS = 16
 """Orthogonal directions of equal cosine, 1/4: on digits a quarter of all there are."""
 MOST_DIRECTIONS = 64
 """As many directions as are looked at where first order says how many there are."""
 MOST_EXAMPLES = 2_000
 """Of S, whose order is random, that are looked at."""
-BOUNDS = {"box": (0.0, 1.0), "free": (-np.inf, np.inf)}
-"""Clipped to the box, which decides; and not, where cosine and length are equal exactly."""
+BOUNDS = {"free": (-np.inf, np.inf), "box": (0.0, 1.0)}
+"""Not clipped, so that cosine and length are equal exactly, which decides; and clipped."""
 SIDES = ("along", "beside")
 """Directions that fool the surrogate, and the others of the same example."""
 FOOLED = ("surrogate", "target", "both")
 DIMENSIONS = ("granted", "fooling", "shared")
 """Directions that first order grants an example, those of them that fool the surrogate, and those
 that fool both models."""
+
+
+def pixel_spread(images: np.ndarray) -> float:
+    """Returns the mean over pixels and channels of the standard deviation over images.
+
+    Args:
+      images: `[N, H, W, D]`.
+    """
+    mean = np.mean(images, axis=0, dtype=np.float64)
+    # Without a copy of all images in double precision.
+    square = np.einsum("n...,n...->...", images, images, dtype=np.float64) / len(images)
+    return float(np.sqrt(np.maximum(square - mean**2, 0)).mean())
+
+
+def step_length(images: np.ndarray) -> float:
+    """Returns the length of a step in l2: that on digits, as long for the size of the images.
+
+    `1.5 √(d/64) · pixel_spread / that of digits`.
+
+    Args:
+      images: `[N, H, W, D]` of the pool.
+    """
+    size = float(np.prod(images.shape[1:]))
+    return LENGTH * (size / DIGITS_SIZE) ** 0.5 * pixel_spread(images) / DIGITS_SPREAD
 
 
 class Steps(NamedTuple):
@@ -78,7 +102,7 @@ def contrast(steps: Steps, right: Array) -> dict[str, Array]:
 def _along(
     surrogate_fn: LogitsFn, target_fn: LogitsFn, x: Array, labels: Array, frame: Array, length
 ) -> dict[str, Array]:
-    """Returns `contrast` with and without a box, and the dimensions `[3, B]` of both subspaces.
+    """Returns `contrast` without and with a box, and the dimensions `[3, B]` of both subspaces.
 
     `frame` `[m, d]` is turned towards the surrogate's gradient; `length` is that of a step.
     """
@@ -113,7 +137,7 @@ def _along(
     # Of the whole frame each example uses as many directions as first order grants it.
     granted = input_space.most_directions(-before, norm, length, frame.shape[0])
     most = jax.vmap(input_space.mirror_onto, (0, None, 0))(gradient, frame, granted)
-    fooled = follow(most, frame, BOUNDS["box"]).fooled
+    fooled = follow(most, frame, BOUNDS["free"]).fooled
     fooling = fooled[:, 0] & (jnp.arange(frame.shape[0])[:, None] < granted[None])
     dimensions = jnp.stack([granted, fooling.sum(0), (fooling & fooled[:, 1]).sum(0)])
     return contrasts | {"right": right, "dimensions": dimensions * right[None]}
@@ -149,7 +173,7 @@ def _measure(context: Context) -> xr.Dataset:
     """Returns sums over examples of S, labels clean, that both models of a pair have right.
 
     For each surrogate, k random orthogonal directions of equal cosine to its gradient of the margin
-    loss, each followed for 1.5 in l2, with a box and without one (bounds).
+    loss, each followed for `step_length` in l2, without a box and with one (bounds).
 
     `rate` (pair, surrogate, bounds, side) is the target's fooling rate along directions that fool
     the surrogate, and beside them: a mean within each example, summed over the `num_mixed` (pair,
@@ -158,13 +182,15 @@ def _measure(context: Context) -> xr.Dataset:
 
     Summed over all `num_examples` (pair, surrogate): `num_directions` (pair, surrogate, bounds,
     fooled), by how many directions a model is fooled, or both; and `num_dimensions` (pair,
-    surrogate, dimension), where an example uses as many directions as first order grants it.
+    surrogate, dimension), where an example uses as many directions as first order grants it,
+    without a box.
     `directions` (pair, surrogate, bounds, fooled, example) are the numbers of each example, −1
-    where a model errs.
+    where a model errs; `step_length` is the same for all.
     """
     # Points are as many as examples times features: one pair after another.
+    taken = step_length(np.asarray(context.pool.images))
     arrays = context.over_pairs(
-        _pair, extra=jnp.asarray(frames_of(context)), epsilon=EPSILON, at_once=1
+        _pair, extra=jnp.asarray(frames_of(context)), epsilon=taken, at_once=1
     )
     directions = arrays["directions"]
     dims = "pair", "surrogate"
@@ -173,6 +199,7 @@ def _measure(context: Context) -> xr.Dataset:
         for name in ("rate", "length", "gain")
     }
     numbers |= {
+        "step_length": ((), taken),
         "num_mixed": ((*dims, "bounds"), arrays["mixed"].sum(-1)),
         "num_examples": (dims, arrays["right"].sum(-1)),
         "num_directions": ((*dims, "bounds", "fooled"), np.maximum(directions, 0).sum(-1)),

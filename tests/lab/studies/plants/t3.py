@@ -29,8 +29,7 @@ def plant(rng, effect, boundary=None):
     anchor = grid_arrays.BASE["transfer"]
     design = law._design(plan.conditions)
     said = special.expit(
-        special.logit(anchor)
-        + (design.T[1:] - design.T[0]) @ np.array(lines[law.DESIGN].slopes)
+        special.logit(anchor) + (design.T[1:] - design.T[0]) @ np.array(lines[law.DESIGN].slopes)
     )
     sign = np.where(np.arange(len(said)) % 2 == 0, 1.0, -1.0)
     sign = np.where(said < 0.15, 1.0, np.where(said > 0.85, -1.0, sign))

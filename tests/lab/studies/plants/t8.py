@@ -7,8 +7,8 @@ from halfway.lab.studies.t8 import study
 from halfway.lab.studies.t8.measure import (
     BOUNDS,
     DIMENSIONS,
-    EPSILON,
     FOOLED,
+    LENGTH,
     NUM_DIRECTIONS,
     SIDES,
     SUBSPACE,
@@ -17,10 +17,10 @@ from halfway.lab.studies.t8.measure import (
 BOUNDARIES = [study.PART]
 PLANTED = 0.05
 """Lead of the rate along directions that fool A, at effect 1."""
-RATE, NOISE = 0.2, 0.02
+RATE, NOISE = 0.2, 0.03
 """Rate along the other directions, and the standard deviation over pairs of the lead."""
-LENGTH = [[1.22, 1.18], [EPSILON, EPSILON]]
-GAIN = [[0.99, 0.75], [1.0, 1.0]]
+STEPS = [[LENGTH, LENGTH], [1.22, 1.18]]
+GAIN = [[1.0, 1.0], [0.99, 0.75]]
 """Mean length and first-order gain of a step, by bounds and side."""
 NUM_DIMENSIONS = [14.9, 6.7, 2.2]
 """Mean numbers by dimension."""
@@ -44,8 +44,9 @@ def plant(rng, effect, boundary=None):
     counted = np.full((num_pairs, 2), float(num_examples))
     numbers = {
         name: ((*dims, "bounds", "side"), mixed[:, :, None, None] * mean)
-        for name, mean in (("rate", rate), ("length", LENGTH), ("gain", GAIN))
+        for name, mean in (("rate", rate), ("length", STEPS), ("gain", GAIN))
     } | {
+        "step_length": ((), np.array(LENGTH)),
         "num_mixed": ((*dims, "bounds"), np.stack([mixed] * len(BOUNDS), -1)),
         "num_examples": (dims, counted),
         "num_directions": ((*dims, "bounds", "fooled"), directions.sum(-1)),
