@@ -1,4 +1,4 @@
-"""G3 to G8 and what they stand on, from training to words, each on a config that is as small as it can be."""
+"""G3 to G8 and what they stand on, from training to words, on a config as small as it can be."""
 
 import json
 

@@ -9,12 +9,14 @@ from halfway.lab.measurements.grid import COMPLEXITY, RIVALS
 from halfway.lab.studies.g3 import prediction, study
 
 BOUNDARIES = list(study.COMPARED)
-JOINT = (prediction.NO_CHANGE, prediction.SIZE)
+IMPLIED = (prediction.NO_CHANGE, prediction.SIZE)
 """Where coherence says nothing it errs as these do, and so do its other rivals."""
-NOISE = 0.15
+SIZED = BOUNDARIES[:1] + BOUNDARIES[2::4]
+"""What a change has to wait for; the others are alike, and nightly."""
+NOISE = 0.03
 """Standard deviation over interventions of what coherence says of the log odds of the gap."""
-FACTOR = 3.0
-"""How much more a rival errs at effect 1: a lead of one half."""
+FACTOR = 30.0
+"""How much more a rival's noise is at effect 1, where it errs about as no change does."""
 PAIRS = 0.03
 """Standard deviation over pairs of the log of a measure, and of the log odds of a gap."""
 CONDITIONS = prediction.conditions(plants.CONFIG)
@@ -37,7 +39,7 @@ MOVES = _moved()
 def plant(rng, effect, boundary=None):
     """Records in which coherence follows the gap and every rival follows it less closely.
 
-    Rivals have 3^effect times its noise.
+    Rivals have 30^effect times its noise; below effect 0 coherence has 30^−effect times theirs.
     """
     plan = grid.design(plants.CONFIG)
     bases = {item.condition.id: item.base for item in CHANGED}
@@ -51,10 +53,11 @@ def plant(rng, effect, boundary=None):
     names = [prediction.COHERENCE, *RIVALS.values()]
     logs = []
     for name in names:
-        scale = NOISE if name == prediction.COHERENCE else NOISE * FACTOR**effect
+        side = -effect if name == prediction.COHERENCE else effect
+        scale = NOISE * FACTOR ** max(side, 0.0)
         if name == boundary:
             scale = NOISE
-        follows = 0.0 if boundary in JOINT else 1.0
+        follows = 0.0 if boundary in IMPLIED else 1.0
         logs.append(follows * moved + scale * rng.normal(size=len(CONDITIONS)) * ~is_base)
     logs = np.array(logs)
     size = len(CONDITIONS), num_pairs
