@@ -158,18 +158,23 @@ def draw_interval(
         ax.plot(estimate, y, marker, color=color, ms=size, mec=PAPER, mew=0.8, zorder=4)
 
 
-def mean_interval(values: ArrayLike) -> tuple[float, float, float]:
+def mean_interval(
+    values: ArrayLike, bounds: tuple[float, float] = (-np.inf, np.inf)
+) -> tuple[float, float, float]:
     """Returns the mean of the finite values, and the low and high end of its 95 % t interval.
 
     Args:
       values: `[P]`; the interval is nan where fewer than two are finite.
+      bounds: the least and the largest value there is, such as 0 and 1 of a share; what the
+        interval says beyond is cut off.
     """
     finite = np.asarray(values, float)
     finite = finite[np.isfinite(finite)]
     if finite.size < 2:
         return (float(finite.mean()) if finite.size else np.nan), np.nan, np.nan
     half = stats.t.ppf(0.975, finite.size - 1) * stats.sem(finite)
-    return float(finite.mean()), float(finite.mean() - half), float(finite.mean() + half)
+    low, high = np.clip([finite.mean() - half, finite.mean() + half], *bounds)
+    return float(finite.mean()), float(low), float(high)
 
 
 def label_ends(ax: Axes, x: float, ends: Sequence[tuple[float, str, str]], gap: float) -> None:

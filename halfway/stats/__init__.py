@@ -1,5 +1,26 @@
-"""Intervals and tests over pairs, rank correlations, means over surrogates and targets; NumPy."""
+"""Intervals and tests over pairs, conditions, surrogates and targets, rank correlations; NumPy."""
 
+from halfway.stats.composite import (
+    Influence,
+    WeightedStatistic,
+    composite_test,
+    influence_values,
+    pair_bootstrap,
+    valid_pairs,
+    weighted_ratio,
+)
+from halfway.stats.conditions import (
+    FactorMeans,
+    SignFlips,
+    anchored_slope,
+    anchored_slopes,
+    factor_means,
+    factor_slope,
+    out_of_factor_slopes,
+    sign_flip_test,
+    sign_holds,
+    without_each_factor,
+)
 from halfway.stats.crossed import Crossed, Side, crossed_mean, crossed_ratio, crossed_test
 from halfway.stats.inference import (
     Alternative,
@@ -20,6 +41,7 @@ from halfway.stats.inference import (
     slope,
 )
 from halfway.stats.ranks import RankCorrelation, kendall, spearman
+from halfway.stats.shares import bounded
 
 __all__ = [
     "Alternative",
@@ -27,23 +49,41 @@ __all__ = [
     "Crossed",
     "Decision",
     "Estimate",
+    "FactorMeans",
+    "Influence",
     "Linearized",
     "RankCorrelation",
     "Side",
+    "SignFlips",
     "SlopeSums",
+    "WeightedStatistic",
+    "anchored_slope",
+    "anchored_slopes",
     "auc",
+    "bounded",
+    "composite_test",
     "crossed_mean",
     "crossed_ratio",
     "crossed_test",
+    "factor_means",
+    "factor_slope",
     "fieller",
     "holm",
+    "influence_values",
     "kendall",
     "linearized",
     "mean_equivalence",
     "mean_test",
+    "out_of_factor_slopes",
+    "pair_bootstrap",
     "ratio_difference",
     "ratio_equivalence",
     "ratio_test",
+    "sign_flip_test",
+    "sign_holds",
     "slope",
     "spearman",
+    "valid_pairs",
+    "weighted_ratio",
+    "without_each_factor",
 ]

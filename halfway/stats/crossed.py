@@ -1,4 +1,4 @@
-"""Means over draws of surrogates *and* of targets: two-way clustered errors; NumPy and SciPy.
+"""Means over draws of surrogates, of targets, and of examples: clustered errors; NumPy and SciPy.
 
 A matrix with a value for each surrogate and target is no sample of independent numbers: the values
 of a row share a surrogate, those of a column a target. With `v_ij = μ + a_i + b_j + e_ij` the
@@ -7,11 +7,16 @@ is the sum of the variances by clusters of surrogates and by clusters of targets
 twice, so that it is never negative, and a little too large where cells have a noise of their own.
 The degrees of freedom of the t quantile are Satterthwaite's.
 
+All cells share the examples as well. A claim that is not about these very examples has outcomes of
+each, `[K, M, B]`, and a third variance by clusters of examples: effects of two sides together
+(surrogate and example, say) are then counted twice, those of single outcomes three times.
+
 A bootstrap that resamples surrogates and targets estimates the same sum and has no t quantile: with
 eight of each its intervals are too short.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -23,22 +28,28 @@ from halfway.stats.inference import Decision
 Side = Literal["greater", "less"]
 
 _LARGEST = 1e150
+_BATCH = 4_000_000
+"""How many outcomes are held as float64 at once: 80 surrogates, 80 targets and 10,000 examples are
+64 million, and come as bytes."""
 # Relative spread below which two numbers differ by rounding alone.
 _ROUNDING = 64 * np.finfo(np.float64).eps
 
 
 class Crossed(NamedTuple):
-    """An estimate over surrogates and targets with its standard error and two-sided interval.
+    """An estimate over models and examples with its standard error and two-sided interval.
 
     Attributes:
       estimate: the point estimate, always finite; 0 where there is nothing to estimate.
       low: lower end of the interval; -inf where unbounded.
       high: upper end of the interval; inf where unbounded.
-      standard_error: over draws of surrogates and of targets; inf where it is not defined.
+      standard_error: over draws of surrogates, of targets and, where outcomes of each are given,
+        of examples; inf where it is not defined.
       degrees: degrees of freedom of the t quantile.
       num_surrogates: number of surrogates with a valid cell.
       num_targets: number of targets with a valid cell.
-      num_excluded: number of surrogates and targets without a valid cell.
+      num_examples: number of examples with a valid outcome; 0 for a matrix, whose cells are given
+        the examples.
+      num_excluded: number of surrogates and targets without a valid cell; examples are not counted.
     """
 
     estimate: float
@@ -48,24 +59,28 @@ class Crossed(NamedTuple):
     degrees: float
     num_surrogates: int
     num_targets: int
+    num_examples: int
     num_excluded: int
 
 
 def crossed_mean(values: ArrayLike, *, confidence: float = 0.95) -> Crossed:
-    """Returns the mean over cells with its interval over draws of surrogates and targets.
+    """Returns the mean over cells with its interval over draws of surrogates, targets, examples.
 
     Args:
-      values: `[K, M]`, a row for each surrogate; cells that are NaN or infinite are left out, such
-        as those of models that are not independent of each other.
+      values: `[K, M]`, a row for each surrogate, or `[K, M, B]` with an outcome of each example;
+        entries that are NaN or infinite are left out, such as those of models that are not
+        independent of each other.
       confidence: level of the interval, in (0, 1).
 
     Raises:
-      ValueError: if the values are no matrix, or the confidence is outside (0, 1).
+      ValueError: if the values have neither two nor three axes, or the confidence is outside
+        (0, 1).
 
-    Formula: with residuals r of N cells, `V_K = K/(K − 1) Σ_i (Σ_j r_ij)²/N²`, V_M likewise, and
-    V = V_K + V_M; degrees of freedom `V²/(V_K²/(K − 1) + V_M²/(M − 1))`. Fewer than two surrogates
-    or targets with a valid cell have no finite interval.
-    Source: Cameron, Gelbach and Miller (2011), without the term that they subtract;
+    Formula: with residuals r of N entries, `V_K = K/(K − 1) Σ_i (Σ_jb r_ijb)²/N²`, V_M and V_B
+    likewise, and V their sum; degrees of freedom `V²/(V_K²/(K − 1) + V_M²/(M − 1) + V_B²/(B − 1))`.
+    Fewer than two surrogates, targets or examples with a valid entry have no finite interval. A
+    matrix has no V_B.
+    Source: Cameron, Gelbach and Miller (2011), without the terms that they subtract;
     Satterthwaite (1946).
 
     Examples:
@@ -73,25 +88,28 @@ def crossed_mean(values: ArrayLike, *, confidence: float = 0.95) -> Crossed:
       >>> mean.estimate, mean.standard_error  # surrogates differ by 2, targets by 1
       (2.5, 1.118033988749895)
     """
-    cells = _matrix(values)
-    return crossed_ratio(cells, np.ones(cells.shape), confidence=confidence)
+    outcomes = _outcomes(values)
+    return crossed_ratio(outcomes, np.broadcast_to(1.0, outcomes.shape), confidence=confidence)
 
 
 def crossed_ratio(
     numerators: ArrayLike, denominators: ArrayLike, *, confidence: float = 0.95
 ) -> Crossed:
-    """Returns the ratio of sums over cells with its interval over draws of both sides.
+    """Returns the ratio of sums over cells with its interval over draws of all sides.
 
-    Interval and standard error are those of the mean of `(num_ij − R den_ij)/mean(den)`. They are
-    of first order in the errors of the denominators, which are meant to be clearly positive.
+    Interval and standard error are those of the mean of `(num − R den)/mean(den)` over entries.
+    They are of first order in the errors of the denominators, which are meant to be clearly
+    positive.
 
     Args:
-      numerators: `[K, M]`, a row for each surrogate.
-      denominators: `[K, M]`; a cell counts where numerator and denominator are finite.
+      numerators: `[K, M]`, a row for each surrogate, or `[K, M, B]` with one of each example.
+      denominators: `[K, M]` or `[K, M, B]`; an entry counts where numerator and denominator are
+        finite.
       confidence: level of the interval, in (0, 1).
 
     Raises:
-      ValueError: if these are no matrices of one shape, or the confidence is outside (0, 1).
+      ValueError: if these have neither two nor three axes, or not one shape, or the confidence is
+        outside (0, 1).
 
     Formula: that of `crossed_mean`, for the linearized values. Where the denominators do not sum to
     more than 0 there is no finite interval.
@@ -101,31 +119,53 @@ def crossed_ratio(
       >>> ratio = stats.crossed_ratio([[1.0, 2.0], [3.0, 4.0]], [[4.0, 4.0], [4.0, 4.0]])
       >>> ratio.estimate, ratio.num_surrogates, ratio.num_targets
       (0.625, 2, 2)
+      >>> fooled = np.ones((2, 2, 3)) * np.array([0, 1, 1])  # all models alike: examples differ
+      >>> rate = stats.crossed_ratio(fooled, np.ones((2, 2, 3)))
+      >>> round(rate.estimate, 3), round(rate.standard_error, 3), rate.num_examples
+      (0.667, 0.333, 3)
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
-    num, den = _matrix(numerators), _matrix(denominators)
+    num, den = _outcomes(numerators), _outcomes(denominators)
     if num.shape != den.shape:
+        axes = "[K, M]" if num.ndim == 2 else "[K, M, B]"
         raise ValueError(
-            f"numerators and denominators must have one shape [K, M], got {num.shape} and "
+            f"numerators and denominators must have one shape {axes}, got {num.shape} and "
             f"{den.shape}"
         )
-    valid = (np.abs(num) < _LARGEST) & (np.abs(den) < _LARGEST)  # NaN is not
-    num, den = np.where(valid, num, 0.0), np.where(valid, den, 0.0)
-    counts = num_surrogates, num_targets = [int(valid.any(axis).sum()) for axis in (1, 0)]
-    left = num_surrogates, num_targets, sum(num.shape) - sum(counts)
-    size, total = int(valid.sum()), float(den.sum())
-    ratio = float(num.sum()) / total if total else 0.0
+    sides = range(num.ndim)
+    present = [np.zeros(size, bool) for size in num.shape]
+    num_entries, sum_num, total = 0, 0.0, 0.0
+    for rows, block_num, block_den, valid in _blocks(num, den):
+        for side in sides:
+            places = rows if side == 0 else slice(None)
+            present[side][places] |= valid.any(_others(side, num.ndim))
+        num_entries += int(valid.sum())
+        sum_num, total = sum_num + float(block_num.sum()), total + float(block_den.sum())
+    counts = [int(members.sum()) for members in present]
+    num_surrogates, num_targets = counts[:2]
+    num_examples = counts[2] if num.ndim == 3 else 0
+    num_excluded = sum(num.shape[:2]) - num_surrogates - num_targets
+    left = num_surrogates, num_targets, num_examples, num_excluded
+    ratio = sum_num / total if total else 0.0
     undecided = Crossed(ratio, -math.inf, math.inf, math.inf, 1.0, *left)
     if min(counts) < 2 or not total > 0:
         return undecided
-    residuals = (num - ratio * den) * (size / total)
+    sums = [np.zeros(size) for size in num.shape]
+    largest = 0.0
+    for rows, block_num, block_den, _ in _blocks(num, den):
+        residuals = (block_num - ratio * block_den) * (num_entries / total)
+        for side in sides:
+            places = rows if side == 0 else slice(None)
+            sums[side][places] += residuals.sum(_others(side, num.ndim))
+        sizes = (np.abs(terms).max() for terms in (block_num, ratio * block_den))
+        largest = max(largest, *map(float, sizes))
     variances = [
-        count / (count - 1) * float((residuals.sum(axis) ** 2).sum()) / size**2
-        for count, axis in zip(counts, (1, 0), strict=True)
+        count / (count - 1) * float((cluster**2).sum()) / num_entries**2
+        for count, cluster in zip(counts, sums, strict=True)
     ]
     variance = sum(variances)
-    scale = np.abs(np.stack([num, ratio * den])).max() * (size / total)
+    scale = largest * (num_entries / total)
     error = math.sqrt(variance)
     if not error > _ROUNDING * scale:  # no spread but that of rounding: a point
         return undecided._replace(low=ratio, high=ratio, standard_error=0.0)
@@ -169,9 +209,29 @@ def crossed_test(estimate: Crossed, threshold: float = 0.0, *, alternative: Side
     return Decision(*estimate[:3], p_value, p_reverse, num_models, estimate.num_excluded)
 
 
-def _matrix(values: ArrayLike) -> np.ndarray:
-    """Returns values as a float64 matrix."""
-    cells = np.asarray(values, np.float64)
-    if cells.ndim != 2:
-        raise ValueError(f"expected a matrix [K, M], got an array of shape {cells.shape}")
-    return cells
+def _outcomes(values: ArrayLike) -> np.ndarray:
+    """Returns values as an array `[K, M]` or `[K, M, B]`, of the type that they have."""
+    outcomes = np.asarray(values)
+    if outcomes.ndim not in (2, 3):
+        raise ValueError(
+            f"expected a matrix [K, M] or outcomes [K, M, B], got an array of shape "
+            f"{outcomes.shape}"
+        )
+    return outcomes
+
+
+def _blocks(
+    numerators: np.ndarray, denominators: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields rows, their numerators and denominators, 0 where not valid, and what is valid."""
+    step = max(1, _BATCH // max(1, math.prod(numerators.shape[1:])))
+    for start in range(0, len(numerators), step):
+        rows = slice(start, start + step)
+        num, den = (np.asarray(v[rows], np.float64) for v in (numerators, denominators))
+        valid = (np.abs(num) < _LARGEST) & (np.abs(den) < _LARGEST)  # NaN is not
+        yield rows, np.where(valid, num, 0.0), np.where(valid, den, 0.0), valid
+
+
+def _others(side: int, num_sides: int) -> tuple[int, ...]:
+    """Returns the axes to sum over for the clusters of a side."""
+    return tuple(axis for axis in range(num_sides) if axis != side)

@@ -70,6 +70,9 @@ def test_mean_interval_is_the_t_interval():
     assert plots.mean_interval([3.0])[0] == 3.0
     assert np.isnan(plots.mean_interval([3.0])[1:]).all()
     assert np.isnan(plots.mean_interval([np.nan])).all()
+    # Of a share, what the interval says beyond 1 is cut off.
+    mean, low, high = plots.mean_interval([0.8, 0.9, 1.0])
+    assert high > 1 and plots.mean_interval([0.8, 0.9, 1.0], (0, 1)) == (mean, low, 1.0)
 
 
 @pytest.mark.quick

@@ -101,8 +101,11 @@ def _learning_tables(records: Records, conditions: Sequence[Condition]) -> list[
                 for at in ("end", "best")
             ]
             if loss == "error":
-                means = learning.gap(learned), learning.training_accuracy(learned)
-                row += [_text(stats.mean_test(values, alternative="greater")) for values in means]
+                gap, accuracy = (
+                    stats.mean_test(values, alternative="greater")
+                    for values in (learning.gap(learned), learning.training_accuracy(learned))
+                )
+                row += [_text(stats.bounded(gap, -1.0)), _text(stats.bounded(accuracy))]
             rows.append(row)
         tables.append(Table(f"Where halves meet, in {name}", meaning[loss], columns, rows))
     return tables
@@ -151,7 +154,7 @@ def _success_table(
             for name, points in ({"own": OWN} | shown).items()
         }
         number = stats.mean_test(counts["attack on the other"][1], alternative="greater")
-        rates = [_text(stats.fieller(*count)) for count in counts.values()]
+        rates = [_text(stats.bounded(stats.fieller(*count))) for count in counts.values()]
         rows.append([_name(listed), f"{number.estimate / 2:.0f}", *rates])
     return Table(
         f"Success among {COUNTED[denominator]}, ε = {epsilon:g}",

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy.stats
 
-from halfway import transfer
+from halfway import stats, transfer
 from halfway.transfer import TransferGrid, TransferMatrix
 
 NUM_RESAMPLES = 2000
@@ -125,13 +125,13 @@ def summarize(cell: TransferMatrix) -> Summary:
         return float(fooled.sum() / counted.sum()) if counted.sum() else math.nan
 
     attacked, noisy = counts(SUBSET, "attack"), counts(SUBSET, "noise")
-    bootstrap = transfer.crossed_bootstrap(*attacked, _rng(), **options)
-    triple: Triple = (bootstrap.estimate, max(0.0, bootstrap.low), min(1.0, bootstrap.high))
+    bootstrap = stats.bounded(transfer.crossed_bootstrap(*attacked, _rng(), **options))
+    triple: Triple = bootstrap[:3]
     if left_out.size == 1 and attacked[1].sum():
         # One pair of models is a binomial share, of which no example need be fooled.
-        test = stats.binomtest(int(attacked[0].sum()), int(attacked[1].sum()))
+        test = scipy.stats.binomtest(int(attacked[0].sum()), int(attacked[1].sum()))
         triple = (bootstrap.estimate, *test.proportion_ci(method="wilson"))
-    beyond = transfer.paired_bootstrap(attacked, noisy, _rng(), **options)
+    beyond = stats.bounded(transfer.paired_bootstrap(attacked, noisy, _rng(), **options), -1.0)
     own_rise = np.asarray(transfer.own_increase(cell), float)[:, None] * kept
     rise = {
         name: np.asarray(transfer.increase(cell, name), float) * kept for name in transfer.KINDS

@@ -1,5 +1,6 @@
 """Pieces that decision rules share."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,14 @@ def part(
     )
 
 
-def gate(values: np.ndarray, name: str, statistic: str, threshold: float) -> PartResult:
+def gate(
+    values: np.ndarray,
+    name: str,
+    statistic: str,
+    threshold: float,
+    *,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> PartResult:
     """Returns a precondition on a mean over pairs, which must lie above the threshold.
 
     Args:
@@ -53,8 +61,9 @@ def gate(values: np.ndarray, name: str, statistic: str, threshold: float) -> Par
       name: unique within the study.
       statistic: in words with its symbol.
       threshold: to be exceeded.
+      bounds: the least and the largest value there is, such as 0 and 1 of a share.
     """
-    mean = stats.mean_test(values, threshold, alternative="greater")
+    mean = stats.bounded(stats.mean_test(values, threshold, alternative="greater"), *bounds)
     return PartResult(
         name=name,
         kind="gate",

@@ -299,6 +299,27 @@ def test_all_diverged_is_still_an_answer(name):
     assert not _mentions_nan(STUDIES[name].explain(verdict), verdict.reason)
 
 
+SHARE = re.compile(r"^(\S+ ){0,2}(share|accuracy|rate|AUC)\b")
+"""How the words for a share begin; they have "minus" where two are compared."""
+
+
+@each_study
+def test_intervals_of_shares_stay_within_their_range(name):
+    """Where all diverged nothing is known of a share, but that it is one."""
+    records = _planted(name)
+    for condition, size in _sizes(records).items():
+        records = _diverged(records, condition, range(size), np.nan)
+    outcome = STUDIES[name].decide(records)
+    listed = [(part.statistic, part.low, part.high) for part in outcome.parts]
+    for headline in outcome.headlines:
+        listed.append((headline.label, headline.low, headline.high))
+        if headline.control is not None:
+            listed.append((headline.label, *headline.control[1:]))
+    for words, low, high in listed:
+        if SHARE.match(words):
+            assert low >= (-1 if "minus" in words else 0) and high <= 1, words
+
+
 # Figures and words
 
 

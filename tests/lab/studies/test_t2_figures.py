@@ -16,10 +16,19 @@ def test_rates_by_hand():
     # Lower half: pair 0 has 0, 0, pair 1 has 0, 1; upper: pair 0 has 0, 1, pair 1 has 1, 1.
     assert has_line(ax, [[1.5, 0.25], [5.5, 0.75]])
     assert has_line(ax, [[0, 0.5], [1, 0.5]])  # the rate over all
+    # The t interval of two pairs reaches beyond 1, where no rate is.
     band = ax.collections[0].get_paths()[0].vertices
-    expected = stats.ttest_1samp([0.5, 1.0], 0).confidence_interval(0.95)
-    assert np.isclose(band[:, 1], expected.high).any()
+    assert (band[:, 1].min(), band[:, 1].max()) == (0, 1)
     assert words(ax) == ["all examples"]
+
+
+def test_the_band_of_rates_is_the_t_interval_over_pairs():
+    pair = np.repeat(np.arange(8), 4)
+    fooled = np.tile([1, 0, 0, 0, 1, 1, 0, 0], 4)  # means over a pair: 1/4 and 1/2 in turn
+    band = figures.rates(np.zeros(32), fooled, pair).collections[0].get_paths()[0].vertices
+    expected = stats.ttest_1samp(np.tile([0.25, 0.5], 4), 0).confidence_interval(0.95)
+    assert np.isclose(band[:, 1].min(), expected.low)
+    assert np.isclose(band[:, 1].max(), expected.high)
 
 
 def test_bins_keep_equal_scores_together():

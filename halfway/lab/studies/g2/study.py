@@ -101,6 +101,7 @@ def decide(records: Records) -> Outcome:
                 f"{architecture}, trained at ρ = {rate:g}",
                 "mean training accuracy",
                 GATE,
+                bounds=(0, 1),
             )
             for rate, measured in learned.items()
         ]

@@ -99,14 +99,15 @@ def decide(records: Records) -> Outcome:
             "error below chance",
             "mean accuracy on S",
             1 - CHANCE_SHARE * (1 - 1 / records.config.num_classes),
+            bounds=(0, 1),
         ),
     )
     headlines = [
         rules.headline(
             f"disagreement on S ({DECIDES})",
-            stats.mean_test(disagreement, alternative="greater"),
+            stats.bounded(stats.mean_test(disagreement, alternative="greater")),
             "error",
-            stats.mean_test(error, alternative="greater"),
+            stats.bounded(stats.mean_test(error, alternative="greater")),
         )
     ]
     headlines += [

@@ -209,7 +209,7 @@ def _curve(controlled: Measured, config: RunConfig, verdict: Verdict) -> Figure:
                 transfer.control_terms(controlled, quantity, *where, **labels)
                 for quantity in ("num_fooled", "num_examples")
             )
-            estimates.append(rules.triple(stats.fieller(fooled, number)))
+            estimates.append(rules.triple(stats.bounded(stats.fieller(fooled, number))))
         middle[label], low[label], high[label] = np.array(estimates).T
     axes = plots.budget_curve(
         budgets,

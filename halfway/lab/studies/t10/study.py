@@ -105,7 +105,9 @@ def _headlines(split: Measured, name: str) -> list[Headline]:
         return transfer.both_directions(values, target)
 
     on, off = (stats.fieller(*terms(split, part)) for part in ("on", "off"))
-    attack, noise = (stats.fieller(*energy(split, move)) for move in ("attack", "noise"))
+    attack, noise = (
+        stats.bounded(stats.fieller(*energy(split, move))) for move in ("attack", "noise")
+    )
     expected = split["expected_share"].item()
     headlines = [
         rules.headline(f"M_x of the on-part ({name})", on, "of the off-part", off),
@@ -120,7 +122,9 @@ def _headlines(split: Measured, name: str) -> list[Headline]:
         ),
     ]
     for target, model in (("own", "A"), ("other", "B")):
-        on, off = (stats.fieller(fooled(part, target), right) for part in ("on", "off"))
+        on, off = (
+            stats.bounded(stats.fieller(fooled(part, target), right)) for part in ("on", "off")
+        )
         headlines.append(
             rules.headline(f"share fooled of {model} ({name}), on-part", on, "off-part", off)
         )

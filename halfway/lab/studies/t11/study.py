@@ -79,17 +79,18 @@ def _cell(attacked: Measured, target: str, finite: np.ndarray) -> Cell:
 
 def fooling_rate(cell: Cell) -> Crossed:
     """Returns the share of examples that the attack fools."""
-    return stats.crossed_ratio(cell.num_fooled, cell.num_examples)
+    return stats.bounded(stats.crossed_ratio(cell.num_fooled, cell.num_examples))
 
 
 def noise_rate(cell: Cell) -> Crossed:
     """Returns the share of examples that matched noise fools."""
-    return stats.crossed_ratio(cell.num_by_noise, cell.num_examples)
+    return stats.bounded(stats.crossed_ratio(cell.num_by_noise, cell.num_examples))
 
 
 def lead(cell: Cell) -> Crossed:
     """Returns the fooling rate of the attack minus that of matched noise."""
-    return stats.crossed_ratio(cell.num_fooled - cell.num_by_noise, cell.num_examples)
+    difference = stats.crossed_ratio(cell.num_fooled - cell.num_by_noise, cell.num_examples)
+    return stats.bounded(difference, -1.0)
 
 
 def coefficient(cell: Cell) -> Crossed:

@@ -22,7 +22,11 @@ def _bins(score: np.ndarray, num_bins: int) -> np.ndarray:
 
 
 def _by_bin(
-    x: ArrayLike, y: ArrayLike, pair: ArrayLike, num_bins: int
+    x: ArrayLike,
+    y: ArrayLike,
+    pair: ArrayLike,
+    num_bins: int,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean x `[bins]` and (mean, low, high) of y over pairs `[bins, 3]`."""
     x, y, pair = np.asarray(x, float), np.asarray(y, float), np.asarray(pair)
@@ -37,7 +41,7 @@ def _by_bin(
         total = np.bincount(place[inside], weights=y[inside], minlength=len(pairs))
         means = total[count > 0] / count[count > 0]
         middles.append(x[inside].mean())
-        rows.append(mean_interval(means))
+        rows.append(mean_interval(means, bounds))
     return np.array(middles), np.array(rows)
 
 
@@ -67,7 +71,7 @@ def rates(
     Raises:
       ValueError: if the lengths differ, or there is nothing to draw.
     """
-    middle, rate = _by_bin(score, fooled, pair, num_bins)
+    middle, rate = _by_bin(score, fooled, pair, num_bins, (0, 1))
     ax = new_figure(4.8, 3.4).subplots() if ax is None else ax
     ax.fill_between(middle, rate[:, 1], rate[:, 2], color=BLUE, alpha=0.2, lw=0)
     ax.plot(middle, rate[:, 0], color=BLUE, marker="o", ms=5)

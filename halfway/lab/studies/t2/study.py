@@ -138,7 +138,7 @@ def decide(records: Records) -> Outcome:
     config, total = records.config, sums(_examples(records))
     parts = [
         rules.part(
-            stats.ratio_test(*terms, 0.5, alternative="greater"),
+            stats.bounded(stats.ratio_test(*terms, 0.5, alternative="greater")),
             label,
             f"AUC of ⟨h_B, s(h_A)⟩ for fooling B at ε = {config.attack.epsilon:g}, {how}",
             "greater",
@@ -162,9 +162,9 @@ def decide(records: Records) -> Outcome:
     )
     headline = rules.headline(
         f"AUC ({config.architectures[0]})",
-        stats.fieller(*total.pooled),
+        stats.bounded(stats.fieller(*total.pooled)),
         "within margin bin and class",
-        stats.fieller(*total.stratified),
+        stats.bounded(stats.fieller(*total.stratified)),
     )
     return Outcome(tuple(parts), (POOLED,), (headline,))
 

@@ -54,8 +54,9 @@ def accuracy(
     return features.read(quantity, "pair", "surrogate", targets=targets, inputs=inputs).mean(-1)
 
 
-def _above(values: np.ndarray, threshold: float = 0.0) -> Decision:
-    return stats.mean_test(values, threshold, alternative="greater")
+def _above(values: np.ndarray, threshold: float = 0.0, *, least: float = 0.0) -> Decision:
+    """Returns the test of a mean accuracy, or of a difference of two, which is −1 at least."""
+    return stats.bounded(stats.mean_test(values, threshold, alternative="greater"), least)
 
 
 def decide(records: Records) -> Outcome:
@@ -65,7 +66,7 @@ def decide(records: Records) -> Outcome:
     accuracies = {name: accuracy(features, UNIFORM, name) for name in INPUTS}
     parts = [
         rules.part(
-            _above(accuracies[ATTACK] - accuracies[name]),
+            _above(accuracies[ATTACK] - accuracies[name], least=-1.0),
             label,
             f"accuracy of models trained on perturbations minus on {label}",
             "greater",
@@ -122,7 +123,10 @@ def _reached(features: Measured) -> Headline:
         for targets in TARGETS
     )
     return rules.headline(
-        "perturbed images that the attacked model takes for t", uniform, KINDS[SHIFTED], shifted
+        "perturbed images that the attacked model takes for t",
+        stats.bounded(uniform),
+        KINDS[SHIFTED],
+        stats.bounded(shifted),
     )
 
 

@@ -167,8 +167,11 @@ def decide(records: Records) -> Outcome:
     read = ensemble_readings(records.get(ENSEMBLES, compared_on(config)), sizes)
     parts = [_law_part(read, k) for k in sizes]
     first, last = sizes[0], sizes[-1]
-    rise = stats.ratio_test(
-        read.fooled[last] - read.fooled[first], read.examples, 0.0, alternative="greater"
+    rise = stats.bounded(
+        stats.ratio_test(
+            read.fooled[last] - read.fooled[first], read.examples, 0.0, alternative="greater"
+        ),
+        -1.0,
     )
     statistic = f"success rate at ε = {epsilon:g} of {last} surrogates minus that of one"
     parts.append(
@@ -177,9 +180,9 @@ def decide(records: Records) -> Outcome:
     headlines = [
         rules.headline(
             f"success rate of {last} surrogates at ε = {epsilon:g}",
-            stats.fieller(read.fooled[last], read.examples),
+            stats.bounded(stats.fieller(read.fooled[last], read.examples)),
             "of one",
-            stats.fieller(read.fooled[first], read.examples),
+            stats.bounded(stats.fieller(read.fooled[first], read.examples)),
         )
     ]
     for k in (first, last):
@@ -224,7 +227,7 @@ def _rate(fooled: np.ndarray, read: EnsembleReadings) -> tuple[float, float, flo
     """Returns a success rate with its interval; NaN where it was not measured."""
     if not np.isfinite(fooled).any():
         return math.nan, math.nan, math.nan
-    return rules.triple(stats.fieller(fooled, read.examples))
+    return rules.triple(stats.bounded(stats.fieller(fooled, read.examples)))
 
 
 def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:

@@ -54,7 +54,7 @@ def rates_by_number(
             continue
         for line, (values, total) in enumerate(((both, number), (others, num_directions - number))):
             rate = np.where(here, np.asarray(values), 0).sum(1) / np.maximum(count * total, 1)
-            rows[line, :, index] = mean_interval(rate[count > 0])
+            rows[line, :, index] = mean_interval(rate[count > 0], (0, 1))
     ax = new_figure(4.8, 3.4).subplots() if ax is None else ax
     ends = []
     for (middle, low, high), name, color, marker in zip(
@@ -97,7 +97,7 @@ def numbers_of_directions(
         values = np.asarray(values)
         total = np.maximum((values >= 0).sum(1), 1)
         shares = (values[:, :, None] >= numbers).sum(1) / total[:, None]
-        middle, low, high = np.array([mean_interval(share) for share in shares.T]).T
+        middle, low, high = np.array([mean_interval(share, (0, 1)) for share in shares.T]).T
         ax.fill_between(numbers, clip_ends(low), clip_ends(high), color=color, alpha=0.2, lw=0)
         ax.plot(numbers, middle, color=color, marker=marker, ms=5)
         ends.append((last_finite(middle), name, color))

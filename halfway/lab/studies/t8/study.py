@@ -65,7 +65,7 @@ def decide(records: Records) -> Outcome:
     """Returns the mean within-example difference of B's fooling rates."""
     steps = records.get(SUBSPACE, decided_on(records.config))
     part = rules.part(
-        stats.ratio_test(*contrast_terms(steps), 0.0, alternative="greater"),
+        stats.bounded(stats.ratio_test(*contrast_terms(steps), 0.0, alternative="greater"), -1.0),
         PART,
         "B's fooling rate along A's orthogonal directions that fool A minus along those that do "
         f"not, on the same example, ε = {EPSILON:g} (l2)",
@@ -84,9 +84,9 @@ def _rates(steps: Measured) -> list[Headline]:
         ("box", "B's fooling rate along directions that fool A"),
         ("free", "B's rate without a box, along those that fool A"),
     ):
-        along, beside = _by_side(steps, "rate", bounds)
+        along, beside = (stats.bounded(rate) for rate in _by_side(steps, "rate", bounds))
         headlines.append(rules.headline(label, along, "directions that do not", beside))
-    difference = stats.fieller(*contrast_terms(steps, "free"))
+    difference = stats.bounded(stats.fieller(*contrast_terms(steps, "free")), -1.0)
     label = "the difference without a box, where cosine and length are equal"
     return [*headlines, rules.headline(label, difference)]
 
@@ -108,7 +108,9 @@ def _counts(steps: Measured) -> list[Headline]:
             "B, along the same",
             stats.fieller(fooled_b, number),
         ),
-        rules.headline("share of them that fool B too", stats.fieller(both, fooled_a)),
+        rules.headline(
+            "share of them that fool B too", stats.bounded(stats.fieller(both, fooled_a))
+        ),
         rules.headline(
             "dimensions of A's adversarial subspace, as many directions as first order grants",
             stats.fieller(fooling, number),
@@ -116,7 +118,9 @@ def _counts(steps: Measured) -> list[Headline]:
             stats.fieller(granted, number),
         ),
         rules.headline("dimensions that A and B share", stats.fieller(shared, number)),
-        rules.headline("share of the dimensions that B shares", stats.fieller(shared, fooling)),
+        rules.headline(
+            "share of the dimensions that B shares", stats.bounded(stats.fieller(shared, fooling))
+        ),
     ]
 
 

@@ -148,7 +148,13 @@ def decide(records: Records) -> Outcome:
             "greater",
             0.0,
         ),
-        rules.gate(read.crossed, "crossings", "share of segments that both models cross", FOUND),
+        rules.gate(
+            read.crossed,
+            "crossings",
+            "share of segments that both models cross",
+            FOUND,
+            bounds=(0, 1),
+        ),
     )
     headlines = [
         rules.headline(
