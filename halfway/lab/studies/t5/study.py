@@ -148,7 +148,10 @@ def decide(records: Records) -> Outcome:
             "with all data shared",
             stats.fieller(*same),
         ),
-        rules.headline("share of the noise that the seed makes", _tested(measured, seed_share)),
+        rules.headline(
+            "noise over signal of the seed alone, relative to that of seed and half",
+            _tested(measured, seed_share),
+        ),
     )
     return Outcome((share, gate), (PART,), headlines)
 
