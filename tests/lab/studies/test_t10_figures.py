@@ -10,25 +10,24 @@ OFF = {"mlp": [0.3, 0.4], "cnn": [0.5, 0.5]}
 
 
 def test_parts_put_pairs_above_the_line_where_on_is_larger():
-    ax = parts(ON, OFF, margin=0.05)
+    ax = parts(ON, OFF, lead=0.1)
     points = [
         np.asarray(dots.get_offsets()) for dots in ax.collections if len(dots.get_offsets()) == 2
     ]
     np.testing.assert_allclose(points[0], [[0.3, 0.8], [0.4, 0.7]])
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert labels == ["mlp", "cnn"]
+    assert labels == ["equal", "0.1 more", "mlp", "cnn"]
     low, high = ax.get_xlim()
     assert low < 0.2 and high > 0.8 and ax.get_ylim() == (low, high)
     assert "off" in ax.get_xlabel() and "M" in ax.get_ylabel()
 
 
-def test_the_band_of_equality_is_as_wide_as_the_margin():
-    ax = parts(ON, OFF, margin=0.05)
-    band, (low, high) = ax.collections[0].get_paths()[0].vertices, ax.get_xlim()
-    for end in (low, high):
-        for corner in ([end, end - 0.05], [end, end + 0.05]):
-            assert np.isclose(band, corner).all(1).any()
+def test_lines_are_equality_and_the_lead():
+    ax = parts(ON, OFF, lead=0.1)
+    equal, lead = (line.get_ydata() - line.get_xdata() for line in ax.get_lines())
+    np.testing.assert_allclose(equal, 0.0, atol=1e-12)
+    np.testing.assert_allclose(lead, 0.1)
 
 
 def test_parts_are_drawn_on_the_axes_given():
-    assert_drawn_on_the_axes_given(lambda ax: parts(ON, OFF, margin=0.05, ax=ax))
+    assert_drawn_on_the_axes_given(lambda ax: parts(ON, OFF, lead=0.1, ax=ax))

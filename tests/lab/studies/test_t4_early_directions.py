@@ -1,6 +1,5 @@
 """Alignment of two models along the first steps, against models taken from the walk one by one."""
 
-import dataclasses
 import functools
 import types
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from lab.studies.plants import t4 as planted
 from support import plants, tiny_run
 
-from halfway import losses, meeting, populations
+from halfway import meeting, populations
 from halfway.lab.measurements.context import Context
 from halfway.lab.studies.t4 import measure, study
 from halfway.lab.studies.t4.measure import ACCURACY, DIRECTIONS, EARLY_DIRECTIONS
@@ -37,15 +36,13 @@ def context(pool):
 def directions(context):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "NUM_EXAMPLES", NUM_EXAMPLES)
-        measure.probe_of.cache_clear()
         yield Measured(EARLY_DIRECTIONS.measure(context))
-    measure.probe_of.cache_clear()
 
 
-def test_steps_end_with_training():
-    assert measure.steps_of(CONDITION) == tuple(range(31))
-    longer = dataclasses.replace(CONDITION, probe_steps=(0, 50, 700))
-    assert measure.steps_of(longer) == tuple(range(101))
+def test_training_is_slow_and_short():
+    trained, usual = study.decided_on(CONFIG, "mlp"), condition(CONFIG, "mlp")
+    assert trained.probe_steps == (0, 200)
+    np.testing.assert_allclose(trained.learning_rate, usual.learning_rate / 10)
 
 
 def _walk(program, key, params, samples, images):
@@ -53,16 +50,16 @@ def _walk(program, key, params, samples, images):
     return params, samples["holdout"].indices
 
 
-def test_curves_are_those_of_the_walk_s_models(directions, context, pool):
-    attack = context.program().attack(CONFIG.attack.epsilon)
-
+def test_curves_are_those_of_the_walk_s_models(directions, pool):
     @jax.jit
     def look(params, x, labels):
-        """Input gradients, perturbations and accuracy of one model."""
+        """Input gradients and accuracy of one model."""
         logits_fn = functools.partial(CONDITION.apply_fn, params)
-        gradient = jax.grad(lambda x: losses.margin(logits_fn(x), labels).sum())(x)
-        perturbation = attack(logits_fn, KEY, x, labels).adversarial - x
-        return gradient, perturbation, (logits_fn(x).argmax(-1) == labels).mean()
+        gradients = [
+            jax.grad(lambda x, loss_fn=loss_fn: loss_fn(logits_fn(x), labels).sum())(x)
+            for loss_fn in DIRECTIONS.values()
+        ]
+        return *gradients, (logits_fn(x).argmax(-1) == labels).mean()
 
     images, labels = jnp.asarray(pool.images, jnp.float32), jnp.asarray(pool.labels, jnp.int32)
     steps = 0, 4
@@ -92,13 +89,6 @@ def test_there_is_a_curve_for_each_pair(directions):
         assert curve.shape == (NUM_PAIRS, 31) and np.isfinite(curve).all()
 
 
-def test_the_same_attack_is_compiled_once(context):
-    program, epsilon = context.program(), CONFIG.attack.epsilon
-    probe = measure.probe_of(program, epsilon)
-    assert measure.probe_of(dataclasses.replace(program), epsilon) is probe
-    assert measure.probe_of(program, epsilon / 2) is not probe
-
-
 @pytest.mark.quick
 def test_alignment_is_a_ratio_of_sums_and_undefined_without_a_direction():
     u, v = np.array([[3.0, 0.0], [0.0, 4.0]]), np.array([[3.0, 4.0], [0.0, 0.0]])
@@ -113,48 +103,64 @@ def test_the_two_models_of_a_pair_change_places():
     assert jax.vmap(inner)(jnp.arange(6.0).reshape(3, 2)).tolist() == [[1, 0], [3, 2], [5, 4]]
 
 
-# When half is done
+# What has come before accuracy starts
 
 
 @pytest.mark.quick
-def test_half_step_by_hand():
-    steps = np.array([0, 1, 2, 4])
+def test_the_last_step_before_the_start_by_hand():
     curves = np.array(
         [
-            [0.0, 0.25, 0.75, 1.0],  # ½ between the steps 1 and 2
-            [1.0, 1.0, 2.0, 5.0],  # 3 a third of the way from 2 to 4
-            [0.0, 0.5, 0.2, 1.0],  # at step 1, and left again: the first time counts
-            [0.0, 3.0, 1.0, 2.0],  # beyond its end in the first step
-            [0.5, 0.9, 0.9, 0.5],  # no gain
-            [0.5, 0.9, 0.9, 0.4],
-            [0.0, np.nan, 0.5, 1.0],
+            [0.0, 0.05, 0.09, 0.5, 1.0],
+            [0.0, 0.05, 0.2, 0.05, 1.0],  # started at step 2, and left again
+            [5.0, 5.3, 5.5, 6.0, 7.0],  # from step 0: more than .2 at once
+            [0.0, 0.5, 0.5, 0.5, 0.0],  # no gain
+            [0.0, -0.1, -0.2, 0.0, -1.0],
         ]
     )
-    expected = [1.5, 2 + 2 / 3, 1.0, 1 / 3, np.nan, np.nan, np.nan]
-    np.testing.assert_allclose(study.half_step(curves, steps), expected)
+    assert study.last_before_start(curves).tolist() == [2, 1, 0, -1, -1]
+
+
+@pytest.mark.quick
+def test_the_part_of_the_gain_by_hand():
+    accuracy = np.array([0.1, 0.12, 0.15, 0.5, 0.9])  # t* is step 2
+    alignment = np.array([0.2, 0.0, 0.3, 0.4, 0.6])
+    np.testing.assert_allclose(study.share_before_start(alignment, accuracy), 0.1 / 0.4)
     # Neither where a curve begins nor its scale matters.
-    np.testing.assert_allclose(study.half_step(7 * curves - 3, steps), expected)
+    np.testing.assert_allclose(study.share_before_start(7 * alignment - 3, accuracy), 0.25)
+    assert np.isnan(study.share_before_start(-alignment, accuracy))
+    assert np.isnan(study.share_before_start(alignment, -accuracy))
 
 
 def _planted():
     records = planted.plant(np.random.default_rng(0), 1.0)
-    return records, records.get(EARLY_DIRECTIONS, study.decided_on(plants.CONFIG))
+    place = study.decided_on(plants.CONFIG, plants.CONFIG.architectures[0])
+    return records, place, records.get(EARLY_DIRECTIONS, place)
 
 
-def test_planted_curves_are_half_way_where_they_should_be():
-    half_steps = study.curves_of(_planted()[1]).half_steps
-    # The curves end short of their limit, so a little earlier than planted.
-    assert abs(half_steps[ACCURACY].mean() - 10) < 0.7
-    difference = (half_steps[study.GRADIENT] - half_steps[ACCURACY]).mean()
-    assert abs(difference + planted.PLANTED) < 1.2
+def test_the_standard_error_is_that_of_populations_drawn_again(monkeypatch):
+    monkeypatch.setattr(study, "NUM_RESAMPLES", 400)
+    rng = np.random.default_rng(1)
+    parts = [study.decide(planted.plant(rng, 1.0)).parts for _ in range(60)]
+    estimates = np.array([[part.estimate for part in row] for row in parts])
+    widths = np.array([[part.high - part.low for part in row] for row in parts])
+    expected = np.sqrt((estimates.var(0, ddof=1)).mean())
+    error = np.sqrt(((widths / 2 / 2.1314) ** 2).mean())  # the t quantile of 15 degrees
+    assert 0.8 < error / expected < 1.25
 
 
-def test_a_pair_without_a_gain_is_left_out_and_said():
-    records, directions = _planted()
-    assert not study.decide(records).warnings
-    flat = directions.dataset.copy(deep=True)
-    flat[study.GRADIENT][5] = flat[study.GRADIENT].values[5, 0]
-    changed = plants.records((EARLY_DIRECTIONS, study.decided_on(plants.CONFIG), flat))
-    outcome = study.decide(changed)
-    assert (outcome.parts[0].num_pairs, outcome.parts[0].num_excluded) == (15, 1)
-    assert "in 1 of 16 pairs the alignment of input gradients" in outcome.warnings[0]
+def test_onsets_are_the_first_steps_above_step_0():
+    _, _, measured = _planted()
+    curves = study.curves_of(measured)
+    first = study.onset(curves, study.MARGIN)
+    assert 0 < first < planted.START
+    flat = curves._replace(values={study.MARGIN: 0 * curves.values[study.MARGIN]})
+    assert np.isnan(study.onset(flat, study.MARGIN))
+
+
+def test_without_a_gain_nothing_is_decided():
+    records, place, measured = _planted()
+    falling = measured.dataset.copy(deep=True)
+    falling[study.MARGIN] = -falling[study.MARGIN]
+    datasets = records.datasets | {(EARLY_DIRECTIONS.name, place.id): falling}
+    part = study.decide(type(records)(records.config, datasets)).parts[0]
+    assert (part.p_value, part.p_reverse, part.num_pairs) == (1.0, 1.0, 16)

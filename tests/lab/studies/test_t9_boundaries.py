@@ -1,4 +1,4 @@
-"""Crossings of a tiny trained population by brute force; what T9 reads, by hand."""
+"""Crossings of a tiny trained population and of rules by brute force; what T9 reads, by hand."""
 
 import dataclasses
 import itertools
@@ -7,14 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 import xarray as xr
 from lab.studies.plants import t9 as planted
+from sklearn import discriminant_analysis, neighbors
 from support import tiny_run
 
 from halfway.lab.measurements.context import Context
 from halfway.lab.studies.t9 import measure as boundaries
 from halfway.lab.studies.t9 import study as t9
-from halfway.lab.studies.t9.measure import BOUNDARIES, KINDS, NUM_SEGMENTS
+from halfway.lab.studies.t9.clusters import two_way_test
+from halfway.lab.studies.t9.measure import BOUNDARIES, NUM_SEGMENTS, RULES
 from halfway.lab.study import conditions
 from halfway.lab.study.records import NUMBERS, Measured
 
@@ -55,9 +58,7 @@ def test_crossings_are_the_first_changes_of_a_dense_grid(trained, measured, pool
     starts, ends, groups = (
         measured.read(name, "pair", "segment") for name in ("start", "end", "class_pair")
     )
-    crossings, distances = (
-        measured.read(name, "pair", "model", "segment") for name in ("crossing", "distance")
-    )
+    crossings = measured.read("crossing", "pair", "model", "segment")
     shares = np.linspace(0, 1, 2001)
     for p in range(NUM_PAIRS):
         valid = np.flatnonzero(groups[p] >= 0)
@@ -69,13 +70,9 @@ def test_crossings_are_the_first_changes_of_a_dense_grid(trained, measured, pool
             decisions = _decisions(trained, p, m, along)
             expected = shares[(decisions != decisions[0]).argmax()]
             assert abs(crossings[p, m, n] - expected) <= 1 / 2000
-            length = np.linalg.norm(end - start)
-            np.testing.assert_allclose(distances[p, m, n], crossings[p, m, n] * length, rtol=1e-4)
             # Both have both ends right, on examples of S.
             np.testing.assert_array_equal(decisions[[0, -1]], labels[rows])
             assert set(rows) <= set(np.asarray(trained.halves.s.indices[p]).tolist())
-    between = measured.read("between", "pair", "segment")
-    np.testing.assert_array_equal(between, np.abs(distances[:, 0] - distances[:, 1]))
 
 
 def test_segments_lead_from_the_lower_class_to_the_higher(measured, pool):
@@ -86,24 +83,75 @@ def test_segments_lead_from_the_lower_class_to_the_higher(measured, pool):
         assert group < 0 or (labels[start], labels[end]) == groups[group]
 
 
+def test_rules_are_those_of_scikit_learn_without_the_ends(trained, measured, pool):
+    images, labels = np.asarray(pool.images), np.asarray(pool.labels)
+    flat = images.reshape(len(images), -1).astype(np.float64)
+    shares = np.linspace(0, 1, 401)[:, None]
+    starts, ends = (measured.read(name, "pair", "segment") for name in ("start", "end"))
+    ruled = measured.read("rule_crossing", "pair", "rule", "segment")
+    p = int((ruled == 0).sum((1, 2)).argmax())
+    rows = np.asarray(trained.halves.s.indices[p])
+    means = [flat[rows[labels[rows] == name]].mean(0) for name in range(10)]
+    nearest_mean = neighbors.KNeighborsClassifier(1).fit(means, np.arange(10))
+    fitted = {
+        RULES[1]: discriminant_analysis.LinearDiscriminantAnalysis(
+            solver="lsqr", shrinkage=boundaries.SHRINKAGE
+        ),
+    }
+    fitted[RULES[1]].fit(flat[rows], labels[rows])
+    fitted[RULES[0]] = nearest_mean
+    exists = measured.read("class_pair", "pair", "segment")[p] >= 0
+    wrong = np.flatnonzero(exists & (ruled[p] == 0).any(0))
+    assert wrong.size
+    for n in [*np.flatnonzero(exists)[::15], *wrong[:3]]:
+        start, end = starts[p, n], ends[p, n]
+        along = (1 - shares) * flat[start] + shares * flat[end]
+        others = rows[(rows != start) & (rows != end)]
+        nearest = neighbors.KNeighborsClassifier(boundaries.NUM_NEIGHBOURS)
+        fitted[RULES[2]] = nearest.fit(flat[others], labels[others])
+        for place, name in enumerate(RULES):
+            decisions = fitted[name].predict(along)
+            changed = decisions != decisions[0]
+            expected = shares[changed.argmax(), 0] if changed.any() else np.inf
+            if decisions[0] != labels[start]:
+                expected = 0.0
+            found = ruled[p, place, n]
+            if name == RULES[2]:
+                # Ties are broken in another way: the class of the start has at most as many votes.
+                at = np.clip(found, 0, 1)
+                near, far = ((1 - t) * flat[start] + t * flat[end] for t in (at - 1e-3, at + 1e-3))
+                shared = nearest.predict_proba(np.stack([near, far]))
+                place_of = list(nearest.classes_).index(labels[start])
+                assert found == 0 or shared[0, place_of] == shared[0].max()
+                assert (
+                    np.isinf(found) or shared[1, place_of] <= np.delete(shared[1], place_of).max()
+                )
+            else:
+                assert found == expected or abs(found - expected) <= 1 / 400
+
+
+def test_ties_of_neighbours_go_to_the_nearest_of_those_tied():
+    squared = jnp.array([[1.0, 2.0, 3.0, 4.0, 5.0, 0.5], [5.0, 4.0, 3.0, 2.0, 1.0, 9.0]])
+    labels = jnp.array([2, 0, 2, 0, 1, 3])
+    votes = boundaries.neighbour_votes(squared, labels, 4)
+    # Of the first, 3, 2, 0, 2 and 0 vote: 2 before 0. Of the second, 1, 0, 2, 0 and 2: 0 before 2.
+    assert votes.argmax(-1).tolist() == [2, 0]
+    np.testing.assert_array_equal(jnp.floor(votes), [[2, 0, 2, 1], [2, 1, 2, 0]])
+
+
+def test_a_class_without_examples_is_never_decided_for():
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    rules = boundaries.affine_rules(x, np.arange(20) % 2, 4)
+    scores = np.einsum("rcd,bd->rbc", rules.weight, x) + rules.bias[:, None]
+    assert np.isin(scores.argmax(-1), [0, 1]).all()
+
+
 def test_equal_models_have_one_boundary(train, pool):
     same = dataclasses.replace(CONDITION, overlap=1.0, shared_start=True, shared_order=True)
     measured = _measure(train(same), pool)
     values = t9.boundary_statistics(measured)
     np.testing.assert_allclose(values.correlation, 1.0, atol=1e-5)
-    np.testing.assert_allclose(values.between, 0.0, atol=1e-4)
-    np.testing.assert_allclose(values.lead, values.own_distance, atol=1e-3)
-    for kind in ("legitimate", "random"):
-        apart = measured.read("inter_boundary_distance", "pair", "model", kind=kind)
-        np.testing.assert_allclose(apart[:, 0], 0.0, atol=1e-3)
-
-
-def test_attacks_are_the_shortest_way_to_a_boundary(measured):
-    distance = {
-        kind: measured.read("boundary_distance", "pair", "model", kind=kind) for kind in KINDS
-    }
-    assert (distance["adversarial"] < distance["legitimate"]).all()
-    assert (distance["legitimate"] < distance["random"]).all()
+    np.testing.assert_allclose(values.partial, 1.0, atol=1e-4)
 
 
 def test_a_plane_holds_its_three_examples(measured):
@@ -147,81 +195,117 @@ def test_pairs_of_classes_are_all_or_some_at_random():
     assert (some[:, 0] < some[:, 1]).all() and some.max() > 50
 
 
-@pytest.mark.quick
-def test_medians_with_boundaries_that_are_not_found():
-    inf = np.inf
-    own_distance = np.array([1.0, 2.0, inf, 4.0, 9.0])
-    other = np.array([1.5, inf, inf, 4.2, 9.0])
-    distance = np.stack([np.stack([own_distance, other])] * 2)[None]
-    medians = boundaries.medians(distance, np.array([[True, True, True, True, False]]))
-    # Of A: 1, 2, inf, 4, and .5, inf, .2 apart where A has a boundary; of B: 1.5, inf, inf, 4.2.
-    np.testing.assert_array_equal(medians["boundary_distance"], [[3.0, inf]])
-    np.testing.assert_allclose(medians["inter_boundary_distance"], [[0.5, 0.35]], rtol=1e-6)
-    np.testing.assert_array_equal(medians["share_unbounded"], [[0.25, 0.5]])
-    nothing = boundaries.medians(distance, np.zeros((1, 5), bool))
-    assert all(np.isnan(values).all() for values in nothing.values())
-
-
 # What T9 reads
 
 
-def test_mean_correlation_over_permutations_is_exact():
+def test_partial_correlation_is_that_of_inverse_covariances():
     rng = np.random.default_rng(0)
-    strata = np.repeat(np.arange(4), 6)
-    x, y = rng.normal(size=(2, 24)) + strata * 0.5
-    correlation, expected = t9.expected_correlation(x, y, strata)
-    np.testing.assert_allclose(correlation, np.corrcoef(x, y)[0, 1])
-    drawn = [np.corrcoef(x, t9.permute(y, strata, rng))[0, 1] for _ in range(4000)]
-    assert abs(np.mean(drawn) - expected) < 4 * np.std(drawn) / np.sqrt(4000)
-    assert expected > 0.2  # the strata alone correlate
-    # Without strata there is nothing left; where each is its own, nothing is exchanged.
-    assert abs(t9.expected_correlation(x, y, 0 * strata)[1]) < 1e-12
-    np.testing.assert_allclose(t9.expected_correlation(x, y, np.arange(24))[1], correlation)
-    assert np.isnan(t9.expected_correlation(x, 0 * y, strata)).all()
+    given = rng.normal(size=(3, 200))
+    values = rng.normal(size=(2, 200)) + np.array([[1.0], [0.5]]) * given.sum(0)
+    partial, _ = t9.correlation(values, given)
+    precision = np.linalg.inv(np.cov(np.concatenate([values, given])))
+    expected = -precision[0, 1] / np.sqrt(precision[0, 0] * precision[1, 1])
+    np.testing.assert_allclose(partial, expected)
+    plain, _ = t9.correlation(values, given[:0])
+    np.testing.assert_allclose(plain, np.corrcoef(values)[0, 1])
 
 
-def test_a_permutation_stays_within_its_stratum():
-    strata = np.array([0, 1, 0, 1, 1])
-    out = t9.permute(np.arange(5), strata, np.random.default_rng(1))
-    np.testing.assert_array_equal(strata[out], strata)
-    assert sorted(out) == [0, 1, 2, 3, 4]
+def test_influence_is_what_leaving_an_entry_out_does():
+    rng = np.random.default_rng(1)
+    given = np.tile(rng.normal(size=(3, 40)), 100)  # one of many: to first order
+    values = np.tile(rng.normal(size=(2, 40)), 100) + given[:2] + given[2]
+    number = values.shape[1]
+    for rows in (given, given[:0]):
+        estimate, influence = t9.correlation(values, rows)
+        left_out = [
+            t9.correlation(np.delete(values, n, 1), np.delete(rows, n, 1))[0] for n in range(40)
+        ]
+        expected = (number - 1) * (estimate - np.array(left_out))
+        np.testing.assert_allclose(influence[:40], expected, atol=2e-3 * np.abs(expected).max())
+        np.testing.assert_allclose(influence.sum(), 0.0, atol=1e-9)
 
 
-def _segments(crossing, finite=True):
-    """One pair with four segments of length 2, of which the last does not exist."""
-    crossing = np.asarray(crossing)[None]
-    between = 2 * np.abs(crossing[:, 0] - crossing[:, 1])
-    between[~np.isfinite(crossing).all(1)] = np.nan  # what is there does not matter
-    of_models = ("pair", "model", "segment")
+def test_what_is_given_exactly_has_no_correlation_left():
+    values = np.random.default_rng(2).normal(size=(2, 30))
+    assert np.isnan(t9.correlation(values, values[:1])[0])
+    assert np.isnan(t9.correlation(values[:, :5], np.ones((3, 5)))[0])
+    assert np.isnan(t9.correlation(0 * values, values[:0])[0])
+    assert np.isnan(t9.correlation(values[:, :0], values[:0, :0])[0])
+
+
+def _segments(crossing, ruled, finite=True):
+    """Two pairs of seven segments, of which the last does not exist; rows are counted."""
+    num_segments = np.shape(crossing)[-1]
+    rows = np.tile(np.arange(num_segments), (2, 1))
     variables = {
-        "class_pair": (("pair", "segment"), np.array([[0, 0, 1, -1]])),
-        "crossing": (of_models, crossing),
-        "distance": (of_models, 2 * crossing),
-        "between": (("pair", "segment"), between),
-        "finite": (("pair",), np.array([finite])),
+        "class_pair": (("pair", "segment"), np.tile([0] * (num_segments - 1) + [-1], (2, 1))),
+        "start": (("pair", "segment"), rows),
+        "end": (("pair", "segment"), rows + num_segments),
+        "crossing": (("pair", "model", "segment"), np.asarray(crossing)),
+        "rule_crossing": (("pair", "rule", "segment"), np.asarray(ruled)),
+        "finite": (("pair",), np.array([True, finite])),
     }
-    return Measured(xr.Dataset(variables, attrs={NUMBERS: ()}))
+    return Measured(xr.Dataset(variables, {"rule": list(RULES)}, {NUMBERS: ()}))
 
 
-@pytest.mark.quick
-def test_terms_by_hand():
-    terms = t9.boundary_statistics(_segments([[0.4, 0.5, 0.6, 0.0], [0.5, 0.5, 0.2, 1.0]]))
-    np.testing.assert_allclose(terms.off, (0.1 + 0 + 0.1 + 0 + 0 + 0.3) / 6)
-    # Own: medians of .8, 1, 1.2 and of 1, 1, .4; apart: .2, 0, .8; leads .6, 1, .4 and .8, 1, −.4.
-    np.testing.assert_allclose(terms.own_distance, 1.0)
-    np.testing.assert_allclose(terms.between, 0.2)
-    np.testing.assert_allclose(terms.lead, (0.6 + 0.8) / 2)
-    np.testing.assert_array_equal(terms.crossed, 1.0)
+def test_statistics_are_of_the_segments_that_exist_and_examples_add_to_the_mean():
+    rng = np.random.default_rng(3)
+    crossing, ruled = rng.random((2, 2, 40)), rng.random((2, 3, 40))
+    crossing[0, 0, 4] = np.inf  # at the far end
+    read = t9.boundary_statistics(_segments(crossing, ruled))
+    crossing[0, 0, 4] = 1.0
+    added = np.zeros(80)
+    for p in range(2):
+        kept, given = crossing[p, :, :-1], ruled[p, :, :-1]
+        (r, of_r), (partial, of_partial) = (
+            t9.correlation(kept, given[:0]),
+            t9.correlation(kept, given),
+        )
+        np.testing.assert_allclose(read.correlation[p], r)
+        np.testing.assert_allclose(read.partial[p], partial)
+        each = (of_partial - 0.5 * of_r) / 39 / 2
+        added += np.concatenate([each, [0.0], each, [0.0]])
+        first, second = (np.corrcoef(model, given[1])[0, 1] for model in kept)
+        np.testing.assert_allclose(read.with_rule[1, p], (first + second) / 2)
+    np.testing.assert_allclose(
+        read.examples[:79], np.where(np.arange(79) == 39, np.nan, added[:79])
+    )
+    diverged = t9.boundary_statistics(_segments(crossing, ruled, finite=False))
+    assert np.isnan(diverged.partial).tolist() == [False, True]
+    np.testing.assert_array_equal(diverged.partial[0], read.partial[0])
 
 
-def test_crossings_that_are_not_found_count_against_the_claim():
-    crossing = [[0.4, np.inf, 0.6, 0.0], [0.5, 0.5, 0.2, 1.0]]
-    terms = t9.boundary_statistics(_segments(crossing))
-    np.testing.assert_allclose(terms.off, (0.1 + 0.5 + 0.1 + 0 + 0 + 0.3) / 6)
-    np.testing.assert_allclose(terms.lead, (0.4 - 0.4) / 2, atol=1e-12)
-    np.testing.assert_allclose(terms.crossed, 2 / 3)
-    diverged = t9.boundary_statistics(_segments(crossing, finite=False))
-    assert all(np.isnan(values).all() for values in diverged)
+def test_examples_widen_the_interval_and_nothing_else():
+    values = np.random.default_rng(4).normal(0.1, 0.05, 16)
+    alone = two_way_test(values, np.zeros(100), alternative="greater")
+    error = values.std(ddof=1) / 4
+    # As much again by examples: twice the variance.
+    examples = np.array([1.0, -1.0] * 50) * error * np.sqrt(0.99) / 10
+    wider = two_way_test(values, examples, alternative="greater")
+    assert alone.estimate == wider.estimate and alone.p_value < wider.p_value
+    degrees = 4 / (1 / 15 + 1 / 99)
+    half = scipy.stats.t.ppf(0.975, degrees) * error * np.sqrt(2)
+    np.testing.assert_allclose(wider.high - wider.estimate, half)
+    less = two_way_test(values, examples, alternative="less")
+    np.testing.assert_allclose([less.p_value, less.p_reverse], [wider.p_reverse, wider.p_value])
+    undecided = two_way_test([1.0, np.nan], examples, alternative="greater")
+    assert (undecided.low, undecided.p_value) == (-np.inf, 1.0)
+
+
+@pytest.mark.slow
+def test_with_effects_of_examples_the_test_keeps_its_size():
+    rng = np.random.default_rng(5)
+    rejected = [[], []]
+    for _ in range(2000):
+        of_examples = rng.normal(size=60)
+        rows = rng.permuted(np.tile(np.arange(60), (16, 1)), axis=1)[:, :20]
+        values = of_examples[rows].mean(1) + rng.normal(0, 0.1, 16)
+        added = np.bincount(rows.ravel(), (of_examples[rows] - values[:, None]).ravel(), 60) / 320
+        for place, examples in enumerate((np.zeros(60), added)):
+            test = two_way_test(values, examples, alternative="greater")
+            rejected[place].append(test.p_value < 0.05)
+    assert np.mean(rejected[0]) > 0.1  # a t over pairs alone
+    assert np.mean(rejected[1]) < 0.06
 
 
 def test_planted_segments_are_as_many_as_measured_ones(measured):

@@ -18,18 +18,6 @@ def test_crossings_are_drawn_with_their_control():
         figures.crossings(first, first[:3], first)
 
 
-def test_distances_are_drawn_where_they_are_finite():
-    to_boundary, between = (
-        np.array([[1.0, 1.2], [np.inf, np.inf]]),
-        np.array([[0.2, 0.3], [0.5, np.nan]]),
-    )
-    ax = figures.boundary_distances(to_boundary, between, names=["near", "far"])
-    assert "to the boundary: none for most examples" in words(ax)
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["near", "far"]
-    with pytest.raises(ValueError, match="of 1 names"):
-        figures.boundary_distances(to_boundary, between, names=["near"])
-
-
 def test_boundaries_in_a_plane_need_a_grid():
     x, y = np.arange(4), np.arange(3)
     decisions = np.array([[0, 0, 1, 1]] * 3)
@@ -46,7 +34,6 @@ def test_every_figure_is_drawn_on_the_axes_given():
     decisions = {"A": np.outer(pair, pair)}
     for draw in (
         lambda ax: figures.crossings(values, values, values, ax=ax),
-        lambda ax: figures.boundary_distances(values[None], values[None], names=["a"], ax=ax),
         lambda ax: figures.boundaries(values, values, decisions, ax=ax),
     ):
         assert_drawn_on_the_axes_given(draw)

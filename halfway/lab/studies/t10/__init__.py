@@ -1,4 +1,4 @@
-"""T10: the on- and off-manifold parts of a perturbation transfer differently."""
+"""T10: what lies on the data transfers, what leaves it less."""
 
 from halfway.lab.studies.t10.study import STUDY
 

@@ -1,4 +1,4 @@
-"""A figure of the parts of a perturbation: how far each transfers."""
+"""A figure of two parts of a perturbation: how far each transfers."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from halfway.plots.style import (
     BLUE,
-    GRID,
+    GREY,
     INK,
     MARKERS,
     PAPER,
@@ -25,15 +25,15 @@ def parts(
     on: Mapping[str, ArrayLike],
     off: Mapping[str, ArrayLike],
     *,
-    margin: float,
+    lead: float,
     ax: Axes | None = None,
 ) -> Axes:
     """Returns axes of M_x of one part of a perturbation against that of the other, a dot a pair.
 
     Args:
-      on: `{architecture: [P]}` M_x of the on-manifold part; the first architecture decides.
-      off: `{architecture: [P]}` M_x of the off-manifold part at equal norm.
-      margin: of a difference that counts as none, the band around the line of equality.
+      on: `{architecture: [P]}` M_x of the part on the data.
+      off: `{architecture: [P]}` M_x of the part off the data at equal norm.
+      lead: of the first that the claim asks for, a dashed line; equality is a grey one.
       ax: where to draw, or None for a new figure.
 
     Raises:
@@ -46,8 +46,8 @@ def parts(
     low, high = (drawn.min(), drawn.max()) if drawn.size else (0.0, 1.0)
     pad = 0.08 * (high - low) or 0.1
     ends = np.array([low - pad, high + pad])
-    ax.fill_between(ends, ends - margin, ends + margin, color=GRID, alpha=0.7, lw=0)
-    ax.plot(ends, ends, color=INK, lw=1, ls=(0, (4, 3)))
+    ax.plot(ends, ends, color=GREY, lw=1, label="equal")
+    ax.plot(ends, ends + lead, color=INK, lw=1, ls=(0, (4, 3)), label=f"{lead:g} more")
     styles = zip((BLUE, VERMILLION, INK), MARKERS, strict=False)
     for index, ((name, values), (color, marker)) in enumerate(
         zip(on.items(), styles, strict=False)
@@ -69,8 +69,8 @@ def parts(
         xlim=ends,
         ylim=ends,
         aspect="equal",
-        xlabel=wrapped("M_x of the part off the data's subspace", 42),
-        ylabel=wrapped("M_x of the part on it, at equal norm", 42),
+        xlabel=wrapped("M_x of the part off the data", 42),
+        ylabel=wrapped("M_x of the part on the data, at equal norm", 42),
     )
     ax.legend(frameon=False, fontsize=9, loc="best")
     return ax

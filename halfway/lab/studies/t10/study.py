@@ -1,4 +1,4 @@
-"""T10: the on- and off-manifold parts of a perturbation transfer differently."""
+"""T10: what lies on the data transfers, what leaves it less."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,21 +9,32 @@ from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements import transfer
 from halfway.lab.measurements.learning import LEARNING, RatioTerms
 from halfway.lab.studies.t10 import figures as drawing
-from halfway.lab.studies.t10.measure import MANIFOLD_PARTS, NUM_COMPONENTS
-from halfway.lab.study import rules, text
+from halfway.lab.studies.t10.measure import (
+    MANIFOLD_PARTS,
+    NUM_COMPONENTS,
+    PARTS,
+    VARIANCE,
+)
+from halfway.lab.study import rules, text, wording
 from halfway.lab.study.conditions import condition
 from halfway.lab.study.protocol import Figure, Study
 from halfway.lab.study.records import Measured, Records, Request
 from halfway.lab.study.verdict import Headline, Outcome, Verdict
 
 TEXT = text.load(__file__)
-MARGIN = 0.05
-"""A difference of M_x within it counts as none: the reverse of the claim."""
-PART = "on against off"
+LEAD = 0.1
+"""By which M_x of the part on the data must exceed that of the part off them."""
+NAMES = {
+    "on": "part on the data",
+    "off": "part off the data",
+    "rest": "part without variance",
+    "whole": "whole perturbation",
+}
+"""The parts in words."""
 
 
 def needs(config: RunConfig) -> Sequence[Request]:
-    """Returns the parts' effects for each architecture at ρ = 0; the first decides."""
+    """Returns the parts' effects for each architecture at ρ = 0."""
     return [
         Request(measurement, (condition(config, name),))
         for name in config.architectures
@@ -42,160 +53,126 @@ def terms(split: Measured, part: str) -> RatioTerms:
     return RatioTerms(transfer.both_directions(increase), transfer.both_directions(increase, "own"))
 
 
-def energy(split: Measured, move: str) -> RatioTerms:
-    """Returns `[P]` the energy on the subspace and all of it, both directions summed.
-
-    Args:
-      split: of `MANIFOLD_PARTS`.
-      move: of `MOVES`.
-    """
-    on, everything = (
-        split.read(name, "pair", "surrogate", move=move).sum(-1) for name in ("energy_on", "energy")
+def _energy(split: Measured, part: str) -> RatioTerms:
+    """Returns `[P]` the energy of a part and that of the perturbation, both directions summed."""
+    inside, everything = (
+        split.read("energy", "pair", "surrogate", part=name).sum(-1) for name in (part, "whole")
     )
-    return RatioTerms(on, everything)
+    return RatioTerms(inside, everything)
 
 
-def measured(records: Records) -> dict[str, Measured]:
-    """Returns the parts of each architecture that was measured; the first decides."""
-    names = records.config.architectures
-    conditions = {name: condition(records.config, name) for name in names}
+def _by_architecture(records: Records) -> dict[str, Measured]:
+    config = records.config
     return {
-        name: records.get(MANIFOLD_PARTS, trained)
-        for name, trained in conditions.items()
-        if name == names[0] or records.has(MANIFOLD_PARTS, trained)
+        name: records.get(MANIFOLD_PARTS, condition(config, name)) for name in config.architectures
     }
 
 
 def decide(records: Records) -> Outcome:
-    """Returns the two-sided test of the difference, with the equivalence as its reverse."""
-    by_architecture = measured(records)
-    split = by_architecture[records.config.architectures[0]]
-    decision = stats.ratio_difference(
-        *terms(split, "on"),
-        *terms(split, "off"),
-        threshold=0.0,
-        alternative="two-sided",
-        margin=MARGIN,
-        paired=True,
-    )
-    part = rules.part(
-        decision,
-        PART,
-        f"M_x of the part on {NUM_COMPONENTS} principal directions minus M_x of the part off them, "
-        f"ε = {records.config.attack.epsilon:g}, equal norm; reverse: within ±{MARGIN:g}",
-        "different",
-        0.0,
-        control="the part off the subspace",
-    )
-    headlines = [
-        line for name, split in by_architecture.items() for line in _headlines(split, name)
-    ]
-    warnings = tuple(_clipped(split, name) for name, split in by_architecture.items())
-    return Outcome((part,), (PART,), tuple(headlines), warnings)
+    """Returns each architecture's lead of the part on the data, as a difference of two M_x.
 
-
-def _headlines(split: Measured, name: str) -> list[Headline]:
-    """Returns M_x of the parts and of the whole, energy shares, and what the attack does."""
-    number, right = (
-        split.read(count, "pair", "surrogate").sum(-1) for count in ("num_examples", "num_right")
-    )
-
-    def fooled(part: str, target: str) -> np.ndarray:
-        values = split.read("num_fooled", "pair", "surrogate", "target", part=part)
-        return transfer.both_directions(values, target)
-
-    on, off = (stats.fieller(*terms(split, part)) for part in ("on", "off"))
-    attack, noise = (
-        stats.bounded(stats.fieller(*energy(split, move))) for move in ("attack", "noise")
-    )
-    expected = split["expected_share"].item()
-    headlines = [
-        rules.headline(f"M_x of the on-part ({name})", on, "of the off-part", off),
-        rules.headline(
-            f"energy share of the subspace ({name}), {expected:.3g} in a random direction",
-            attack,
-            "matched noise",
-            noise,
-        ),
-        rules.headline(
-            f"M_x of the whole at that norm ({name})", stats.fieller(*terms(split, "whole"))
-        ),
-    ]
-    for target, model in (("own", "A"), ("other", "B")):
-        on, off = (
-            stats.bounded(stats.fieller(fooled(part, target), right)) for part in ("on", "off")
+    M_x at a part is the rise of the other model's margin loss over that of the attacked one, both
+    along that part, summed over all of S and both directions. The test is the paired t on
+    linearized values.
+    """
+    parts, headlines, described = [], [], []
+    for architecture, split in _by_architecture(records).items():
+        decision = stats.ratio_difference(
+            *terms(split, "on"),
+            *terms(split, "off"),
+            threshold=LEAD,
+            alternative="greater",
+            paired=True,
         )
+        statistic = (
+            f"M_x of components 1 to {NUM_COMPONENTS} of S minus M_x of the next ones up to "
+            f"{100 * VARIANCE:g} % of the variance, ε = {records.config.attack.epsilon:g}, "
+            "equal norm"
+        )
+        parts.append(
+            rules.part(decision, architecture, statistic, "greater", LEAD, control=TEXT.controls[0])
+        )
+        on, off, rest, whole = (stats.fieller(*terms(split, part)) for part in PARTS)
         headlines.append(
-            rules.headline(f"share fooled of {model} ({name}), on-part", on, "off-part", off)
+            rules.headline(f"M_x of the {NAMES['on']} ({architecture})", on, NAMES["off"], off)
         )
-    on, off = (stats.fieller(terms(split, part).denominators, number) for part in ("on", "off"))
-    label = f"A's own increase of margin loss ({name}), on-part"
-    return [*headlines, rules.headline(label, on, "off-part", off)]
+        described.append(
+            rules.headline(
+                f"M_x of the {NAMES['rest']} ({architecture})", rest, NAMES["whole"], whole
+            )
+        )
+        described += _described(split, architecture)
+    names = tuple(records.config.architectures)
+    return Outcome(tuple(parts), names, (*headlines, *described))
 
 
-def _clipped(split: Measured, name: str) -> str:
-    """Returns a warning about what the box does to the parts."""
-    number = max(np.nansum(split.read("num_examples", "pair", "surrogate")), 1)
-    shortened = np.nansum(split.read("num_shortened", "pair", "surrogate")) / number
-    unequal = sum(
-        np.nansum(split.read("num_unequal", "pair", "surrogate", part=part)) / number
-        for part in ("on", "off")
-    )
-    kept = [stats.fieller(*energy(split, part)).estimate for part in ("on", "off")]
-    return (
-        f"T10, {name}: on {100 * shortened:.1f} % of the examples the box kept a part below the l2 "
-        "norm of the perturbation, and all were made as long as that one; "
-        f"{100 * unequal:.1f} % are unequal in norm. After clipping {100 * kept[0]:.0f} % of the "
-        f"on-part's energy and {100 * kept[1]:.0f} % of the off-part's is on the subspace."
-    )
+def _described(split: Measured, architecture: str) -> list[Headline]:
+    """Returns energy shares of the two parts, and what they do to the attacked model itself."""
+    on, off = (stats.bounded(stats.fieller(*_energy(split, part))) for part in ("on", "off"))
+    relative = stats.fieller(terms(split, "off").denominators, terms(split, "on").denominators)
+    return [
+        rules.headline(
+            f"share of the perturbation's energy in the {NAMES['on']} ({architecture})",
+            on,
+            NAMES["off"],
+            off,
+        ),
+        rules.headline(
+            f"rise of the attacked model's own loss along the {NAMES['off']} ({architecture}), "
+            "relative to the other part",
+            relative,
+        ),
+    ]
 
 
 def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:
-    """Returns every pair's M_x of both parts, and the energy share beside its control.
+    """Returns M_x of both parts against each other, and of all parts beside the whole.
 
     Args:
       records: the measurements of the run.
       verdict: what the rule decided.
     """
-    by_architecture = measured(records)
-    on, off = (
-        {name: rules.ratios(*terms(split, part)) for name, split in by_architecture.items()}
-        for part in ("on", "off")
-    )
-    attack, noise = (
-        np.array([rules.ratios(*energy(split, move)) for split in by_architecture.values()])
-        for move in ("attack", "noise")
-    )
-    first = next(iter(by_architecture))
-    expected = by_architecture[first]["expected_share"].item()
-    shares = plots.pair_comparison(
-        attack,
-        noise[:, None],
+    by_architecture = _by_architecture(records)
+    coefficients = {
+        part: {name: rules.ratios(*terms(split, part)) for name, split in by_architecture.items()}
+        for part in PARTS
+    }
+    lead = drawing.parts(coefficients["on"], coefficients["off"], lead=LEAD)
+    intervals = [
+        [rules.triple(stats.fieller(*terms(split, part))) for part in PARTS]
+        for split in by_architecture.values()
+    ]
+    beside = plots.pair_comparison(
+        np.array(list(coefficients["on"].values())),
+        np.array([[coefficients[part][name] for part in PARTS[1:]] for name in by_architecture]),
         names=list(by_architecture),
-        treatment="perturbation",
-        control_names=["matched noise"],
-        xlabel="share of the energy on the data's subspace, ‖Pδ‖²/‖δ‖²",
-        threshold=expected,
+        treatment=NAMES["on"],
+        control_names=[NAMES[part] for part in PARTS[1:]],
+        xlabel="M_x, share of the attacked model's rise that the other model sees",
+        intervals=intervals,
+        threshold=0.0,
     )
-    named = {**words(verdict), "first": first, "expected": f"{expected:.3g}"}
+    named = words(verdict)
+    number = [split.read("num_components") for split in by_architecture.values()]
+    finite = np.concatenate(number)[np.isfinite(np.concatenate(number))]
+    held = f"{np.median(finite):.0f}" if finite.size else "all"
     return [
-        Figure(name, TEXT.caption(name, verdict, **named), rules.figure_of(axes))
-        for name, axes in (
-            ("t10_parts", drawing.parts(on, off, margin=MARGIN)),
-            ("t10_energy", shares),
-        )
+        Figure(name, TEXT.caption(name, verdict, **named, held=held), rules.figure_of(axes))
+        for name, axes in (("t10_parts", lead), ("t10_variance", beside))
     ]
 
 
 def words(verdict: Verdict) -> Mapping[str, str]:
-    """Returns the number of directions, the margin, and which part transfers more."""
-    more, less, place = ("on", "off", "above") if verdict.effect > 0 else ("off", "on", "below")
+    """Returns M_x of both parts, the number of components, their variance and the least lead."""
+    least = min(verdict.parts, key=lambda part: part.clearance)
+    pairs = verdict.headlines[: len(verdict.parts)]
     return {
+        "coefficients": "; ".join(map(wording.format_headline, pairs)),
         "num_components": str(NUM_COMPONENTS),
-        "margin": f"{MARGIN:g}",
-        "more": more,
-        "less": less,
-        "place": place,
+        "variance": f"{100 * VARIANCE:g} %",
+        "lead": f"{LEAD:g}",
+        "least": wording.format_estimate(least.estimate, least.low, least.high),
+        "least_name": least.name,
     }
 
 

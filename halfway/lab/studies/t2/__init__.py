@@ -1,4 +1,4 @@
-"""T2: input-gradient alignment predicts transfer example by example."""
+"""T2: alignment predicts which attacks transfer, beyond how close to the boundary an example is."""
 
 from halfway.lab.studies.t2.study import STUDY
 

@@ -1,4 +1,4 @@
-"""Figures of first-order predictions: rates by score, and calibration of one step."""
+"""A figure of first-order predictions: rates by score."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -51,8 +51,8 @@ def rates(
     fooled: ArrayLike,
     pair: ArrayLike,
     *,
-    xlabel: str = "⟨h_B, s(h_A)⟩, change of B's loss predicted to first order",
-    ylabel: str = "share that fools B, of those that\nfool A and that B had right",
+    xlabel: str = "τ, alignment",
+    ylabel: str = "share that fools B, of those that\nboth models have right",
     num_bins: int = 10,
     ax: Axes | None = None,
 ) -> Axes:
@@ -79,58 +79,4 @@ def rates(
     ax.axhline(overall, color=GREY, lw=1.4, ls=(0, (5, 3)))
     ax.set(xlabel=wrapped(xlabel, 42), ylabel=wrapped(ylabel, 34), ylim=(-0.03, 1.03))
     label_ends(ax, ax.get_xlim()[1], [(overall, "all examples", GREY)], 0.08)
-    return ax
-
-
-@styled
-def calibration(
-    predicted: ArrayLike,
-    actual: ArrayLike,
-    pair: ArrayLike,
-    *,
-    slope: float,
-    margin: tuple[float, float],
-    xlabel: str = "predicted change of B's margin loss, from its mean",
-    ylabel: str = "measured change, from its mean",
-    num_bins: int = 10,
-    ax: Axes | None = None,
-) -> Axes:
-    """Returns axes with actual against predicted change of margin loss, and the margin as a band.
-
-    Args:
-      predicted: `[B]`, first-order change on the displacement that was actually made.
-      actual: `[B]`, change that was measured.
-      pair: `[B]`, the pair of each example.
-      slope: of calibration, drawn as a line through the origin.
-      margin: slopes that count as calibrated, the grey band around the identity.
-      xlabel, ylabel: symbol and words.
-      num_bins: bins of equal numbers of examples.
-      ax: where to draw, or None for a new figure.
-
-    Raises:
-      ValueError: if the lengths differ, or there is nothing to draw.
-    """
-    middle, change = _by_bin(predicted, actual, pair, num_bins)
-    ax = new_figure(4.8, 3.8).subplots() if ax is None else ax
-    reach = max(1e-12, float(np.abs(middle).max())) * 1.08
-    line = np.array([min(0.0, 1.08 * float(middle.min())), reach])
-    ax.fill_between(line, margin[0] * line, margin[1] * line, color=GREY, alpha=0.18, lw=0)
-    ax.plot(line, line, color=GREY, lw=1.4, ls=(0, (5, 3)))
-    ax.plot(line, slope * line, color=BLUE, lw=1.4)
-    ax.errorbar(
-        middle,
-        change[:, 0],
-        np.abs(change[:, 1:] - change[:, :1]).T,
-        color=BLUE,
-        fmt="o",
-        ms=6,
-        mec="none",
-        elinewidth=1.6,
-    )
-    ends = [(reach, "equal", GREY)]
-    ends += [(limit * reach, f"slope {limit:g}", GREY) for limit in margin]
-    ends.append((slope * reach, f"slope: {slope:.2f}", BLUE))
-    ax.set(xlabel=wrapped(xlabel, 42), ylabel=wrapped(ylabel, 34))
-    ax.locator_params(axis="x", nbins=6)
-    label_ends(ax, reach, ends, 0.075)
     return ax

@@ -1,4 +1,4 @@
-"""T4: directions of attack align in the first steps, before accuracy."""
+"""T4: attack directions align before accuracy starts."""
 
 from halfway.lab.studies.t4.study import STUDY
 

@@ -9,23 +9,17 @@ import numpy as np
 import xarray as xr
 
 from halfway import losses, populations
-from halfway.lab.measurements.context import Context, Program
+from halfway.lab.measurements.context import Context
 from halfway.lab.study.records import Measurement
 from halfway.populations import Condition
 from halfway.types import Array, Key, Params, Sample
 
-LAST_STEP = 100
-"""The step whose values are the final ones."""
-NUM_EXAMPLES = 200
-"""Of S that are looked at, at most: the same for both models of a pair and at every step."""
-DIRECTIONS = ("gradient", "perturbation")
-"""Input gradients of the margin loss, and the finished perturbations of the config's attack."""
+NUM_EXAMPLES = 1000
+"""Of S that are looked at, at most: the same for both models of a pair and at every step. S is in
+random order; input gradients of all of a large S would take gigabytes."""
+DIRECTIONS = {"margin": losses.margin, "cross_entropy": losses.cross_entropy}
+"""The losses whose input gradients are compared."""
 ACCURACY = "accuracy"
-
-
-def steps_of(condition: Condition) -> tuple[int, ...]:
-    """Returns every step from 0 to `LAST_STEP`, or to the end of training where that is before."""
-    return tuple(range(min(LAST_STEP, condition.probe_steps[-1]) + 1))
 
 
 def exchange(value: Array) -> Array:
@@ -37,35 +31,21 @@ def exchange(value: Array) -> Array:
     return jax.lax.ppermute(value, populations.MODEL, [(0, 1), (1, 0)])
 
 
-@functools.lru_cache(maxsize=16)
-def probe_of(program: Program, epsilon: float) -> populations.Probe:
-    """Returns the probe of an attack; the same function for the same attack, compiled once.
-
-    Args:
-      program: has the attack.
-      epsilon: its budget.
-    """
-
-    def probe(
-        condition: Condition, key: Key, params: Params, samples: Mapping[str, Sample], images: Array
-    ) -> dict[str, Array]:
-        sample = samples["holdout"]
-        rows, labels = sample.indices[:NUM_EXAMPLES], sample.labels[:NUM_EXAMPLES]
-        x = images[rows]
-        logits_fn = functools.partial(condition.apply_fn, params)
-
-        def total_margin(x: Array) -> Array:
-            return losses.margin(logits_fn(x), labels).sum()
-
-        adversarial = program.attack(epsilon)(logits_fn, key, x, labels).adversarial
-        values = {ACCURACY: 1 - losses.error(logits_fn(x), labels).mean()}
-        directions = jax.grad(total_margin)(x), adversarial - x
-        for name, direction in zip(DIRECTIONS, directions, strict=True):
-            values[f"{name}_inner"] = jnp.vdot(direction, exchange(direction))
-            values[f"{name}_square"] = jnp.vdot(direction, direction)
-        return values
-
-    return probe
+def _probe(
+    condition: Condition, key: Key, params: Params, samples: Mapping[str, Sample], images: Array
+) -> dict[str, Array]:
+    """Returns accuracy, and the sums that alignments are made of, of one model on S."""
+    del key
+    sample = samples["holdout"]
+    rows, labels = sample.indices[:NUM_EXAMPLES], sample.labels[:NUM_EXAMPLES]
+    x = images[rows]
+    logits_fn = functools.partial(condition.apply_fn, params)
+    values = {ACCURACY: 1 - losses.error(logits_fn(x), labels).mean()}
+    for name, loss_fn in DIRECTIONS.items():
+        gradient = jax.grad(lambda x, loss_fn=loss_fn: loss_fn(logits_fn(x), labels).sum())(x)
+        values[f"{name}_inner"] = jnp.vdot(gradient, exchange(gradient))
+        values[f"{name}_square"] = jnp.vdot(gradient, gradient)
+    return values
 
 
 def alignment(inner: np.ndarray, square: np.ndarray) -> np.ndarray:
@@ -81,14 +61,14 @@ def alignment(inner: np.ndarray, square: np.ndarray) -> np.ndarray:
 
 
 def _measure(context: Context) -> xr.Dataset:
-    """Returns curves over the first steps: two alignments between the models of a pair.
+    """Returns curves over all steps of a short training: alignments between the models of a pair.
 
-    `gradient`, `perturbation` and the mean `accuracy` of both models (pair, step), all on the same
-    examples of S. The condition has no label noise, so that the labels of S are clean.
+    `margin` and `cross_entropy`, of the input gradients of these losses, and the mean `accuracy` of
+    both models (pair, step), all on the same examples of S. The condition has no label noise, so
+    that the labels of S are clean.
     """
-    steps = steps_of(context.condition)
-    probe = probe_of(context.program(), context.config.attack.epsilon)
-    probed = context.along_training(probe, steps)
+    steps = tuple(range(context.condition.probe_steps[-1] + 1))
+    probed = context.along_training(_probe, steps)
     curves = {
         name: alignment(probed[f"{name}_inner"], probed[f"{name}_square"]) for name in DIRECTIONS
     }

@@ -1,4 +1,4 @@
-"""T5: shared data is not needed."""
+"""T5: what shared examples add to transfer, they add one by one."""
 
 from halfway.lab.studies.t5.study import STUDY
 

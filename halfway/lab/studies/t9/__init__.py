@@ -1,4 +1,4 @@
-"""T9: boundaries meet, about halfway."""
+"""T9: most of what two boundaries share is beyond the geometry of the data."""
 
 from halfway.lab.studies.t9.study import STUDY
 

@@ -1,6 +1,6 @@
-"""Figures of decision boundaries: where two models cross, how far boundaries lie, and a plane."""
+"""Figures of decision boundaries: where two models cross, and a plane."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,11 +13,8 @@ from halfway.plots.style import (
     GREY,
     INK,
     PAPER,
-    VERMILLION,
     check_colors,
-    draw_interval,
     label_ends,
-    mean_interval,
     new_figure,
     styled,
     symbols,
@@ -31,7 +28,7 @@ _COUNTS = LinearSegmentedColormap.from_list("counts", [PAPER, "#b9bdc4"])
 def crossings(
     first: ArrayLike,
     second: ArrayLike,
-    permuted: ArrayLike,
+    predicted: ArrayLike,
     *,
     num_bins: int = 10,
     xlabel: str = "t_A, share of the segment until A changes its mind",
@@ -45,7 +42,7 @@ def crossings(
 
     Args:
       first, second: `[N]`, t in [0, 1] of both models.
-      permuted: `[N]`, the second's of exchanged segments, the control.
+      predicted: `[N]`, of the second by the control, which knows the data alone.
       num_bins: of the first.
       xlabel, ylabel: symbol and words.
       ax: where to draw, or None for a new figure.
@@ -53,7 +50,7 @@ def crossings(
     Raises:
       ValueError: if the lengths differ, or there is nothing to draw.
     """
-    x, y, other = (np.asarray(values, float) for values in (first, second, permuted))
+    x, y, other = (np.asarray(values, float) for values in (first, second, predicted))
     if not x.shape == y.shape == other.shape or x.ndim != 1 or not x.size:
         raise ValueError(f"crossings: shapes {x.shape}, {y.shape}, {other.shape}: three equal [N]")
     ax = new_figure(4.4, 3.9).subplots() if ax is None else ax
@@ -64,7 +61,7 @@ def crossings(
     present = np.unique(bins)
     middle = [x[bins == index].mean() for index in present]
     ends = [(1.0, "equal", INK)]
-    lines = (("segments\npermuted", other, GREY, "s"), ("same\nsegment", y, BLUE, "o"))
+    lines = (("as the rules\npredict", other, GREY, "s"), ("same\nsegment", y, BLUE, "o"))
     for name, values, color, marker in lines:
         mean = [values[bins == index].mean() for index in present]
         ax.plot(middle, mean, color=color, marker=marker, ms=5)
@@ -72,69 +69,6 @@ def crossings(
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     label_ends(ax, 1.0, ends, 0.13)
     ax.set(xlabel=wrapped(xlabel, 42), ylabel=wrapped(ylabel, 34))
-    return ax
-
-
-@styled
-def boundary_distances(
-    to_boundary: ArrayLike,
-    between: ArrayLike,
-    *,
-    names: Sequence[str],
-    xlabel: str = "l2 distance, median over examples",
-    ax: Axes | None = None,
-) -> Axes:
-    """Returns axes with a row for each kind of direction: to the boundary, and between two models'.
-
-    Every dot is a pair; marks are means over pairs with their intervals. A row without a finite
-    value says so.
-
-    Args:
-      to_boundary: `[K, P]`, distances from examples to a model's boundary.
-      between: `[K, P]`, from this boundary to that of another model.
-      names: `[K]`, of the directions.
-      xlabel: the quantity, in words.
-      ax: where to draw, or None for a new figure.
-
-    Raises:
-      ValueError: if the shapes do not fit together.
-    """
-    values = np.stack([np.asarray(v, float) for v in (to_boundary, between)], 1)
-    if values.ndim != 3 or len(values) != len(names):
-        raise ValueError(f"boundary_distances: {values.shape[::2]} of {len(names)} names")
-    ax = new_figure(5.2, 1.0 + 0.62 * len(names)).subplots() if ax is None else ax
-    finite = values[np.isfinite(values)]
-    most = float(finite.max()) if finite.size else 1.0
-    ax.set_xlim(0, 1.06 * most)
-    styles = (("to the boundary", BLUE, "o"), ("between the boundaries", VERMILLION, "D"))
-    for row, block in enumerate(values):
-        for shift, (label, color, marker), data in zip((-0.14, 0.18), styles, block, strict=True):
-            distances = data[np.isfinite(data)]
-            y = row + shift
-            if not distances.size:
-                words = f"{label}: none for most examples"
-                ax.text(0.02 * most, y, words, color=color, va="center", fontsize=9)
-                continue
-            ax.scatter(distances, np.full(distances.shape, y), s=14, color=color, alpha=0.4, lw=0)
-            middle, low, high = mean_interval(distances)
-            ends = (low, high) if np.isfinite(low) else (middle, middle)
-            draw_interval(ax, middle, *ends, y, color, marker, 7)
-            if row == 0:
-                left = middle > 0.6 * most
-                ax.annotate(
-                    label,
-                    (float(distances.min() if left else distances.max()), y),
-                    (-9 if left else 9, 0),
-                    textcoords="offset points",
-                    color=color,
-                    ha="right" if left else "left",
-                    va="center",
-                    fontsize=9,
-                )
-    ax.set_yticks(range(len(names)), [wrapped(name, 24) for name in names])
-    ax.set(ylim=(len(names) - 0.5, -0.5), xlabel=wrapped(xlabel, 42))
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
     return ax
 
 

@@ -1,4 +1,4 @@
-"""Where boundaries of two models lie: on segments between examples, along directions, in planes."""
+"""Where boundaries of two models and of three rules lie on segments, and in a plane."""
 
 import functools
 import itertools
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from halfway import input_space, landscapes
 from halfway.lab.measurements.context import Context, Pair, Program, Shared
@@ -18,18 +19,22 @@ NUM_SEGMENTS = 10
 """Drawn of each pair of classes, fewer where S has fewer examples that both models have right."""
 NUM_CLASS_PAIRS = 45
 """At most; drawn, where the classes make more."""
-NUM_HOLDOUT, NUM_EXAMPLES = 2000, 200
-"""Of S, at most: those that ends are drawn from, and those along whose directions distances are
-measured. S is in random order."""
-NUM_STEPS, NUM_FAR_STEPS, NUM_HALVINGS = 100, 200, 12
-"""Of the search along a segment, along a direction up to the longest distance in a box, and then
-of bisection."""
+NUM_HOLDOUT = 2000
+"""Of S, at most, that ends are drawn from; S is in random order. Rules are fitted on all of S."""
+NUM_STEPS, NUM_HALVINGS = 100, 12
+"""Of the search along a segment: points beyond its start, and then of bisection."""
+RULES = ("nearest class mean", "linear discriminant", "nearest neighbours")
+"""What tells classes apart by the geometry of the data alone."""
+SHRINKAGE = 0.1
+"""Of the covariance of the linear discriminant, towards its mean variance."""
+NUM_NEIGHBOURS = 5
+"""That vote; a tie goes to the class of the nearest of those that are tied."""
 GRID_SIZE = 61
 """Points along each axis of a plane."""
-KINDS = ("legitimate", "adversarial", "random")
-"""Of directions, as Tramèr et al. (arXiv 1704.03453) tell them apart."""
 _SEARCH: dict[str, Any] = {"num_steps": NUM_STEPS, "num_halvings": NUM_HALVINGS, "chunk_size": 8}
 _CHUNK = 128
+_FAR = 1e12
+"""A squared distance beyond all others."""
 
 
 class Ends(NamedTuple):
@@ -76,13 +81,73 @@ def sample_ends(key: Key, labels: Array, usable: Array, classes: Array, num_segm
     return Ends(rows[:, 0], rows[:, 1], valid.all(1))
 
 
-def _pair(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]:
-    """Returns crossings on segments, distances along directions, and decisions in a plane.
+class AffineRules(NamedTuple):
+    """Scores of rules that are affine in the input, whose largest decides: `w x + b`.
 
-    `shared.extra` are the pairs of classes `[G, 2]` that segments lead between.
+    Attributes:
+      weight: `[..., R, C, d]`.
+      bias: `[..., R, C]`; −inf for a class without examples.
     """
-    key_ends, key_chosen, key_random, key_attack, key_plane = jax.random.split(pair.key, 5)
-    rows = pair.halves.s.indices[:NUM_HOLDOUT]
+
+    weight: Any
+    bias: Any
+
+
+def affine_rules(x: ArrayLike, labels: ArrayLike, num_classes: int) -> AffineRules:
+    """Returns the nearest class mean and the linear discriminant fitted on a sample, by NumPy.
+
+    Args:
+      x: `[B, ...]`.
+      labels: `[B]`.
+      num_classes: C.
+
+    Formula: of the mean, `⟨m_c, x⟩ − ‖m_c‖²/2`. Of the discriminant, `⟨Σ⁻¹m_c, x⟩ −
+    ⟨m_c, Σ⁻¹m_c⟩/2 + log π_c` with Σ = (1 − s) W + s tr(W)/d I, W the covariance within classes
+    (sums divided by B), s the shrinkage, π_c the share of the class in the sample.
+    """
+    flat = np.asarray(x, np.float64).reshape(len(np.asarray(x)), -1)
+    names = np.asarray(labels)
+    onehot = (names[:, None] == np.arange(num_classes)).astype(float)
+    count = onehot.sum(0)
+    means = onehot.T @ flat / np.maximum(count, 1)[:, None]
+    within = flat - means[names]
+    covariance = within.T @ within / len(flat)
+    size = flat.shape[1]
+    scale = np.trace(covariance) / size or 1.0
+    shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * scale * np.eye(size)
+    solved = np.linalg.solve(shrunk, means.T).T
+    with np.errstate(divide="ignore"):
+        prior = np.log(count / len(flat))
+    bias = np.stack([-(means**2).sum(-1) / 2, prior - (means * solved).sum(-1) / 2])
+    bias[:, count == 0] = -np.inf
+    return AffineRules(np.stack([means, solved]), bias)
+
+
+def neighbour_votes(squared: Array, labels: Array, num_classes: int) -> Array:
+    """Returns scores `[..., C]`: votes of the nearest examples, and the order of the nearest.
+
+    Args:
+      squared: `[..., B]`, squared distances to a sample, up to what all have in common.
+      labels: `[B]`.
+      num_classes: C.
+    """
+    number = min(NUM_NEIGHBOURS, labels.shape[0])
+    _, nearest = jax.lax.top_k(-squared, number)
+    # Together less than one vote, each more than all that are farther away.
+    weight = 1 + 0.5 ** jnp.arange(2, number + 2)
+    votes = jax.nn.one_hot(labels[nearest], num_classes)
+    return (votes * weight.reshape(*[1] * (votes.ndim - 2), number, 1)).sum(-2)
+
+
+def _pair(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]:
+    """Returns crossings of both models and of the rules on segments, and decisions in a plane.
+
+    `pair.extra` are the `AffineRules` of S, `shared.extra` the pairs of classes `[G, 2]` that
+    segments lead between.
+    """
+    key_ends, key_plane = jax.random.split(pair.key)
+    holdout = pair.halves.s.indices
+    rows = holdout[:NUM_HOLDOUT]
     x, y = shared.images[rows], shared.labels[rows]
 
     def each(fn):
@@ -91,35 +156,58 @@ def _pair(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]:
 
     right = (each(lambda logits_fn: logits_fn(x).argmax(-1)) == y[None]).all(0)
     ends = sample_ends(key_ends, y, right, shared.extra, min(NUM_SEGMENTS, len(y)))
-    start, end = x[ends.start.ravel()], x[ends.end.ravel()]
+    places = ends.start.ravel(), ends.end.ravel()
+    start, end = (x[place] for place in places)
+    sample, names = shared.images[holdout], shared.labels[holdout]
+    ruled = rule_crossings(pair.extra, sample, names, *places)
     segments = {
-        "start": rows[ends.start.ravel()],
-        "end": rows[ends.end.ravel()],
+        "start": rows[places[0]],
+        "end": rows[places[1]],
         "crossing": each(lambda fn: input_space.crossing(fn, start, end, **_SEARCH)),
-        "length": jnp.linalg.norm((end - start).reshape(len(start), -1), axis=-1),
+        "rule_crossing": ruled,
         "valid": ends.valid.ravel(),
     }
-    score = jnp.where(right, jax.random.uniform(key_chosen, y.shape, minval=0.5), 0.0)
-    top, chosen = jax.lax.top_k(score, min(NUM_EXAMPLES, len(y)))
-    points, names = x[chosen], y[chosen]
+    return segments | _plane(each, key_plane, x, y, right)
 
-    def attacked(logits_fn):
-        attack = program.attack(shared.epsilon)
-        adversarial = attack(logits_fn, key_attack, points, names).adversarial
-        return input_space.directions_toward(points, adversarial)
 
-    def along(directions):
-        search = _SEARCH | {"max_distance": points[0].size ** 0.5, "num_steps": NUM_FAR_STEPS}
-        return each(lambda fn: input_space.boundary_distance(fn, points, directions, **search))
+def rule_crossings(rules: AffineRules, x: Array, labels: Array, start: Array, end: Array) -> Array:
+    """Returns where rules first leave the class of the start, `[3, G]`, in the order of `RULES`.
 
-    # One of each kind for each surrogate; only those of the attack are its own.
-    legitimate = input_space.legitimate_directions(points, names, x, y)
-    random = input_space.random_directions(key_random, points)
-    kinds = jnp.concatenate([legitimate[None], random[None], each(attacked)])
-    legitimate, random, *adversarial = jax.lax.map(along, kinds)
-    distances = [jnp.stack([legitimate] * 2), jnp.stack(adversarial), jnp.stack([random] * 2)]
-    reached = {"distance": jnp.stack(distances), "chosen": top > 0}
-    return segments | reached | _plane(each, key_plane, x, y, right)
+    0 where a rule has the start wrong, inf where it never leaves its class. Along a segment affine
+    scores and, up to what all examples have in common, squared distances are interpolated.
+
+    Args:
+      rules: fitted on the sample.
+      x: `[B, ...]`, the sample.
+      labels: `[B]`.
+      start: `[G]`, places in the sample; the neighbours of a segment are without both ends.
+      end: `[G]`.
+    """
+    flat = x.reshape(x.shape[0], -1)
+    num_classes = rules.bias.shape[-1]
+
+    def search(scores_fn, first, last):
+        share = input_space.crossing(scores_fn, first, last, **_SEARCH)
+        return jnp.where(scores_fn(first).argmax(-1) == labels[start], share, 0.0)
+
+    def affine(weight, bias):
+        # A class without examples never wins; infinite scores cannot be interpolated.
+        offset = jnp.where(jnp.isfinite(bias), bias, -_FAR)
+        scores = flat @ weight.T + offset[None]
+        return search(lambda scores: scores, scores[start], scores[end])
+
+    square = (flat**2).sum(-1)
+    count = jnp.arange(flat.shape[0])[None]
+    itself = (count == start[:, None]) | (count == end[:, None])
+
+    def distances(place):
+        squared = square[place][:, None] + square[None] - 2 * flat[place] @ flat.T
+        return jnp.where(itself, _FAR, squared)
+
+    votes = functools.partial(neighbour_votes, labels=labels, num_classes=num_classes)
+    neighbours = search(votes, distances(start), distances(end))
+    linear = [affine(rules.weight[r], rules.bias[r]) for r in range(2)]
+    return jnp.stack([*linear, neighbours])
 
 
 def _plane(each, key, x, y, right):
@@ -154,66 +242,39 @@ def _measure(context: Context) -> xr.Dataset:
     Both have both ends right, labels clean, so that both cross somewhere; segments lead from the
     lower class to the higher. Of each segment, `class_pair` (pair, segment), −1 where S has none;
     `start` and `end` (pair, segment), rows of the pool; `crossing` (pair, model, segment), the
-    share t; `distance` (pair, model, segment) and `between` (pair, segment) in l2; and a plane.
-
-    And the medians over examples of S that both have right of the l2 distance to a model's own
-    boundary, and between the boundaries of both, along each kind of direction (pair, kind, model).
+    share t, and `rule_crossing` (pair, rule, segment) of `RULES` fitted on S; and a plane.
     """
     classes = class_pairs(context.condition.num_classes, context.rng())
-    arrays = context.over_pairs(_pair, shared_extra=jnp.asarray(classes, jnp.int32))
+    images, labels = np.asarray(context.pool.images), np.asarray(context.pool.labels)
+    fitted = [
+        affine_rules(images[rows], labels[rows], context.condition.num_classes)
+        for rows in np.asarray(context.population.halves.s.indices)
+    ]
+    rules = AffineRules(*(jnp.asarray(np.stack(v), jnp.float32) for v in zip(*fitted, strict=True)))
+    # Distances to all of S, at several points of all segments: one pair after another.
+    arrays = context.over_pairs(
+        _pair, extra=rules, shared_extra=jnp.asarray(classes, jnp.int32), at_once=1
+    )
     valid = arrays["valid"]
-    crossing = np.where(valid[:, None], arrays["crossing"], np.float32(0))
-    distance = crossing * arrays["length"][:, None]
-    with np.errstate(invalid="ignore"):
-        between = np.abs(distance[:, 0] - distance[:, 1])
+    crossing, ruled = (
+        np.where(valid[:, None], arrays[name], np.float32(0))
+        for name in ("crossing", "rule_crossing")
+    )
     group = np.repeat(np.arange(len(classes)), valid.shape[1] // len(classes))
-    by_kind = [medians(arrays["distance"][:, k], arrays["chosen"]) for k in range(len(KINDS))]
-    numbers = {
-        name: (("pair", "kind", "model"), np.stack([part[name] for part in by_kind], 1))
-        for name in by_kind[0]
-    }
-    of_segments, of_models = ("pair", "segment"), ("pair", "model", "segment")
+    of_segments = ("pair", "segment")
     outcomes = {
         "start": (of_segments, arrays["start"]),
         "end": (of_segments, arrays["end"]),
         "class_pair": (of_segments, np.where(valid, group, -1).astype(np.int16)),
-        "crossing": (of_models, crossing),
-        "distance": (of_models, distance),
-        "between": (of_segments, between),
+        "crossing": (("pair", "model", "segment"), crossing),
+        "rule_crossing": (("pair", "rule", "segment"), ruled),
         "plane_decision": (("pair", "model", "y", "x"), arrays["plane_decision"].astype(np.int16)),
         "plane_classes": (("pair", "corner"), arrays["plane_classes"].astype(np.int16)),
         "plane_corners": (("pair", "corner", "axis"), arrays["plane_corners"]),
         "plane_x": (("pair", "x"), arrays["plane_x"]),
         "plane_y": (("pair", "y"), arrays["plane_y"]),
     }
-    return context.dataset(numbers, outcomes, kind=KINDS)
-
-
-def medians(distance: np.ndarray, chosen: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns medians over examples, `[P, 2]`, of what lies along directions of each surrogate.
-
-    Args:
-      distance: `[P, 2, 2, E]`: surrogate, model, example; inf where no boundary is found.
-      chosen: `[P, E]`, which examples count.
-
-    Returns:
-      `boundary_distance` of the surrogate, infinite ones included; `inter_boundary_distance`, where
-      the surrogate has a boundary, infinite where the other has none; and `share_unbounded`, of
-      examples without a boundary of the surrogate. NaN where nothing counts.
-    """
-    values = np.full((3, *distance.shape[:2]), np.nan)
-    for p, s in np.ndindex(distance.shape[:2]):
-        own_distance, other_distance = (
-            distance[p, s, s, chosen[p]],
-            distance[p, s, 1 - s, chosen[p]],
-        )
-        bounded = np.isfinite(own_distance)
-        if len(own_distance):
-            values[0, p, s], values[2, p, s] = np.median(own_distance), 1 - bounded.mean()
-        if bounded.any():
-            values[1, p, s] = np.median(np.abs(own_distance[bounded] - other_distance[bounded]))
-    names = ("boundary_distance", "inter_boundary_distance", "share_unbounded")
-    return dict(zip(names, values, strict=True))
+    return context.dataset({}, outcomes, rule=RULES)
 
 
 BOUNDARIES = Measurement("boundaries", _measure)

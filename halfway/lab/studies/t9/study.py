@@ -1,56 +1,59 @@
-"""T9: boundaries meet, about halfway."""
+"""T9: most of what two boundaries share is beyond the geometry of the data."""
 
-import functools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from halfway import stats
+from halfway import plots, stats
 from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.context import MODELS
 from halfway.lab.measurements.learning import LEARNING
 from halfway.lab.studies.t9 import figures as drawing
-from halfway.lab.studies.t9.measure import BOUNDARIES, KINDS
+from halfway.lab.studies.t9.clusters import two_way_test
+from halfway.lab.studies.t9.measure import BOUNDARIES, RULES
 from halfway.lab.study import rules, text
 from halfway.lab.study.conditions import condition
 from halfway.lab.study.protocol import Figure, Study
 from halfway.lab.study.records import Measured, Records, Request
-from halfway.lab.study.verdict import Headline, Outcome, Verdict
+from halfway.lab.study.verdict import Outcome, Verdict
 from halfway.populations import Condition
 
 TEXT = text.load(__file__)
-CORRELATION, MIDDLE, LEAD = "same place", "in the middle", "nearer than the example"
-HALFWAY = 0.1
-"""How far from the middle of a segment a boundary may lie on average."""
-FOUND = 0.999
-"""The share of segments on which both crossings must be found."""
-SEED = 9
-"""Of the permutation that is drawn in the figure; the rule needs none."""
+SHARE = 0.5
+"""Of the correlation, which must be left once three rules are given."""
+PART = "beyond the data"
 
 
 class BoundaryStatistics(NamedTuple):
-    """What the rule reads of each pair, `[P]` each; NaN for pairs that diverged.
+    """What the rule reads; NaN for pairs that diverged.
 
     Attributes:
-      correlation: of t_A and t_B over segments.
-      permuted: its mean over all permutations of segments within pairs of classes.
-      off: mean |t − ½| of both models.
-      own_distance: median l2 distance to a model's own boundary along segments, mean of both
-        models.
-      between: median l2 distance between both boundaries.
-      lead: median of the difference of the two, mean of both models.
-      crossed: share of segments on which both crossings were found.
+      correlation: `[P]`, Pearson's r of t_A and t_B over segments.
+      partial: `[P]`, the same given the crossings of the rules.
+      with_rule: `[3, P]`, r of a model's crossing and that of each rule, mean of both models.
+      examples: `[N]`, what each example of the pool adds to the mean of partial − ½ r, to first
+        order; NaN for one that ends no segment.
     """
 
     correlation: np.ndarray
-    permuted: np.ndarray
-    off: np.ndarray
-    own_distance: np.ndarray
-    between: np.ndarray
-    lead: np.ndarray
-    crossed: np.ndarray
+    partial: np.ndarray
+    with_rule: np.ndarray
+    examples: np.ndarray
+
+
+class Segments(NamedTuple):
+    """The segments of one pair.
+
+    Attributes:
+      crossings: `[2, N]`, t of both models; 1 where one was not found.
+      rules: `[3, N]`, the same of the rules.
+      ends: `[2, N]`, rows of the pool.
+    """
+
+    crossings: np.ndarray
+    rules: np.ndarray
+    ends: np.ndarray
 
 
 def decided_on(config: RunConfig) -> Condition:
@@ -64,184 +67,170 @@ def needs(config: RunConfig) -> Sequence[Request]:
     return [Request(LEARNING, (trained,)), Request(BOUNDARIES, (trained,))]
 
 
-def expected_correlation(x: np.ndarray, y: np.ndarray, strata: np.ndarray) -> tuple[float, float]:
-    """Returns Pearson's correlation, and its mean over all permutations of y within strata.
-
-    A permutation leaves means and variances as they are, and on average replaces each y by the
-    mean of its stratum: so the mean is exact, without drawing. NaN where one does not vary.
+def segments_of(boundaries: Measured, pair: int) -> Segments:
+    """Returns the segments of a pair that exist.
 
     Args:
-      x, y: `[N]`.
-      strata: `[N]` integers.
+      boundaries: of `BOUNDARIES`.
+      pair: its number.
     """
-    if len(x) < 2:
-        return math.nan, math.nan
-    x, y = x - x.mean(), y - y.mean()
-    size = math.sqrt(float(x @ x) * float(y @ y))
-    if not size > 0:
-        return math.nan, math.nan
-    _, group = np.unique(strata, return_inverse=True)
-    sums = [np.bincount(group, weights=values) for values in (x, y)]
-    return float(x @ y) / size, float(sums[0] @ (sums[1] / np.bincount(group))) / size
+    valid = boundaries.read("class_pair", "pair", "segment")[pair] >= 0
+    models = boundaries.read("crossing", "pair", "model", "segment")[pair]
+    ruled = np.stack(
+        [boundaries.read("rule_crossing", "pair", "segment", rule=rule)[pair] for rule in RULES]
+    )
+    crossings, of_rules = (
+        np.where(np.isfinite(values), values, 1.0)[:, valid].astype(np.float64)
+        for values in (models, ruled)
+    )
+    ends = [boundaries.read(name, "pair", "segment")[pair][valid] for name in ("start", "end")]
+    return Segments(crossings, of_rules, np.stack(ends))
+
+
+def residuals(values: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Returns values `[M, N]` minus their least-squares fit by an intercept and given `[R, N]`.
+
+    Args:
+      values: what is fitted.
+      given: what it is fitted by; with no row, the mean is subtracted.
+    """
+    design = np.concatenate([np.ones((1, values.shape[1])), given]).T
+    fitted, *_ = np.linalg.lstsq(design, values.T, rcond=None)
+    return values - (design @ fitted).T
+
+
+def correlation(values: np.ndarray, given: np.ndarray) -> tuple[float, np.ndarray]:
+    """Returns the partial correlation of two quantities and `[N]` what each entry adds to it.
+
+    NaN where fewer entries are there than it takes, or one of the two is fitted exactly.
+
+    Args:
+      values: `[2, N]`.
+      given: `[R, N]`; with no row this is Pearson's correlation.
+
+    Formula: with residuals u, v of mean square 1, r = mean(u v) and the influence
+    `u v − r (u² + v²)/2`: to first order the fits do not matter.
+    """
+    left = residuals(values, given)
+    size = np.sqrt((left**2).mean(-1, keepdims=True)) if left.size else np.zeros((2, 1))
+    scale = np.abs(values).max(-1, initial=0.0)[:, None]
+    if values.shape[1] < len(given) + 3 or not (size > 1e-9 * scale).all():
+        return np.nan, np.full(values.shape[1], np.nan)
+    first, second = left / size
+    r = float((first * second).mean())
+    return r, first * second - r * (first**2 + second**2) / 2
 
 
 def boundary_statistics(boundaries: Measured) -> BoundaryStatistics:
-    """Returns the statistics of each pair.
+    """Returns the statistics of each pair, and what each example adds.
 
-    A crossing that was not found counts as one at the far end of the segment, and as a boundary
-    infinitely far from the other model's: against the claim.
+    A crossing that was not found counts as one at the far end of the segment.
 
     Args:
       boundaries: of `BOUNDARIES`.
     """
-    classes, between = (
-        boundaries.read(name, "pair", "segment") for name in ("class_pair", "between")
+    num_pairs = len(boundaries.finite)
+    num_rows = 1 + max(
+        int(boundaries.read(name, "pair", "segment").max(initial=0)) for name in ("start", "end")
     )
-    crossings, distances = (
-        boundaries.read(name, "pair", "model", "segment").astype(np.float64)
-        for name in ("crossing", "distance")
-    )
-    values = np.full((len(BoundaryStatistics._fields), len(classes)), np.nan)
+    values, with_rule = np.full((2, num_pairs), np.nan), np.full((len(RULES), num_pairs), np.nan)
+    examples, ended = np.zeros(num_rows), np.zeros(num_rows, bool)
     for p in np.flatnonzero(boundaries.finite):
-        valid = classes[p] >= 0
-        if not valid.any():
+        crossings, of_rules, ends = segments_of(boundaries, int(p))
+        nothing = of_rules[:0]
+        (r, influence), (partial, influence_left) = (
+            correlation(crossings, given) for given in (nothing, of_rules)
+        )
+        if not np.isfinite(r - partial):
             continue
-        crossed = np.isfinite(crossings[p][:, valid]).all(0)
-        first, second = np.where(np.isfinite(crossings[p]), crossings[p], 1.0)[:, valid]
-        distance = distances[p][:, valid]
-        apart = np.where(crossed, between[p][valid], 0.0)
-        lead = np.where(crossed, distance - apart, -np.inf)
-        values[:2, p] = expected_correlation(first, second, classes[p][valid])
-        values[2, p] = np.abs(np.stack([first, second]) - 0.5).mean()
-        values[3, p] = np.median(distance, axis=1).mean()
-        values[4, p] = np.median(np.where(crossed, apart, np.inf))
-        values[5, p], values[6, p] = np.median(lead, axis=1).mean(), crossed.mean()
-    return BoundaryStatistics(*values)
+        values[:, p] = r, partial
+        with_rule[:, p] = [
+            np.mean([correlation(np.stack([model, rule]), nothing)[0] for model in crossings])
+            for rule in of_rules
+        ]
+        added = (influence_left - SHARE * influence) / influence.size
+        for rows in ends:
+            np.add.at(examples, rows, added)
+            ended[rows] = True
+    # The mean over pairs is of those that count.
+    examples = examples / max(1, int(np.isfinite(values[0]).sum()))
+    correlations, partials = values
+    added = np.where(ended, examples, np.nan)
+    return BoundaryStatistics(correlations, partials, with_rule, added)
 
 
 def decide(records: Records) -> Outcome:
-    """Returns three tests, and the gate that every crossing was found."""
-    boundaries = records.get(BOUNDARIES, decided_on(records.config))
-    read = boundary_statistics(boundaries)
-    mean = functools.partial(stats.mean_test, alternative="greater")
-    parts = (
-        rules.part(
-            mean(read.correlation - read.permuted),
-            CORRELATION,
-            "corr(t_A, t_B) over segments minus its mean under permutation",
-            "greater",
-            0.0,
-            control=TEXT.controls[0],
-        ),
-        rules.part(
-            stats.mean_test(read.off, HALFWAY, alternative="less"),
-            MIDDLE,
-            "mean |t − ½| of both models",
-            "less",
-            HALFWAY,
-        ),
-        rules.part(
-            mean(read.lead),
-            LEAD,
-            "median over segments of the l2 distance to the boundary minus the distance between "
-            "both boundaries",
-            "greater",
-            0.0,
-        ),
-        rules.gate(
-            read.crossed,
-            "crossings",
-            "share of segments that both models cross",
-            FOUND,
-            bounds=(0, 1),
-        ),
+    """Returns one test: the partial correlation minus half of the correlation.
+
+    Both are of one pair and over all of its segments together; the mean over pairs is tested by a t
+    over pairs *and* examples: the squared errors that draws of either make are added, since the
+    samples S of pairs overlap. A crossing of a rule counts as 0 where the rule has the start wrong
+    and as 1 where it never leaves its class. A pair with fewer than six segments, or with crossings
+    that the rules give exactly, has no partial correlation and is left out.
+    """
+    read = boundary_statistics(records.get(BOUNDARIES, decided_on(records.config)))
+    nothing = np.full(len(read.examples), np.nan)
+    part = rules.part(
+        two_way_test(read.partial - SHARE * read.correlation, read.examples, alternative="greater"),
+        PART,
+        "partial corr(t_A, t_B) given three rules fitted on S, minus half of corr(t_A, t_B)",
+        "greater",
+        0.0,
+        control=TEXT.controls[0],
     )
+
+    def mean(values: np.ndarray):
+        return stats.bounded(two_way_test(values, nothing, alternative="greater"), -1.0)
+
     headlines = [
         rules.headline(
-            "corr(t_A, t_B)", mean(read.correlation), "permuted within classes", mean(read.permuted)
-        ),
-        rules.headline("mean |t − ½|", mean(read.off)),
-        rules.headline(
-            "l2 distance to the boundary along segments",
-            mean(read.own_distance),
-            "between both boundaries",
-            mean(read.between),
-        ),
+            "corr(t_A, t_B) over segments",
+            mean(read.correlation),
+            "given three rules",
+            mean(read.partial),
+        )
     ]
-    headlines += [_headline(kind, *medians) for kind, medians in _by_kind(boundaries).items()]
-    return Outcome(parts, (CORRELATION,), tuple(headlines))
-
-
-def _by_kind(boundaries: Measured) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns `[P]` medians to the boundary and between boundaries, by kind of direction."""
-    names = "boundary_distance", "inter_boundary_distance"
-
-    def read(name: str, kind: str) -> np.ndarray:
-        return boundaries.read(name, "pair", "model", kind=kind).mean(-1)
-
-    return {kind: (read(names[0], kind), read(names[1], kind)) for kind in KINDS}
-
-
-def _headline(kind: str, to_boundary: np.ndarray, between: np.ndarray) -> Headline:
-    """Returns mean medians of one kind of direction; ∞ where that of any pair is."""
-
-    def triple(values: np.ndarray) -> tuple[float, float, float]:
-        if np.isinf(values).any():
-            return math.inf, math.nan, math.nan
-        return rules.triple(stats.mean_test(values, alternative="greater"))
-
-    label = f"l2 distance to the boundary along {kind} directions"
-    return Headline(label, *triple(to_boundary), "between both boundaries", triple(between))
-
-
-def _unbounded(boundaries: Measured) -> str:
-    """Returns in words for how many examples random directions hit no boundary."""
-    share = boundaries.read("share_unbounded", "pair", "model", kind="random")
-    return (
-        f"; {100 * np.nanmean(share):.0f} % of random directions meet no boundary within the "
-        "diagonal of the box and count as infinitely long, the distance between boundaries is of "
-        "the others"
-    )
+    headlines += [
+        rules.headline(f"correlation of a model's crossings with those of the {rule}", mean(values))
+        for rule, values in zip(RULES, read.with_rule, strict=True)
+    ]
+    return Outcome((part,), (PART,), tuple(headlines))
 
 
 def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:
-    """Returns crossings of both models, distances by kind of direction, and a plane.
+    """Returns crossings of both models, what is left of their correlation, and a plane.
 
     Args:
       records: the measurements of the run.
       verdict: what the rule decided.
     """
     boundaries = records.get(BOUNDARIES, decided_on(records.config))
-    finite = boundaries.finite
-    axes = drawing.crossings(*_segments(boundaries))
+    pairs = [segments_of(boundaries, int(p)) for p in np.flatnonzero(boundaries.finite)]
+    predicted = [
+        segments.crossings[1] - residuals(segments.crossings[1:], segments.rules)[0]
+        for segments in pairs
+    ]
+    first, second = np.concatenate([segments.crossings for segments in pairs], 1)
+    axes = drawing.crossings(first, second, np.concatenate(predicted))
     drawn = [Figure("t9_crossings", TEXT.caption("t9_crossings", verdict), rules.figure_of(axes))]
     read = boundary_statistics(boundaries)
-    rows = {"segment": (read.own_distance, read.between)} | _by_kind(boundaries)
-    to_boundary, between = (np.array([row[i][finite] for row in rows.values()]) for i in range(2))
-    axes = drawing.boundary_distances(to_boundary, between, names=list(rows))
-    caption = TEXT.caption("t9_distances", verdict, unbounded=_unbounded(boundaries))
-    drawn.append(Figure("t9_distances", caption, rules.figure_of(axes)))
+    axes = plots.pair_comparison(
+        read.partial,
+        np.stack([SHARE * read.correlation, read.correlation]),
+        names=[records.config.architectures[0]],
+        treatment="given the rules",
+        control_names=["half of the correlation", "the correlation"],
+        xlabel="r, correlation of t_A and t_B over segments",
+    )
+    caption = TEXT.caption("t9_correlations", verdict)
+    drawn.append(Figure("t9_correlations", caption, rules.figure_of(axes)))
     corners = boundaries.read("plane_corners", "pair", "corner", "axis")
-    usable = finite & np.isfinite(corners).all((1, 2))
+    usable = boundaries.finite & np.isfinite(corners).all((1, 2))
     if usable.any():
         axes = _plane(boundaries, int(np.argmax(usable)))
         caption = TEXT.caption("t9_plane", verdict)
         drawn.append(Figure("t9_plane", caption, rules.figure_of(axes)))
     return drawn
-
-
-def _segments(boundaries: Measured) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns t_A, t_B, and t_B exchanged within pairs of classes, of all segments together."""
-    rng = np.random.default_rng(SEED)
-    classes = boundaries.read("class_pair", "pair", "segment")
-    crossings = boundaries.read("crossing", "pair", "model", "segment")
-    columns = []
-    for p in np.flatnonzero(boundaries.finite):
-        valid = (classes[p] >= 0) & np.isfinite(crossings[p]).all(0)
-        first, second = crossings[p][:, valid]
-        columns.append((first, second, permute(second, classes[p][valid], rng)))
-    first, second, permuted = map(np.concatenate, zip(*columns, strict=True))
-    return first, second, permuted
 
 
 def _plane(boundaries: Measured, pair: int):
@@ -258,25 +247,4 @@ def _plane(boundaries: Measured, pair: int):
     return drawing.boundaries(read["x"], read["y"], decisions, points=points)
 
 
-def permute(values: np.ndarray, strata: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns `[N]` values exchanged at random within strata.
-
-    Args:
-      values: `[N]`.
-      strata: `[N]`, the stratum of each value.
-      rng: draws the permutation.
-    """
-    out = values.copy()
-    for stratum in np.unique(strata):
-        rows = np.flatnonzero(strata == stratum)
-        out[rows] = values[rng.permutation(rows)]
-    return out
-
-
-def words(verdict: Verdict) -> Mapping[str, str]:
-    """Returns what counts as the middle."""
-    del verdict
-    return {"halfway": f"{HALFWAY:g}"}
-
-
-STUDY = Study("T9", TEXT, needs, decide, figures, words, stands_on=("T1",))
+STUDY = Study("T9", TEXT, needs, decide, figures, stands_on=("T1",))

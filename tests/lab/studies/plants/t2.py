@@ -1,86 +1,70 @@
 """Planted records of T2."""
 
-import functools
-
 import numpy as np
 import scipy.stats
-from scipy import optimize
 from support import plants
 
 from halfway.lab.measurements.transfer import TRANSFER
 from halfway.lab.studies.t2 import study
 from halfway.lab.studies.t2.measure import FIRST_ORDER
 
-MARGINS = {
-    f"{study.CALIBRATION}, low": study.MARGIN[0],
-    f"{study.CALIBRATION}, high": study.MARGIN[1],
-}
-BOUNDARIES = [study.POOLED, study.STRATIFIED, *MARGINS]
-RATES = np.array([0.1, 0.15, 0.25, 0.4, 0.6])
-"""Planted share of fooled examples in each margin bin."""
+BOUNDARIES = [study.WITHIN, study.BEYOND]
+PLANTED = {study.WITHIN: 0.05, study.BEYOND: 0.01}
+"""How far each AUC lies beyond its threshold at effect 1."""
+DISTANCE, FOOLED = 0.974, 0.17
+"""AUC of the distance to the boundary, and the share of examples that fool B."""
+COMMON = 0.93
+"""Correlation of both scores among examples of one outcome; the difference of their AUCs then has
+the standard deviation over pairs that was measured, .005."""
+NUM_ROWS = 1797
+"""Of the pool."""
 
 
 def plant(rng, effect, boundary=None):
-    """Outcomes of examples with known AUCs and slope.
+    """Outcomes of examples with known AUCs.
 
-    B is fooled with a probability that depends on its margin bin alone; the score is normal,
-    shifted within a bin for the fooled and between bins by what gives the pooled AUC.
+    Scores are normal, shifted for the fooled by what gives their AUC; losses and gradients follow
+    from them, and τ is drawn for itself, so that each AUC can be put at its boundary.
     """
     config = plants.CONFIG
-    goal = {name: 0.5 + 0.05 * effect for name in (study.POOLED, study.STRATIFIED)}
-    if boundary in goal:
-        goal[boundary] = 0.5
-    within = np.sqrt(2) * float(scipy.stats.norm.ppf(goal[study.STRATIFIED]))
-    between = shift_between(within, goal[study.POOLED])
-    size = (config.num_pairs, 2, config.num_holdout)
-    labels = rng.integers(0, config.num_classes, (size[0], size[2]))
-    eligible = rng.random(size) < 0.45
-    loss = rng.normal(size=size)
-    bins = margin_bins(loss, eligible)
-    fooled = rng.random(size) < RATES[bins]
-    score = rng.normal(size=size) + within * fooled + between * bins
-    predicted = rng.gamma(2.0, 0.1, size)
-    slope = MARGINS.get(boundary, 1.0) + rng.normal(0, 0.05, (size[0], 1, 1))
-    actual = slope * predicted + rng.normal(0, 0.1, size)
+    size = {name: step * (0.0 if name == boundary else effect) for name, step in PLANTED.items()}
+    shape = (config.num_pairs, 2, config.num_holdout)
+    fooled = rng.random(shape) < FOOLED
+    shared, first, second = rng.normal(size=(3, *shape))
+    noise = [np.sqrt(COMMON) * shared + np.sqrt(1 - COMMON) * part for part in (first, second)]
+    goals = DISTANCE + size[study.BEYOND], DISTANCE
+    aligned, distance = (
+        -6 + shift(goal) * fooled + part for goal, part in zip(goals, noise, strict=True)
+    )
+    norm = rng.lognormal(0, 0.3, shape)
+    loss = distance * norm
+    tau = rng.normal(size=shape) + shift(study.GUESSING + size[study.WITHIN]) * fooled
+    order = rng.permuted(np.tile(np.arange(NUM_ROWS), (shape[0], 1)), axis=1)
     trained = study.decided_on(config)
     # Of each direction the surrogate is A, then B, and the target the other.
+    own = np.ones(shape, bool)
     both = np.stack(
-        [np.stack([eligible[:, 0], fooled[:, 0]], 1), np.stack([fooled[:, 1], eligible[:, 1]], 1)],
-        1,
+        [np.stack([own[:, 0], fooled[:, 0]], 1), np.stack([fooled[:, 1], own[:, 1]], 1)], 1
     )
     attacked = {
         "fooled": (("pair", "surrogate", "target", "example"), both),
-        "clean_correct": (("pair", "model", "example"), np.ones(size, bool)),
+        "clean_correct": (("pair", "model", "example"), rng.random(shape) < 0.97),
         "clean_loss": (("pair", "model", "example"), loss[:, ::-1]),
-        "label": (("pair", "example"), labels),
+    }
+    numbers = {
+        "score": (aligned - loss) / config.attack.epsilon,
+        "tau": tau,
+        "target_norm": norm,
     }
     first_order = {
-        name: (("pair", "surrogate", "example"), values)
-        for name, values in (("score", score), ("predicted", predicted), ("actual", actual))
-    }
+        name: (("pair", "surrogate", "example"), values) for name, values in numbers.items()
+    } | {"row": (("pair", "example"), order[:, : shape[2]])}
     return plants.records(
         (TRANSFER, trained, plants.dataset(trained, {}, attacked)),
         (FIRST_ORDER, trained, plants.dataset(trained, {}, first_order)),
     )
 
 
-def margin_bins(loss, eligible):
-    """Bins `[P, 2, B]` of equal counts of eligible examples, 0 for the others."""
-    ranks = np.where(eligible, loss, np.inf).argsort(-1).argsort(-1)
-    return np.where(eligible, study.NUM_BINS * ranks // eligible.sum(-1, keepdims=True), 0)
-
-
-@functools.lru_cache(maxsize=64)
-def shift_between(within, goal):
-    """The shift between neighbouring bins that gives a pooled AUC of `goal`.
-
-    AUC = Σ_kl w⁺_k w⁻_l Φ((within + between (k − l)) / √2) for normal scores in bins k and l.
-    """
-    fooled, rest = RATES / RATES.sum(), (1 - RATES) / (1 - RATES).sum()
-    bins = np.arange(study.NUM_BINS)
-
-    def excess(between):
-        distance = within + between * (bins[:, None] - bins[None, :])
-        return float(fooled @ scipy.stats.norm.cdf(distance / np.sqrt(2)) @ rest) - goal
-
-    return optimize.root_scalar(excess, bracket=(-2.0, 2.0)).root
+def shift(auc):
+    """The shift of a normal score of variance 1 that gives an AUC."""
+    return np.sqrt(2) * float(scipy.stats.norm.ppf(auc))

@@ -7,60 +7,55 @@ from support import plants
 
 from halfway.lab.studies.t9 import study
 from halfway.lab.studies.t9.measure import BOUNDARIES as MEASURED
-from halfway.lab.studies.t9.measure import GRID_SIZE, KINDS, NUM_SEGMENTS
+from halfway.lab.studies.t9.measure import GRID_SIZE, NUM_SEGMENTS, RULES
 
-BOUNDARIES = [study.CORRELATION, study.MIDDLE, study.LEAD]
-PLANTED = {study.CORRELATION: 0.1, study.MIDDLE: -0.02, study.LEAD: 0.2}
-"""How far each statistic lies beyond its threshold at effect 1."""
-NOISE = {study.CORRELATION: 0.03, study.MIDDLE: 0.005, study.LEAD: 0.03}
-"""Planted standard deviation over pairs, of what drawing segments does not make by itself."""
-DISTANCES = {
-    "legitimate": (1.2, 0.2, 0.0),
-    "adversarial": (0.7, 0.4, 0.0),
-    "random": (5.6, 1.5, 0.36),
-}
-"""Median l2 distances to the boundary and between boundaries, and the share without one."""
+BOUNDARIES = [study.PART]
+PLANTED = 0.1
+"""How far the partial correlation lies above half of the correlation at effect 1."""
+CORRELATION, NOISE = 0.73, 0.01
+"""Planted r, and the standard deviation over pairs of the partial one, of what drawing segments
+does not make by itself."""
+NUM_ROWS = 1797
+"""Of the pool."""
 
 
 def plant(rng, effect, boundary=None):
-    """Segments with known correlation, distance from the middle, and l2 distances.
+    """Segments with known correlations of t_A and t_B, with and without the rules.
 
-    Crossings are normal around the middle, with a part that the classes share; l2 distances do not
-    follow from them, so that every part of the rule can be put at its boundary.
+    Both are √α g + √β s + noise: g is what the first rule crosses by, s what the models share
+    beyond. So r = α + β and, given the rule, β / (1 − α).
     """
     config = plants.CONFIG
-    size = {name: step * (0.0 if name == boundary else effect) for name, step in PLANTED.items()}
     num_pairs, num_classes = config.num_pairs, config.num_classes
     num_groups = num_classes * (num_classes - 1) // 2
-    shape = (num_pairs, num_groups, NUM_SEGMENTS)
-    drawn = {name: rng.normal(size[name], NOISE[name], (num_pairs, 1, 1)) for name in PLANTED}
-    # A quarter of the variance is the classes', the same for both models; of the rest the means of
-    # few segments take their share.
-    within = drawn[study.CORRELATION] / (0.75 * (1 - 1 / NUM_SEGMENTS))
-    classes = 0.5 * rng.normal(size=(num_pairs, num_groups, 1))
-    first, noise = rng.normal(size=(2, *shape))
-    second = within * first + np.sqrt(1 - within**2) * noise
-    crossing = np.stack([classes + np.sqrt(0.75) * part for part in (first, second)], 1)
-    crossing *= (study.HALFWAY + drawn[study.MIDDLE][:, None]) / np.sqrt(2 / np.pi)
-    between = rng.gamma(4.0, 0.1, shape)
-    lead = drawn[study.LEAD][:, None] + rng.normal(0, 0.4, (num_pairs, 2, *shape[1:]))
-    distance = between[:, None] + lead
-    class_pair = np.broadcast_to(np.arange(num_groups)[:, None], shape)
-    of_models = ("pair", "model", "segment")
+    size = num_groups * NUM_SEGMENTS
+    above = 0.0 if boundary == study.PART else PLANTED * effect
+    partial = study.SHARE * CORRELATION + above + rng.normal(0, NOISE, (num_pairs, 1))
+    of_rule = (CORRELATION - partial) / (1 - partial)
+    beyond = partial * (1 - of_rule)
+    ruled, shared = rng.normal(size=(2, num_pairs, size))
+    models = [
+        np.sqrt(of_rule) * ruled
+        + np.sqrt(beyond) * shared
+        + np.sqrt(1 - of_rule - beyond) * rng.normal(size=ruled.shape)
+        for _ in range(2)
+    ]
+    others = [ruled + rng.normal(size=ruled.shape) for _ in RULES[1:]]
+    crossing, rule_crossing = (
+        0.5 + 0.1 * np.stack(columns, 1) for columns in (models, [ruled, *others])
+    )
+    of_segments = ("pair", "segment")
+    start, end = rng.integers(0, NUM_ROWS, (2, num_pairs, size))
+    group = np.tile(np.repeat(np.arange(num_groups), NUM_SEGMENTS), (num_pairs, 1))
     outcomes = {
-        "class_pair": (("pair", "segment"), class_pair.reshape(num_pairs, -1)),
-        "crossing": (of_models, (0.5 + crossing).reshape(num_pairs, 2, -1)),
-        "distance": (of_models, distance.reshape(num_pairs, 2, -1)),
-        "between": (("pair", "segment"), between.reshape(num_pairs, -1)),
+        "start": (of_segments, start),
+        "end": (of_segments, end),
+        "class_pair": (of_segments, group.astype(np.int16)),
+        "crossing": (("pair", "model", "segment"), crossing),
+        "rule_crossing": (("pair", "rule", "segment"), rule_crossing),
     }
-    names = ("boundary_distance", "inter_boundary_distance", "share_unbounded")
-    numbers = {}
-    for index, name in enumerate(names):
-        levels = np.array([DISTANCES[kind][index] for kind in KINDS])[:, None]
-        values = levels * rng.lognormal(0, 0.03, (num_pairs, len(KINDS), 2))
-        numbers[name] = ("pair", "kind", "model"), values
     trained = study.decided_on(config)
-    made = plants.dataset(trained, numbers, outcomes | planes(num_pairs), kind=KINDS)
+    made = plants.dataset(trained, {}, outcomes | planes(num_pairs), rule=RULES)
     return plants.records((MEASURED, trained, made))
 
 
