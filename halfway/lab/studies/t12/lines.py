@@ -105,9 +105,11 @@ def variability(factors: Factors, weights: Weights) -> np.ndarray:
             mean = of_models @ known / total
             spread = of_models @ known**2 / total - mean**2
             number = total**2 / squares  # of models, by their weights
-            variance = np.where(number > 1.5, spread * number / (number - 1), np.nan)
-        size = (of_models @ np.abs(known)).sum(-1) / total.sum(-1)
-        values.append(np.nanmean(variance, -1) / size**2)
+            variance = spread * number / (number - 1)
+            counted = number > 1.5
+            size = (of_models @ np.abs(known)).sum(-1) / total.sum(-1)
+            average = np.where(counted, variance, 0.0).sum(-1) / counted.sum(-1)
+            values.append(average / size**2)
     return np.array(values).T
 
 

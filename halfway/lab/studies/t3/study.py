@@ -76,7 +76,7 @@ def _part(measures, name, statistic_fn, threshold, direction, control) -> PartRe
         statistic_fn, measures.num_pairs, threshold, alternative=direction, valid=measures.valid
     )
     statistic = (
-        "mean |M_x − predicted by μ_f|" if not control else f"error of {control} − the law's"
+        "mean |M_x − predicted by μ_f|" if not control else f"lead of the law over {control}"
     )
     return rules.part(decision, name, statistic, direction, threshold, control=control)
 

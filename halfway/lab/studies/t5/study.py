@@ -140,7 +140,7 @@ def decide(records: Records) -> Outcome:
         "greater",
         RISE,
     )
-    gate = dataclasses.replace(rise, kind="gate", p_value=None, p_reverse=None)
+    gate = rules.as_gate(rise)
     headlines = (
         rules.headline(
             f"M_x without shared data ({config.architectures[0]})",

@@ -1,68 +1,108 @@
 """Planted records of T12."""
 
+import functools
+
 import numpy as np
+from lab.studies.grid_arrays import PLAN
+from scipy import optimize
 from support import plants
 
-from halfway.lab.studies.t12 import partial_ranks
-from halfway.lab.studies.t12.measure import TRANSFER_FACTORS, partners, units
-from halfway.lab.studies.t12.study import EXPECTED, PREDICTORS
+from halfway.lab.measurements.grid import AGREEMENT
+from halfway.lab.measurements.transfer import TRANSFER
+from halfway.lab.studies.t12 import lines, study
 
-BOUNDARIES = PREDICTORS
-POOLED = True
-FEWER = [(partial_ranks, "NUM_PERMUTATIONS", 1299), (partial_ranks, "NUM_RESAMPLES", 50)]
-"""Three tests, Holm over twenty: a reverse needs p < .0008."""
-FEWEST = [(partial_ranks, "NUM_PERMUTATIONS", 199), (partial_ranks, "NUM_RESAMPLES", 50)]
-"""Where no small p-value is needed: a test by permutations has its size with any number."""
-WEIGHT = 0.8
-"""Slope of each predictor at effect 1: a partial rank correlation of .5 as measured."""
-SPREADS = {"surrogate": 0.35, "target": 0.7, "cell": 0.62}
-"""Standard deviations of what the predictors do not explain, as on digits; 1 in all."""
-NUM_EXAMPLES = 40
-COUNTED = 500.0
-CONDITIONS = [unit.condition for unit in units(plants.CONFIG)]
+BOUNDARIES = list(lines.MEASURES)
+SMALLEST = 0.005
+"""How much more a line of two errs at effect 1, in the share fooled."""
+SIZE = 0.03
+"""What an intervention moves the line of all three by; each moves one measure."""
+BASE_RATE, BASE_TAU, SPREAD = 0.3, 0.4, 0.3
+NUM_EXAMPLES = 300
+NOISE = {"size": 0.03, "tau": 0.01}
+"""Standard deviations over pairs."""
+
+
+@functools.cache
+def _missed(targets):
+    """Which share of the line's contrast is missing for each measure, so that leads are as given.
+
+    Args:
+      targets: mean lead over the line without each measure.
+    """
+    slopes = study.locked()
+    whole = slopes[lines.ALL]
+    groups = np.arange(len(PLAN.interventions)) % 3
+
+    def leads(missed):
+        near = missed[groups]
+        values = []
+        for place, name in enumerate(lines.MEASURES):
+            said = slopes[name][groups] / whole[groups]  # of what all three say
+            far = np.where(groups == place, 1 - near, np.abs(said - (1 - near)))
+            values.append(SIZE * (far - near).mean())
+        return np.array(values) - targets
+
+    solved = optimize.least_squares(leads, np.full(3, 0.4), bounds=(0, 1))
+    assert np.abs(solved.fun).max() < 1e-4, solved.fun
+    return solved.x
 
 
 def plant(rng, effect, boundary=None):
-    """Records in which each predictor moves transfer by `WEIGHT` times `effect`.
-
-    Transfer is the sum of the three, of equal weight, and of what surrogates, targets and cells
-    have of their own.
-    """
-    size, num_pairs = len(CONDITIONS), CONDITIONS[0].num_pairs
-    weights = {
-        name: 0.0 if name == boundary else EXPECTED[name].sign * WEIGHT * effect
-        for name in PREDICTORS
+    """Records whose lines of two err by .005 times `effect` more than that of all three."""
+    targets = tuple(0.0 if name == boundary else SMALLEST * effect for name in lines.MEASURES)
+    missed = _missed(targets)
+    whole = study.locked()[lines.ALL]
+    number = len(PLAN.interventions)
+    groups = np.arange(number) % 3
+    said = SIZE * np.where(np.arange(number) // 3 % 2, 1.0, -1.0)
+    moved = np.zeros((number, 3))
+    moved[np.arange(number), groups] = said / whole[groups]
+    rate = said * (1 - missed[groups])
+    # Contrasts add up where an intervention is compared with another one.
+    cnn = [item.name for item in PLAN.interventions].index("CNN")
+    within = np.array([item.base == "cnn" and item.name != "CNN" for item in PLAN.interventions])
+    moved[within] += moved[cnn]
+    rate[within] += rate[cnn]
+    moved = np.vstack([np.zeros(3), moved])
+    rates = BASE_RATE + np.r_[0.0, rate]
+    conditions = PLAN.conditions
+    size = len(conditions), conditions[0].num_pairs
+    cells = (*size, 2, 2, NUM_EXAMPLES)
+    fooled = rng.random(cells) < rates[:, None, None, None, None]
+    values = {
+        "fooled": fooled,
+        "fooled_by_other": np.zeros(cells, bool),
+        "clean_correct": np.ones((*size, 2, NUM_EXAMPLES), bool),
     }
-    steep, varied = rng.normal(size=(2, size))
-    shape = (size, size)
-    aligned = rng.normal(size=(size, 1)) + rng.normal(size=size) + rng.normal(size=shape)
-    aligned = aligned / np.sqrt(3)
-    rest = (
-        SPREADS["surrogate"] * rng.normal(size=(size, 1))
-        + SPREADS["target"] * rng.normal(size=size)
-        + SPREADS["cell"] * rng.normal(size=shape)
-    )
-    score = weights["size"] * steep + weights["alignment"] * aligned + rest
-    score = score + weights["variability"] * varied[:, None]
-    wide = (size, num_pairs, size, partners(num_pairs).shape[1])
-    rate = 0.3 + 0.04 * score[:, None, :, None] + rng.normal(0, 0.02, wide)
-    tau = 0.4 + 0.1 * aligned[:, None, :, None] + rng.normal(0, 0.02, wide)
-    spread = np.exp(0.5 * varied)[:, None, None]
-    margin = 1 + 0.3 * spread * rng.normal(size=(size, num_pairs, NUM_EXAMPLES))
-    steepness = np.exp(0.5 * steep[:, None] + rng.normal(0, 0.05, (size, num_pairs)))
-    crossed = {
-        "num_examples": np.full(wide, COUNTED),
-        "num_fooled": COUNTED * rate,
-        "num_by_noise": np.full(wide, 0.01 * COUNTED),
-        "tau": tau,
-    }
-    dims = "pair", "target_condition", "partner"
-    numbers = {name: (dims, values[0]) for name, values in crossed.items()}
+    outcomes = "pair", "surrogate", "target", "example"
+    dims = {"clean_correct": ("pair", "model", "example")}
     first = plants.dataset(
-        CONDITIONS[0],
-        numbers | {"size": (("pair",), steepness[0])},
-        {"margin": (("pair", "example"), margin[0])},
-        target_condition=[condition.id for condition in CONDITIONS],
+        conditions[0],
+        {},
+        {name: (dims.get(name, outcomes), value[0]) for name, value in values.items()},
     )
-    values = crossed | {"size": steepness, "margin": margin}
-    return plants.records(*plants.alike(TRANSFER_FACTORS, CONDITIONS, first, values))
+    transfer = plants.alike(TRANSFER, conditions, first, values)
+    return plants.records(*transfer, *_agreement(rng, conditions, moved))
+
+
+def _agreement(rng, conditions, moved):
+    """Sizes, alignments and margins with given contrasts `[1 + N, 3]`."""
+    size = len(conditions), conditions[0].num_pairs, 2
+    steep = np.exp(moved[:, 0, None, None] + NOISE["size"] * rng.normal(size=size))
+    tau = BASE_TAU + moved[:, 1, None, None] + NOISE["tau"] * rng.normal(size=size)
+    spread = SPREAD * np.exp(moved[:, 2] / 2)[:, None, None, None]
+    margin = 1 + spread * rng.normal(size=(*size, NUM_EXAMPLES))
+    # Each with the mean and variance that it is to have over models, but for pairs' luck.
+    values = {
+        "size": steep,
+        "tau": tau,
+        "margin": margin,
+        "unseen": np.ones((*size, NUM_EXAMPLES), bool),
+    }
+    cells = "pair", "model", "example"
+    first = plants.dataset(
+        conditions[0],
+        {"size": (("pair", "model"), steep[0]), "tau": (("pair", "surrogate"), tau[0])},
+        {name: (cells, values[name][0]) for name in ("margin", "unseen")},
+    )
+    return plants.alike(AGREEMENT, conditions, first, values)
