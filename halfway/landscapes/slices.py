@@ -144,7 +144,8 @@ def _by_shape(
     results: list[Any] = [None] * len(filters)
     for (_, _, moves), indices in groups.items():
         tensors = jnp.stack([filters[index][0] for index in indices])
-        mapped = jax.vmap(functools.partial(fn, moves=moves))(keys[jnp.asarray(indices)], tensors)
+        mapped_fn = jax.vmap(lambda key, w, moves=moves: fn(key, w, moves))
+        mapped = mapped_fn(keys[jnp.asarray(indices)], tensors)
         for place, index in enumerate(indices):
             results[index] = mapped[place]
     return results

@@ -241,9 +241,10 @@ def jacobian_coefficient(
     num_inputs = int(np.prod(x.shape[1:]))
     of_inputs = num_inputs < num_classes
     size = min(num_inputs, num_classes)
-    is_exact = key is None or size <= num_probes
     num_examples = x.shape[0]
-    keys = jnp.zeros(num_examples) if is_exact else jax.random.split(key, num_examples)
+    keys = None if key is None or size <= num_probes else jax.random.split(key, num_examples)
+    is_exact = keys is None
+    keys = jnp.zeros(num_examples) if keys is None else keys
 
     def probes(keys, index):
         if is_exact:
