@@ -9,20 +9,11 @@ programs compiled).
 
 To expect, seed 0, 16 pairs, exploratory:
 
-<<<<<<< HEAD
-    G1 supported  M_θ minus control .974 [.964, .983]: .992 − .014 (MLP), .986 − .012 (CNN)
+    G1 met        M_θ minus control .974 [.965, .984]: .994 − .013 (MLP), .987 − .013 (CNN)
     G2 supported  .585 [.553, .618] of the loss won back by stopping early (MLP), .573 [.532, .613]
                   (CNN); M_θ in error at the end at ρ = 0, .2, .4, .6, .8, 1:
                   MLP .994 .679 .408 .194 .052 −.001; CNN .987 .662 .388 .179 .049 −.003
-    T1 supported  4.30 [4.15, 4.46] above matched noise; M_x at ε = .1: .629 (MLP), .549 (CNN)
-    T2 supported  AUC .729 [.714, .744], stratified .860, calibration slope .898
-=======
-    G1 supported  M_θ minus control .974 [.965, .984]: .994 − .013 (MLP), .987 − .013 (CNN)
-    G2 supported  first step −.145 [−.168, −.122]; M_θ in error at ρ = 0, .2, .4, .6, .8, 1:
-                  MLP .994 .679 .408 .194 .053 −.001; CNN .987 .662 .388 .181 .048 −.003
-    T1 supported  4.16 [3.92, 4.39] above matched noise; M_x at ε = .1: .630 (MLP), .530 (CNN)
-    T2 supported  AUC .728 [.713, .744], stratified .864, calibration slope .899
->>>>>>> 54c639064fad90f2c1493348a00d5607f3fdee3a
+    T1 met        M_x at ε = .1: .630 (MLP), .530 (CNN)
 
 With 6 pairs no hypothesis has a verdict: sixteen are needed.
 """
