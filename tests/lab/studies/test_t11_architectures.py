@@ -160,7 +160,7 @@ def test_cells_leave_out_pairs_and_what_diverged(records):
     assert np.isnan(np.diag(values)).all()
     off = ~np.eye(8, dtype=bool)
     np.testing.assert_array_equal(values[off], array.transpose("pair", "target").values[off])
-    assert t11.fooling_rate(cells["linear", "cnn"])[-3:] == (8, 8, 0)
+    assert t11.fooling_rate(cells["linear", "cnn"])[-4:] == (8, 8, 0, 0)
     lost = _dataset(records, "cnn").copy(deep=True)
     lost["finite"][5] = False
     place = ARCHITECTURES.name, architectures.compared_on(plants.CONFIG)["cnn"].id
@@ -168,8 +168,8 @@ def test_cells_leave_out_pairs_and_what_diverged(records):
     assert np.isnan(cells["linear", "cnn"].num_fooled[:, 5]).all()
     assert np.isnan(cells["cnn", "mlp"].own_increase[5]).all()
     assert np.isfinite(cells["linear", "mlp"].num_fooled).sum() == 56
-    assert t11.fooling_rate(cells["linear", "cnn"])[-3:] == (8, 7, 1)
-    assert t11.fooling_rate(cells["cnn", "linear"])[-3:] == (7, 8, 1)
+    assert t11.fooling_rate(cells["linear", "cnn"])[-4:] == (8, 7, 0, 1)
+    assert t11.fooling_rate(cells["cnn", "linear"])[-4:] == (7, 8, 0, 1)
 
 
 def test_the_rule_reads_one_cell_a_test(records):
