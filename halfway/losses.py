@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from halfway import sharding
+from halfway import sharding, trees
 from halfway.types import Array
 
 CHUNK_SIZE = 2048
@@ -241,9 +241,7 @@ def chunked_sum(
     pad = -size % chunk_size
 
     def chunked(array):
-        # Padded by an example, not by zeros: what is masked still goes through the model.
-        padded = jnp.concatenate([array, jnp.repeat(array[:1], pad, 0)])
-        return padded.reshape(-1, chunk_size, *array.shape[1:])
+        return trees.pad_by_first(array, pad).reshape(-1, chunk_size, *array.shape[1:])
 
     valid = jnp.concatenate([mask.astype(bool), jnp.zeros(pad, bool)]).reshape(-1, chunk_size)
     chunks = (*(chunked(array) for array in arrays), valid)

@@ -21,6 +21,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
+from halfway import trees
+
 MEMBER, DATA = "member", "data"
 
 CPU_LEVEL: int | None = 1
@@ -295,10 +297,7 @@ def spread(
         if chunks is not None:
             chunks.append(chunk)
         pad = number * num_turns * chunk - size
-        if pad:
-            members = jax.tree.map(
-                lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[:1], pad, 0)]), members
-            )
+        members = jax.tree.map(lambda leaf: trees.pad_by_first(leaf, pad), members)
 
         def lifted(members, *shared):
             member_fn = lambda member: fn(member, *shared)  # noqa: E731
@@ -350,9 +349,7 @@ def share(array: jax.Array, axis: tuple[str, int]) -> jax.Array:
     """
     name, size = axis
     part = -(-array.shape[0] // size)
-    pad = part * size - array.shape[0]
-    if pad:
-        array = jnp.concatenate([array, jnp.repeat(array[:1], pad, 0)])
+    array = trees.pad_by_first(array, part * size - array.shape[0])
     return jax.lax.dynamic_slice_in_dim(array, jax.lax.axis_index(name) * part, part)
 
 

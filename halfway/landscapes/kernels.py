@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from halfway import trees
 from halfway.types import ApplyFn, Array, Params
 
 
@@ -159,10 +160,12 @@ def _block_products(
     def blocks(side):
         size = min(block_size, side[0].shape[0])
         pad = -side[0].shape[0] % size
-        # Inputs are padded by their first one, since not every model can take zeros.
-        ends = [jnp.repeat(side[0][:1], pad, 0)]
-        ends += [jnp.zeros((pad, *weights.shape[1:]), weights.dtype) for weights in side[1:]]
-        padded = [jnp.concatenate(both) for both in zip(side, ends, strict=True)]
+        x, *weights = side
+        padded = [trees.pad_by_first(x, pad)]
+        padded += [
+            jnp.concatenate([weight, jnp.zeros((pad, *weight.shape[1:]), weight.dtype)])
+            for weight in weights
+        ]
         return [array.reshape(-1, size, *array.shape[1:]) for array in padded]
 
     rows, columns = blocks(first), blocks(second)

@@ -148,7 +148,7 @@ def roughness(function: FunctionTerms, jacobian: FunctionTerms) -> Roughness:
 
     Args:
       function: sums of the logits, of any shape, from `function_terms`.
-      jacobian: sums of the Jacobians on the same examples, from `jacobian_terms`.
+      jacobian: sums of the Jacobians on the same examples, `terms` of `jacobian_coefficient`.
 
     Examples:
       >>> function = meeting.FunctionTerms(jnp.array(3.0), jnp.array(4.0), jnp.array(4.0))
@@ -162,35 +162,6 @@ def roughness(function: FunctionTerms, jacobian: FunctionTerms) -> Roughness:
     rough_signal = jnp.where(signal > 0, signal_jacobian / signal, jnp.nan)
     rough_noise = jnp.where(noise > 0, noise_jacobian / noise, jnp.nan)
     return Roughness(rough_signal, rough_noise, rough_signal / rough_noise)
-
-
-def jacobian_terms(
-    followed_fn: LogitsFn,
-    other_fn: LogitsFn,
-    x: Array,
-    key: Key | None = None,
-    *,
-    mask: Array | None = None,
-    num_probes: int = NUM_PROBES,
-    chunk_size: int | None = JACOBIAN_CHUNK,
-) -> FunctionTerms:
-    """Returns the sums over examples that μ_J is made of, scalars; see `jacobian_coefficient`.
-
-    Args:
-      followed_fn: inputs to logits of A; no example may depend on another.
-      other_fn: the same of B.
-      x: inputs `[B, ...]`, floats.
-      key: a PRNG key of the probes, consumed; None: exact.
-      mask: `[B]` bool, the examples that count; all by default.
-      num_probes: number of random vectors an example, static, at least 2.
-      chunk_size: number of examples at once, static; None: all.
-
-    Raises:
-      ValueError: as `jacobian_coefficient`.
-    """
-    return jacobian_coefficient(
-        followed_fn, other_fn, x, key, mask=mask, num_probes=num_probes, chunk_size=chunk_size
-    ).terms
 
 
 def jacobian_coefficient(

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import get_opaque_trace_state
 
-from halfway import landscapes
+from halfway import landscapes, trees
 from halfway.losses import CHUNK_SIZE
 from halfway.types import ApplyFn, Array, Key, Params
 
@@ -236,8 +236,7 @@ def _map_chunks(fn: Callable[[Array], Any], x: Array, chunk_size: int) -> Any:
     """Returns `fn(x)`, of leaves `[N, ...]`, made for `chunk_size` rows at a time."""
     size = x.shape[0]
     chunk_size = min(chunk_size, size)
-    # Padded by an example, since not every model can take zeros.
-    padded = jnp.concatenate([x, jnp.repeat(x[:1], -size % chunk_size, 0)])
+    padded = trees.pad_by_first(x, -size % chunk_size)
     chunks = lax.map(fn, padded.reshape(-1, chunk_size, *x.shape[1:]))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:size], chunks)
 

@@ -1,6 +1,7 @@
 """Figures of the laws: predictions as lines, measurements as points with intervals."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -48,30 +49,14 @@ def law(
     """
     check_colors("law", len(measured))
     ax = new_figure(4.8, 3.4).subplots() if ax is None else ax
-    ax.set_xscale("log")
-    ax.axhline(0.5, color=GREY, lw=0.8, ls=(0, (5, 3)))
-    x = np.asarray(sizes, float)
+    x = _against_size(ax, sizes, xlabel)
     for (name, values), color, marker in zip(measured.items(), COLORS, MARKERS, strict=False):
         at, line = (np.asarray(v, float) for v in predicted[name])
         ax.plot(at, line, color=color, lw=1.4)
-        middle, low, high = np.asarray(values, float).T
-        spread = [middle - clip_ends(low), clip_ends(high) - middle]
-        ax.errorbar(
-            x,
-            middle,
-            np.maximum(spread, 0),
-            fmt=marker,
-            ms=5,
-            color=color,
-            lw=0,
-            elinewidth=1.2,
-            label=symbols(name),
-        )
+        _points(ax, x, values, color=color, fmt=marker, label=symbols(name))
         if at[0] <= half[name] <= at[-1]:
             ax.plot(half[name], 0.5, marker="|", ms=16, mew=2, color=color)
-    ax.set(ylim=(0, 1.03), xlabel=wrapped(xlabel, 48), ylabel=wrapped(ylabel, 34))
-    ax.set_xticks(x, [f"{value:g}" for value in x])
-    ax.minorticks_off()
+    ax.set_ylabel(wrapped(ylabel, 34))
     ax.legend(frameon=False, fontsize=9, loc="lower right")
     return ax
 
@@ -103,9 +88,7 @@ def spectral_law(
     """
     check_colors("spectral_law", len(measured))
     ax = new_figure(5.4, 3.8).subplots() if ax is None else ax
-    ax.set_xscale("log")
-    ax.axhline(0.5, color=GREY, lw=0.8, ls=(0, (5, 3)))
-    x = np.asarray(sizes, float)
+    x = _against_size(ax, sizes, xlabel)
     spaces = {"μ_f, values": ("-", "o", None), "μ_J, input gradients": ("--", "s", PAPER)}
     for (level, points), color in zip(measured.items(), COLORS, strict=False):
         at, *lines = (np.asarray(values, float) for values in predicted[level])
@@ -113,25 +96,11 @@ def spectral_law(
             lines, points, spaces.values(), strict=True
         ):
             ax.plot(at, line, color=color, ls=dashes, lw=1.4)
-            middle, low, high = np.asarray(values, float).T
-            spread = [middle - clip_ends(low), clip_ends(high) - middle]
-            ax.errorbar(
-                x,
-                middle,
-                np.maximum(spread, 0),
-                fmt=marker,
-                ms=5,
-                mfc=face or color,
-                color=color,
-                lw=0,
-                elinewidth=1.2,
-            )
+            _points(ax, x, values, color=color, fmt=marker, mfc=face or color)
         ax.plot([], [], color=color, lw=4, label=wrapped(level, 24))
     for name, (dashes, marker, face) in spaces.items():
         ax.plot([], [], dashes, marker=marker, mfc=face or INK, color=INK, label=symbols(name))
-    ax.set(ylim=(0, 1.03), xlabel=wrapped(xlabel, 48), ylabel=symbols("μ, what two models share"))
-    ax.set_xticks(x, [f"{value:g}" for value in x])
-    ax.minorticks_off()
+    ax.set_ylabel(symbols("μ, what two models share"))
     ax.legend(
         frameon=False,
         fontsize=9,
@@ -141,6 +110,24 @@ def spectral_law(
         handlelength=2.6,
     )
     return ax
+
+
+def _against_size(ax: Axes, sizes: ArrayLike, xlabel: str) -> np.ndarray:
+    """Returns sizes `[T]`, once axes are made for shares against them, with a line at one half."""
+    x = np.asarray(sizes, float)
+    ax.set_xscale("log")
+    ax.axhline(0.5, color=GREY, lw=0.8, ls=(0, (5, 3)))
+    ax.set(ylim=(0, 1.03), xlabel=wrapped(xlabel, 48))
+    ax.set_xticks(x, [f"{value:g}" for value in x])
+    ax.minorticks_off()
+    return x
+
+
+def _points(ax: Axes, x: np.ndarray, values: ArrayLike, **look: Any) -> None:
+    """Draws estimates with their intervals, `[T, 3]`, as points without a line."""
+    middle, low, high = np.asarray(values, float).T
+    spread = [middle - clip_ends(low), clip_ends(high) - middle]
+    ax.errorbar(x, middle, np.maximum(spread, 0), ms=5, lw=0, elinewidth=1.2, **look)
 
 
 @styled

@@ -6,7 +6,6 @@ from halfway.stats.composite import (
     composite_test,
     influence_values,
     pair_bootstrap,
-    valid_pairs,
     weighted_ratio,
 )
 from halfway.stats.conditions import (
@@ -42,6 +41,7 @@ from halfway.stats.inference import (
 )
 from halfway.stats.ranks import RankCorrelation, kendall, spearman
 from halfway.stats.shares import bounded
+from halfway.stats.validity import valid_pairs
 
 __all__ = [
     "Alternative",

@@ -19,15 +19,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from halfway.stats.inference import Alternative, Decision, mean_test
+from halfway.stats.validity import LARGEST, ROUNDING
 
 WeightedStatistic = Callable[[np.ndarray], np.ndarray]
 """From weights of pairs `[R, P]` to values `[R]`; NaN where undefined. A factor common to all
 weights of a row must not matter, nor what a pair of weight 0 has."""
 _BATCH = 4_000_000
 """How many weights are drawn at once."""
-_LARGEST = 1e150
-# Spread relative to the statistic, for each pair, below which it is that of rounding alone.
-_ROUNDING = 64 * np.finfo(np.float64).eps
 
 
 class Influence(NamedTuple):
@@ -41,29 +39,6 @@ class Influence(NamedTuple):
 
     values: np.ndarray
     estimate: float
-
-
-def valid_pairs(*arrays: ArrayLike) -> np.ndarray:
-    """Returns the pairs all of whose values are finite and below 1e150, `[P]` bool.
-
-    Args:
-      *arrays: `[..., P]`, pairs last, such as numerators and denominators of all conditions.
-
-    Raises:
-      ValueError: if there is no array, or the numbers of pairs differ.
-
-    Examples:
-      >>> stats.valid_pairs([[1.0, np.nan], [2.0, 3.0]], [1.0, 1.0]).tolist()
-      [True, False]
-    """
-    columns = [np.asarray(values, np.float64) for values in arrays]
-    sizes = {values.shape[-1] if values.ndim else 0 for values in columns}
-    if len(sizes) != 1:
-        raise ValueError(f"arrays [..., P] of one number of pairs are needed, got {sorted(sizes)}")
-    size = sizes.pop()
-    return np.logical_and.reduce(
-        [(np.abs(values) < _LARGEST).reshape(-1, size).all(0) for values in columns]
-    )
 
 
 def weighted_ratio(
@@ -87,7 +62,7 @@ def weighted_ratio(
     num, den = np.broadcast_arrays(
         np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     )
-    valid = (np.abs(num) < _LARGEST) & (np.abs(den) < _LARGEST)
+    valid = (np.abs(num) < LARGEST) & (np.abs(den) < LARGEST)
     above, below = (
         np.moveaxis(np.where(valid, values, 0.0) @ np.transpose(weights), -1, 0)
         for values in (num, den)
@@ -129,15 +104,15 @@ def influence_values(
     kept = np.tile(mask.astype(float), (number + 1, 1))
     kept[np.arange(1, number + 1), np.flatnonzero(mask)] = 0.0
     estimate = float(_evaluate(statistic_fn, kept[:1])[0])
-    estimate = estimate if abs(estimate) < _LARGEST else math.nan
+    estimate = estimate if abs(estimate) < LARGEST else math.nan
     if number < 2 or math.isnan(estimate):
         return Influence(undecided, 0.0 if math.isnan(estimate) else estimate)
     deleted = _evaluate(statistic_fn, kept[1:])
-    if not (np.abs(deleted) < _LARGEST).all():
+    if not (np.abs(deleted) < LARGEST).all():
         return Influence(undecided, estimate)
     influence = (number - 1) * (deleted.mean() - deleted)
     scale = max(abs(estimate), float(np.abs(deleted).max()))
-    if not np.abs(influence).max() > _ROUNDING * number * scale:
+    if not np.abs(influence).max() > ROUNDING * number * scale:
         influence = np.zeros(number)  # no spread but that of rounding
     values = undecided.copy()
     values[mask] = influence

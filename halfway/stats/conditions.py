@@ -19,12 +19,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from halfway.stats.crossed import Side
+from halfway.stats.validity import LARGEST, ROUNDING, column
 
 MAX_FACTORS = 20
 """Factors whose signs are flipped in every way: 2^20 sums are 8 MB."""
-_LARGEST = 1e150
-# Distance from 0, relative to the sum of sizes, below which two sums differ by rounding alone.
-_ROUNDING = 64 * np.finfo(np.float64).eps
 
 
 class SignFlips(NamedTuple):
@@ -101,12 +99,12 @@ def sign_flip_test(
     """
     if alternative not in ("greater", "less"):
         raise ValueError(f"alternative must be 'greater' or 'less', got {alternative!r}")
-    if not abs(threshold) < _LARGEST:
-        raise ValueError(f"threshold must lie within ±{_LARGEST:g}, got {threshold}")
+    if not abs(threshold) < LARGEST:
+        raise ValueError(f"threshold must lie within ±{LARGEST:g}, got {threshold}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
-    by_factor = _column(means)
-    valid = np.abs(by_factor) < _LARGEST
+    by_factor = column(means)
+    valid = np.abs(by_factor) < LARGEST
     num_excluded, by_factor = int((~valid).sum()), by_factor[valid]
     if by_factor.size > MAX_FACTORS:
         raise ValueError(
@@ -117,12 +115,12 @@ def sign_flip_test(
         return SignFlips(0.0, -math.inf, math.inf, 1.0, 1.0, 0, num_excluded)
     distances = by_factor - threshold
     sums = _subset_sums(distances)
-    slack = _ROUNDING * (np.abs(by_factor).sum() + by_factor.size * abs(threshold))
+    slack = ROUNDING * (np.abs(by_factor).sum() + by_factor.size * abs(threshold))
     greater, less = (float(np.mean(sign * sums <= slack)) for sign in (1, -1))
     p_values = (greater, less) if alternative == "greater" else (less, greater)
     low, high = -math.inf, math.inf
     # A product such as 2^F · .025 may lie an ulp below the integer that it is.
-    rank = math.floor(sums.size * (1 - confidence) / 2 * (1 + _ROUNDING))
+    rank = math.floor(sums.size * (1 - confidence) / 2 * (1 + ROUNDING))
     if rank:
         subset_means = sums[1:] / _subset_sums(np.ones(by_factor.size))[1:]
         ends = np.partition(subset_means, [rank - 1, subset_means.size - rank])
@@ -146,11 +144,11 @@ def factor_means(values: ArrayLike, factors: ArrayLike) -> FactorMeans:
       >>> by_factor.labels.tolist(), by_factor.means.tolist()
       (['width', 'depth'], [2.0, 5.0])
     """
-    column = _column(values)
-    labels, place = _places(factors, column.size)
-    valid = np.abs(column) < _LARGEST
+    numbers = column(values)
+    labels, place = _places(factors, numbers.size)
+    valid = np.abs(numbers) < LARGEST
     count = np.bincount(place[valid], minlength=labels.size)
-    total = np.bincount(place[valid], weights=column[valid], minlength=labels.size)
+    total = np.bincount(place[valid], weights=numbers[valid], minlength=labels.size)
     means = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     return FactorMeans(labels, means, int((~valid).sum()))
 
@@ -297,7 +295,7 @@ def anchored_slopes(
       >>> slopes.round(6).tolist()
       [2.0, 3.0]
     """
-    outcome = _column(y)
+    outcome = column(y)
     predictors = np.asarray(x, np.float64)
     if predictors.ndim != 2 or len(predictors) != outcome.size:
         raise ValueError(
@@ -306,7 +304,7 @@ def anchored_slopes(
         )
     moved = predictors - np.asarray(x_anchor, np.float64)
     change = outcome - np.asarray(y_anchor, np.float64)
-    valid = (np.abs(moved) < _LARGEST).all(1) & (np.abs(change) < _LARGEST)
+    valid = (np.abs(moved) < LARGEST).all(1) & (np.abs(change) < LARGEST)
     return np.linalg.lstsq(moved[valid], change[valid], rcond=None)[0]
 
 
@@ -330,7 +328,7 @@ def anchored_slope(
       >>> round(stats.anchored_slope([1.0, 2.0, 4.0], [3.0, 5.0, 9.0], 1.0, 3.0), 6)
       2.0
     """
-    moved = _column(x) - np.asarray(x_anchor, np.float64)
+    moved = column(x) - np.asarray(x_anchor, np.float64)
     return float(anchored_slopes(moved[:, None], y, 0.0, y_anchor)[0])
 
 
@@ -346,7 +344,7 @@ def _factor_sums(
     x: ArrayLike, y: ArrayLike, factors: ArrayLike, fitted: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns means of x y and of x² over each factor's fitted interventions, and `_places`."""
-    predictor, outcome = _column(x), _column(y)
+    predictor, outcome = column(x), column(y)
     entered = np.ones(predictor.size, bool) if fitted is None else np.asarray(fitted, bool)
     if not predictor.shape == outcome.shape == entered.shape:
         raise ValueError(
@@ -354,7 +352,7 @@ def _factor_sums(
             f"{predictor.shape}, {outcome.shape}, {entered.shape}"
         )
     labels, place = _places(factors, predictor.size)
-    entered = entered & (np.abs(predictor) < _LARGEST) & (np.abs(outcome) < _LARGEST)
+    entered = entered & (np.abs(predictor) < LARGEST) & (np.abs(outcome) < LARGEST)
     predictor, outcome, own_place = predictor[entered], outcome[entered], place[entered]
     count = np.maximum(np.bincount(own_place, minlength=labels.size), 1)
     products, squares = (
@@ -378,11 +376,3 @@ def _places(factors: ArrayLike, size: int) -> tuple[np.ndarray, np.ndarray]:
     labels, first, place = np.unique(listed, return_index=True, return_inverse=True)
     order = np.argsort(first)
     return labels[order], np.argsort(order)[place]
-
-
-def _column(values: ArrayLike) -> np.ndarray:
-    """Returns values as a float64 array of one axis."""
-    column = np.asarray(values, np.float64)
-    if column.ndim != 1:
-        raise ValueError(f"expected one axis, got an array of shape {column.shape}")
-    return column

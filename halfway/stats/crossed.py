@@ -24,15 +24,13 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from halfway.stats.inference import Decision
+from halfway.stats.validity import LARGEST, ROUNDING
 
 Side = Literal["greater", "less"]
 
-_LARGEST = 1e150
 _BATCH = 4_000_000
 """How many outcomes are held as float64 at once: 80 surrogates, 80 targets and 10,000 examples are
 64 million, and come as bytes."""
-# Relative spread below which two numbers differ by rounding alone.
-_ROUNDING = 64 * np.finfo(np.float64).eps
 
 
 class Crossed(NamedTuple):
@@ -167,7 +165,7 @@ def crossed_ratio(
     variance = sum(variances)
     scale = largest * (num_entries / total)
     error = math.sqrt(variance)
-    if not error > _ROUNDING * scale:  # no spread but that of rounding: a point
+    if not error > ROUNDING * scale:  # no spread but that of rounding: a point
         return undecided._replace(low=ratio, high=ratio, standard_error=0.0)
     shares = [v / variance for v in variances]
     degrees = 1 / sum(s**2 / (c - 1) for s, c in zip(shares, counts, strict=True))
@@ -228,7 +226,7 @@ def _blocks(
     for start in range(0, len(numerators), step):
         rows = slice(start, start + step)
         num, den = (np.asarray(v[rows], np.float64) for v in (numerators, denominators))
-        valid = (np.abs(num) < _LARGEST) & (np.abs(den) < _LARGEST)  # NaN is not
+        valid = (np.abs(num) < LARGEST) & (np.abs(den) < LARGEST)  # NaN is not
         yield rows, np.where(valid, num, 0.0), np.where(valid, den, 0.0), valid
 
 

@@ -30,11 +30,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
-Alternative = Literal["greater", "less", "two-sided"]
+from halfway.stats.validity import LARGEST, ROUNDING, column, valid_pairs
 
-_LARGEST = 1e150
-# Relative spread and distance below which two numbers differ by rounding alone.
-_ROUNDING = 64 * np.finfo(np.float64).eps
+Alternative = Literal["greater", "less", "two-sided"]
 
 
 class Estimate(NamedTuple):
@@ -177,7 +175,8 @@ def linearized(numerators: ArrayLike, denominators: ArrayLike) -> Linearized:
       >>> round(linear.ratio, 3), linear.values.round(3).tolist()
       (0.6, [-0.1, 0.1])
     """
-    valid = _valid_mask(num := _column(numerators), den := _column(denominators))
+    num, den = _columns(numerators, denominators)
+    valid = valid_pairs(num, den)
     values = np.full(num.shape, np.nan)
     ratio, values[valid], _ = _linearize(num[valid], den[valid])
     return Linearized(values, _or(ratio, 0.0))
@@ -210,7 +209,7 @@ def mean_test(
       >>> f"{test.estimate:.2f} [{test.low:.2f}, {test.high:.2f}], p = {test.p_value:.4f}"
       '1.00 [0.71, 1.29], p = 0.0008'
     """
-    denominators = np.ones(_column(values).shape)
+    denominators = np.ones(column(values).shape)
     return ratio_test(
         values,
         denominators,
@@ -324,7 +323,7 @@ def ratio_difference(
         se = np.sqrt(variance)
         # The largest of the terms whose rounding is left in z.
         terms = (ratio_1 * relative_1, z_1, ratio_2 * relative_2, z_2, thresholds)
-        rounding = _ROUNDING * max(np.abs(term).max() for term in terms)
+        rounding = ROUNDING * max(np.abs(term).max() for term in terms)
         half_width = special.stdtrit(df, level) * se
     if not (np.isfinite(half_width) and np.isfinite(rounding)):
         return _decision(undecided, 1.0, 1.0)
@@ -355,7 +354,7 @@ def mean_equivalence(
       >>> test.p_value < 0.05  # within the margins, which a p-value of "≠ 0" could not say
       True
     """
-    denominators = np.ones(_column(values).shape)
+    denominators = np.ones(column(values).shape)
     return ratio_equivalence(values, denominators, low, high, confidence=confidence)
 
 
@@ -411,7 +410,7 @@ def holm(p_values: ArrayLike, family_size: int) -> np.ndarray:
       >>> stats.holm([0.001, 0.01], family_size=20).round(3).tolist()  # 18 more were not run
       [0.02, 0.19]
     """
-    p = _column(p_values)
+    p = column(p_values)
     if not (inside := (p >= 0) & (p <= 1)).all():
         raise ValueError(f"p-values must lie in [0, 1], got {p[~inside][0]}")
     if family_size < p.size:
@@ -445,7 +444,7 @@ def auc(scores: ArrayLike, positive: ArrayLike, strata: ArrayLike | None = None)
       >>> counts.concordant / counts.comparable
       0.75
     """
-    score, is_positive = _column(scores), np.asarray(positive, bool)
+    score, is_positive = column(scores), np.asarray(positive, bool)
     label = np.zeros(score.size) if strata is None else np.asarray(strata)
     if not score.shape == is_positive.shape == label.shape:
         raise ValueError(
@@ -486,11 +485,11 @@ def slope(x: ArrayLike, y: ArrayLike) -> SlopeSums:
       2.0
     """
     columns = _columns(x, y)
-    if not _valid_mask(*columns).all():
+    if not valid_pairs(*columns).all():
         return SlopeSums(math.nan, math.nan)
     if not columns[0].size:
         return SlopeSums(0.0, 0.0)
-    centred_x, centred_y = (column - column.mean() for column in columns)
+    centred_x, centred_y = (values - values.mean() for values in columns)
     return SlopeSums(float(centred_x @ centred_y), float(centred_x @ centred_x))
 
 
@@ -522,7 +521,7 @@ def _ratio_tests(
         size = max(np.abs(num).max(), np.abs(threshold * den).max())
         values = (num - threshold * den) / (size or 1.0)
         se = float(np.std(values, ddof=1)) / math.sqrt(num.size)
-        p_values.append(_t_p_values(float(values.mean()), se, num.size - 1, _ROUNDING))
+        p_values.append(_t_p_values(float(values.mean()), se, num.size - 1, ROUNDING))
     return estimate, p_values
 
 
@@ -542,7 +541,7 @@ def _thresholds(threshold: float, alternative: Alternative, margin: float | None
         if margin is not None:
             raise ValueError(f"margin is of a two-sided alternative, got {margin}")
         return [threshold]
-    if margin is None or not 0 < margin < _LARGEST:
+    if margin is None or not 0 < margin < LARGEST:
         raise ValueError(f"margin of a two-sided alternative must be above 0, got {margin}")
     return [threshold, threshold - margin, threshold + margin]
 
@@ -563,32 +562,19 @@ def _decision(estimate: Estimate, p_value: float, p_reverse: float) -> Decision:
     return Decision(*estimate[:3], p_value, p_reverse, *estimate[3:])
 
 
-def _column(values: ArrayLike) -> np.ndarray:
-    """Returns values as a float64 array of one axis."""
-    column = np.asarray(values, np.float64)
-    if column.ndim != 1:
-        raise ValueError(f"expected one axis, got an array of shape {column.shape}")
-    return column
-
-
 def _columns(*arrays: ArrayLike) -> tuple[np.ndarray, ...]:
     """Returns arrays as float64 columns of one length."""
-    columns = tuple(_column(array) for array in arrays)
-    if len({column.size for column in columns}) > 1:
+    columns = tuple(column(array) for array in arrays)
+    if len({values.size for values in columns}) > 1:
         raise ValueError(f"arrays must have one length, got {[c.size for c in columns]}")
     return columns
-
-
-def _valid_mask(*columns: np.ndarray) -> np.ndarray:
-    """Returns `[P]` bool, true where all columns are finite and their squares do not overflow."""
-    return np.logical_and.reduce([np.abs(column) < _LARGEST for column in _columns(*columns)])
 
 
 def _valid(*arrays: ArrayLike) -> tuple[tuple[np.ndarray, ...], int]:
     """Returns the arrays without the pairs that are not valid in all, and the count of these."""
     columns = _columns(*arrays)
-    mask = _valid_mask(*columns)
-    return tuple(column[mask] for column in columns), int(np.sum(~mask))
+    mask = valid_pairs(*columns)
+    return tuple(values[mask] for values in columns), int(np.sum(~mask))
 
 
 def _or(value: float, otherwise: float) -> float:
@@ -613,5 +599,5 @@ def _check_alternative(alternative: str) -> None:
 
 def _check_threshold(threshold: float) -> None:
     """Checks that a threshold is finite and its square does not overflow."""
-    if not abs(threshold) < _LARGEST:
-        raise ValueError(f"threshold must lie within ±{_LARGEST:g}, got {threshold}")
+    if not abs(threshold) < LARGEST:
+        raise ValueError(f"threshold must lie within ±{LARGEST:g}, got {threshold}")

@@ -161,7 +161,7 @@ def test_chunks_masks_jit_and_vmap_change_nothing(key):
             for i in members
         ]
         options = {"num_probes": 2, "mask": mask, "chunk_size": chunk_size}
-        return meeting.jacobian_terms(*fns, x, key, **options)
+        return meeting.jacobian_coefficient(*fns, x, key, **options).terms
 
     whole = measure(None)
     rounding = 1e-6 * float(whole.followed)  # products may cancel
@@ -171,7 +171,8 @@ def test_chunks_masks_jit_and_vmap_change_nothing(key):
 
     def pair(a, b):
         fns = (functools.partial(apply_fn, p) for p in (a, b))
-        return meeting.jacobian_terms(*fns, x, key, num_probes=2, mask=mask, chunk_size=3)
+        options = {"num_probes": 2, "mask": mask, "chunk_size": 3}
+        return meeting.jacobian_coefficient(*fns, x, key, **options).terms
 
     first, second = (jax.tree.map(lambda leaf, i=i: leaf[i : i + 2], params) for i in (0, 2))
     mapped = jax.jit(jax.vmap(pair))(first, second)
@@ -217,7 +218,7 @@ def test_the_roughness_identity():
     a, b = logits_fns()
     near = lambda x: a(x) + 0.3 * b(x)  # noqa: E731
     function = meeting.function_terms(a(x), near(x))
-    jacobian = meeting.jacobian_terms(a, near, x)
+    jacobian = meeting.jacobian_coefficient(a, near, x).terms
     rough = meeting.roughness(function, jacobian)
     left = meeting.odds(meeting.mutual_coefficient(jacobian))
     right = meeting.odds(meeting.mutual_coefficient(function)) * rough.ratio
@@ -235,7 +236,8 @@ def test_roughness_is_the_squared_frequency():
         lambda x, sign=sign: jnp.stack([shared(x) + sign * apart(x), jnp.zeros(len(x))], 1)
         for sign in (1, -1)
     )
-    rough = meeting.roughness(meeting.function_terms(a(x), b(x)), meeting.jacobian_terms(a, b, x))
+    jacobian = meeting.jacobian_coefficient(a, b, x).terms
+    rough = meeting.roughness(meeting.function_terms(a(x), b(x)), jacobian)
     # Half of the difference is noise: s = 1 − ¼, v = ¼ + ¼ of squared amplitudes.
     signal = (k**2 - 0.25 * m**2) / (1 - 0.25)
     assert rough.signal == pytest.approx(signal, rel=1e-3)

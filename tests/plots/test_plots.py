@@ -309,6 +309,12 @@ def test_long_words_stay_inside_the_figure():
         assert box.x1 <= width + 0.02 and box.y1 <= height + 0.02, ax.get_xlabel()
 
 
+def has_bar(ax, low, high):
+    """Whether an interval is drawn between two heights."""
+    bars = [segment for bars in ax.collections for segment in bars.get_segments()]
+    return any(np.allclose(bar[:, 1], [low, high]) for bar in bars)
+
+
 @pytest.mark.quick
 def test_a_law_is_a_line_with_points_and_marks_one_half():
     measured = {"MLP": [[0.3, 0.2, 0.4], [0.7, 0.6, np.inf]]}
@@ -316,6 +322,7 @@ def test_a_law_is_a_line_with_points_and_marks_one_half():
     ax = plots.law([2, 50], measured, line, half={"MLP": 10.0}, xlabel="n", ylabel="μ_θ")
     assert has_line(ax, [[1, 0.1], [10, 0.5], [100, 0.9]])
     assert has_line(ax, [[2, 0.3], [50, 0.7]])
+    assert has_bar(ax, 0.2, 0.4)
     assert has_line(ax, [[10, 0.5]])
     assert ax.get_xscale() == "log"
     ax.figure.canvas.draw()
@@ -337,6 +344,7 @@ def test_spectral_law_shows_values_and_gradients_of_each_level():
         for line, points in zip(predicted[level][1:], (functions, inputs), strict=True):
             assert has_line(ax, np.stack([at, line], 1))
             assert has_line(ax, np.stack([[30, 100], np.array(points)[:, 0]], 1))
+            assert has_bar(ax, *points[0][1:])
     assert ax.get_xscale() == "log"
     dashes = {line.get_color(): [] for line in ax.lines}
     for line in ax.lines:

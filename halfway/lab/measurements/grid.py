@@ -309,7 +309,7 @@ def _agreement(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]
     products = [(slope_a * slope_b), slope_a**2, slope_b**2]
     terms = [
         meeting.function_terms(*logits),
-        meeting.jacobian_terms(*fns, x),
+        meeting.jacobian_coefficient(*fns, x).terms,
         meeting.function_terms(*on_noise),
         meeting.FunctionTerms(*(values.sum() for values in products)),
     ]
