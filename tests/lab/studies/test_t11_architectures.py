@@ -166,7 +166,6 @@ def _dataset(records, name):
 
 def test_cells_leave_out_pairs_and_what_diverged(records):
     cells = t11.cells(records)
-<<<<<<< HEAD
     cell, place = cells["linear", "cnn"], {"points": "attack", "architecture": "cnn"}
     wrong = _dataset(records, "linear")["wrong"].sel(place).transpose("pair", "target", "example")
     np.testing.assert_array_equal(cell.wrong["attack"], wrong)
@@ -189,23 +188,6 @@ def test_cells_leave_out_pairs_and_what_diverged(records):
     cells = t11.cells(_without(records, LEARNING, control, 3))
     leads = [t11.lead(cells["linear", "cnn"], name) for name in t11.CONTROLS]
     assert [_counts(lead) for lead in leads] == [(16, 16, 0), (15, 16, 1)]
-=======
-    values = cells["linear", "cnn"].num_fooled
-    array = _dataset(records, "linear")["num_fooled"].sel(points="attack", architecture="cnn")
-    assert np.isnan(np.diag(values)).all()
-    off = ~np.eye(8, dtype=bool)
-    np.testing.assert_array_equal(values[off], array.transpose("pair", "target").values[off])
-    assert t11.fooling_rate(cells["linear", "cnn"])[-4:] == (8, 8, 0, 0)
-    lost = _dataset(records, "cnn").copy(deep=True)
-    lost["finite"][5] = False
-    place = ARCHITECTURES.name, architectures.compared_on(plants.CONFIG)["cnn"].id
-    cells = t11.cells(Records(records.config, records.datasets | {place: lost}))
-    assert np.isnan(cells["linear", "cnn"].num_fooled[:, 5]).all()
-    assert np.isnan(cells["cnn", "mlp"].own_increase[5]).all()
-    assert np.isfinite(cells["linear", "mlp"].num_fooled).sum() == 56
-    assert t11.fooling_rate(cells["linear", "cnn"])[-4:] == (8, 7, 0, 1)
-    assert t11.fooling_rate(cells["cnn", "linear"])[-4:] == (7, 8, 0, 1)
->>>>>>> 0d9e5bbe8083c5cfdcebbae45bd615fd2c293a0e
 
 
 def _counts(crossed):
