@@ -50,5 +50,4 @@ def get_config(variant: str = "") -> Any:
     config.training.probe_steps = (0, 10, 20, 50, 100, 150, 200, 250)
     config.attack.epsilon = 8 / 255
     config.attack.budgets = (2 / 255, 4 / 255, 8 / 255, 16 / 255)
-    config.attack.epsilon_calibration = 1.6 / 255
     return config

@@ -68,7 +68,6 @@ def get_config(variant: str = "") -> Any:
                 "relative_step": 0.15,
                 "epsilon": 0.1,
                 "budgets": (0.05, 0.1, 0.15, 0.2),
-                "epsilon_calibration": 0.02,
             },
             "hypotheses": ("G1", "G2", "T1", "T2"),
         }

@@ -118,14 +118,12 @@ class Attack:
       relative_step: the length of a step as a share of the budget.
       epsilon: the budget that decides.
       budgets: the budgets of the curve beside it.
-      epsilon_calibration: the budget of the single step whose first-order prediction is checked.
     """
 
     num_steps: Count
     relative_step: Positive
     epsilon: Budget
     budgets: Annotated[tuple[Budget, ...], BeforeValidator(_items)]
-    epsilon_calibration: Budget
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

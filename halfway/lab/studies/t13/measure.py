@@ -18,7 +18,8 @@ from halfway.populations import Condition
 from halfway.types import Array
 
 SIZES = (75, 150, 300)
-"""n of each half; those above a tenth of the images that stand for the data do not decide."""
+"""n of each half, of those at most a tenth of the images that two halves and S take."""
+SHARE_OF_IMAGES = 10
 RATES = (0.0, 0.4)
 WIDER = 4
 """How much wider than the config's MLP."""
@@ -31,12 +32,25 @@ TANGENT, DISTANCE = "tangent kernel", "kernel of distances"
 KERNELS = (TANGENT, DISTANCE)
 
 
+def sizes(config: RunConfig) -> tuple[int, ...]:
+    """Returns n of each half: of `SIZES` what a tenth of the images allows, else the least.
+
+    The images stand for the data, so that few of them may be trained on; a pool has at least two
+    halves and S.
+
+    Args:
+      config: of the run.
+    """
+    largest = (2 * config.num_examples + config.num_holdout) / SHARE_OF_IMAGES
+    return tuple(size for size in SIZES if size <= largest) or SIZES[:1]
+
+
 def setting(config: RunConfig, num_examples: int, noise_rate: float, loss: str) -> Condition:
     """Returns the condition of a size, a noise rate and a loss: a wide MLP.
 
     Args:
       config: of the run.
-      num_examples: of `SIZES`.
+      num_examples: of `sizes`.
       noise_rate: of `RATES`.
       loss: of `LOSSES`.
 
@@ -51,7 +65,7 @@ def setting(config: RunConfig, num_examples: int, noise_rate: float, loss: str) 
         architecture=f"{base.architecture} ×{WIDER} wide",
         model=model | {"widths": widths},
         num_examples=num_examples,
-        capacity=max(SIZES),
+        capacity=max(sizes(config)),
         noise_rate=noise_rate,
         loss=loss,
     )
@@ -67,9 +81,8 @@ def _distance_kernel(median: Array, first: Array, second: Array) -> Array:
 def _measure(context: Context) -> xr.Dataset:
     """Returns what P10 says of two kernels for every size and noise rate.
 
-    `predicted` and `predicted_slopes` (kernel, num_examples, noise_rate), μ_f and μ_J; and
-    `num_images`, how many images of the pool stood for the data. No population is read: the
-    condition says which network, and where this is stored.
+    `predicted` and `predicted_slopes` (kernel, num_examples, noise_rate), μ_f and μ_J. No
+    population is read: the condition says which network, and where this is stored.
     """
     condition, pool = context.condition, context.pool
     number = min(NUM_IMAGES, len(pool.labels))
@@ -87,18 +100,21 @@ def _measure(context: Context) -> xr.Dataset:
         TANGENT: functools.partial(meeting.mean_tangent_kernel, condition.apply_fn, starts),
         DISTANCE: functools.partial(_distance_kernel, jnp.float32(median)),
     }
+    numbers = sizes(context.config)
     predicted = np.array(
-        [_predict(kernel_fn, keys["directions"], x, targets) for kernel_fn in kernels.values()]
+        [
+            _predict(kernel_fn, keys["directions"], x, targets, numbers)
+            for kernel_fn in kernels.values()
+        ]
     )
     cells = "kernel", "num_examples", "noise_rate"
     return context.dataset(
         {
             "predicted": (cells, predicted[..., 0]),
             "predicted_slopes": (cells, predicted[..., 1]),
-            "num_images": ((), np.float64(number)),
         },
         kernel=KERNELS,
-        num_examples=SIZES,
+        num_examples=numbers,
         noise_rate=RATES,
     )
 
@@ -111,11 +127,11 @@ def _median_square(flat: np.ndarray) -> float:
     return float(np.median(distances[~np.eye(len(few), dtype=bool)]))
 
 
-def _predict(kernel_fn, key, x: Array, targets: Array) -> np.ndarray:
+def _predict(kernel_fn, key, x: Array, targets: Array, numbers: tuple[int, ...]) -> np.ndarray:
     """Returns μ_f and μ_J `[sizes, rates, 2]` by P10 with the spectrum on the images."""
     spectrum = meeting.empirical_spectrum(kernel_fn, key, x, targets)
-    values = np.zeros((len(SIZES), len(RATES), 2))
-    for row, num_examples in enumerate(SIZES):
+    values = np.zeros((len(numbers), len(RATES), 2))
+    for row, num_examples in enumerate(numbers):
         for column, rate in enumerate(RATES):
             coefficients, noise = meeting.label_noise_terms(
                 spectrum.coefficients, rate, targets.shape[1]

@@ -13,10 +13,10 @@ from halfway.lab.studies.t13.measure import (
     DISTANCE,
     LOSSES,
     RATES,
-    SIZES,
     SPECTRA,
     TANGENT,
     setting,
+    sizes,
 )
 from halfway.lab.study import rules, text
 from halfway.lab.study.protocol import Figure, Study, Table
@@ -27,13 +27,11 @@ from halfway.lab.study.wording import format_estimate
 TEXT = text.load(__file__)
 NEAR = 0.05
 """Below which the mean error of the predicted μ_f must lie."""
-SHARE_OF_IMAGES = 10
-"""A half has at most one in so many of the images that stand for the data."""
 AGREES, BEATS = "error of the tangent kernel", "against distances"
 
 
 class Compared(NamedTuple):
-    """Measured terms and predictions of the cells that count, of one loss.
+    """Measured terms and predictions, of one loss.
 
     Attributes:
       cells: (n, ρ) of each.
@@ -49,20 +47,23 @@ class Compared(NamedTuple):
 def needs(config: RunConfig) -> Sequence[Request]:
     """Returns training and agreement of wide networks, and the spectra of two kernels."""
     conditions = [
-        setting(config, size, rate, loss) for loss in LOSSES for size in SIZES for rate in RATES
+        setting(config, size, rate, loss)
+        for loss in LOSSES
+        for size in sizes(config)
+        for rate in RATES
     ]
     requests = [Request(m, (c,)) for c in conditions for m in (LEARNING, AGREEMENT)]
     return [*requests, Request(SPECTRA, conditions[:1])]
 
 
 def _spectra(records: Records) -> Measured:
-    return records.get(SPECTRA, setting(records.config, SIZES[0], RATES[0], LOSSES[0]))
+    return records.get(SPECTRA, setting(records.config, sizes(records.config)[0], RATES[0], LOSSES[0]))
 
 
 def compared(
     records: Records, loss: str, space: str = "values", quantity: str = "predicted"
 ) -> Compared:
-    """Returns what was measured beside what kernels predict, of the sizes that count.
+    """Returns what was measured beside what kernels predict, of each size and noise rate.
 
     Args:
       records: of the run.
@@ -71,8 +72,7 @@ def compared(
       quantity: of `SPECTRA`, for that space.
     """
     spectra = _spectra(records)
-    largest = spectra["num_images"].item() / SHARE_OF_IMAGES
-    cells = [(size, rate) for size in SIZES for rate in RATES if size <= largest]
+    cells = [(size, rate) for size in sizes(records.config) for rate in RATES]
     numerators, denominators = [], []
     for size, rate in cells:
         agreed = records.get(AGREEMENT, setting(records.config, size, rate, loss))
@@ -160,7 +160,7 @@ def _trained_on(records: Records) -> list[str]:
     return [
         loss
         for loss in LOSSES
-        if records.has(AGREEMENT, setting(records.config, SIZES[0], RATES[0], loss))
+        if records.has(AGREEMENT, setting(records.config, sizes(records.config)[0], RATES[0], loss))
     ]
 
 

@@ -5,15 +5,14 @@ from support import plants
 
 from halfway.lab.measurements.grid import AGREEMENT, SPACES, TERMS
 from halfway.lab.studies.t13 import study
-from halfway.lab.studies.t13.measure import KERNELS, LOSSES, RATES, SIZES, SPECTRA, setting
+from halfway.lab.studies.t13.measure import KERNELS, LOSSES, RATES, SPECTRA, setting, sizes
 
 BOUNDARIES = [study.AGREES, study.BEATS]
 NOISE = 0.02
 """Standard deviation over pairs of μ_f."""
 TRUE = 0.6
 """μ_f of every cell."""
-DECIDING = SIZES[:2]
-"""Sizes of at most a tenth of the digits."""
+SIZES = sizes(plants.CONFIG)
 
 
 def plant(rng, effect, boundary=None):
@@ -24,11 +23,11 @@ def plant(rng, effect, boundary=None):
         near = study.NEAR
     if boundary == study.BEATS:
         lead = 0.0
-    signs = np.array([[1.0, -1.0], [-1.0, 1.0], [1.0, -1.0]])
+    signs = np.array([[1.0, -1.0], [-1.0, 1.0]])
     predicted = TRUE + np.stack([near * signs, (near + lead) * -signs])
     planted = [
         _agreement(rng, setting(plants.CONFIG, size, rate, LOSSES[0]))
-        for size in DECIDING
+        for size in SIZES
         for rate in RATES
     ]
     condition = setting(plants.CONFIG, SIZES[0], RATES[0], LOSSES[0])
@@ -38,7 +37,6 @@ def plant(rng, effect, boundary=None):
         {
             "predicted": (cells, predicted),
             "predicted_slopes": (cells, predicted - 0.1),
-            "num_images": ((), np.float64(1797)),
         },
         kernel=KERNELS,
         num_examples=SIZES,
