@@ -57,7 +57,9 @@ def needs(config: RunConfig) -> Sequence[Request]:
 
 
 def _spectra(records: Records) -> Measured:
-    return records.get(SPECTRA, setting(records.config, sizes(records.config)[0], RATES[0], LOSSES[0]))
+    return records.get(
+        SPECTRA, setting(records.config, sizes(records.config)[0], RATES[0], LOSSES[0])
+    )
 
 
 def compared(
