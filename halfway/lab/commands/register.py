@@ -3,8 +3,8 @@
 Example: halfway register --workdir=runs/digits
 
 Without a run only digests are renewed: a rule or a config that has changed gets a higher version
-and the date. With one, the lines of T3 and T12 are fitted anew. To be run before a data set is
-opened.
+and the date. With one, the lines of T3 and T12 are fitted, once: a lock that has them is closed. To
+be run before a data set is opened.
 """
 
 import datetime
@@ -31,11 +31,20 @@ WORKDIR = flags.DEFINE_string(
 
 
 def main() -> None:
-    """Writes the lock and says what has changed in it."""
+    """Writes the lock and says what has changed in it.
+
+    Raises:
+      UserError: if lines are to be fitted that the lock has already.
+    """
     fitted = fit(Path(WORKDIR.value)) if WORKDIR.value else {}
     today = datetime.date.today().isoformat()
     known = studies.available().values()
     before = registration.read() if registration.path().is_file() else {}
+    if fitted.keys() & before.get("fitted", {}).keys():
+        raise UserError(
+            f"{registration.path()} has the lines of {' and '.join(fitted)}, which are fitted once: "
+            "for a new version of these rules take them out of it first"
+        )
     after = registration.updated(known, fitted, today)
     for group in ("rules", "configs"):
         for name, entry in after[group].items():

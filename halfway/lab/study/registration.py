@@ -7,12 +7,12 @@ number that a rule decides on was seen before.
 
 import ast
 import functools
-import inspect
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import halfway
 from halfway.lab.config import config_file, settings
 from halfway.lab.config.user import UserError
 from halfway.lab.study.protocol import Study
@@ -25,6 +25,9 @@ FIRST_VERSION = 2
 """Of a rule that enters the lock: the framework's."""
 _NOT_THE_RULE = ("figures", "__init__")
 """Modules of a study that decide nothing."""
+_OF_A_RULE = ("halfway.lab.studies.", "halfway.lab.measurements", "halfway.lab.study.conditions")
+"""Where else what decides is written: what is measured, and on which conditions. The library is not
+among them: it computes what its docstrings say, and its own tests hold it to that."""
 
 
 def path() -> Path:
@@ -129,15 +132,23 @@ def _renewed(entry: Mapping[str, Any] | None, digest: str, today: str) -> dict[s
 def rule_digest(study: Study) -> str:
     """Returns twelve digits that identify a study's rule: its claim and the code that decides.
 
-    Comments, docstrings, and the words and figures of the card do not count.
+    That is the study's own modules, and those of measurements, conditions and other studies that
+    they import. Comments, docstrings, and the words and figures of the card do not count.
 
     Args:
       study: the study.
     """
-    folder = Path(inspect.getfile(study.decide)).parent
-    modules = sorted(file for file in folder.glob("*.py") if file.stem not in _NOT_THE_RULE)
-    code = {file.stem: _bare(file.read_text(encoding="utf-8")) for file in modules}
-    facts = [study.id, study.kind, study.claim, list(study.stands_on), code]
+    package = study.decide.__module__.rpartition(".")[0]
+    folder = _file(study.decide.__module__).parent
+    waiting = [f"{package}.{file.stem}" for file in folder.glob("*.py")]
+    code: dict[str, str] = {}
+    while waiting:
+        name = waiting.pop()
+        if name in code or name.rpartition(".")[2] in _NOT_THE_RULE:
+            continue
+        code[name], imported = _rule_code(_file(name).read_text(encoding="utf-8"))
+        waiting += imported
+    facts = [study.id, study.kind, study.claim, list(study.stands_on), sorted(code.items())]
     return json_digest(facts)[:12]
 
 
@@ -151,16 +162,27 @@ def config_digest(name: str) -> str:
     return json_digest({field: repr(value) for field, value in sorted(config.items())})[:12]
 
 
-def _bare(source: str) -> str:
-    """Returns code without comments, docstrings and layout."""
+def _file(module: str) -> Path:
+    """Returns where a module lies by its dotted name; for a package there is no such file."""
+    return Path(halfway.__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+
+
+@functools.cache
+def _rule_code(source: str) -> tuple[str, list[str]]:
+    """Returns code without comments, docstrings and layout; and what of `_OF_A_RULE` it imports."""
     tree = ast.parse(source)
+    names = []
     for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            # Of modules or from them; a package's own file decides nothing.
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         body = getattr(node, "body", None)
         if isinstance(body, list):
             # A text alone on a line is a docstring, of a module, a function or a constant.
             kept = [item for item in body if not _is_text(item)]
             node.body = kept or [ast.Pass()]  # pyright: ignore
-    return ast.dump(tree)
+    imported = [name for name in names if name.startswith(_OF_A_RULE) and _file(name).is_file()]
+    return ast.dump(tree), imported
 
 
 def _is_text(node: ast.AST) -> bool:

@@ -16,7 +16,7 @@ from matplotlib.text import Text
 from support import plants
 
 from halfway.lab import studies
-from halfway.lab.study import family, wording
+from halfway.lab.study import family, registration, wording
 from halfway.lab.study.records import NUMBERS, Records, Request
 from halfway.lab.study.verdict import WORDS
 
@@ -53,6 +53,12 @@ def _set_resamples(monkeypatch, name):
 @pytest.fixture(autouse=True)
 def fewest_resamples(monkeypatch):
     _set_resamples(monkeypatch, "FEWEST")
+
+
+@pytest.fixture(autouse=True)
+def made_up_lines(monkeypatch):
+    """Predictions whose coefficients are frozen are tested with those of the plants."""
+    monkeypatch.setattr(registration, "fitted", lambda name: PLANTS[name].FITTED)
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_the_lock_has_every_rule_and_config_as_it_is():
 
 
 def test_comments_words_and_layout_are_no_part_of_a_rule():
-    bare = registration._bare
+    bare = registration._rule_code
     assert bare('X = 1\n"""What X is."""\n') == bare("X   =  1  # what X is\n")
     assert bare('def f():\n    """Return 1."""\n    return 1\n') == bare("def f(): return 1")
     assert bare("X = 1") != bare("X = 2")
@@ -155,3 +155,17 @@ def test_the_rule_of_a_study_is_its_code_and_claim(tmp_path):
         id=study.id, kind=study.kind, claim=text.claim, stands_on=(), decide=study.decide
     )
     assert registration.rule_digest(other) != registration.rule_digest(study)
+
+
+def test_what_is_measured_is_part_of_the_rule(tmp_path, monkeypatch):
+    """T3 decides over the grid: a line of it that changes changes the rule."""
+    study, file_of = studies.available()["T3"], registration._file
+    before = registration.rule_digest(study)
+    changed = tmp_path / "grid.py"
+    source = file_of("halfway.lab.measurements.grid").read_text(encoding="utf-8")
+    changed.write_text(source.replace("SGD_RATE = 0.1", "SGD_RATE = 0.2"), encoding="utf-8")
+    monkeypatch.setattr(
+        registration, "_file", lambda name: changed if name.endswith(".grid") else file_of(name)
+    )
+    assert registration.rule_digest(study) != before
+    assert registration.is_locked(studies.available()["G7"])

@@ -97,9 +97,10 @@ def variability(factors: Factors, weights: Weights) -> np.ndarray:
       weights: of pairs; both models of a pair have its weight.
     """
     of_models = np.repeat(weights * factors.valid, 2, axis=1)
+    is_valid = np.repeat(factors.valid, 2)[:, None]
     values = []
     for margins, unseen in zip(factors.margins, factors.unseen, strict=True):
-        known = np.where(unseen, np.nan_to_num(margins), 0.0)
+        known = np.where(unseen & is_valid, margins, 0.0)
         total, squares = of_models @ unseen, of_models**2 @ unseen
         with np.errstate(divide="ignore", invalid="ignore"):
             mean = of_models @ known / total

@@ -1,20 +1,28 @@
 """Planted records of T12."""
 
-import functools
-
 import numpy as np
 from lab.studies.grid_arrays import PLAN
-from scipy import optimize
 from support import plants
 
 from halfway.lab.measurements.grid import AGREEMENT
 from halfway.lab.measurements.transfer import TRANSFER
-from halfway.lab.studies.t12 import lines, study
+from halfway.lab.studies.t12 import lines
 
 BOUNDARIES = list(lines.MEASURES)
+SLOPES = {"size": 0.4, "alignment": 0.8, "variability": -0.2}
+FITTED = {
+    "lines": {
+        lines.ALL: list(SLOPES.values()),
+        **{
+            left_out: [0.0 if name == left_out else slope for name, slope in SLOPES.items()]
+            for left_out in lines.MEASURES
+        },
+    }
+}
+"""Made-up lines in the place of those of the lock: of measures that move apart from each other."""
 SMALLEST = 0.005
 """How much more a line of two errs at effect 1, in the share fooled."""
-SIZE = 0.03
+SIZE = 0.05
 """What an intervention moves the line of all three by; each moves one measure."""
 BASE_RATE, BASE_TAU, SPREAD = 0.3, 0.4, 0.3
 NUM_EXAMPLES = 300
@@ -22,38 +30,18 @@ NOISE = {"size": 0.03, "tau": 0.01}
 """Standard deviations over pairs."""
 
 
-@functools.cache
-def _missed(targets):
-    """Which share of the line's contrast is missing for each measure, so that leads are as given.
-
-    Args:
-      targets: mean lead over the line without each measure.
-    """
-    slopes = study.locked()
-    whole = slopes[lines.ALL]
-    groups = np.arange(len(PLAN.interventions)) % 3
-
-    def leads(missed):
-        near = missed[groups]
-        values = []
-        for place, name in enumerate(lines.MEASURES):
-            said = slopes[name][groups] / whole[groups]  # of what all three say
-            far = np.where(groups == place, 1 - near, np.abs(said - (1 - near)))
-            values.append(SIZE * (far - near).mean())
-        return np.array(values) - targets
-
-    solved = optimize.least_squares(leads, np.full(3, 0.4), bounds=(0, 1))
-    assert np.abs(solved.fun).max() < 1e-4, solved.fun
-    return solved.x
-
-
 def plant(rng, effect, boundary=None):
-    """Records whose lines of two err by .005 times `effect` more than that of all three."""
-    targets = tuple(0.0 if name == boundary else SMALLEST * effect for name in lines.MEASURES)
-    missed = _missed(targets)
-    whole = study.locked()[lines.ALL]
+    """Records whose lines of two err by .005 times `effect` more than that of all three.
+
+    A share m of what the line says is missing, so that it errs by m, and without the measure that
+    moves by 1 − m, of what it says.
+    """
+    targets = np.array([0.0 if n == boundary else SMALLEST * effect for n in lines.MEASURES])
+    whole = np.array(FITTED["lines"][lines.ALL])
     number = len(PLAN.interventions)
     groups = np.arange(number) % 3
+    share = np.bincount(groups) / number
+    missed = (1 - targets / (SIZE * share)) / 2
     said = SIZE * np.where(np.arange(number) // 3 % 2, 1.0, -1.0)
     moved = np.zeros((number, 3))
     moved[np.arange(number), groups] = said / whole[groups]

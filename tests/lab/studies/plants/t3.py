@@ -8,14 +8,28 @@ from support import plants
 from halfway.lab.studies.t3 import law, study
 
 BOUNDARIES = [study.ERROR, *study.COMPARED]
+FITTED = {
+    "dataset": plants.CONFIG.dataset,
+    "lines": {
+        law.LAW: {"transform": "logit", "slopes": [0.9]},
+        law.ACCURACY: {"transform": "logit", "slopes": [0.6]},
+        law.MEETING: {"transform": "logit", "slopes": [0.5]},
+        law.GAP: {"transform": "identity", "slopes": [-4.0]},
+        law.PREDICTIONS: {"transform": "logit", "slopes": [0.8]},
+        law.DESIGN: {"transform": "logit", "slopes": [0.5, 0.8]},
+        **{name: {"transform": "logit", "slopes": [0.8]} for name in law.BESIDE},
+        law.TABLE: {"transform": "logit", "slopes": [0.0] * len(grid_arrays.PLAN.interventions)},
+    },
+}
+"""Made-up lines in the place of those of the lock: a rule is the same for all."""
 LEAD = 0.01
 """How much more a rival errs at effect 1, in M_x."""
-LARGE = 0.04
+LARGE = 0.035
 """The law's error at effect 1."""
 
 
 def plant(rng, effect, boundary=None):
-    """Records in which the law errs by .05 − .01 effect, and each rival by .01 effect more.
+    """Records in which the law errs by .05 − .015 effect, and each rival by .01 effect more.
 
     M_x lies as far from what ρ and n say, and all other measures are such that their locked lines
     say what they are to say.
