@@ -42,8 +42,8 @@ def main() -> None:
     before = registration.read() if registration.path().is_file() else {}
     if fitted.keys() & before.get("fitted", {}).keys():
         raise UserError(
-            f"{registration.path()} has the lines of {' and '.join(fitted)}, which are fitted once: "
-            "for a new version of these rules take them out of it first"
+            f"{registration.path()} has lines of {' and '.join(fitted)}: they are fitted once; "
+            "for a new version of these rules take them out of the lock first"
         )
     after = registration.updated(known, fitted, today)
     for group in ("rules", "configs"):
