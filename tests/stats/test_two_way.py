@@ -72,4 +72,8 @@ def test_sizes_that_overflow_leave():
 
 def test_a_side_is_asked_for():
     with pytest.raises(ValueError, match="'greater' or 'less', got 'two-sided'"):
-        stats.two_way_test([0.0, 1.0], [0.1, -0.1], alternative="two-sided")
+        stats.two_way_test(
+            [0.0, 1.0],
+            [0.1, -0.1],
+            alternative="two-sided",  # pyright: ignore[reportArgumentType]
+        )
