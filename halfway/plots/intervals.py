@@ -32,8 +32,7 @@ class ForestRow(NamedTuple):
       low: the lower end of its interval; an infinite end becomes an arrow.
       high: the upper end of its interval.
       threshold: one number, or the two margins of an equivalence.
-      direction: the side of the threshold that the claim is on: "greater", "less", "within" or
-        "different" (either side).
+      direction: the side of the threshold that the claim is on: "greater", "less" or "within".
       verdict: a word of `VERDICT_MARKS`.
       value: effect and interval as text, written at the right.
       control: estimate, low and high of the control on the same axis, or None.
@@ -88,11 +87,7 @@ def _forest_row(ax: Axes, row: ForestRow) -> None:
     pad = 0.09 * (most - least) or 0.1 * abs(most) or 1.0
     ax.set(xlim=(least - pad, most + pad), ylim=(0, 1), yticks=[])
     left, right = ax.get_xlim()
-    edges = {
-        "greater": (row.threshold[0], right),
-        "less": (left, row.threshold[0]),
-        "different": (left, right),
-    }
+    edges = {"greater": (row.threshold[0], right), "less": (left, row.threshold[0])}
     ax.axvspan(*edges.get(row.direction, row.threshold[:2]), color=GRID, alpha=0.55, lw=0)
     for threshold in row.threshold:
         ax.axvline(threshold, color=INK, lw=1, ls=(0, (4, 3)))

@@ -20,7 +20,14 @@ from halfway.stats.conditions import (
     sign_holds,
     without_each_factor,
 )
-from halfway.stats.crossed import Crossed, Side, crossed_mean, crossed_ratio, crossed_test
+from halfway.stats.crossed import (
+    Crossed,
+    Side,
+    crossed_mean,
+    crossed_ratio,
+    crossed_test,
+    two_way_test,
+)
 from halfway.stats.inference import (
     Alternative,
     Concordance,
@@ -83,6 +90,7 @@ __all__ = [
     "sign_holds",
     "slope",
     "spearman",
+    "two_way_test",
     "valid_pairs",
     "weighted_ratio",
     "without_each_factor",

@@ -1,4 +1,4 @@
-"""Means over draws of surrogates, of targets, and of examples: clustered errors; NumPy and SciPy.
+"""Means over draws of models or pairs, and of examples: clustered errors; NumPy and SciPy.
 
 A matrix with a value for each surrogate and target is no sample of independent numbers: the values
 of a row share a surrogate, those of a column a target. With `v_ij = μ + a_i + b_j + e_ij` the
@@ -13,6 +13,9 @@ each, `[K, M, B]`, and a third variance by clusters of examples: effects of two 
 
 A bootstrap that resamples surrogates and targets estimates the same sum and has no t quantile: with
 eight of each its intervals are too short.
+
+A mean over pairs of models has two sides alone, pairs and examples, and the part of the examples
+comes as what each adds to the error of the mean: `two_way_test`.
 """
 
 import math
@@ -23,8 +26,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from halfway.stats.inference import Decision
-from halfway.stats.validity import LARGEST, ROUNDING
+from halfway.stats.inference import Decision, mean_test
+from halfway.stats.validity import LARGEST, ROUNDING, column, valid_pairs
 
 Side = Literal["greater", "less"]
 
@@ -192,8 +195,7 @@ def crossed_test(estimate: Crossed, threshold: float = 0.0, *, alternative: Side
       >>> stats.crossed_test(mean, alternative="greater").p_value < 0.01
       True
     """
-    if alternative not in ("greater", "less"):
-        raise ValueError(f"alternative must be 'greater' or 'less', got {alternative!r}")
+    _check_side(alternative)
     distance = estimate.estimate - threshold
     distance = distance if alternative == "greater" else -distance
     if math.isinf(estimate.standard_error):
@@ -205,6 +207,71 @@ def crossed_test(estimate: Crossed, threshold: float = 0.0, *, alternative: Side
         p_value, p_reverse = (float(special.stdtr(estimate.degrees, side)) for side in (-t, t))
     num_models = estimate.num_surrogates + estimate.num_targets
     return Decision(*estimate[:3], p_value, p_reverse, num_models, estimate.num_excluded)
+
+
+def two_way_test(
+    values: ArrayLike, examples: ArrayLike, threshold: float = 0.0, *, alternative: Side
+) -> Decision:
+    """Returns the mean over pairs with interval and t-test over draws of pairs and of examples.
+
+    Samples S of different pairs overlap, so that what single examples do to the mean does not
+    become smaller with more pairs. What examples do within one pair is counted on both sides, and
+    what two examples do together at each of the two: nothing is subtracted, the interval is never
+    too short, and up to twice too long where there is no other noise.
+
+    Without a part of the examples it is `mean_test`, whose rules for too few pairs and for pairs
+    that are not valid hold here too.
+
+    Args:
+      values: `[P]`, a value of each pair; NaN for a pair that is left out.
+      examples: `[N]`, what each example of the pool adds to the error of the mean, to first order
+        and over all pairs; NaN for one that no pair looked at.
+      threshold: boundary of the null.
+      alternative: the side of the threshold that the claim is on.
+
+    Raises:
+      ValueError: if the alternative is neither "greater" nor "less", or an argument is out of
+        range.
+
+    Formula: `V_P = s²/P`, `V_N = N/(N − 1) Σ_i e_i²`, V = V_P + V_N; degrees of freedom
+    `V²/(V_P²/(P − 1) + V_N²/(N − 1))`.
+    Source: Cameron, Gelbach and Miller (2011), without the term that they subtract;
+    Satterthwaite (1946).
+
+    Examples:
+      >>> test = stats.two_way_test([0.8, 1.1, 0.9, 1.2], [0.0] * 3, alternative="greater")
+      >>> f"{test.estimate:.2f} [{test.low:.2f}, {test.high:.2f}]"  # examples that add nothing
+      '1.00 [0.71, 1.29]'
+      >>> test = stats.two_way_test([0.8, 1.1, 0.9, 1.2], [0.1, 0.0, -0.1], alternative="greater")
+      >>> f"{test.estimate:.2f} [{test.low:.2f}, {test.high:.2f}]"
+      '1.00 [0.39, 1.61]'
+    """
+    _check_side(alternative)
+    over_pairs = mean_test(values, threshold, alternative=alternative)
+    pairs, added = (side[valid_pairs(side)] for side in map(column, (values, examples)))
+    if pairs.size < 2 or added.size < 2:
+        return over_pairs
+    terms = [
+        (float(pairs.var(ddof=1)) / pairs.size, pairs.size - 1),
+        (float((added**2).sum()) * added.size / (added.size - 1), added.size - 1),
+    ]
+    if not terms[1][0] > 0:
+        return over_pairs
+    variance = sum(term for term, _ in terms)
+    degrees = 1 / sum((term / variance) ** 2 / number for term, number in terms)
+    error, estimate = math.sqrt(variance), over_pairs.estimate
+    half = float(special.stdtrit(degrees, 0.975)) * error
+    t = (estimate - threshold) / error * (1 if alternative == "greater" else -1)
+    p_value, p_reverse = (float(special.stdtr(degrees, side)) for side in (-t, t))
+    return over_pairs._replace(
+        low=estimate - half, high=estimate + half, p_value=p_value, p_reverse=p_reverse
+    )
+
+
+def _check_side(alternative: str) -> None:
+    """Checks the name of the side of a threshold."""
+    if alternative not in ("greater", "less"):
+        raise ValueError(f"alternative must be 'greater' or 'less', got {alternative!r}")
 
 
 def _outcomes(values: ArrayLike) -> np.ndarray:

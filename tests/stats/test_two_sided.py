@@ -1,13 +1,10 @@
-"""Claims that something differs, in either direction: the test, its reverse, and their words."""
+"""Claims that something differs, in either direction: the test and its reverse."""
 
 import numpy as np
 import pytest
 import scipy.stats
 
 from halfway import stats
-from halfway.lab.report import run_report
-from halfway.lab.study import rules, wording
-from halfway.lab.study.verdict import Outcome
 
 MARGIN = 0.1
 
@@ -84,33 +81,3 @@ def test_a_margin_belongs_to_two_sides_and_two_sides_to_a_margin():
             stats.mean_test([0.0, 1.0], alternative="two-sided", margin=margin)
     with pytest.raises(ValueError, match=r"margin is of a two-sided alternative, got 0\.1"):
         stats.ratio_test([0.0, 1.0], [1.0, 1.0], 0.0, alternative="less", margin=0.1)
-
-
-# As a part of a rule
-
-
-def _part(shift, name="a"):
-    decision = stats.mean_test(_values(shift), alternative="two-sided", margin=MARGIN)
-    return rules.part(decision, name, "mean", "different", 0.0)
-
-
-def test_a_part_that_is_different_in_words():
-    part = _part(0.5)
-    assert part.kind == "test"
-    assert wording.format_rule(part) == "≠ 0"
-    row = run_report._part(part)
-    assert "test (two-sided)" in row and "≠ 0" in row
-    one_sided = rules.part(
-        stats.mean_test(_values(1.0), alternative="less"), "b", "mean", "less", 0.0
-    )
-    assert wording.format_rule(one_sided) == "< 0"
-    assert "test" in run_report._part(one_sided)
-
-
-def test_both_sides_of_the_threshold_are_the_claim_s():
-    assert _part(-2.0).clearance == pytest.approx(-_part(-2.0).estimate)
-    assert _part(2.0).clearance == pytest.approx(_part(2.0).estimate)
-    assert _part(-2.0).passed and _part(2.0).passed and not _part(0.0).passed
-    # The effect is the part nearest to the threshold, on whichever side.
-    parts = (_part(2.0, "a"), _part(-1.0, "b"))
-    assert Outcome(parts, ("a", "b")).effect.name == "b"

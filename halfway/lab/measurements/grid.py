@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from scipy import special
 
 from halfway import attacks, landscapes, losses, meeting, populations
 from halfway.keys import named_key
@@ -45,8 +46,21 @@ SGD_RATE = 0.1
 """Learning rate of SGD: chosen once on digits so that ρ = 0 is fitted, from training accuracy."""
 EARLY = 20
 """The step at which coherence is measured."""
+CLIPPED = (0.005, 0.995)
+"""Where shares are clipped before a logit."""
+NO_CHANGE = "no change"
+"""The rival of every prediction over the grid: each intervention leaves what its base has."""
 MLP, CNN = "mlp", "cnn"
 """Bases by architecture."""
+
+
+def clipped_logit(shares: np.ndarray) -> np.ndarray:
+    """Returns the logits of shares, which are clipped first so that each is finite.
+
+    Args:
+      shares: of any shape.
+    """
+    return special.logit(np.clip(shares, *CLIPPED))
 
 
 class Intervention(NamedTuple):

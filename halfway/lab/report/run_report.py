@@ -18,7 +18,6 @@ from halfway.lab.study.verdict import WORDS, Evidence, Listed, PartResult, Verdi
 from halfway.lab.study.wording import format_duration, format_estimate, format_p
 
 _KINDS = {"test": "test", "equivalence": "equivalence (two tests)", "gate": "gate (precondition)"}
-_TWO_SIDED = "test (two-sided)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,7 +230,7 @@ def _part(part: PartResult) -> list[str]:
         part.name,
         "yes" if part.passed else "no",
         part.statistic,
-        _TWO_SIDED if part.direction == "different" else _KINDS[part.kind],
+        _KINDS[part.kind],
         format_estimate(part.estimate, part.low, part.high),
         wording.format_rule(part),
         format_p(part.p_value),

@@ -139,7 +139,9 @@ def _any_self(cell: transfer.TransferMatrix) -> bool:
 
 
 def tables(whole: Mapping[tuple[str, float], Summary], cells: Cells) -> list[Table]:
-    """Returns a table of attacks and budgets, and one of kinds of models where there are more.
+    """Returns tables of attacks and budgets, and one of kinds of models where there are more.
+
+    The first table has the rate with what it is compared with, the second other denominators.
 
     Args:
       whole: over all models, by attack and budget.
@@ -151,14 +153,10 @@ def tables(whole: Mapping[tuple[str, float], Summary], cells: Cells) -> list[Tab
             f"{budget:g}",
             format_estimate(*s.rate),
             format_estimate(*s.beyond),
-            _share(s.noise),
-            _share(s.other),
-            _share(s.of_target),
-            _share(s.of_all),
-            _share(s.clean),
-            _share(s.surrogate_fooled),
+            _fixed(s.noise),
+            _fixed(s.other),
             format_estimate(*s.coefficient),
-            f"{s.coefficient_noise:.3f}",
+            _fixed(s.coefficient_noise),
         ]
         for (attack, budget), s in whole.items()
     ]
@@ -169,29 +167,44 @@ def tables(whole: Mapping[tuple[str, float], Summary], cells: Cells) -> list[Tab
         "minus noise",
         "noise",
         "another's perturbation",
-        "of target right",
-        "of all",
-        "clean error",
-        "surrogate fooled",
         "M_x",
         "M_x of noise",
     ]
     caption = (
         "Over all surrogates and targets but models attacked through themselves. Fooled: share of "
         "the examples that both models have right when clean, with a 95 % interval; beside it the "
-        "controls of equal norm, the other denominators and what clean examples get wrong."
+        "controls of equal norm."
     )
-    page_tables = [Table("Attacks and budgets", caption, names, first)]
+    page_tables = [
+        Table("Attacks and budgets", caption, names, first),
+        Table(
+            "Fooled, of other denominators",
+            "The same attacks. Of those the target has right when clean, and of all examples; what "
+            "clean examples get wrong, and how many of its own the attack fools the surrogate on.",
+            ["attack", "ε", "of target right", "of all", "clean error", "surrogate fooled"],
+            [
+                [
+                    attack,
+                    f"{budget:g}",
+                    _fixed(s.of_target),
+                    _fixed(s.of_all),
+                    _fixed(s.clean),
+                    _fixed(s.surrogate_fooled),
+                ]
+                for (attack, budget), s in whole.items()
+            ],
+        ),
+    ]
     rows = [
         [
             f"{a} → {b}",
             attack,
             f"{budget:g}",
             format_estimate(*s.rate),
-            _share(s.noise),
-            _share(s.clean),
-            _share(s.same),
-            _share(s.different),
+            _fixed(s.noise),
+            _fixed(s.clean),
+            _fixed(s.same),
+            _fixed(s.different),
             format_estimate(*s.coefficient),
             f"{s.num_examples:.0f}",
             str(s.num_cells),
@@ -256,5 +269,5 @@ def page(
     return Page("transfer", "halfway: transfer", "Who fools whom?", content, drawn), tabled
 
 
-def _share(value: float) -> str:
-    return "undefined" if np.isnan(value) else f"{value:.3f}"
+def _fixed(value: float) -> str:
+    return "undefined" if np.isnan(value) else f"{value:.3f}".replace("-", "−")

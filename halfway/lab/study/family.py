@@ -33,8 +33,8 @@ def conclude(
     A control is met, and a verification verified, where each of its tests has raw p < .05. One
     p-value a hypothesis, the largest over its tests; Holm over all, those not run entering as 1.
     Supported: adjusted p < .05. Refuted: the adjusted p of the reverse < .05. Otherwise, and where
-    a gate is not met, a control that it stands on is not, or too many pairs diverged, inconclusive
-    with the reason. In a run of evidence "none" hypotheses have no verdict.
+    a gate is not met, a control that it stands on is not, or too many pairs are left out,
+    inconclusive with the reason. In a run of evidence "none" hypotheses have no verdict.
 
     Args:
       outcomes: study and outcome of each that was run.
@@ -77,8 +77,8 @@ def conclude(
 def _check(study: Study, outcome: Outcome) -> tuple[Word, str]:
     """Returns the word and the reason of a control or a verification."""
     held, failed = WORDS[study.kind]
-    if diverged := _diverged(outcome):
-        return failed, diverged
+    if missing := _missing(outcome):
+        return failed, missing
     failing = [part for part in outcome.parts if not part.passed]
     if not failing:
         return held, "every part holds, each with raw p < .05"
@@ -130,16 +130,16 @@ def _verdict(
     )
 
 
-def _diverged(outcome: Outcome) -> str:
-    """Returns how many pairs diverged where these are too many; else nothing."""
+def _missing(outcome: Outcome) -> str:
+    """Returns how many pairs have no value where these are too many; else nothing."""
     too_many = [p for p in outcome.parts if _share_excluded(p) > MAX_EXCLUDED]
     if not too_many:
         return ""
     worst = max(too_many, key=_share_excluded)
     total = worst.num_excluded + worst.num_pairs
     return (
-        f"{worst.num_excluded} of {total} pairs of '{worst.name}' diverged in training, more "
-        "than 1 in 16"
+        f"{worst.num_excluded} of {total} pairs of '{worst.name}', more than 1 in 16, diverged in "
+        "training or have no defined value"
     )
 
 
@@ -147,8 +147,8 @@ def _decide(
     outcome: Outcome, adjusted: float, reverse: float, family_size: int
 ) -> tuple[Word, str]:
     """Returns the word and the reason of a hypothesis, whatever it stands on."""
-    if diverged := _diverged(outcome):
-        return "inconclusive", diverged
+    if missing := _missing(outcome):
+        return "inconclusive", missing
     unmet = [part for part in outcome.parts if part.kind == "gate" and not part.passed]
     if unmet:
         part = unmet[0]

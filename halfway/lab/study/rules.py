@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from halfway import stats
 from halfway.lab.study.verdict import Direction, Headline, PartResult
-from halfway.stats import Decision, Estimate
+from halfway.stats import Decision, Estimate, Side
 
 
 def part(
@@ -53,18 +53,20 @@ def gate(
     statistic: str,
     threshold: float,
     *,
+    alternative: Side = "greater",
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> PartResult:
-    """Returns the precondition that a mean over pairs is above a threshold, with raw p < .05.
+    """Returns the precondition that a mean over pairs passes a threshold, with raw p < .05.
 
     Args:
       values: `[P]`, NaN for pairs that diverged.
       name: unique within the study.
       statistic: in words with its symbol.
-      threshold: to be exceeded.
+      threshold: to be passed.
+      alternative: the side of the threshold on which the precondition is met.
       bounds: the least and the largest value there is, such as 0 and 1 of a share.
     """
-    mean = stats.bounded(stats.mean_test(values, threshold, alternative="greater"), *bounds)
+    mean = stats.bounded(stats.mean_test(values, threshold, alternative=alternative), *bounds)
     return PartResult(
         name=name,
         kind="gate",
@@ -72,7 +74,7 @@ def gate(
         estimate=mean.estimate,
         low=mean.low,
         high=mean.high,
-        direction="greater",
+        direction=alternative,
         threshold=(threshold,),
         p_value=mean.p_value,
         p_reverse=None,

@@ -36,7 +36,7 @@ class Listed(NamedTuple):
 
 
 Evidence = Literal["exploratory", "confirmatory", "replication", "none"]
-Direction = Literal["greater", "less", "within", "different"]
+Direction = Literal["greater", "less", "within"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +45,12 @@ class PartResult:
 
     Attributes:
       name: short and unique within the study, e.g. "mlp" or "mlp, noise".
-      kind: "test" (one-sided, or two-sided where the direction is "different"), "equivalence" (two
-        one-sided tests) or "gate" (a precondition).
+      kind: "test" (one-sided), "equivalence" (two one-sided tests) or "gate" (a precondition).
       statistic: what was computed, in words with its symbol.
       estimate: always finite where there was anything to estimate, else nan.
       low: lower end of the 95 % interval; -inf where unbounded.
       high: upper end; inf where unbounded.
-      direction: the side of the threshold the claim is on; "different": either.
+      direction: the side of the threshold that the claim is on, or "within" two margins.
       threshold: one number, or the two margins of an equivalence.
       p_value: raw; None for a gate that is no test.
       p_reverse: raw p of the reverse claim; None where it is not tested.
@@ -76,15 +75,10 @@ class PartResult:
 
     @property
     def clearance(self) -> float:
-        """How far the estimate lies on the claim's side of the threshold; negative beyond it.
-
-        Both sides of the threshold are the claim's where it is "different".
-        """
+        """How far the estimate lies on the claim's side of the threshold; negative beyond it."""
         if self.direction == "within":
             low, high = self.threshold
             return min(self.estimate - low, high - self.estimate)
-        if self.direction == "different":
-            return abs(self.estimate - self.threshold[0])
         sign = 1 if self.direction == "greater" else -1
         return sign * (self.estimate - self.threshold[0])
 

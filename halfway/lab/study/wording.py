@@ -168,12 +168,11 @@ def format_headline(headline: Headline) -> str:
 
 
 def format_rule(part: PartResult) -> str:
-    """Returns the threshold of a part as a comparison: "> 0", "≠ 0", "between −0.03 and 0.03"."""
+    """Returns the threshold of a part as a comparison: "> 0", "between −0.03 and 0.03"."""
     numbers = [f"{value:g}".replace("-", "−") for value in part.threshold]
     if part.direction == "within":
         return f"between {numbers[0]} and {numbers[-1]}"
-    signs = {"greater": ">", "less": "<", "different": "≠"}
-    return f"{signs[part.direction]} {numbers[0]}"
+    return f"{'>' if part.direction == 'greater' else '<'} {numbers[0]}"
 
 
 def weakest_part(verdict: Verdict) -> PartResult | None:

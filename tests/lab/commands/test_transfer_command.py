@@ -357,7 +357,24 @@ def test_many_kinds_are_drawn_without_intervals(monkeypatch):
     assert cells == {("pgd", 0.1): {}}
     drawn = transfer_page.figures(grid, whole, cells)
     assert [figure.name for figure in drawn] == ["rate_pgd_0.1", "coefficient_pgd_0.1", "mistakes"]
-    assert len(transfer_page.tables(whole, cells)) == 1
+    assert len(transfer_page.tables(whole, cells)) == 2
+
+
+def test_tables_fit_the_page():
+    """By characters of what cannot be broken: an interval, or a word."""
+    names = ("residual network/0", "residual network/1", "vision transformer/0")
+    attacks, budgets = ("pgd", "admix_translation_invariant"), (8 / 255, 0.1)
+    outcomes = {(name, budget): cell(3, 2, 400) for name in attacks for budget in budgets}
+    grid = transfer.TransferGrid(names, ("convolutional/0", "mlp/0"), attacks, budgets, outcomes)
+    shown = transfer_page.tables(*transfer_page.summarize(grid))
+    assert [len(table.columns) for table in shown] == [8, 6, 11]
+    for table in shown:
+        widths = [
+            max(len(part) for cell in column for part in re.findall(r"\[.*\]|\S+", cell))
+            for column in zip(table.columns, *table.rows, strict=True)
+        ]
+        # 76 rem of a page at 8 pixels a character, less 13 beside each column.
+        assert sum(widths) < (76 * 16 - 32 - 13 * len(widths)) / 8
 
 
 def test_a_weak_attack_is_said_to_be_weak():

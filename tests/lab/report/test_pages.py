@@ -36,7 +36,7 @@ PAGES = {
     },
     "transfer": {
         "lead": NASTY,
-        "tables": [table(), table()],
+        "tables": [table(), table(), table()],
         "matrices": [],
         "others": [],
         "source": NASTY,
@@ -75,6 +75,18 @@ def test_every_page_has_a_template_that_is_tested():
     folder = ROOT / "report" / "templates"
     names = {path.name.removesuffix(".html.jinja") for path in folder.glob("*.jinja")}
     assert names - {"base", "elements"} == {*PAGES, "report"}
+
+
+def test_an_interval_may_stand_below_its_number_and_a_heading_in_lines():
+    """A column is as wide as a number or an interval: in one line tables outgrow the page."""
+    style = (ROOT / "report" / "templates" / "style.css").read_text()
+    assert "thead .number, .estimate { white-space: normal; }\n" in style
+    rows = [["a", "0.5 [0.4, 0.6]", "< 0.0001"], ["b", "0.1 [0.0, 10^3]", "0.2"]]
+    content = PAGES["sweep"] | {"table": Table("t", "", ["name", "effect", "p"], rows)}
+    source = page.render(Page("sweep", "", "", content))
+    assert '<td class="number"><span class="estimate">0.5 <span>[0.4, 0.6]</span></span>' in source
+    assert "<span>[0.0, 10<sup>3</sup>]</span></span></td>" in source
+    assert '<td class="number">&lt; 0.0001</td>' in source
 
 
 def test_what_a_template_lacks_is_an_error():

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 import xarray as xr
 from lab.studies.plants import t9 as planted
 from sklearn import discriminant_analysis, neighbors
@@ -16,7 +15,6 @@ from support import tiny_run
 from halfway.lab.measurements.context import Context
 from halfway.lab.studies.t9 import measure as boundaries
 from halfway.lab.studies.t9 import study as t9
-from halfway.lab.studies.t9.clusters import two_way_test
 from halfway.lab.studies.t9.measure import BOUNDARIES, NUM_SEGMENTS, RULES
 from halfway.lab.study import conditions
 from halfway.lab.study.records import NUMBERS, Measured
@@ -273,39 +271,6 @@ def test_statistics_are_of_the_segments_that_exist_and_examples_add_to_the_mean(
     diverged = t9.boundary_statistics(_segments(crossing, ruled, finite=False))
     assert np.isnan(diverged.partial).tolist() == [False, True]
     np.testing.assert_array_equal(diverged.partial[0], read.partial[0])
-
-
-def test_examples_widen_the_interval_and_nothing_else():
-    values = np.random.default_rng(4).normal(0.1, 0.05, 16)
-    alone = two_way_test(values, np.zeros(100), alternative="greater")
-    error = values.std(ddof=1) / 4
-    # As much again by examples: twice the variance.
-    examples = np.array([1.0, -1.0] * 50) * error * np.sqrt(0.99) / 10
-    wider = two_way_test(values, examples, alternative="greater")
-    assert alone.estimate == wider.estimate and alone.p_value < wider.p_value
-    degrees = 4 / (1 / 15 + 1 / 99)
-    half = scipy.stats.t.ppf(0.975, degrees) * error * np.sqrt(2)
-    np.testing.assert_allclose(wider.high - wider.estimate, half)
-    less = two_way_test(values, examples, alternative="less")
-    np.testing.assert_allclose([less.p_value, less.p_reverse], [wider.p_reverse, wider.p_value])
-    undecided = two_way_test([1.0, np.nan], examples, alternative="greater")
-    assert (undecided.low, undecided.p_value) == (-np.inf, 1.0)
-
-
-@pytest.mark.slow
-def test_with_effects_of_examples_the_test_keeps_its_size():
-    rng = np.random.default_rng(5)
-    rejected = [[], []]
-    for _ in range(2000):
-        of_examples = rng.normal(size=60)
-        rows = rng.permuted(np.tile(np.arange(60), (16, 1)), axis=1)[:, :20]
-        values = of_examples[rows].mean(1) + rng.normal(0, 0.1, 16)
-        added = np.bincount(rows.ravel(), (of_examples[rows] - values[:, None]).ravel(), 60) / 320
-        for place, examples in enumerate((np.zeros(60), added)):
-            test = two_way_test(values, examples, alternative="greater")
-            rejected[place].append(test.p_value < 0.05)
-    assert np.mean(rejected[0]) > 0.1  # a t over pairs alone
-    assert np.mean(rejected[1]) < 0.06
 
 
 def test_planted_segments_are_as_many_as_measured_ones(measured):

@@ -172,7 +172,9 @@ def test_diverged_pairs_are_named_before_anything_else():
     refuted = _part(0.999, 1e-9, num_excluded=3, num_pairs=13)
     verdict = _alone(refuted, _gate(0.5))
     assert verdict.verdict == "inconclusive"
-    assert "diverged" in verdict.reason
+    assert verdict.reason == (
+        "3 of 16 pairs of 'mlp', more than 1 in 16, diverged in training or have no defined value"
+    )
 
 
 # What a verdict reports

@@ -16,14 +16,19 @@ from scipy import special
 from halfway import stats
 from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements import grid
-from halfway.lab.measurements.grid import AGREEMENT_ONLY, COMPLEXITY, RIVALS, Intervention
+from halfway.lab.measurements.grid import (
+    AGREEMENT_ONLY,
+    COMPLEXITY,
+    NO_CHANGE,
+    RIVALS,
+    Intervention,
+    clipped_logit,
+)
 from halfway.lab.measurements.learning import LEARNING
 from halfway.lab.study.records import Measured, Records
 from halfway.populations import Condition
 
-COHERENCE, SIZE, NO_CHANGE = "coherence at step 20", "n^(−½)", "no change"
-CLIPPED = (0.005, 0.995)
-"""Where gaps are clipped before a logit."""
+COHERENCE, SIZE = "coherence at step 20", "n^(−½)"
 SMALLEST = 1e-3
 """What a measure that is not positive counts as, as a share of the base's."""
 OFFSET = 0.01
@@ -156,18 +161,14 @@ def predicted(gaps: Gaps, name: str) -> np.ndarray:
       name: of a measure.
     """
     contrast = gaps.contrasts[name]
-    moved = _logit(gaps.gap) - _logit(gaps.base)
+    moved = clipped_logit(gaps.gap) - clipped_logit(gaps.base)
     is_fitted = np.array([changed.is_fitted for changed in gaps.interventions])
     slopes = np.where(
         np.isin(gaps.factors, ("n", "ρ")),
         stats.out_of_factor_slopes(contrast, moved, gaps.factors, fitted=is_fitted),
         stats.out_of_factor_slopes(contrast, moved, gaps.factors),
     )
-    return special.expit(_logit(gaps.base) + slopes * contrast)
-
-
-def _logit(gap: np.ndarray) -> np.ndarray:
-    return special.logit(np.clip(gap, *CLIPPED))
+    return special.expit(clipped_logit(gaps.base) + slopes * contrast)
 
 
 def factor_errors(gaps: Gaps, name: str) -> np.ndarray:

@@ -6,11 +6,11 @@ import numpy as np
 
 from halfway import stats
 from halfway.lab.config.settings import RunConfig
-from halfway.lab.measurements.grid import COMPLEXITY, RIVALS
+from halfway.lab.measurements.grid import COMPLEXITY, NO_CHANGE, RIVALS
 from halfway.lab.measurements.learning import LEARNING
 from halfway.lab.studies.g3 import figures as drawing
 from halfway.lab.studies.g3 import prediction
-from halfway.lab.studies.g3.prediction import COHERENCE, NO_CHANGE, SIZE, Gaps
+from halfway.lab.studies.g3.prediction import COHERENCE, SIZE, Gaps
 from halfway.lab.study import rules, text
 from halfway.lab.study.protocol import Figure, Study, Table
 from halfway.lab.study.records import Records, Request

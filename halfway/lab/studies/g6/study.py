@@ -123,8 +123,8 @@ def decide(records: Records) -> Outcome:
 def _trained(share: np.ndarray, architecture: str) -> PartResult:
     """Returns the gate: the ends' error `[P]`, as a share of chance's, lies below `TRAINED`."""
     statistic = "error of the ends on S, as a share of that of chance"
-    gate = rules.gate(share, f"{architecture}, learned", statistic, TRAINED)
-    return dataclasses.replace(gate, direction="less")
+    name = f"{architecture}, learned"
+    return rules.gate(share, name, statistic, TRAINED, alternative="less")
 
 
 def _headlines(

@@ -12,7 +12,6 @@ from halfway.lab.measurements.transfer import TRANSFER
 from halfway.lab.studies.t2 import figures as drawing
 from halfway.lab.studies.t2.concordance import equal_bins, example_counts, nested_bins
 from halfway.lab.studies.t2.measure import FIRST_ORDER
-from halfway.lab.studies.t9.clusters import two_way_test
 from halfway.lab.study import rules, text, wording
 from halfway.lab.study.conditions import condition
 from halfway.lab.study.protocol import Figure, Study
@@ -231,10 +230,10 @@ def decide(records: Records) -> Outcome:
         name: areas(examples, scores) for name, scores in scores_of(examples, epsilon).items()
     }
     # Pairs whose bins hold nothing to compare count: they add nothing to either sum.
-    pooled = two_way_test(*pooled_values(within), GUESSING, alternative="greater")._replace(
+    pooled = stats.two_way_test(*pooled_values(within), GUESSING, alternative="greater")._replace(
         num_pairs=int(examples.finite.sum()), num_excluded=int((~examples.finite).sum())
     )
-    beyond = two_way_test(
+    beyond = stats.two_way_test(
         *difference_values(scored["aligned"], scored["distance"]), alternative="greater"
     )
     parts = (

@@ -14,14 +14,12 @@ from scipy import special
 
 from halfway import stats
 from halfway.lab.measurements import grid, learning, transfer
-from halfway.lab.measurements.grid import AGREEMENT, SPACES, TERMS, Grid
+from halfway.lab.measurements.grid import AGREEMENT, NO_CHANGE, SPACES, TERMS, Grid
 from halfway.lab.measurements.learning import LEARNING, RatioTerms
 from halfway.lab.measurements.transfer import TRANSFER
 from halfway.lab.study.records import Measured, Records
 from halfway.populations import Condition
 
-CLIPPED = (0.005, 0.995)
-"""Where values are clipped before a logit."""
 LAW = "μ_f"
 ACCURACY, MEETING, GAP, PREDICTIONS, DESIGN = (
     "accuracy",
@@ -41,10 +39,10 @@ CKA, COSINE, JACOBIANS, GRADIENTS, NOISE_IMAGES = (
 )
 BESIDE = (CKA, COSINE, JACOBIANS, GRADIENTS, NOISE_IMAGES)
 """Measures that are shown and do not decide: others of agreement, and μ_x, which is nearly M_x."""
-NO_CHANGE, TABLE = "no change", "table"
-"""M_x of the base; and the table of what each intervention did to logit M_x on digits."""
+TABLE = "table"
+"""The table of what each intervention did to logit M_x on digits."""
 TRANSFORMS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
-    "logit": lambda value: special.logit(np.clip(value, *CLIPPED)),
+    "logit": grid.clipped_logit,
     "identity": lambda value: value,
 }
 

@@ -7,7 +7,7 @@ import numpy as np
 from halfway import stats
 from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements import grid
-from halfway.lab.measurements.grid import AGREEMENT, AGREEMENT_ONLY
+from halfway.lab.measurements.grid import AGREEMENT, AGREEMENT_ONLY, NO_CHANGE
 from halfway.lab.measurements.learning import LEARNING
 from halfway.lab.measurements.transfer import TRANSFER
 from halfway.lab.studies.t3 import figures as drawing
@@ -23,7 +23,7 @@ TEXT = text.load(__file__)
 LARGEST_ERROR = 0.05
 """Below which the law's mean error in M_x must lie."""
 ERROR, STABLE = "error of the law", "any factor left out"
-COMPARED = (law.NO_CHANGE, *law.RIVALS)
+COMPARED = (NO_CHANGE, *law.RIVALS)
 """The rivals that decide."""
 _LISTED = 5
 """Interventions of the largest error that are named."""
@@ -41,7 +41,7 @@ def needs(config: RunConfig) -> Sequence[Request]:
 def locked() -> dict[str, Line]:
     """Returns the lines of the lock, and that of "no change"."""
     lines = registration.fitted("T3")["lines"]
-    return {law.NO_CHANGE: law.UNMOVED} | {
+    return {NO_CHANGE: law.UNMOVED} | {
         name: Line(line["transform"], tuple(line["slopes"])) for name, line in lines.items()
     }
 
@@ -140,8 +140,8 @@ def _headlines(measures: Measures, lines: Mapping[str, Line]) -> list[Headline]:
         rules.headline(
             "mean error of the law in M_x",
             of_law,
-            law.NO_CHANGE,
-            _estimate(measures, law.NO_CHANGE, law.UNMOVED),
+            NO_CHANGE,
+            _estimate(measures, NO_CHANGE, law.UNMOVED),
         ),
         rules.headline(
             "the same without label noise", _estimate(measures, law.LAW, lines[law.LAW], clean)

@@ -10,7 +10,6 @@ from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.context import MODELS
 from halfway.lab.measurements.learning import LEARNING
 from halfway.lab.studies.t9 import figures as drawing
-from halfway.lab.studies.t9.clusters import two_way_test
 from halfway.lab.studies.t9.measure import BOUNDARIES, RULES
 from halfway.lab.study import rules, text
 from halfway.lab.study.conditions import condition
@@ -171,7 +170,9 @@ def decide(records: Records) -> Outcome:
     read = boundary_statistics(records.get(BOUNDARIES, decided_on(records.config)))
     nothing = np.full(len(read.examples), np.nan)
     part = rules.part(
-        two_way_test(read.partial - SHARE * read.correlation, read.examples, alternative="greater"),
+        stats.two_way_test(
+            read.partial - SHARE * read.correlation, read.examples, alternative="greater"
+        ),
         PART,
         "partial corr(t_A, t_B) given three rules fitted on S, minus half of corr(t_A, t_B)",
         "greater",
@@ -180,7 +181,7 @@ def decide(records: Records) -> Outcome:
     )
 
     def mean(values: np.ndarray):
-        return stats.bounded(two_way_test(values, nothing, alternative="greater"), -1.0)
+        return stats.bounded(stats.two_way_test(values, nothing, alternative="greater"), -1.0)
 
     headlines = [
         rules.headline(

@@ -9,7 +9,7 @@ from halfway.lab.measurements.grid import COMPLEXITY, RIVALS
 from halfway.lab.studies.g3 import prediction, study
 
 BOUNDARIES = list(study.COMPARED)
-IMPLIED = (prediction.NO_CHANGE, prediction.SIZE)
+IMPLIED = (grid.NO_CHANGE, prediction.SIZE)
 """Where coherence says nothing it errs as these do, and so do its other rivals."""
 SIZED = BOUNDARIES[:1] + BOUNDARIES[2::4]
 """What a change has to wait for; the others are alike, and nightly."""

@@ -5,6 +5,7 @@ from lab.studies import grid_arrays
 from scipy import special
 from support import plants
 
+from halfway.lab.measurements import grid
 from halfway.lab.studies.t3 import law, study
 
 BOUNDARIES = [study.ERROR, *study.COMPARED]
@@ -47,7 +48,7 @@ def plant(rng, effect, boundary=None):
     )
     sign = np.where(np.arange(len(said)) % 2 == 0, 1.0, -1.0)
     sign = np.where(said < 0.15, 1.0, np.where(said > 0.85, -1.0, sign))
-    if boundary == law.NO_CHANGE:
+    if boundary == grid.NO_CHANGE:
         truth = anchor + sign * of_law
     else:
         truth = said + sign * (of_law + (0.0 if boundary == law.DESIGN else lead))
