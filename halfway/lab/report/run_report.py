@@ -12,7 +12,7 @@ from typing import Any
 
 from halfway import plots
 from halfway.lab.report.page import Page
-from halfway.lab.study import wording
+from halfway.lab.study import global_null, registration, wording
 from halfway.lab.study.protocol import Figure, Table
 from halfway.lab.study.verdict import WORDS, Evidence, Listed, PartResult, Verdict
 from halfway.lab.study.wording import format_duration, format_estimate, format_p
@@ -157,6 +157,7 @@ def page(
     ]
     content = {
         "run": run,
+        "null": _null(verdicts, num_hypotheses) if run.config.get("shuffled_labels") else None,
         "answers": [wording.answer(verdicts, letter) for letter in "GT"],
         "little": wording.little_was_run(len(decided), num_hypotheses),
         "tiles": tiles,
@@ -176,6 +177,25 @@ def page(
     ]
     heading = "Do halves meet? Do models meet?"
     return Page("report", f"halfway: {run.dataset}, seed {run.seed}", heading, content, drawn)
+
+
+def _null(verdicts: Sequence[Verdict], num_hypotheses: int) -> Table:
+    """Returns what studies claim of a pool whose labels are permuted."""
+    rows = [
+        [
+            row.id,
+            "claims it" if row.claims else "claims nothing",
+            format_p(row.p_value),
+            row.reason or "must claim nothing",
+        ]
+        for row in global_null.claimed(
+            verdicts,
+            family_size=num_hypotheses,
+            without_labels=registration.without_labels(),
+        )
+    ]
+    columns = ["Study", "Outcome", "p, gates and controls ignored", "Said beforehand"]
+    return Table("The global null", "", columns, rows)
 
 
 def _card(

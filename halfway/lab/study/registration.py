@@ -1,8 +1,8 @@
 """The lock: what decides, written down before a data set is opened.
 
 `rules.lock` (JSON, committed) holds for each study the digest of its rule, its version and date;
-for each shipped config its digest; numbers that were fitted once; and the data sets on which a
-number that a rule decides on was seen before.
+for each shipped config its digest; numbers that were fitted once; the data sets on which a number
+that a rule decides on was seen before; and the hypotheses that need no true labels.
 """
 
 import ast
@@ -64,6 +64,11 @@ def fitted(study_id: str) -> Mapping[str, Any]:
             "none yet: run halfway register --workdir=RUN with a run of digits that measured it"
         )
     return numbers
+
+
+def without_labels() -> Mapping[str, str]:
+    """Returns hypotheses that need no true labels, each with the reason; see `global_null`."""
+    return read().get("without_labels", {})
 
 
 def is_locked(study: Study) -> bool:

@@ -314,6 +314,14 @@ def source(tmp_path_factory):
     return write(tmp_path_factory.mktemp("report"))
 
 
+def test_a_pool_with_permuted_labels_is_said_first_with_what_it_claims(tmp_path, source):
+    config = {**RUN.config, "shuffled_labels": True}
+    page = write(tmp_path, run=dataclasses.replace(RUN, config=config))
+    assert "nothing that needs true labels may be claimed" in page
+    assert "must claim nothing" in page and "claims it" in page
+    assert "must claim nothing" not in source
+
+
 @pytest.fixture(scope="module")
 def browser(source):
     return Browser(source)
