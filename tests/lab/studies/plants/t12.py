@@ -20,18 +20,18 @@ FITTED = {
     }
 }
 """Made-up lines in the place of those of the lock: of measures that move apart from each other."""
-SMALLEST = 0.005
+SMALLEST = 0.008
 """How much more a line of two errs at effect 1, in the share fooled."""
-SIZE = 0.05
+SIZE = 0.08
 """What an intervention moves the line of all three by; each moves one measure."""
 BASE_RATE, BASE_TAU, SPREAD = 0.3, 0.4, 0.3
-NUM_EXAMPLES = 300
+NUM_EXAMPLES = 597
 NOISE = {"size": 0.03, "tau": 0.01}
 """Standard deviations over pairs."""
 
 
 def plant(rng, effect, boundary=None):
-    """Records whose lines of two err by .005 times `effect` more than that of all three.
+    """Records whose lines of two err by .008 times `effect` more than that of all three.
 
     A share m of what the line says is missing, so that it errs by m, and without the measure that
     moves by 1 − m, of what it says.
