@@ -19,7 +19,6 @@ from halfway import losses, meeting, populations
 from halfway.keys import named_key
 from halfway.lab.measurements import laws
 from halfway.lab.measurements.context import Context, Program, Shared
-from halfway.lab.measurements.grid import SPACES
 from halfway.lab.studies.v1.linear_gaussian import num_each, sum_each
 from halfway.lab.study.records import Measurement
 from halfway.populations import Condition
@@ -45,6 +44,10 @@ SHARED_WEIGHT = 0.8
 positive."""
 NUM_MODES, NUM_REGRESSIONS = 400, 256
 """Modes of P10, and pairs of kernel regressions for each setting, at least."""
+
+
+SPACES = ("values", "input gradients")
+"""In which two regressions meet: μ_f and μ_J."""
 
 
 class KernelSetting(NamedTuple):
