@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import xarray as xr
 
-from halfway import losses, meeting, populations
+from halfway import losses, meeting, populations, sharding
 from halfway.keys import named_key
 from halfway.lab.measurements import laws
 from halfway.lab.measurements.context import Context, Program, Shared
@@ -36,14 +36,15 @@ NUM_STEPS, NUM_PARTS = 8, 2
 """Steps of the walk of P1, and the parts that each is integrated on by Simpson's rule."""
 NUM_SPLITS = 1024
 """Splits of P2 in each of 16 pairs: the variance is known to √(2/16,384) = 1.1 %."""
-NUM_THETAS = 128
-"""Draws of θ for P3, at initialization: 64 would do."""
+NUM_THETAS = 64
+"""Draws of θ for P3, at initialization."""
 QUADRATIC_DIMENSION = 32
 SHARED_WEIGHT = 0.8
 """Of B's weights in P9 that are A's; the rest, √(1 − .8²), is its own. So what they share is
 positive."""
-NUM_MODES, NUM_REGRESSIONS = 400, 256
-"""Modes of P10, and pairs of kernel regressions for each setting, at least."""
+NUM_MODES, KERNEL_SIZE, NUM_REGRESSIONS = 400, 60, 256
+"""Modes of P10, its n, and pairs of kernel regressions for each setting, at least. One n is one
+program: compilation takes longer than all regressions."""
 
 
 SPACES = ("values", "input gradients")
@@ -51,24 +52,27 @@ SPACES = ("values", "input gradients")
 
 
 class KernelSetting(NamedTuple):
-    """A setting of P10: n, σ² and δ, on eigenvalues i^−1.5, a target i^−1 and roughness i."""
+    """A setting of P10, on a target i^−1 and roughness i.
 
-    num_examples: int
+    Attributes:
+      name: in words.
+      decay: eigenvalues are i^−decay.
+      noise: σ².
+      ridge: δ.
+    """
+
+    name: str
+    decay: float
     noise: float
     ridge: float
 
-    @property
-    def name(self) -> str:
-        """The setting in words; n is different for each."""
-        return f"n = {self.num_examples}"
-
 
 KERNEL_SETTINGS = (
-    KernelSetting(30, 0.1, 0.01),
-    KernelSetting(80, 1.0, 0.001),
-    KernelSetting(160, 0.0, 0.0),
+    KernelSetting("ridge", 1.5, 0.1, 0.01),
+    KernelSetting("noise", 1.5, 0.4, 0.001),
+    KernelSetting("neither", 2.0, 0.0, 0.0),
 )
-"""Little data with a ridge, much noise, and neither noise nor ridge."""
+"""A ridge, more noise, and neither of them on a steeper spectrum."""
 
 
 class Replicate(NamedTuple):
@@ -276,35 +280,52 @@ def _first_law(key: Key, condition: Condition, shape: tuple[int, ...]) -> dict[s
     }
 
 
+@functools.partial(sharding.jit, static_argnames=("num_replicates",))
+def _regressions(key: Key, setting: Array, *, num_replicates: int) -> tuple[Array, Array]:
+    """Returns products and squares `[R, 2]` of two regressions in both of `SPACES` (P10).
+
+    Args:
+      key: consumed.
+      setting: `[3]`, decay, σ² and δ.
+      num_replicates: R.
+    """
+    decay, noise, ridge = setting
+    modes = jnp.arange(1.0, NUM_MODES + 1)
+    simulated = meeting.simulate_kernel_regression(
+        functools.partial(meeting.gaussian_features, num_modes=NUM_MODES),
+        key,
+        modes**-decay,
+        1 / modes,
+        num_examples=KERNEL_SIZE,
+        num_replicates=num_replicates,
+        ridge=ridge,
+        noise=noise,
+        weights=modes,
+    )
+    return (
+        jnp.stack([simulated.signal_function, simulated.signal_input], -1),
+        jnp.stack([simulated.norm_function, simulated.norm_input], -1),
+    )
+
+
 def _spectral_law(key: Key, num_pairs: int) -> dict[str, Any]:
     """Returns the variables of P10: terms of each pair in every setting, and the law."""
     modes = jnp.arange(1.0, NUM_MODES + 1)
-    eigenvalues, coefficients = modes**-1.5, 1 / modes
-    features = functools.partial(meeting.gaussian_features, num_modes=NUM_MODES)
     number = num_pairs * num_each(NUM_REGRESSIONS, num_pairs)
-    shared, square, predicted = [], [], []
-    for setting in KERNEL_SETTINGS:
-        options = {"ridge": setting.ridge, "noise": setting.noise, "weights": modes}
-        simulate = functools.partial(
-            meeting.simulate_kernel_regression,
-            features,
-            eigenvalues=eigenvalues,
-            coefficients=coefficients,
-            num_examples=setting.num_examples,
-            num_replicates=number,
-            **options,
+    products, squares, predicted = [], [], []
+    for name, *numbers in KERNEL_SETTINGS:
+        terms = _regressions(named_key(key, name), jnp.array(numbers), num_replicates=number)
+        for values, column in zip((products, squares), terms, strict=True):
+            values.append(sum_each(column, num_pairs))
+        decay, noise, ridge = numbers
+        law = meeting.spectral_law(
+            modes**-decay, 1 / modes, KERNEL_SIZE, ridge=ridge, noise=noise, weights=modes
         )
-        simulated = jax.jit(lambda key, simulate=simulate: simulate(key=key))(
-            named_key(key, setting.name)
-        )
-        law = meeting.spectral_law(eigenvalues, coefficients, setting.num_examples, **options)
-        shared.append([simulated.signal_function, simulated.signal_input])
-        square.append([simulated.norm_function, simulated.norm_input])
         predicted.append([law.function_coefficient, law.input_coefficient])
     cells = "pair", "setting", "space"
     return {
-        "kernel_product": (cells, sum_each(np.moveaxis(np.array(shared), -1, 0), num_pairs)),
-        "kernel_square": (cells, sum_each(np.moveaxis(np.array(square), -1, 0), num_pairs)),
+        "kernel_product": (cells, np.stack(products, 1)),
+        "kernel_square": (cells, np.stack(squares, 1)),
         "spectral_law": (cells[1:], np.array(predicted)),
     }
 
