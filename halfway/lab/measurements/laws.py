@@ -4,6 +4,7 @@ On the same set agreement would be arithmetic.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -91,12 +92,13 @@ def first_law_terms(
     *,
     num_steps: int = 0,
     num_thetas: int = NUM_THETAS,
+    sizes: Sequence[int] = SIZES,
 ) -> FirstLawTerms:
-    """Returns signal, noise and terms of μ_θ(n) after some steps of training (P3), at `SIZES`.
+    """Returns signal, noise and terms of μ_θ(n) after some steps of training (P3), at each n.
 
     Every θ comes from an initialization and batches of its own and meets further examples of its
-    own, all fresh from a Gaussian mixture: signal and noise come from 512, μ from blocks of 1,920
-    others. On a finite data set a few blocks of 320 would be all there is, and their chance the
+    own, all fresh from a Gaussian mixture: signal and noise come from 512, μ from blocks of others,
+    six of the largest. On a finite data set a few blocks of 320 would be all there is, and their chance the
     same for every θ.
 
     Args:
@@ -105,10 +107,11 @@ def first_law_terms(
       shape: of an image.
       num_steps: of training, on fresh batches; 0: at initialization.
       num_thetas: draws of θ; trained ones vary more.
+      sizes: n of the blocks.
     """
     key_law, key_runs = jax.random.split(key)
     law = synthetic.gaussian_mixture(key_law, num_classes=condition.num_classes, shape=shape)
-    number = 6 * SIZES[-1]
+    number = 6 * max(sizes)
     optimizer = populations.make_optimizer(condition.optimizer, condition.learning_rate)
 
     def look(key, law):
@@ -126,7 +129,7 @@ def first_law_terms(
         images, labels = law.sample(key_new, number)
         terms = [
             meeting.block_terms(condition.apply_fn, params, images, labels, num_examples=n)
-            for n in SIZES
+            for n in sizes
         ]
         return scale.signal, scale.noise, terms
 
@@ -137,6 +140,8 @@ def first_law_terms(
         *(np.asarray(values, np.float64) for values in (signal, noise)),
         *(np.array(values, np.float64) for values in columns),
     )
+
+
 def first_law(
     key: Key,
     condition: Condition,

@@ -36,8 +36,8 @@ NUM_STEPS, NUM_PARTS = 8, 2
 """Steps of the walk of P1, and the parts that each is integrated on by Simpson's rule."""
 NUM_SPLITS = 1024
 """Splits of P2 in each of 16 pairs: the variance is known to √(2/16,384) = 1.1 %."""
-NUM_THETAS = 64
-"""Draws of θ for P3, at initialization."""
+BLOCK_SIZES, NUM_THETAS = (20, 320), 32
+"""n of P3, on both sides of n_half, and draws of θ at initialization: μ is known to .005."""
 QUADRATIC_DIMENSION = 32
 SHARED_WEIGHT = 0.8
 """Of B's weights in P9 that are A's; the rest, √(1 − .8²), is its own. So what they share is
@@ -126,9 +126,7 @@ def path_terms(replicate: Replicate, images: Array, program: Condition) -> tuple
     def landscape(params):
         return losses.cross_entropy(program.apply_fn(params, other[0]), other[1]).mean()
 
-    identity = meeting.path_identity(
-        landscape, walk, num_subdivisions=NUM_PARTS, rule="simpson"
-    )
+    identity = meeting.path_identity(landscape, walk, num_subdivisions=NUM_PARTS, rule="simpson")
     return identity.residual, jnp.abs(identity.descents).sum()
 
 
@@ -238,9 +236,9 @@ def _identities(key: Key, shared: Shared, program: Program) -> Mapping[str, Arra
     """Returns `residual` and `scale` `[I]` of one replicate, in the order of `IDENTITY_NAMES`."""
     keys = {name: named_key(key, name) for name in ("rows", "init", "splits", "midpoint")}
     condition, images = program.condition, shared.images
-    rows = jax.random.choice(
-        keys["rows"], images.shape[0], (2, HALF_SIZE), replace=False
-    ).astype(jnp.int32)
+    rows = jax.random.choice(keys["rows"], images.shape[0], (2, HALF_SIZE), replace=False).astype(
+        jnp.int32
+    )
     half_a, half_b = (
         Sample(index, shared.labels[index], jnp.ones(HALF_SIZE, bool)) for index in rows
     )
@@ -267,9 +265,11 @@ def _first_law(key: Key, condition: Condition, shape: tuple[int, ...]) -> dict[s
     """Returns the variables of P3: terms of each pair and the law at the n_half of all of them."""
     num_pairs = condition.num_pairs
     num_thetas = num_pairs * num_each(NUM_THETAS, num_pairs)
-    terms = laws.first_law_terms(key, smooth(condition), shape, num_thetas=num_thetas)
+    terms = laws.first_law_terms(
+        key, smooth(condition), shape, num_thetas=num_thetas, sizes=BLOCK_SIZES
+    )
     n_half = terms.noise.sum() / terms.signal.sum()
-    sizes = np.array(laws.SIZES, float)
+    sizes = np.array(BLOCK_SIZES, float)
     cells = "pair", "block_size"
     return {
         "signal": (("pair",), sum_each(terms.signal, num_pairs)),
@@ -359,7 +359,7 @@ def _measure(context: Context) -> xr.Dataset:
     return context.dataset(
         {name: (cells, values) for name, values in identities.items()} | variables,
         identity=IDENTITY_NAMES,
-        block_size=laws.SIZES,
+        block_size=BLOCK_SIZES,
         setting=[setting.name for setting in KERNEL_SETTINGS],
         space=SPACES,
     )

@@ -12,6 +12,7 @@ from halfway.lab.measurements.learning import LEARNING
 from halfway.lab.studies.v1 import figures as drawing
 from halfway.lab.studies.v1.linear_gaussian import HALF_SIZES, LINEAR_GAUSSIAN, TARGETS, TIME
 from halfway.lab.studies.v1.measure import (
+    BLOCK_SIZES,
     CLASSES,
     IDENTITIES,
     KERNEL_SETTINGS,
@@ -52,9 +53,7 @@ IDENTITY_PARTS = {
     SPLIT_VARIANCE: Identity(
         "P2 variance", "variance of L_A − L_B over 4 s²/N, minus 1", SPLIT_MARGIN
     ),
-    SPLIT_MEAN: Identity(
-        "P2 mean", "mean of L_A − L_B over its standard deviation", SPLIT_MARGIN
-    ),
+    SPLIT_MEAN: Identity("P2 mean", "mean of L_A − L_B over its standard deviation", SPLIT_MARGIN),
     CLASSES: Identity(
         "P6 classes",
         "|sum of the meeting matrix − ⟨∇L_A, ∇L_B⟩| over ‖∇L_A‖ ‖∇L_B‖",
@@ -78,7 +77,7 @@ def first_law_part(size: int) -> str:
     """Returns the name of the part of P3 at a size.
 
     Args:
-      size: n, of `laws.SIZES`.
+      size: n, of `BLOCK_SIZES`.
     """
     return f"P3 n = {size}"
 
@@ -175,7 +174,7 @@ def _first_law_parts(measured: Measured) -> list[PartResult]:
     """Returns P3 at each n, whose n_half comes from other examples and carries its error over."""
     half = stats.linearized(measured.read("noise"), measured.read("signal"))
     parts = []
-    for size in laws.SIZES:
+    for size in BLOCK_SIZES:
         predicted = float(measured.read("first_law", block_size=size))
         products, squares = (
             measured.read(name, block_size=size) for name in ("block_product", "block_square")

@@ -7,6 +7,7 @@ from halfway.lab.measurements import laws
 from halfway.lab.studies.v1 import study
 from halfway.lab.studies.v1.linear_gaussian import HALF_SIZES, LINEAR_GAUSSIAN, TARGETS, TIME
 from halfway.lab.studies.v1.measure import (
+    BLOCK_SIZES,
     IDENTITIES,
     IDENTITY_NAMES,
     KERNEL_SETTINGS,
@@ -26,7 +27,7 @@ SPECTRAL = np.linspace(0.15, 0.95, len(KERNEL_SETTINGS) * len(SPACES))
 MARGINS = (
     {identity.part: identity.margin for identity in study.IDENTITY_PARTS.values()}
     | {study.FIRST_ORDER.part: study.FIRST_ORDER.margin}
-    | {study.first_law_part(n): laws.margin_of(n / (n + N_HALF)) for n in laws.SIZES}
+    | {study.first_law_part(n): laws.margin_of(n / (n + N_HALF)) for n in BLOCK_SIZES}
     | {
         study.transfer_part(n): laws.margin_of(exact)
         for n, exact in zip(HALF_SIZES, EXACT, strict=True)
@@ -44,7 +45,7 @@ SIZED = [
     for part in (
         "P1 path",
         study.FIRST_ORDER.part,
-        study.first_law_part(laws.SIZES[0]),
+        study.first_law_part(BLOCK_SIZES[0]),
         study.transfer_part(HALF_SIZES[-1]),
         study.kernel_part(SPACES[1], KERNEL_SETTINGS[0].name),
     )
@@ -70,8 +71,8 @@ def plant(rng, effect, boundary=None):
 
     scale = rng.uniform(1, 2, (num_pairs, len(IDENTITY_NAMES)))
     residual = columns(study.IDENTITY_PARTS[name].part for name in IDENTITY_NAMES)
-    sizes = np.array(laws.SIZES, float)
-    blocks = columns(map(study.first_law_part, laws.SIZES)) + sizes / (sizes + N_HALF)
+    sizes = np.array(BLOCK_SIZES, float)
+    blocks = columns(map(study.first_law_part, BLOCK_SIZES)) + sizes / (sizes + N_HALF)
     kernels = columns(
         study.kernel_part(space, setting.name) for setting in KERNEL_SETTINGS for space in SPACES
     )
@@ -92,7 +93,7 @@ def plant(rng, effect, boundary=None):
             "spectral_law": (("setting", "space"), SPECTRAL.reshape(cells[1:])),
         },
         identity=IDENTITY_NAMES,
-        block_size=laws.SIZES,
+        block_size=BLOCK_SIZES,
         setting=[setting.name for setting in KERNEL_SETTINGS],
         space=SPACES,
     )
