@@ -98,8 +98,8 @@ def first_law_terms(
 
     Every θ comes from an initialization and batches of its own and meets further examples of its
     own, all fresh from a Gaussian mixture: signal and noise come from 512, μ from blocks of others,
-    six of the largest. On a finite data set a few blocks of 320 would be all there is, and their chance the
-    same for every θ.
+    six of the largest. On a finite data set a few blocks of 320 would be all there is, and their
+    chance the same for every θ.
 
     Args:
       key: consumed.
