@@ -4,6 +4,7 @@ On the same set agreement would be arithmetic.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -36,11 +37,36 @@ class Checked(NamedTuple):
     p_value: float
 
 
+class FirstLawTerms(NamedTuple):
+    """What the first law (P3) is made of, of M draws of θ at S sizes.
+
+    Attributes:
+      signal: `[M]`, ‖E g‖², on the known examples.
+      noise: `[M]`, tr Cov(g), on the same.
+      numerators: `[S, M]` of the measured μ_θ(n), on other examples.
+      denominators: `[S, M]`.
+    """
+
+    signal: np.ndarray
+    noise: np.ndarray
+    numerators: np.ndarray
+    denominators: np.ndarray
+
+
 class Law(NamedTuple):
     """A law of one model: n_half or k_half, and what was checked at every size."""
 
     half: float
     checked: list[Checked]
+
+
+def margin_of(predicted: float) -> float:
+    """Returns how far from a law a coefficient may be: `MARGIN`, or a `SHARE` of what is small.
+
+    Args:
+      predicted: μ by the law.
+    """
+    return SHARE * predicted if predicted < SMALL else MARGIN
 
 
 def check(size: int, predicted: float, numerators: np.ndarray, denominators: np.ndarray) -> Checked:
@@ -52,27 +78,28 @@ def check(size: int, predicted: float, numerators: np.ndarray, denominators: np.
       numerators: `[P]` of the measured μ.
       denominators: `[P]`.
     """
-    margin = SHARE * predicted if predicted < SMALL else MARGIN
+    margin = margin_of(predicted)
     decision = stats.ratio_equivalence(
         numerators, denominators, predicted - margin, predicted + margin
     )
     return Checked(size, predicted, rules.triple(decision), decision.p_value)
 
 
-def first_law(
+def first_law_terms(
     key: Key,
     condition: Condition,
     shape: tuple[int, ...],
     *,
     num_steps: int = 0,
     num_thetas: int = NUM_THETAS,
-) -> Law:
-    """Returns n_half after some steps of training, and the first law (P3) at every size.
+    sizes: Sequence[int] = SIZES,
+) -> FirstLawTerms:
+    """Returns signal, noise and terms of μ_θ(n) after some steps of training (P3), at each n.
 
     Every θ comes from an initialization and batches of its own and meets further examples of its
-    own, all fresh from a Gaussian mixture: signal and noise come from 512, μ from blocks of 1,920
-    others. On a finite data set a few blocks of 320 would be all there is, and their chance the
-    same for every θ.
+    own, all fresh from a Gaussian mixture: signal and noise come from 512, μ from blocks of others,
+    six of the largest. On a finite data set a few blocks of 320 would be all there is, and their
+    chance the same for every θ.
 
     Args:
       key: consumed.
@@ -80,10 +107,11 @@ def first_law(
       shape: of an image.
       num_steps: of training, on fresh batches; 0: at initialization.
       num_thetas: draws of θ; trained ones vary more.
+      sizes: n of the blocks.
     """
     key_law, key_runs = jax.random.split(key)
     law = synthetic.gaussian_mixture(key_law, num_classes=condition.num_classes, shape=shape)
-    number = 6 * SIZES[-1]
+    number = 6 * max(sizes)
     optimizer = populations.make_optimizer(condition.optimizer, condition.learning_rate)
 
     def look(key, law):
@@ -101,16 +129,41 @@ def first_law(
         images, labels = law.sample(key_new, number)
         terms = [
             meeting.block_terms(condition.apply_fn, params, images, labels, num_examples=n)
-            for n in SIZES
+            for n in sizes
         ]
         return scale.signal, scale.noise, terms
 
     run = sharding.jit(sharding.spread(look, at_once=1))
     signal, noise, terms = run(jax.random.split(key_runs, num_thetas), law)
-    n_half = float(noise.mean() / signal.mean())
+    columns = zip(*terms, strict=True)
+    return FirstLawTerms(
+        *(np.asarray(values, np.float64) for values in (signal, noise)),
+        *(np.array(values, np.float64) for values in columns),
+    )
+
+
+def first_law(
+    key: Key,
+    condition: Condition,
+    shape: tuple[int, ...],
+    *,
+    num_steps: int = 0,
+    num_thetas: int = NUM_THETAS,
+) -> Law:
+    """Returns n_half after some steps of training, and the first law (P3) at every size.
+
+    Args:
+      key: consumed.
+      condition: for its model and its optimizer.
+      shape: of an image.
+      num_steps: of training, on fresh batches; 0: at initialization.
+      num_thetas: draws of θ; trained ones vary more.
+    """
+    terms = first_law_terms(key, condition, shape, num_steps=num_steps, num_thetas=num_thetas)
+    n_half = float(terms.noise.mean() / terms.signal.mean())
     checked = [
-        check(n, float(meeting.first_law(n, n_half)), *(np.asarray(v, np.float64) for v in ratio))
-        for n, ratio in zip(SIZES, terms, strict=True)
+        check(n, float(meeting.first_law(n, n_half)), *ratio)
+        for n, *ratio in zip(SIZES, terms.numerators, terms.denominators, strict=True)
     ]
     return Law(n_half, checked)
 

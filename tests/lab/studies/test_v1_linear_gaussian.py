@@ -12,8 +12,8 @@ from support import tiny_run
 
 from halfway import losses, meeting
 from halfway.lab.measurements.context import Context
-from halfway.lab.studies.t3 import linear_gaussian
-from halfway.lab.studies.t3.linear_gaussian import DIMENSION, HALF_SIZES, LINEAR_GAUSSIAN
+from halfway.lab.studies.v1 import linear_gaussian
+from halfway.lab.studies.v1.linear_gaussian import DIMENSION, HALF_SIZES, LINEAR_GAUSSIAN
 from halfway.lab.study import conditions
 from halfway.lab.study.records import Measured
 
@@ -33,7 +33,7 @@ def measured():
 
 def _ratio(measured, name):
     other, own_increase = (
-        measured.read(name, "replicate", "num_examples", target=target).sum(0)
+        measured.read(name, "pair", "num_examples", target=target).sum(0)
         for target in linear_gaussian.TARGETS
     )
     return other / own_increase
@@ -51,15 +51,23 @@ def test_transfer_lies_on_the_curve_of_p7(measured, exact, name):
     assert ratio[0] < 0.25 and ratio[-1] > 0.9
     np.testing.assert_allclose(ratio, exact.coefficient, atol=0.03)
     # Transfer as a function of generalization alone, both as measured.
-    risk = measured.read("risk", "replicate", "num_examples").mean(0)
+    risk = measured.read("risk", "pair", "num_examples").sum(0) / NUM_REPLICATES
     np.testing.assert_allclose(risk, exact.risk, rtol=0.1)
     np.testing.assert_allclose(ratio, 1 / (1 + risk), atol=0.03)
 
 
-def test_the_distance_from_it_is_stored(measured, exact):
-    farthest = np.abs(_ratio(measured, "increase") - np.asarray(exact.coefficient)).max()
-    assert measured["distance_from_P7"].item() == pytest.approx(farthest) and farthest < 0.03
+def test_the_curve_is_stored_beside_the_replicates_of_each_pair(measured, exact):
+    np.testing.assert_allclose(measured.read("exact", "num_examples"), exact.coefficient)
+    assert measured["num_replicates"].item() == NUM_REPLICATES // 2
+    assert measured.dataset.sizes["pair"] == 2
     assert measured.dataset["num_examples"].values.tolist() == list(HALF_SIZES)
+
+
+@pytest.mark.quick
+def test_every_pair_has_as_many_replicates():
+    assert [linear_gaussian.num_each(500, pairs) for pairs in (1, 16, 500, 501)] == [500, 32, 1, 1]
+    sums = linear_gaussian.sum_each(jnp.arange(6.0), 2)
+    assert sums.tolist() == [3, 12] and sums.dtype == np.float64
 
 
 def test_an_attack_moves_both_as_far_as_their_gradients_say():

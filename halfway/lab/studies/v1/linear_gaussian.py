@@ -1,4 +1,4 @@
-"""The instrument of T3 on models whose transfer is known: P7 through the code that attacks."""
+"""Attacks on models whose transfer is known: P5 and P7 through the code that attacks networks."""
 
 import functools
 
@@ -19,13 +19,36 @@ DIMENSION, SIGNAL, NOISE = 20, 1.0, 1.0
 HALF_SIZES = (26, 32, 45, 80, 200, 400)
 """n of each half, n − d ≥ 6: where transfer is a function of generalization alone."""
 NUM_REPLICATES = 500
-"""Pairs of halves of each n."""
+"""Pairs of halves of each n, at least; every pair of the run has as many of them."""
 TIME = 0.5
 """An attack's budget over the norm of its input gradient."""
 TARGETS = ("other", "own")
 """Whose loss an attack on a model moves."""
 _NUM_POINTS = 2
 """Fresh examples that models are attacked on; what is affine is the same at all of them."""
+
+
+def num_each(num_replicates: int, num_pairs: int) -> int:
+    """Returns how many replicates each pair of a run has, so that all have so many at least.
+
+    A pair of the run, the unit of all tests, stands for its replicates: sums over them.
+
+    Args:
+      num_replicates: wanted of all pairs together.
+      num_pairs: P.
+    """
+    return -(-num_replicates // num_pairs)
+
+
+def sum_each(values: Array, num_pairs: int) -> np.ndarray:
+    """Returns sums `[P, ...]` over the replicates of each pair, in float64.
+
+    Args:
+      values: `[P R, ...]`, those of the first pair first.
+      num_pairs: P.
+    """
+    values = np.asarray(values, np.float64)
+    return values.reshape(num_pairs, -1, *values.shape[1:]).sum(1)
 
 
 def two_logits(weights: Params, x: Array) -> Array:
@@ -124,30 +147,32 @@ def attack(keys: Key, weights: Array) -> tuple[Array, Array]:
 def _measure(context: Context) -> xr.Dataset:
     """Returns transfer and excess risk of linear models on linear-Gaussian data.
 
-    `risk` (replicate, num_examples) of both halves' models over s²; `increase` and `product`
-    (replicate, num_examples, target), see `attack`; and `distance_from_P7`, of the ratio of
-    increases, the farthest over n. No population is read: the condition only says where this is
-    stored.
+    Sums over the replicates of a pair: `risk` (pair, num_examples) of both halves' models over s²;
+    `increase` and `product` (pair, num_examples, target), see `attack`; and `num_replicates`, of a
+    pair. `exact` (num_examples) is M_x by P7. No population is read: the condition says how many
+    pairs there are, and where this is stored.
     """
-    shape = len(HALF_SIZES), NUM_REPLICATES
+    num_pairs = context.condition.num_pairs
+    number = num_each(NUM_REPLICATES, num_pairs)
+    shape = len(HALF_SIZES), num_pairs * number
     keys = jax.random.split(named_key(context.key, "fit"), shape)
     fits = [fit(*group) for group in zip(keys, jnp.array(HALF_SIZES), strict=True)]
     weights, optima = (jnp.stack(values) for values in zip(*fits, strict=True))
     keys = jax.random.split(named_key(context.key, "attack"), shape).ravel()
     increase, product = (
-        np.asarray(values, np.float64).reshape(*shape, 2).swapaxes(0, 1)
+        sum_each(values.reshape(*shape, 2).swapaxes(0, 1), num_pairs)
         for values in attack(keys, weights.reshape(-1, 2, DIMENSION))
     )
     distance = ((weights - optima[:, :, None]) ** 2).sum(-1).mean(-1)
     exact = meeting.linear_gaussian(np.array(HALF_SIZES), DIMENSION, SIGNAL, NOISE).coefficient
-    total = increase.sum(0)
-    cells = "replicate", "num_examples"
+    cells = "pair", "num_examples"
     return context.dataset(
         {
-            "risk": (cells, np.asarray(distance, np.float64).T / SIGNAL),
+            "risk": (cells, sum_each(distance.T, num_pairs) / SIGNAL),
             "increase": ((*cells, "target"), increase),
             "product": ((*cells, "target"), product),
-            "distance_from_P7": ((), np.abs(total[:, 0] / total[:, 1] - np.asarray(exact)).max()),
+            "num_replicates": ((), number),
+            "exact": (("num_examples",), exact),
         },
         num_examples=HALF_SIZES,
         target=TARGETS,
