@@ -55,7 +55,7 @@ STYLE: dict[Any, Any] = {
 }
 _Args = ParamSpec("_Args")
 _Out = TypeVar("_Out")
-SYMBOL = re.compile(r"\b([A-Za-zθκμτ])_([A-Za-zθ0]|half)\b")
+SYMBOL = re.compile(r"\b([A-Za-zθκμτℓΣ])_([A-Za-zθρ0]|half|early|end)\b")
 """Matches a letter with a subscript as it is written in text: `M_θ`, `n_half`."""
 _DRAWN = r"$\1_{\\mathrm{\2}}$"
 _UNDO = re.compile(r"\$(\w)_\{\\mathrm\{(\w+)\}\}\$")

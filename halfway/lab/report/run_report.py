@@ -17,6 +17,8 @@ from halfway.lab.study.protocol import Figure, Table
 from halfway.lab.study.verdict import WORDS, Evidence, Listed, PartResult, Verdict
 from halfway.lab.study.wording import format_duration, format_estimate, format_p
 
+LAW = "T3"
+"""The study whose figure is the law of transfer: it stands at the top, not in its card."""
 _KINDS = {"test": "test", "equivalence": "equivalence (two tests)", "gate": "gate (precondition)"}
 
 
@@ -38,6 +40,7 @@ class RunInfo:
       evidence: the kind of evidence of the run's verdicts.
       layout: how members and examples were spread over devices, and the number of processes.
       compute_dtype: of training steps; all else is float32.
+      given: N where the pool is so small that what is said is said given its N images.
     """
 
     command: str
@@ -59,6 +62,7 @@ class RunInfo:
     evidence: Evidence
     layout: str = ""
     compute_dtype: str = "float32"
+    given: int | None = None
 
     @property
     def ran(self) -> list[str]:
@@ -120,6 +124,7 @@ def page(
     condition_tables: Sequence[Table],
     condition_figures: Sequence[Figure],
     run: RunInfo,
+    walks: Figure | None = None,
 ) -> Page:
     """Returns the report.
 
@@ -131,6 +136,8 @@ def page(
       condition_tables: descriptions of every condition.
       condition_figures: figures of them.
       run: what was run and how to repeat it.
+      walks: the picture of training and attack, which follows the answer; the law of transfer
+        follows it where T3 was run.
 
     Raises:
       ValueError: a verdict on a study that is not listed.
@@ -159,6 +166,9 @@ def page(
         "run": run,
         "null": _null(verdicts, num_hypotheses) if run.config.get("shuffled_labels") else None,
         "answers": [wording.answer(verdicts, letter) for letter in "GT"],
+        "walks": walks,
+        "law": next(iter(figures.get(LAW, ())), None),
+        "law_verdict": next((verdict for verdict in verdicts if verdict.id == LAW), None),
         "little": wording.little_was_run(len(decided), num_hypotheses),
         "tiles": tiles,
         "forest": forest,
@@ -172,6 +182,7 @@ def page(
     }
     drawn = [
         *([forest] if forest else []),
+        *([walks] if walks else []),
         *(figure for many in figures.values() for figure in many),
         *condition_figures,
     ]
@@ -208,7 +219,8 @@ def _card(
         "verdict": verdict,
         "paragraphs": [part for part in explained.split("\n\n") if part.strip()],
         "numbers": [number for number in numbers if number not in explained],
-        "figures": figures,
+        "figures": () if verdict.id == LAW else figures,
+        "figure_above": verdict.id == LAW and bool(figures),
         "parts": _parts(verdict),
         "command": wording.rerun_command(command, verdict.id),
     }
@@ -288,7 +300,10 @@ def forest_figure(verdicts: Sequence[Verdict], listed: Sequence[Listed]) -> Figu
 
 
 def _forest_row(verdict: Verdict) -> plots.ForestRow:
-    first = verdict.parts[0] if verdict.parts else None
+    shown = (verdict.effect, *verdict.interval)
+    first = next(
+        (part for part in verdict.parts if (part.estimate, part.low, part.high) == shown), None
+    )
     low, high = verdict.interval
     control, label = None, ""
     for headline in verdict.headlines:

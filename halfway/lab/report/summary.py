@@ -34,11 +34,12 @@ COUNTED = {
 
 
 class Overview(NamedTuple):
-    """Tables, figures and warnings about all conditions of a run."""
+    """Tables, figures and warnings about all conditions of a run, and the picture of two walks."""
 
     tables: list[Table]
     figures: list[Figure]
     warnings: list[str]
+    walks: Figure | None
 
 
 def overview(records: Records) -> Overview:
@@ -64,7 +65,8 @@ def overview(records: Records) -> Overview:
         tables.append(_coefficient_table(records, controlled))
         tables += [_success_table(records, controlled, name) for name in DENOMINATORS]
     figures = [_scatter(records, attacked)] if attacked else []
-    return Overview(tables, figures, _warnings(records, learned, config))
+    walks = _two_walks(records, controlled[0]) if controlled else None
+    return Overview(tables, figures, _warnings(records, learned, config), walks)
 
 
 def _name(listed: Condition) -> str:
@@ -168,6 +170,61 @@ def _success_table(
     )
 
 
+def _two_walks(records: Records, trained: Condition) -> Figure | None:
+    """Returns training on both halves' landscapes, and an attack on both models'; None if none left.
+
+    Args:
+      records: of a run.
+      trained: a condition whose transfer was measured with controls.
+    """
+    learned = records.get(LEARNING, trained)
+    attacked = records.get(TRANSFER_CONTROLS, trained)
+    landscapes = {
+        sample: np.column_stack(
+            [
+                learned.read("constant_error", "pair", "model", sample=sample).mean(-1),
+                learned.read("error", "pair", "model", "step", sample=sample).mean(1),
+            ]
+        )
+        for sample in ("own", "other")
+    }
+    budgets = [b for b in records.config.attack.budgets if b <= records.config.attack.epsilon]
+    increases = [
+        np.column_stack(
+            [np.zeros(trained.num_pairs)]
+            + [t1.mean_increase(attacked, where, budget) for budget in budgets]
+        )
+        for where in (OWN, t1.ATTACK)
+    ]
+    if not stats.valid_pairs(*(v.T for v in (*landscapes.values(), *increases))).any():
+        return None
+    with plots.style():
+        axes = plots.new_figure(9.8, 3.4).subplots(1, 2)
+    plots.walks(
+        trained.probe_steps,
+        landscapes["own"],
+        landscapes["other"],
+        start="best constant",
+        ax=axes[0],
+    )
+    plots.walks(
+        [0.0, *budgets],
+        *increases,
+        names=("attacked model", "other model"),
+        start="no attack",
+        xlabel="budget ε of the attack",
+        ylabel="rise of margin loss",
+        ax=axes[1],
+    )
+    caption = (
+        f"Two walks of {_name(trained)}, means over pairs with 95 % intervals. Left: training on one "
+        "half, and what it does to the error on that half and on the other. Right: attacks on one "
+        "model, and how far they raise the loss of that model and of the other. M is the second "
+        "arrow over the first."
+    )
+    return Figure("two_walks", caption, axes[0].figure)
+
+
 def _scatter(records: Records, conditions: Sequence[Condition]) -> Figure:
     gaps = [
         stats.mean_test(learning.gap(records.get(LEARNING, listed)), alternative="greater")
@@ -188,7 +245,7 @@ def _scatter(records: Records, conditions: Sequence[Condition]) -> Figure:
     caption = (
         "A description, not a verdict: transfer against the generalization gap, one point a "
         "condition with 95 % intervals. The noise rate moves both, so conditions of different ρ "
-        "are not compared; T3 asks the question within a rate."
+        "are not compared; T3 asks what transfer follows, whatever was changed."
     )
     return Figure("transfer_and_gap", caption, rules.figure_of(axes))
 

@@ -34,7 +34,7 @@ def describe(dataset: data.Dataset, command: str) -> dict[str, Any]:
         "layout": _layout(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "data_version": dataset.version,
-        "data_size": f"{len(dataset.train.labels)} train, {len(dataset.test.labels)} test",
+        "data_size": {"train": len(dataset.train.labels), "test": len(dataset.test.labels)},
     }
 
 

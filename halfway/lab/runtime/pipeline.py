@@ -4,6 +4,7 @@ import collections
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -23,6 +24,9 @@ from halfway.lab.study.protocol import Study
 from halfway.lab.study.records import Request
 from halfway.lab.study.verdict import Verdict
 from halfway.populations import Condition
+
+MANY_IMAGES = 20
+"""Times n from which on a pool is so large that pairs drawn from it count as independent."""
 
 
 def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
@@ -272,6 +276,7 @@ def conclude(run: Run) -> list[Verdict]:
         listed=studies.listed(),
         condition_tables=overview.tables,
         condition_figures=overview.figures,
+        walks=overview.walks,
         run=run_info(run, seconds, warnings, num_conditions),
     )
     with run.writing():
@@ -322,7 +327,16 @@ def run_info(
         evidence=evidence.kind(config),
         layout=noted.get("layout", ""),
         compute_dtype=config.training.compute_dtype,
+        given=_given(noted.get("data_size"), config),
     )
+
+
+def _given(data_size: Any, config: RunConfig) -> int | None:
+    """Returns N where pairs are independent only given the pool's N images, below 20 n; else None."""
+    if not isinstance(data_size, Mapping):  # of a run of before version 0.3.0
+        return None
+    number = data_size["train"] + (data_size["test"] if config.subset == "all" else 0)
+    return number if number < MANY_IMAGES * config.num_examples else None
 
 
 def ending(run: Run, verdicts: Sequence[Verdict]) -> str:

@@ -394,7 +394,7 @@ def test_the_recorded_command_can_be_pasted(monkeypatch, digits, program):
     described = environment.describe(digits, launch.command_line())
     words = shlex.split(described["command"])
     assert described["data_version"] == digits.version
-    assert described["data_size"] == "1437 train, 360 test"
+    assert described["data_size"] == {"train": 1437, "test": 360}
     assert words[0] == ("python" if program == "prog" else "halfway")
     assert words[-2:] == arguments
 

@@ -1,4 +1,4 @@
-"""G2: noise costs more meeting than the wrong labels themselves."""
+"""G2: most of what label noise costs beyond the wrong labels is memorization."""
 
 from halfway.lab.studies.g2.study import STUDY
 

@@ -1,4 +1,4 @@
-"""G5: halves meet class by class."""
+"""G5: who meets whom predicts who is confused with whom."""
 
 from halfway.lab.studies.g5.study import STUDY
 

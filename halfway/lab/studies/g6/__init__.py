@@ -1,4 +1,4 @@
-"""G6: θ_A and θ_B meet in the middle after permutation matching."""
+"""G6: most of what separates θ_A and θ_B is the naming of units."""
 
 from halfway.lab.studies.g6.study import STUDY
 

@@ -1,4 +1,4 @@
-"""G7: what A's training learns first of B is what B itself learns first."""
+"""G7: of the order of learning, most is common to both halves."""
 
 from halfway.lab.studies.g7.study import STUDY
 

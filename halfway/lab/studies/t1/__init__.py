@@ -1,5 +1,5 @@
-"""T1: an attack on one model moves the other more than noise does."""
+"""T1: an attack on one model moves the other through what both have learned."""
 
-from halfway.lab.studies.t1.study import ATTACK, COMPARED, STUDY, Points
+from halfway.lab.studies.t1.study import ATTACK, COMPARED, STUDY, Points, mean_increase
 
-__all__ = ["ATTACK", "COMPARED", "STUDY", "Points"]
+__all__ = ["ATTACK", "COMPARED", "STUDY", "Points", "mean_increase"]

@@ -27,7 +27,7 @@ GUESSING = 0.5
 WITHIN, BEYOND = "alignment within bins", "with alignment against without"
 SCORES = {
     "aligned": "ℓ_B + ε⟨h_B, s(h_A)⟩",
-    "distance": "ℓ_B/‖h_B‖_1",
+    "distance": "ℓ_B/‖h_B‖₁",
     "margin": "ℓ_B alone",
 }
 """What the outcome is predicted from: B's loss after A's step, to first order; to first order how

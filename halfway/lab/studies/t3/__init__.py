@@ -1,4 +1,4 @@
-"""T3: transfer follows generalization."""
+"""T3, the law of transfer: how far outputs agree says how far attacks move."""
 
 from halfway.lab.studies.t3.study import STUDY
 

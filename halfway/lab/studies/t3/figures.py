@@ -49,7 +49,7 @@ def law(
     """
     predicted, measured = np.asarray(predicted, float), np.asarray(measured, float)
     if ax is None:
-        ax = new_figure(9.6, 4.9).subplots(1, 2, width_ratios=(1.35, 1))
+        ax = new_figure(10.2, 5.6).subplots(1, 2, width_ratios=(1.5, 1))
     axes = np.asarray(ax, object)
     _points(axes[0], predicted, measured, factors, names)
     _bars(axes[1], errors, num_deciding, largest_error)
@@ -105,8 +105,8 @@ def _points(ax, predicted, measured, factors, names) -> None:
     ax.set_ylabel(symbols("M_x measured, share of its own rise in loss"))
     ax.legend(
         frameon=False,
-        fontsize=8,
-        loc="upper left",
+        fontsize=8.5,
+        loc="lower right",
         ncols=2,
         handletextpad=0.2,
         columnspacing=0.8,

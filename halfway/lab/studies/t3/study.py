@@ -180,7 +180,7 @@ def words(verdict: Verdict) -> Mapping[str, str]:
     said = f"{' and '.join(better)} {'do' if better[1:] else 'does'} better than μ_f here"
     return {
         "slope": f"{slope:g}",
-        "better": said
+        "better": said[:1].upper() + said[1:]
         if better
         else "Neither CKA nor the cosine of logits nor the table does better than μ_f here",
     }
