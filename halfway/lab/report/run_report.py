@@ -301,9 +301,9 @@ def forest_figure(verdicts: Sequence[Verdict], listed: Sequence[Listed]) -> Figu
 
 def _forest_row(verdict: Verdict) -> plots.ForestRow:
     shown = (verdict.effect, *verdict.interval)
-    first = next(
-        (part for part in verdict.parts if (part.estimate, part.low, part.high) == shown), None
-    )
+    # The part that is the effect: other parts of a rule may be of another statistic.
+    same = [part for part in verdict.parts if (part.estimate, part.low, part.high) == shown]
+    first = next(iter(same or verdict.parts), None)
     low, high = verdict.interval
     control, label = None, ""
     for headline in verdict.headlines:

@@ -171,7 +171,7 @@ def _success_table(
 
 
 def _two_walks(records: Records, trained: Condition) -> Figure | None:
-    """Returns training on both halves' landscapes, and an attack on both models'; None if none left.
+    """Returns training on both halves' landscapes, and attacks on both models'; None for no pair.
 
     Args:
       records: of a run.
@@ -217,10 +217,10 @@ def _two_walks(records: Records, trained: Condition) -> Figure | None:
         ax=axes[1],
     )
     caption = (
-        f"Two walks of {_name(trained)}, means over pairs with 95 % intervals. Left: training on one "
-        "half, and what it does to the error on that half and on the other. Right: attacks on one "
-        "model, and how far they raise the loss of that model and of the other. M is the second "
-        "arrow over the first."
+        f"Two walks of {_name(trained)}, means over pairs with 95 % intervals. Left: training on "
+        "one half, and what it does to the error on that half and on the other. Right: attacks on "
+        "one model, and how far they raise the loss of that model and of the other. M is the "
+        "second arrow over the first."
     )
     return Figure("two_walks", caption, axes[0].figure)
 

@@ -332,7 +332,7 @@ def run_info(
 
 
 def _given(data_size: Any, config: RunConfig) -> int | None:
-    """Returns N where pairs are independent only given the pool's N images, below 20 n; else None."""
+    """Returns N where pairs are independent only given the N images of the pool; else None."""
     if not isinstance(data_size, Mapping):  # of a run of before version 0.3.0
         return None
     number = data_size["train"] + (data_size["test"] if config.subset == "all" else 0)
