@@ -17,13 +17,7 @@ a pilot with another seed, no other number of which was looked at:
     probes    as on digits, since version 2 of the rules: G2 stops each model at one of them
     attack    as on digits: ε = .1 decides
 
-To expect, seed 0, 16 pairs, confirmatory:
-
-    G1 supported  M_θ minus control .878 [.868, .888]: .863 + .015 (MLP), .883 + .013 (CNN)
-    G2            M_θ in error at the end at ρ = 0, .2, .4, .6, .8, 1:
-                  MLP .863 .575 .334 .146 .039 .006; CNN .883 .560 .319 .141 .037 .002
-    T1 supported  2.89 [2.64, 3.15] above matched noise; M_x at ε = .1: .376 (MLP), .275 (CNN)
-    T2 supported  AUC .723 [.706, .740], stratified .870, calibration slope .932
+What version 1 of the rules said of this data set is in the changelog; version 2 has not decided it.
 """
 
 from typing import Any
