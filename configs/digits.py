@@ -10,7 +10,7 @@ programs compiled).
 To expect, seed 0, 16 pairs, exploratory:
 
     G1 met        M_θ minus control .974 [.965, .984]: .994 − .013 (MLP), .987 − .013 (CNN)
-    G2 supported  .585 [.553, .618] of the loss won back by stopping early (MLP), .573 [.532, .613]
+    G2 supported  .585 [.552, .617] of the loss won back by stopping early (MLP), .571 [.531, .612]
                   (CNN); M_θ in error at the end at ρ = 0, .2, .4, .6, .8, 1:
                   MLP .994 .679 .408 .194 .052 −.001; CNN .987 .662 .388 .179 .049 −.003
     T1 met        M_x at ε = .1: .630 (MLP), .530 (CNN)
