@@ -99,7 +99,7 @@ def fit(keys: Key, num_examples: Array) -> tuple[Array, Array]:
         return jax.vmap(functools.partial(half, law))(jax.random.split(key_halves)), law.optimum
 
     with jax.default_matmul_precision("highest"):
-        return jax.lax.map(pair, keys, batch_size=50)
+        return meeting.map_replicates(pair, keys, at_once=50)
 
 
 @sharding.jit
