@@ -60,6 +60,7 @@ from halfway.meeting.laws import (
     second_law_alignment,
     surrogate_terms,
 )
+from halfway.meeting.replicates import map_replicates
 from halfway.meeting.signals import (
     EnsembleNoise,
     NoiseScale,
@@ -132,6 +133,7 @@ __all__ = [
     "leaves_by_layer",
     "linear_gaussian",
     "local_coefficient",
+    "map_replicates",
     "mean_tangent_kernel",
     "meeting_matrix",
     "meeting_matrix_by_kernel",

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.scipy.linalg import cho_factor, cho_solve
 from jax.typing import ArrayLike
 
+from halfway.meeting.replicates import map_replicates
 from halfway.types import Array, Key, is_traced
 
 _CHUNK = 2**22
@@ -209,7 +209,7 @@ def simulate_linear_gaussian(
     keys = jax.random.split(key, num_replicates)
     # Not the tensor cores' 10 bits, which JAX takes for products of float32 on some devices.
     with jax.default_matmul_precision("highest"):
-        return lax.map(replicate, keys, batch_size=chunk)
+        return map_replicates(replicate, keys, at_once=chunk)
 
 
 def minimum_norm_fit(x: Array, y: Array) -> Array:

@@ -16,6 +16,7 @@ from jax import lax
 from jax.scipy.linalg import cho_factor, cho_solve
 from jax.typing import ArrayLike
 
+from halfway.meeting.replicates import map_replicates
 from halfway.types import Array, Key, is_traced
 
 _CHUNK = 2**22
@@ -420,7 +421,7 @@ def simulate_kernel_regression(
     keys = jax.random.split(key, num_replicates)
     # Not the tensor cores' 10 bits, which JAX takes for products of float32 on some devices.
     with jax.default_matmul_precision("highest"):
-        return lax.map(replicate, keys, batch_size=chunk)
+        return map_replicates(replicate, keys, at_once=chunk)
 
 
 def _ridge_fit(x: Array, y: Array, ridge: Array) -> Array:

@@ -138,9 +138,8 @@ def _measure(context: Context) -> xr.Dataset:
     keys = jax.vmap(lambda key: jax.random.split(key, num_steps))(context.pair_keys("steps"))
     extra = jnp.float32(condition.learning_rate), distribution
     arrays = context.over_pairs(_fresh, extra=keys, shared_extra=extra, trains=True)
-    numbers = {name: (("pair", "step"), values) for name, values in arrays.items()}
-    numbers["of_pool"] = (), number > 0
-    return context.dataset(numbers, step=np.arange(num_steps))
+    walks = {name: (("pair", "step"), values) for name, values in arrays.items()}
+    return context.dataset(walks | {"of_pool": ((), number > 0)}, step=np.arange(num_steps))
 
 
 FRESH = Measurement("fresh_batches", _measure)

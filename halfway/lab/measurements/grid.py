@@ -115,16 +115,16 @@ def design(config: RunConfig) -> Grid:
     Raises:
       ValueError: if no architecture of the config is an MLP with a hidden layer.
     """
-    names = {kind: _first(config, kind) for kind in (MLP, CNN)}
-    if names[MLP] is None:
+    mlp_name, cnn_name = (_first(config, kind) for kind in (MLP, CNN))
+    if mlp_name is None:
         raise ValueError(
             "the grid of G3, T3 and T12 is of MLPs: config.models must have one with a hidden layer"
         )
-    mlp = condition(config, names[MLP])
+    mlp = condition(config, mlp_name)
     cnn = (
         dataclasses.replace(mlp, architecture=CNN, model=_CNN)
-        if names[CNN] is None
-        else condition(config, names[CNN])
+        if cnn_name is None
+        else condition(config, cnn_name)
     )
     num_examples, last = mlp.num_examples, mlp.probe_steps[-1]
     widths = dict(mlp.model)["widths"]
@@ -304,12 +304,12 @@ def _agreement(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]
     """
     apply_fn, rows = program.apply_fn, pair.halves.s.indices
     x, labels = shared.images[rows], shared.labels[rows]
-    fns = [
+    fn_a, fn_b = (
         functools.partial(apply_fn, jax.tree.map(lambda leaf, i=i: leaf[i], pair.params))
         for i in (0, 1)
-    ]
+    )
     noise = jax.random.uniform(pair.key, x.shape, x.dtype)
-    logits, on_noise = ([fn(points) for fn in fns] for points in (x, noise))
+    logits, on_noise = ((fn_a(points), fn_b(points)) for points in (x, noise))
 
     def margin_gradient(fn: Any) -> tuple[Array, Array]:
         def total(points):
@@ -319,13 +319,12 @@ def _agreement(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]
         slope, values = jax.grad(total, has_aux=True)(x)
         return values, slope.reshape(len(x), -1)
 
-    (loss_a, slope_a), (loss_b, slope_b) = map(margin_gradient, fns)
-    products = [(slope_a * slope_b), slope_a**2, slope_b**2]
+    (loss_a, slope_a), (loss_b, slope_b) = map(margin_gradient, (fn_a, fn_b))
     terms = [
         meeting.function_terms(*logits),
-        meeting.jacobian_coefficient(*fns, x).terms,
+        meeting.jacobian_coefficient(fn_a, fn_b, x).terms,
         meeting.function_terms(*on_noise),
-        meeting.FunctionTerms(*(values.sum() for values in products)),
+        meeting.FunctionTerms((slope_a * slope_b).sum(), (slope_a**2).sum(), (slope_b**2).sum()),
     ]
     centred = [z - z.mean(-1, keepdims=True) for z in logits]
     lengths = [jnp.linalg.norm(z, axis=-1) for z in centred]
@@ -362,7 +361,7 @@ def _agreement(pair: Pair, shared: Shared, program: Program) -> dict[str, Array]
         "accuracy": jnp.stack([(p == labels).mean() for p in predictions]),
         "tau": jnp.stack([alignment(slope_a, slope_b), alignment(slope_b, slope_a)]),
         "size": size,
-        "margin": jnp.stack([margins(fn) for fn in fns]),
+        "margin": jnp.stack([margins(fn) for fn in (fn_a, fn_b)]),
         "unseen": jnp.stack([unseen(half) for half in (pair.halves.a, pair.halves.b)]),
     }
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from halfway import meeting, plots, stats
@@ -86,8 +87,13 @@ def _read(records: Records) -> Readings:
     # All three are compared on the same pairs of classes.
     images = np.where(np.isfinite(start + trained), -distances, np.nan)
     rng = np.random.default_rng(SEED)
+    of_trained, of_start, of_images = (
+        likeness.rank_correlations(values, counts) for values in (trained, start, images)
+    )
     return Readings(
-        *(likeness.rank_correlations(values, counts) for values in (trained, start, images)),
+        of_trained,
+        of_start,
+        of_images,
         likeness.relabelled(trained, counts, RELABELLINGS, rng),
         2 * counts.sum(-1),
     )
@@ -148,9 +154,11 @@ def _contrast(records: Records) -> Headline:
     """Returns how far one class meets more than two do, at initialization, beside the pixels."""
     halves, holdout = conditions(records.config)
     matrices = _matrices(records.get(CLASSES, holdout), 0)
-    contrast, size = (np.asarray(terms).sum(1) for terms in meeting.contrast_terms(matrices))
+    contrast, size = (
+        np.asarray(terms).sum(1) for terms in meeting.contrast_terms(jnp.asarray(matrices))
+    )
     products = records.get(CONFUSIONS, halves).read("pixel_product", "class", "other_class")
-    pixels = float(meeting.diagonal_contrast(products))
+    pixels = float(meeting.diagonal_contrast(jnp.asarray(products)))
     measured = rules.headline(
         "(mean diagonal − mean off-diagonal)/mean|entry| of K at initialization",
         stats.fieller(contrast, size),

@@ -53,7 +53,7 @@ def needs(config: RunConfig) -> Sequence[Request]:
         for rate in RATES
     ]
     requests = [Request(m, (c,)) for c in conditions for m in (LEARNING, AGREEMENT)]
-    return [*requests, Request(SPECTRA, conditions[:1])]
+    return [*requests, Request(SPECTRA, tuple(conditions[:1]))]
 
 
 def _spectra(records: Records) -> Measured:

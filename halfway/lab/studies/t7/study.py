@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -77,11 +78,15 @@ def decide(records: Records) -> Outcome:
     attacked, sides, sizes = _read(records)
     first, last = sizes[0], sizes[-1]
     epsilon = records.config.attack.epsilon
+    margins: list[tuple[float, Literal["greater", "less"]]] = [
+        (MARGIN, "greater"),
+        (-MARGIN, "less"),
+    ]
     above, below = (
         stats.crossed_test(
             predict.estimate(functools.partial(_miss, k=last, share=share), sides), alternative=side
         )
-        for share, side in ((MARGIN, "greater"), (-MARGIN, "less"))
+        for share, side in margins
     )
     share = predict.estimate(lambda rates: _miss(rates, last) / _gain(rates), sides)
     law = Decision(

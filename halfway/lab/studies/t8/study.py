@@ -173,7 +173,7 @@ def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:
     rates = drawing.rates_by_number(fooled_a, both, fooled_b - both, num_directions=NUM_DIRECTIONS)
     counts = {"fool A": fooled_a, "fool A and B": both}
     shares = drawing.numbers_of_directions(counts, num_directions=NUM_DIRECTIONS)
-    filling = words(verdict) | {"length": f"{length_of(steps):.2f}"}
+    filling = {**words(verdict), "length": f"{length_of(steps):.2f}"}
     return [
         Figure(name, TEXT.caption(name, verdict, **filling), rules.figure_of(axes))
         for name, axes in (("t8_rates", rates), ("t8_dimensions", shares))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from halfway import attacks, losses, meeting, sharding, transfer
 from halfway.data import synthetic
@@ -40,15 +41,15 @@ def num_each(num_replicates: int, num_pairs: int) -> int:
     return -(-num_replicates // num_pairs)
 
 
-def sum_each(values: Array, num_pairs: int) -> np.ndarray:
+def sum_each(values: ArrayLike, num_pairs: int) -> np.ndarray:
     """Returns sums `[P, ...]` over the replicates of each pair, in float64.
 
     Args:
       values: `[P R, ...]`, those of the first pair first.
       num_pairs: P.
     """
-    values = np.asarray(values, np.float64)
-    return values.reshape(num_pairs, -1, *values.shape[1:]).sum(1)
+    array = np.asarray(values, np.float64)
+    return array.reshape(num_pairs, -1, *array.shape[1:]).sum(1)
 
 
 def two_logits(weights: Params, x: Array) -> Array:
@@ -99,7 +100,7 @@ def fit(keys: Key, num_examples: Array) -> tuple[Array, Array]:
         return jax.vmap(functools.partial(half, law))(jax.random.split(key_halves)), law.optimum
 
     with jax.default_matmul_precision("highest"):
-        return jax.lax.map(pair, keys, batch_size=50)
+        return meeting.map_replicates(pair, keys, at_once=50)
 
 
 @sharding.jit

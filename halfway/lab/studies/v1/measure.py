@@ -223,8 +223,9 @@ def roughness_terms(replicate: Replicate, images: Array, program: Condition) -> 
     networks = [
         functools.partial(program.apply_fn, params) for params in (replicate.params, partner)
     ]
-    function = meeting.function_terms(*(network(x) for network in networks))
-    jacobian = meeting.jacobian_coefficient(*networks, x).terms
+    followed, other = networks
+    function = meeting.function_terms(followed(x), other(x))
+    jacobian = meeting.jacobian_coefficient(followed, other, x).terms
     rough = meeting.roughness(function, jacobian)
     odds, odds_jacobian = (
         meeting.odds(meeting.mutual_coefficient(terms)) for terms in (function, jacobian)
@@ -269,7 +270,7 @@ def _first_law(key: Key, condition: Condition, shape: tuple[int, ...]) -> dict[s
         key, smooth(condition), shape, num_thetas=num_thetas, sizes=BLOCK_SIZES
     )
     n_half = terms.noise.sum() / terms.signal.sum()
-    sizes = np.array(BLOCK_SIZES, float)
+    sizes = jnp.array(BLOCK_SIZES, float)
     cells = "pair", "block_size"
     return {
         "signal": (("pair",), sum_each(terms.signal, num_pairs)),

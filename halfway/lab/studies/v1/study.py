@@ -70,7 +70,7 @@ FIRST_ORDER = Identity(
 )
 LAWS = ("P3 ", "P7 ", "P10 ")
 """How the names of parts begin whose residuals are no rounding: headlines."""
-SYMBOLS = dict(zip(SPACES, ("μ_f", "μ_J"), strict=True))
+SYMBOLS: Mapping[str, str] = dict(zip(SPACES, ("μ_f", "μ_J"), strict=True))
 
 
 def first_law_part(size: int) -> str:
@@ -121,11 +121,12 @@ def needs(config: RunConfig) -> Sequence[Request]:
 
 
 def decide(records: Records) -> Outcome:
-    """Returns an equivalence with 0 for each residual: ratios of sums over pairs, the replicates.
+    """Returns an equivalence with 0 for each residual; the units are pairs, the replicates.
 
-    A pair stands for its own replicates, many where a law is one of expectations. Where a residual
-    is the same in all pairs, such as exactly 0, its interval is a point and p is 0 within the
-    margin, 1 beyond it. The effect is the part that is farthest from 0 in units of its margin.
+    Of identities it is the mean of relative residuals, of laws a ratio of sums. A pair stands for
+    its own replicates, many where a law is one of expectations. Where a residual is the same in all
+    pairs, such as exactly 0, its interval is a point and p is 0 within the margin, 1 beyond it. The
+    effect is the part that is farthest from 0 in units of its margin.
     """
     condition = measured_on(records.config)
     identities, linear = (records.get(m, condition) for m in (IDENTITIES, LINEAR_GAUSSIAN))
@@ -159,13 +160,15 @@ def _part(decision: Decision, name: str, statistic: str, margin: float, control:
 
 
 def _identity_parts(measured: Measured) -> list[PartResult]:
-    """Returns P1, P2, P6, P8 and P9."""
+    """Returns P1, P2, P6, P8 and P9: exactly 0 in all pairs is a point with p = 0."""
     parts = []
     for identity, (name, statistic, margin) in IDENTITY_PARTS.items():
         residual, scale = (
             measured.read(quantity, identity=identity) for quantity in ("residual", "scale")
         )
-        decision = stats.ratio_equivalence(residual, scale, -margin, margin)
+        with np.errstate(all="ignore"):  # what is undefined is left out and counted
+            relative = residual / scale
+        decision = stats.mean_equivalence(relative, -margin, margin)
         parts.append(_part(decision, name, statistic, margin, "0"))
     return parts
 

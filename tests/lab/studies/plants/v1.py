@@ -80,8 +80,7 @@ def plant(rng, effect, boundary=None):
     identities = plants.dataset(
         trained,
         {
-            # Of the mean scale, so that the ratio of sums has the mean that is planted.
-            "residual": (("pair", "identity"), residual * scale.mean(0)),
+            "residual": (("pair", "identity"), residual * scale),
             "scale": (("pair", "identity"), scale),
             "signal": (("pair",), np.ones(num_pairs)),
             "noise": (("pair",), np.full(num_pairs, N_HALF)),
