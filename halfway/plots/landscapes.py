@@ -211,7 +211,16 @@ def barriers(
       ValueError: for more than three lines, or one without a finite pair.
     """
     ax, drawn = _bands("barriers", None, lines, ax, control)
-    _name_tops(ax, drawn)
+    # Not at the lines: those without a barrier lie on each other. A barrier leaves the corner free.
+    ax.legend(
+        labels=[symbols(band.name) for band in drawn],
+        handles=ax.lines[:],
+        frameon=False,
+        loc="upper left",
+        labelcolor="linecolor",
+        borderpad=0,
+        handlelength=1,
+    )
     for band in drawn:
         ax.plot([0, 1], band.middle[[0, -1]], color=band.color, lw=1, ls=(0, (5, 3)))
     ax.set(xlim=(0, 1), xticks=[0, 0.25, 0.5, 0.75, 1])
@@ -252,11 +261,10 @@ def slices(
 
 
 class _Band(NamedTuple):
-    """A line that was drawn: its points `[T]`, the upper edge of its band, its name and colour."""
+    """A line that was drawn: its points `[T]`, its name and colour."""
 
     x: np.ndarray
     middle: np.ndarray
-    high: np.ndarray
     name: str
     color: str
 
@@ -284,30 +292,9 @@ def _bands(
         middle, low, high = np.array([mean_interval(column) for column in values.T]).T
         ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
         ax.plot(x, middle, color=color, label=name)
-        drawn.append(_Band(x, middle, np.fmax(middle, high), name, color))
+        drawn.append(_Band(x, middle, name, color))
     ax.margins(y=0.12)
     return ax, drawn
-
-
-def _name_tops(ax: Axes, drawn: Sequence[_Band]) -> None:
-    """Writes the name of each line above its band, or higher where that is taken."""
-    taken: list[float] = []
-    gap = 0.09 * float(np.diff(ax.get_ylim())[0])
-    for band in sorted(drawn, key=lambda band: float(band.high.max())):
-        edge = len(band.x) // 5  # at an end a name would hang out of the figure
-        top = edge + int(np.argmax(band.high[edge : len(band.x) - edge]))
-        place = float(band.high[top])
-        while any(abs(place - other) < gap for other in taken):
-            place += gap
-        taken.append(place)
-        ax.annotate(
-            symbols(band.name),
-            (float(band.x[top]), place),
-            (0, 3),
-            textcoords="offset points",
-            ha="center",
-            color=band.color,
-        )
 
 
 @styled
