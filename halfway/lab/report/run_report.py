@@ -41,6 +41,8 @@ class RunInfo:
       layout: how members and examples were spread over devices, and the number of processes.
       compute_dtype: of training steps; all else is float32.
       given: N where the pool is so small that what is said is said given its N images.
+      shipped: the shipped config that this one is nearest to, with its digest and whether it is that
+        of the lock; `changed`: the fields in which it differs.
     """
 
     command: str
@@ -63,6 +65,8 @@ class RunInfo:
     layout: str = ""
     compute_dtype: str = "float32"
     given: int | None = None
+    shipped: str = ""
+    changed: Sequence[str] = ()
 
     @property
     def ran(self) -> list[str]:
@@ -79,7 +83,7 @@ class RunInfo:
     @property
     def facts(self) -> list[tuple[str, str]]:
         """Name and value of what a repetition needs."""
-        version = self.data_version or "unknown"
+        version, changed = self.data_version or "unknown", ", ".join(self.changed)
         precision = "float32 throughout"
         if self.compute_dtype != "float32":
             precision = (
@@ -90,6 +94,7 @@ class RunInfo:
         return [
             ("Seed", str(self.seed)),
             ("Commit", self.commit or "not in a repository"),
+            ("Shipped config", "; changed: ".join(filter(None, (self.shipped, changed)))),
             ("Data", f"{self.dataset}, version {version}, checksum {self.data_checksum}"),
             ("Devices", ", ".join(filter(None, (devices, self.layout)))),
             ("Precision", precision),
@@ -300,10 +305,7 @@ def forest_figure(verdicts: Sequence[Verdict], listed: Sequence[Listed]) -> Figu
 
 
 def _forest_row(verdict: Verdict) -> plots.ForestRow:
-    shown = (verdict.effect, *verdict.interval)
-    # The part that is the effect: other parts of a rule may be of another statistic.
-    same = [part for part in verdict.parts if (part.estimate, part.low, part.high) == shown]
-    first = next(iter(same or verdict.parts), None)
+    first = wording.effect_part(verdict) or next(iter(verdict.parts), None)
     low, high = verdict.interval
     control, label = None, ""
     for headline in verdict.headlines:

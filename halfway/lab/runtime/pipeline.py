@@ -1,6 +1,7 @@
 """From a config to verdicts: train, measure, decide, report. Each step reads what is on disk."""
 
 import collections
+import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from halfway.lab.report import page, run_report, summary
 from halfway.lab.runtime import devices, estimates, processes, tensorboard
 from halfway.lab.runtime.progress import ProgressBar
 from halfway.lab.runtime.runs import Run
-from halfway.lab.study import evidence, family, wording
+from halfway.lab.study import evidence, family, registration, wording
 from halfway.lab.study.protocol import Study
 from halfway.lab.study.records import Request
 from halfway.lab.study.verdict import Verdict
@@ -256,6 +257,10 @@ def conclude(run: Run) -> list[Verdict]:
         evidence=evidence.kind(run.config),
         by_study={study.id: evidence.kind(run.config, study) for study in chosen},
     )
+    verdicts = [
+        dataclasses.replace(verdict, rule=registration.described_rule(study))
+        for study, verdict in zip(chosen, verdicts, strict=True)
+    ]
     figures = {
         # Where a condition has no pair left, there is nothing to draw.
         study.id: study.figures(records, verdict) if verdict.num_pairs else ()
@@ -328,6 +333,8 @@ def run_info(
         layout=noted.get("layout", ""),
         compute_dtype=config.training.compute_dtype,
         given=_given(noted.get("data_size"), config),
+        shipped=registration.described_config(evidence.nearest(config)),
+        changed=evidence.changed(config),
     )
 
 

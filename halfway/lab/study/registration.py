@@ -99,6 +99,32 @@ def is_config_locked(name: str) -> bool:
     return read()["configs"].get(name, {}).get("digest") == config_digest(name)
 
 
+def described_rule(study: Study) -> str:
+    """Returns the rule that decides in words: its digest, and whether it is that of the lock.
+
+    Args:
+      study: the study.
+    """
+    return _described(read()["rules"].get(study.id), rule_digest(study))
+
+
+def described_config(name: str) -> str:
+    """Returns a shipped config in words: its digest, and whether it is that of the lock.
+
+    Args:
+      name: of the config, without a variant.
+    """
+    return f"{name}, {_described(read()['configs'].get(name), config_digest(name))}"
+
+
+def _described(entry: Mapping[str, Any] | None, digest: str) -> str:
+    if entry is None:
+        return f"digest {digest}, not in the lock"
+    if entry["digest"] == digest:
+        return f"version {entry['version']} of {entry['date']}, digest {digest}, as locked"
+    return f"digest {digest}, not that of the lock, {entry['digest']}"
+
+
 def updated(studies: Iterable[Study], fitted_now: Mapping[str, Any], today: str) -> dict[str, Any]:
     """Returns the lock with what has changed: a higher version and the date where a digest differs.
 

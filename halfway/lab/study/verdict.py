@@ -155,6 +155,7 @@ class Verdict:
       interval: its 95 % interval; -inf and inf where unbounded.
       p_value: raw; p_adjusted: Holm over the family of hypotheses, None for other kinds.
       num_pairs: smallest number of valid pairs over the conditions used.
+      rule: which rule decided, and whether it is that of the lock, in words with its digest.
     """
 
     id: str
@@ -173,6 +174,7 @@ class Verdict:
     warnings: tuple[str, ...] = ()
     num_excluded: int = 0
     kind: Kind = "hypothesis"
+    rule: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Returns a plain dict: infinite numbers become null."""

@@ -333,18 +333,31 @@ def terminal_map(verdicts: Sequence[Verdict], listed: Sequence[Listed]) -> str:
         )
     if len(rows) > 1:
         lines += ["", *align(rows), ""]
-        lines.append(
-            f"Evidence: {verdicts[0].evidence}. p: adjusted over all hypotheses; raw for checks."
-        )
+        lines.append(evidence_line(in_order(verdicts, listed)))
     return "\n".join(lines)
 
 
 def quantity(verdict: Verdict) -> str:
     """Returns what the effect of a verdict is: whose, such as an architecture's, and what."""
-    for part in verdict.parts:
-        if (part.estimate, part.low, part.high) == (verdict.effect, *verdict.interval):
-            return f"{part.name}: {part.statistic}"
-    return "effect"
+    part = effect_part(verdict)
+    return "effect" if part is None else f"{part.name}: {part.statistic}"
+
+
+def effect_part(verdict: Verdict) -> PartResult | None:
+    """Returns the part that is the effect: other parts of a rule may be of another statistic."""
+    shown = (verdict.effect, *verdict.interval)
+    same = [part for part in verdict.parts if (part.estimate, part.low, part.high) == shown]
+    return next(iter(same), None)
+
+
+def evidence_line(verdicts: Sequence[Verdict]) -> str:
+    """Returns the kinds of evidence, and which rules are not those of the lock."""
+    kinds = list(dict.fromkeys(verdict.evidence for verdict in verdicts))
+    others = [
+        verdict.id for verdict in verdicts if verdict.rule and "as locked" not in verdict.rule
+    ]
+    rules = f"Rules not as locked: {', '.join(others)}." if others else "Rules: as locked."
+    return f"Evidence: {', '.join(kinds)}. {rules} p: adjusted over all hypotheses; raw for checks."
 
 
 WIDTH = 100

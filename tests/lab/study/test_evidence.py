@@ -169,3 +169,14 @@ def test_what_is_measured_is_part_of_the_rule(tmp_path, monkeypatch):
     )
     assert registration.rule_digest(study) != before
     assert registration.is_locked(studies.available()["G7"])
+
+
+def test_a_rule_and_a_config_say_in_words_whether_they_are_locked(monkeypatch):
+    study, rules = studies.available()["G7"], dict(registration.read()["rules"])
+    digest = registration.rule_digest(study)
+    assert registration.described_rule(study).endswith(f"digest {digest}, as locked")
+    _lock(monkeypatch, rules=rules | {"G7": rules["G7"] | {"digest": "0"}})
+    assert registration.described_rule(study) == f"digest {digest}, not that of the lock, 0"
+    _lock(monkeypatch, rules={})
+    assert registration.described_rule(study) == f"digest {digest}, not in the lock"
+    assert registration.described_config("digits").startswith("digits, version 2")
