@@ -41,8 +41,8 @@ class RunInfo:
       layout: how members and examples were spread over devices, and the number of processes.
       compute_dtype: of training steps; all else is float32.
       given: N where the pool is so small that what is said is said given its N images.
-      shipped: the shipped config that this one is nearest to, with its digest and whether it is that
-        of the lock; `changed`: the fields in which it differs.
+      shipped: the shipped config that this one is nearest to, with its digest and whether it is
+        that of the lock; `changed`: the fields in which it differs.
     """
 
     command: str

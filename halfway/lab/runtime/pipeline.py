@@ -258,7 +258,11 @@ def conclude(run: Run) -> list[Verdict]:
         by_study={study.id: evidence.kind(run.config, study) for study in chosen},
     )
     verdicts = [
-        dataclasses.replace(verdict, rule=registration.described_rule(study))
+        dataclasses.replace(
+            verdict,
+            rule=registration.described_rule(study),
+            is_locked=registration.is_locked(study),
+        )
         for study, verdict in zip(chosen, verdicts, strict=True)
     ]
     figures = {

@@ -155,7 +155,8 @@ class Verdict:
       interval: its 95 % interval; -inf and inf where unbounded.
       p_value: raw; p_adjusted: Holm over the family of hypotheses, None for other kinds.
       num_pairs: smallest number of valid pairs over the conditions used.
-      rule: which rule decided, and whether it is that of the lock, in words with its digest.
+      rule: which rule decided, in words with its digest; `is_locked`: whether it is that of the
+        lock, None where nobody asked.
     """
 
     id: str
@@ -175,6 +176,7 @@ class Verdict:
     num_excluded: int = 0
     kind: Kind = "hypothesis"
     rule: str = ""
+    is_locked: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns a plain dict: infinite numbers become null."""

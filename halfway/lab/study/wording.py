@@ -353,9 +353,7 @@ def effect_part(verdict: Verdict) -> PartResult | None:
 def evidence_line(verdicts: Sequence[Verdict]) -> str:
     """Returns the kinds of evidence, and which rules are not those of the lock."""
     kinds = list(dict.fromkeys(verdict.evidence for verdict in verdicts))
-    others = [
-        verdict.id for verdict in verdicts if verdict.rule and "as locked" not in verdict.rule
-    ]
+    others = [verdict.id for verdict in verdicts if verdict.is_locked is False]
     rules = f"Rules not as locked: {', '.join(others)}." if others else "Rules: as locked."
     return f"Evidence: {', '.join(kinds)}. {rules} p: adjusted over all hypotheses; raw for checks."
 
