@@ -17,10 +17,11 @@ from halfway.lab.study.records import Measurement
 from halfway.types import Array, Key, LogitsFn, Params
 
 DIMENSION, SIGNAL, NOISE = 20, 1.0, 1.0
-HALF_SIZES = (26, 32, 45, 80, 200, 400)
+HALF_SIZES = (30, 45, 80, 200, 400)
 """n of each half, n − d ≥ 6: where transfer is a function of generalization alone."""
-NUM_REPLICATES = 500
-"""Pairs of halves of each n, at least; every pair of the run has as many of them."""
+NUM_REPLICATES = 2000
+"""Pairs of halves of each n, at least; every pair of the run has as many of them. At n = 30, where
+μ_x varies most, it is then known to .004."""
 TIME = 0.5
 """An attack's budget over the norm of its input gradient."""
 TARGETS = ("other", "own")

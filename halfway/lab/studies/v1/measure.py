@@ -34,8 +34,8 @@ HALF_SIZE, OTHER_SIZE = 48, 32
 """Images of A, and of B in P6: different numbers, so that a wrong one of the two is seen."""
 NUM_STEPS, NUM_PARTS = 8, 2
 """Steps of the walk of P1, and the parts that each is integrated on by Simpson's rule."""
-NUM_SPLITS = 1024
-"""Splits of P2 in each of 16 pairs: the variance is known to √(2/16,384) = 1.1 %."""
+NUM_SPLITS = 4096
+"""Splits of P2 in each of 16 pairs: the variance is known to √(2/65,536) = .6 %."""
 BLOCK_SIZES, NUM_THETAS = (20, 320), 32
 """n of P3, on both sides of n_half, and draws of θ at initialization: μ is known to .005."""
 QUADRATIC_DIMENSION = 32
