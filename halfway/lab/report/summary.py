@@ -10,11 +10,11 @@ from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements import learning, transfer
 from halfway.lab.measurements.learning import LEARNING
 from halfway.lab.measurements.transfer import TRANSFER, TRANSFER_CONTROLS
-from halfway.lab.studies import t1
+from halfway.lab.studies import g2, t1
 from halfway.lab.study import rules
 from halfway.lab.study.conditions import condition, control
 from halfway.lab.study.protocol import Figure, Table
-from halfway.lab.study.records import Records
+from halfway.lab.study.records import Measured, Records
 from halfway.lab.study.wording import format_estimate
 from halfway.populations import Condition
 from halfway.transfer import DENOMINATORS, Denominator
@@ -81,7 +81,8 @@ def _text(estimate: stats.Estimate | stats.Decision) -> str:
 def _learning_tables(records: Records, conditions: Sequence[Condition]) -> list[Table]:
     meaning = {
         "error": "M_θ: the other half's progress as a share of the own, from the best constant "
-        "predictor; 95 % Fieller intervals over pairs. End: after the last step. S best: at the "
+        "predictor; 95 % Fieller intervals over pairs. The ceiling stands where A is fitted. End: after "
+        "the last step. S best: at the "
         "probe where the third sample, as noisy as the halves, has the least cross-entropy, which "
         "may be the first where there is nothing to learn. Error at the end decides.",
         "brier": "The same in Brier score, summed over classes.",
@@ -97,7 +98,7 @@ def _learning_tables(records: Records, conditions: Sequence[Condition]) -> list[
         rows = []
         for listed in conditions:
             learned = records.get(LEARNING, listed)
-            row = [_name(listed), "–" if listed.permuted else f"{1 - listed.noise_rate:g}"]
+            row = [_name(listed), _ceiling(listed, learned)]
             row += [
                 _text(stats.fieller(*learning.meeting_terms(learned, loss, at)))
                 for at in ("end", "best")
@@ -111,6 +112,13 @@ def _learning_tables(records: Records, conditions: Sequence[Condition]) -> list[
             rows.append(row)
         tables.append(Table(f"Where halves meet, in {name}", meaning[loss], columns, rows))
     return tables
+
+
+def _ceiling(listed: Condition, learned: Measured) -> str:
+    """Returns 1 − ρ where A is fitted: only there it is the most that can be reached."""
+    accuracy = learning.training_accuracy(learned)[learned.finite]
+    is_fitted = accuracy.size and accuracy.mean() > g2.FITTED
+    return f"{1 - listed.noise_rate:g}" if is_fitted and not listed.permuted else "–"
 
 
 def _coefficient_table(records: Records, conditions: Sequence[Condition]) -> Table:
