@@ -123,9 +123,13 @@ def needs(config: RunConfig) -> Sequence[Request]:
 def decide(records: Records) -> Outcome:
     """Returns an equivalence with 0 for each residual; the units are pairs, the replicates.
 
-    Of identities it is the mean of relative residuals, of laws a ratio of sums. A pair stands for its own replicates, many where a law is one of expectations. Where a residual
-    is the same in all pairs, such as exactly 0, its interval is a point and p is 0 within the
-    margin, 1 beyond it. The effect is the part that is farthest from 0 in units of its margin.
+    Of identities it is the mean of relative residuals, of laws a ratio of sums. A pair stands for
+    its own replicates, many where a law is one of expectations. A residual that is the same in all
+    pairs, such as exactly 0, has a point for its interval, and p is 0 within the margin and 1 beyond
+    it. The effect is the part that is farthest from 0 in units of its margin.
+
+    Args:
+      records: the measurements of the run.
     """
     condition = measured_on(records.config)
     identities, linear = (records.get(m, condition) for m in (IDENTITIES, LINEAR_GAUSSIAN))
