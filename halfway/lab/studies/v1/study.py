@@ -125,7 +125,7 @@ def decide(records: Records) -> Outcome:
 
     Of identities it is the mean of relative residuals, of laws a ratio of sums. A pair stands for
     its own replicates, many where a law is one of expectations. A residual that is the same in all
-    pairs, such as exactly 0, has a point for its interval, and p is 0 within the margin and 1 beyond
+    pairs, such as exactly 0, has a point for its interval; p is then 0 within the margin, 1 beyond
     it. The effect is the part that is farthest from 0 in units of its margin.
 
     Args:
