@@ -220,11 +220,11 @@ def roughness_terms(replicate: Replicate, images: Array, program: Condition) -> 
     partner = jax.tree.map(
         lambda a, b: SHARED_WEIGHT * a + own_weight * b, replicate.params, replicate.other
     )
-    networks = [
+    first, second = (
         functools.partial(program.apply_fn, params) for params in (replicate.params, partner)
-    ]
-    function = meeting.function_terms(*(network(x) for network in networks))
-    jacobian = meeting.jacobian_coefficient(*networks, x).terms
+    )
+    function = meeting.function_terms(first(x), second(x))
+    jacobian = meeting.jacobian_coefficient(first, second, x).terms
     rough = meeting.roughness(function, jacobian)
     odds, odds_jacobian = (
         meeting.odds(meeting.mutual_coefficient(terms)) for terms in (function, jacobian)
@@ -269,14 +269,14 @@ def _first_law(key: Key, condition: Condition, shape: tuple[int, ...]) -> dict[s
         key, smooth(condition), shape, num_thetas=num_thetas, sizes=BLOCK_SIZES
     )
     n_half = terms.noise.sum() / terms.signal.sum()
-    sizes = np.array(BLOCK_SIZES, float)
+    sizes = jnp.array(BLOCK_SIZES, jnp.float32)
     cells = "pair", "block_size"
     return {
         "signal": (("pair",), sum_each(terms.signal, num_pairs)),
         "noise": (("pair",), sum_each(terms.noise, num_pairs)),
         "block_product": (cells, sum_each(terms.numerators.T, num_pairs)),
         "block_square": (cells, sum_each(terms.denominators.T, num_pairs)),
-        "first_law": (("block_size",), meeting.first_law(sizes, n_half)),
+        "first_law": (("block_size",), meeting.first_law(sizes, float(n_half))),
     }
 
 

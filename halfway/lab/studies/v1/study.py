@@ -70,7 +70,7 @@ FIRST_ORDER = Identity(
 )
 LAWS = ("P3 ", "P7 ", "P10 ")
 """How the names of parts begin whose residuals are no rounding: headlines."""
-SYMBOLS = dict(zip(SPACES, ("μ_f", "μ_J"), strict=True))
+SYMBOLS: dict[str, str] = dict(zip(SPACES, ("μ_f", "μ_J"), strict=True))
 
 
 def first_law_part(size: int) -> str:
