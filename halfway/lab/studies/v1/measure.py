@@ -312,15 +312,14 @@ def _spectral_law(key: Key, num_pairs: int) -> dict[str, Any]:
     """Returns the variables of P10: terms of each pair in every setting, and the law."""
     modes = jnp.arange(1.0, NUM_MODES + 1)
     number = num_pairs * num_each(NUM_REGRESSIONS, num_pairs)
+    law_fn = jax.jit(functools.partial(meeting.spectral_law, weights=modes))
     products, squares, predicted = [], [], []
     for name, *numbers in KERNEL_SETTINGS:
         terms = _regressions(named_key(key, name), jnp.array(numbers), num_replicates=number)
         for values, column in zip((products, squares), terms, strict=True):
             values.append(sum_each(column, num_pairs))
         decay, noise, ridge = numbers
-        law = meeting.spectral_law(
-            modes**-decay, 1 / modes, KERNEL_SIZE, ridge=ridge, noise=noise, weights=modes
-        )
+        law = law_fn(modes**-decay, 1 / modes, KERNEL_SIZE, ridge=ridge, noise=noise)
         predicted.append([law.function_coefficient, law.input_coefficient])
     cells = "pair", "setting", "space"
     return {
