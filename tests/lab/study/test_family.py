@@ -56,7 +56,7 @@ def test_the_family():
     hypotheses = [study.id for study in listed if study.kind == "hypothesis"]
     assert studies.family_size() == len(hypotheses)
     assert {"G1", "T1"} == {study.id for study in listed if study.kind == "control"}
-    assert {"V2", "V3"} <= {study.id for study in listed if study.kind == "verification"}
+    assert {"V1", "V2", "V3"} <= {study.id for study in listed if study.kind == "verification"}
     assert studies.sort_ids({"T10", "T2", "G8", "G1", "T1"}) == ["G1", "G8", "T1", "T2", "T10"]
 
 

@@ -220,12 +220,11 @@ def roughness_terms(replicate: Replicate, images: Array, program: Condition) -> 
     partner = jax.tree.map(
         lambda a, b: SHARED_WEIGHT * a + own_weight * b, replicate.params, replicate.other
     )
-    networks = [
+    first, second = (
         functools.partial(program.apply_fn, params) for params in (replicate.params, partner)
-    ]
-    followed, other = networks
-    function = meeting.function_terms(followed(x), other(x))
-    jacobian = meeting.jacobian_coefficient(followed, other, x).terms
+    )
+    function = meeting.function_terms(first(x), second(x))
+    jacobian = meeting.jacobian_coefficient(first, second, x).terms
     rough = meeting.roughness(function, jacobian)
     odds, odds_jacobian = (
         meeting.odds(meeting.mutual_coefficient(terms)) for terms in (function, jacobian)
@@ -270,14 +269,14 @@ def _first_law(key: Key, condition: Condition, shape: tuple[int, ...]) -> dict[s
         key, smooth(condition), shape, num_thetas=num_thetas, sizes=BLOCK_SIZES
     )
     n_half = terms.noise.sum() / terms.signal.sum()
-    sizes = jnp.array(BLOCK_SIZES, float)
+    sizes = jnp.array(BLOCK_SIZES, jnp.float32)
     cells = "pair", "block_size"
     return {
         "signal": (("pair",), sum_each(terms.signal, num_pairs)),
         "noise": (("pair",), sum_each(terms.noise, num_pairs)),
         "block_product": (cells, sum_each(terms.numerators.T, num_pairs)),
         "block_square": (cells, sum_each(terms.denominators.T, num_pairs)),
-        "first_law": (("block_size",), meeting.first_law(sizes, n_half)),
+        "first_law": (("block_size",), meeting.first_law(sizes, float(n_half))),
     }
 
 
@@ -313,15 +312,14 @@ def _spectral_law(key: Key, num_pairs: int) -> dict[str, Any]:
     """Returns the variables of P10: terms of each pair in every setting, and the law."""
     modes = jnp.arange(1.0, NUM_MODES + 1)
     number = num_pairs * num_each(NUM_REGRESSIONS, num_pairs)
+    law_fn = jax.jit(functools.partial(meeting.spectral_law, weights=modes))
     products, squares, predicted = [], [], []
     for name, *numbers in KERNEL_SETTINGS:
         terms = _regressions(named_key(key, name), jnp.array(numbers), num_replicates=number)
         for values, column in zip((products, squares), terms, strict=True):
             values.append(sum_each(column, num_pairs))
         decay, noise, ridge = numbers
-        law = meeting.spectral_law(
-            modes**-decay, 1 / modes, KERNEL_SIZE, ridge=ridge, noise=noise, weights=modes
-        )
+        law = law_fn(modes**-decay, 1 / modes, KERNEL_SIZE, ridge=ridge, noise=noise)
         predicted.append([law.function_coefficient, law.input_coefficient])
     cells = "pair", "setting", "space"
     return {

@@ -70,7 +70,7 @@ FIRST_ORDER = Identity(
 )
 LAWS = ("P3 ", "P7 ", "P10 ")
 """How the names of parts begin whose residuals are no rounding: headlines."""
-SYMBOLS: Mapping[str, str] = dict(zip(SPACES, ("μ_f", "μ_J"), strict=True))
+SYMBOLS: dict[str, str] = dict(zip(SPACES, ("μ_f", "μ_J"), strict=True))
 
 
 def first_law_part(size: int) -> str:
@@ -124,9 +124,12 @@ def decide(records: Records) -> Outcome:
     """Returns an equivalence with 0 for each residual; the units are pairs, the replicates.
 
     Of identities it is the mean of relative residuals, of laws a ratio of sums. A pair stands for
-    its own replicates, many where a law is one of expectations. Where a residual is the same in all
-    pairs, such as exactly 0, its interval is a point and p is 0 within the margin, 1 beyond it. The
-    effect is the part that is farthest from 0 in units of its margin.
+    its own replicates, many where a law is one of expectations. A residual that is the same in all
+    pairs, such as exactly 0, has a point for its interval; p is then 0 within the margin, 1 beyond
+    it. The effect is the part that is farthest from 0 in units of its margin.
+
+    Args:
+      records: the measurements of the run.
     """
     condition = measured_on(records.config)
     identities, linear = (records.get(m, condition) for m in (IDENTITIES, LINEAR_GAUSSIAN))
