@@ -83,8 +83,8 @@ def _learning_tables(records: Records, conditions: Sequence[Condition]) -> list[
         "error": "M_θ: the other half's progress as a share of the own, from the best constant "
         "predictor; 95 % Fieller intervals over pairs. The ceiling stands where A is fitted. End: "
         "after the last step. S best: at the probe where the third sample, as noisy as the halves, "
-        "has the least cross-entropy, which may be the first where there is nothing to learn. Error "
-        "at the end decides.",
+        "has the least cross-entropy, which may be the first where there is nothing to learn. "
+        "Error at the end decides.",
         "brier": "The same in Brier score, summed over classes.",
         "cross_entropy": "The same in cross-entropy, which punishes confidence: once a half is "
         "memorized, its end measures the length of training.",
