@@ -389,8 +389,11 @@ def test_a_run_that_diverges_ends_and_says_so(tmp_path):
     verdicts = read(tmp_path / "run", "verdicts.json")
     assert [verdict["id"] for verdict in verdicts] == ["G1", "G2", "T1", "T2"]
     for verdict in verdicts:
-        assert verdict["verdict"] == "inconclusive"
-        assert "4 of 4 pairs" in verdict["reason"] and "diverged" in verdict["reason"]
+        if verdict["kind"] == "control":
+            assert verdict["verdict"] == "not met"
+            assert "4 of 4 pairs" in verdict["reason"] and "diverged" in verdict["reason"]
+        else:
+            assert verdict["verdict"] == "not at this size"
         assert np.isfinite(verdict["effect"])
         assert verdict["num_pairs"] == 0
 
@@ -405,7 +408,7 @@ def test_one_pair_that_diverged_is_counted_named_and_left_out(tiny, tmp_path):
     result = commands.call(tmp_path, "decide", "--workdir=run")
     assert result.code == 0
     (verdict,) = read(work, "verdicts.json")
-    assert verdict["num_pairs"] == 3 and verdict["verdict"] == "inconclusive"
+    assert verdict["num_pairs"] == 3 and verdict["verdict"] == "not met"
     assert "1 of 4 pairs" in verdict["reason"]
     assert np.isfinite(verdict["effect"])
     line = "linear, ρ = 0: training of 1 of 4 pairs was not finite; they are left out (pair 2)."
