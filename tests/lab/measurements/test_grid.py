@@ -14,6 +14,7 @@ from support import tiny_run
 from halfway import data, landscapes, losses, meeting, populations
 from halfway.lab.measurements import grid
 from halfway.lab.measurements.context import Context
+from halfway.lab.studies.g6 import study as g6
 from halfway.lab.studies.t5 import study as t5
 from halfway.lab.study import conditions
 from halfway.lab.study.records import Measured
@@ -90,7 +91,7 @@ def test_the_grid_shares_conditions_with_other_studies():
         assert conditions.condition(CONFIG, "mlp", noise_rate=rate).id in ids
     assert conditions.condition(CONFIG, "cnn", noise_rate=0.4).id in ids
     assert {t5.setting(CONFIG, 0.5).id, t5.setting(CONFIG, 1.0).id} < ids
-    assert t5.setting(CONFIG, 0.0, True).id in ids
+    assert any(c.shared_start and c.id in ids for c in g6.compared(CONFIG, "mlp"))
 
 
 @pytest.mark.quick
