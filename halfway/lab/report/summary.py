@@ -196,7 +196,8 @@ def _two_walks(records: Records, trained: Condition) -> Figure | None:
         )
         for sample in ("own", "other")
     }
-    budgets = [b for b in records.config.attack.budgets if b <= records.config.attack.epsilon]
+    measured = map(float, attacked.dataset["budget"].values)
+    budgets = sorted(budget for budget in measured if budget <= records.config.attack.epsilon)
     increases = [
         np.column_stack(
             [np.zeros(trained.num_pairs)]
@@ -209,7 +210,7 @@ def _two_walks(records: Records, trained: Condition) -> Figure | None:
     with plots.style():
         axes = plots.new_figure(9.8, 3.4).subplots(1, 2)
     plots.walks(
-        trained.probe_steps,
+        learned.dataset["step"].values,
         landscapes["own"],
         landscapes["other"],
         start="best constant",

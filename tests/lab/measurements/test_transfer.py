@@ -1,5 +1,6 @@
 """Transfer of a tiny trained population against the library called on one pair by itself."""
 
+import dataclasses
 import functools
 import math
 
@@ -234,7 +235,13 @@ def test_a_target_that_diverged_is_not_fooled(controlled, trained, pool):
 
 def test_a_rule_reads_what_is_measured(attacked, controlled, trained):
     place = trained[0].condition.id
-    measured = {(TRANSFER.name, place): attacked, (TRANSFER_CONTROLS.name, place): controlled}
+    # Of ρ = 1 as well, which the rule looks at too.
+    noise_alone = dataclasses.replace(trained[0].condition, noise_rate=1.0).id
+    measured = {
+        (TRANSFER.name, place): attacked,
+        (TRANSFER.name, noise_alone): attacked,
+        (TRANSFER_CONTROLS.name, place): controlled,
+    }
     records = Records(CONFIG, {key: value.dataset for key, value in measured.items()})
     outcome = studies.available()["T1"].decide(records)
     for part in outcome.parts:

@@ -240,7 +240,7 @@ def test_only_what_was_measured_is_shown(records):
     rows = [[row[0] for row in table.rows] for table in summary.overview(few).tables]
     assert ["cnn, ρ = 0", "cnn, permuted labels"] in rows
     assert ["cnn, ρ = 0"] in rows
-    assert summary.overview(Records(CONFIG, {})) == ([], [], [])
+    assert summary.overview(Records(CONFIG, {})) == ([], [], [], None)
 
 
 # Diverged pairs
