@@ -176,11 +176,19 @@ def test_meeting_in_every_loss_at_both_ends(overview, row, meeting):
         assert float(best.split()[0]) == pytest.approx(meeting + 0.04 / 0.7, abs=1e-3)
 
 
-def test_ceiling_gap_and_training_accuracy(overview):
+def test_the_ceiling_stands_only_where_models_are_fitted(records, overview, monkeypatch):
+    ceilings = (("mlp, ρ = 0", "1"), ("cnn, ρ = 0.5", "0.5"), ("mlp, ρ = 1", "0"))
     table = _find(overview, "gap in error")
-    for row, ceiling in (("mlp, ρ = 0", "1"), ("cnn, ρ = 0.5", "0.5"), ("mlp, ρ = 1", "0")):
+    assert {_cell(table, row, "ceiling 1 − ρ") for row, _ in ceilings} == {"–"}
+    monkeypatch.setattr(summary.g2, "FITTED", 0.85)  # Planted is .9.
+    table = _find(summary.overview(records), "gap in error")
+    for row, ceiling in ceilings:
         assert _cell(table, row, "ceiling 1 − ρ") == ceiling
     assert _cell(table, "mlp, permuted labels", "ceiling 1 − ρ") == "–"
+
+
+def test_gap_and_training_accuracy(overview):
+    table = _find(overview, "gap in error")
     # The other's error is .9 − .8 · .3, the own .1.
     gap = _cell(table, "mlp, ρ = 0.5", "gap in error")
     assert float(gap.split()[0]) == pytest.approx(0.9 - 0.24 - 0.1, abs=1e-3)
