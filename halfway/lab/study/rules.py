@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from halfway import stats
 from halfway.lab.study.verdict import Direction, Headline, PartResult
@@ -80,6 +81,33 @@ def gate(
         p_reverse=None,
         num_pairs=mean.num_pairs,
         num_excluded=mean.num_excluded,
+    )
+
+
+def least_above(values: ArrayLike, name: str, statistic: str, like: PartResult) -> PartResult:
+    """Returns the precondition that the least of some estimates is above 0; it is no test.
+
+    Args:
+      values: of any shape; where one is not finite the gate is not met.
+      name: unique within the study.
+      statistic: in words.
+      like: a part with the same pairs.
+    """
+    estimates = np.asarray(values, float)
+    least = float(estimates.min()) if np.isfinite(estimates).all() else math.nan
+    return PartResult(
+        name=name,
+        kind="gate",
+        statistic=statistic,
+        estimate=least,
+        low=least,
+        high=least,
+        direction="greater",
+        threshold=(0.0,),
+        p_value=None,
+        p_reverse=None,
+        num_pairs=like.num_pairs,
+        num_excluded=like.num_excluded,
     )
 
 

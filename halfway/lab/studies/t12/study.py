@@ -16,7 +16,7 @@ from halfway.lab.studies.t12.lines import ALL, MEASURES, Factors
 from halfway.lab.study import registration, rules, text
 from halfway.lab.study.protocol import Figure, Study, Table
 from halfway.lab.study.records import Records, Request
-from halfway.lab.study.verdict import Headline, Outcome, PartResult, Verdict
+from halfway.lab.study.verdict import Headline, Outcome, Verdict
 
 TEXT = text.load(__file__)
 EXPECTED = {"size": 1, "alignment": 1, "variability": -1}
@@ -65,15 +65,15 @@ def decide(records: Records) -> Outcome:
         parts.append(rules.part(decision, name, statistic, "greater", 0.0, control="all three"))
     refitted = np.array(lines.fit(factors)[ALL]) if factors.valid.any() else np.full(3, np.nan)
     signed = np.array(list(EXPECTED.values())) * refitted
-    parts.append(_gate(SIGNS, "least slope refitted here, in its expected sign", signed, parts[0]))
-    parts.append(
-        _gate(
+    gates = [
+        (signed, SIGNS, "least slope refitted here, in its expected sign"),
+        (
+            _left_out(factors, slopes),
             STABLE,
             "least lead on its side of 0, any one factor left out",
-            _left_out(factors, slopes),
-            parts[0],
-        )
-    )
+        ),
+    ]
+    parts += [rules.least_above(*gate, like=parts[0]) for gate in gates]
     headlines = [
         Headline(f"slope of the {LABELS[name]}, refitted here", value, np.nan, np.nan)
         for name, value in zip(MEASURES, map(float, refitted), strict=True)
@@ -92,25 +92,6 @@ def _left_out(factors: Factors, slopes: Mapping[str, np.ndarray]) -> np.ndarray:
             np.sign(distance.mean()) * stats.without_each_factor(distance, factors.plan.factors)
         )
     return np.array(kept)
-
-
-def _gate(name: str, statistic: str, values: np.ndarray, like: PartResult) -> PartResult:
-    """Returns the gate that the least of some values is above 0."""
-    least = float(np.min(values)) if np.isfinite(values).all() else np.nan
-    return PartResult(
-        name=name,
-        kind="gate",
-        statistic=statistic,
-        estimate=least,
-        low=least,
-        high=least,
-        direction="greater",
-        threshold=(0.0,),
-        p_value=None,
-        p_reverse=None,
-        num_pairs=like.num_pairs,
-        num_excluded=like.num_excluded,
-    )
 
 
 def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:

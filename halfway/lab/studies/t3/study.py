@@ -96,21 +96,8 @@ def _gate(measures: Measures, lines: Mapping[str, Line], parts: Sequence[PartRes
         np.sign(distance.mean()) * stats.without_each_factor(distance, factors)
         for distance in distances
     ]
-    least = float(np.min(sides)) if np.isfinite(sides).all() else np.nan
-    return PartResult(
-        name=STABLE,
-        kind="gate",
-        statistic="least distance of an estimate from its threshold, any one factor left out",
-        estimate=least,
-        low=least,
-        high=least,
-        direction="greater",
-        threshold=(0.0,),
-        p_value=None,
-        p_reverse=None,
-        num_pairs=parts[0].num_pairs,
-        num_excluded=parts[0].num_excluded,
-    )
+    statistic = "least distance of an estimate from its threshold, any one factor left out"
+    return rules.least_above(sides, STABLE, statistic, parts[0])
 
 
 def _estimate(measures: Measures, name: str, line: Line, mask=None) -> stats.Decision:
