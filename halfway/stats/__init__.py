@@ -22,7 +22,6 @@ from halfway.stats.conditions import (
 )
 from halfway.stats.crossed import (
     Crossed,
-    Side,
     crossed_mean,
     crossed_ratio,
     crossed_test,
@@ -48,7 +47,7 @@ from halfway.stats.inference import (
 )
 from halfway.stats.ranks import RankCorrelation, kendall, spearman
 from halfway.stats.shares import bounded
-from halfway.stats.validity import valid_pairs
+from halfway.stats.validity import Side, valid_pairs
 
 __all__ = [
     "Alternative",

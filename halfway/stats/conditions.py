@@ -18,8 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from halfway.stats.crossed import Side
-from halfway.stats.validity import LARGEST, ROUNDING, column
+from halfway.stats.validity import LARGEST, ROUNDING, Side, check_side, column
 
 MAX_FACTORS = 20
 """Factors whose signs are flipped in every way: 2^20 sums are 8 MB."""
@@ -97,8 +96,7 @@ def sign_flip_test(
       >>> test.p_value, test.p_reverse
       (0.03125, 1.0)
     """
-    if alternative not in ("greater", "less"):
-        raise ValueError(f"alternative must be 'greater' or 'less', got {alternative!r}")
+    check_side(alternative)
     if not abs(threshold) < LARGEST:
         raise ValueError(f"threshold must lie within ±{LARGEST:g}, got {threshold}")
     if not 0 < confidence < 1:

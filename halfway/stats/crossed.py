@@ -20,16 +20,14 @@ comes as what each adds to the error of the mean: `two_way_test`.
 
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
 from halfway.stats.inference import Decision, mean_test
-from halfway.stats.validity import LARGEST, ROUNDING, column, valid_pairs
-
-Side = Literal["greater", "less"]
+from halfway.stats.validity import LARGEST, ROUNDING, Side, check_side, column, valid_pairs
 
 _BATCH = 4_000_000
 """How many outcomes are held as float64 at once: 80 surrogates, 80 targets and 10,000 examples are
@@ -195,7 +193,7 @@ def crossed_test(estimate: Crossed, threshold: float = 0.0, *, alternative: Side
       >>> stats.crossed_test(mean, alternative="greater").p_value < 0.01
       True
     """
-    _check_side(alternative)
+    check_side(alternative)
     distance = estimate.estimate - threshold
     distance = distance if alternative == "greater" else -distance
     if math.isinf(estimate.standard_error):
@@ -246,7 +244,7 @@ def two_way_test(
       >>> f"{test.estimate:.2f} [{test.low:.2f}, {test.high:.2f}]"
       '1.00 [0.39, 1.61]'
     """
-    _check_side(alternative)
+    check_side(alternative)
     over_pairs = mean_test(values, threshold, alternative=alternative)
     pairs, added = (side[valid_pairs(side)] for side in map(column, (values, examples)))
     if pairs.size < 2 or added.size < 2:
@@ -266,12 +264,6 @@ def two_way_test(
     return over_pairs._replace(
         low=estimate - half, high=estimate + half, p_value=p_value, p_reverse=p_reverse
     )
-
-
-def _check_side(alternative: str) -> None:
-    """Checks the name of the side of a threshold."""
-    if alternative not in ("greater", "less"):
-        raise ValueError(f"alternative must be 'greater' or 'less', got {alternative!r}")
 
 
 def _outcomes(values: ArrayLike) -> np.ndarray:

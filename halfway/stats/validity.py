@@ -1,12 +1,26 @@
-"""What counts as a number in statistics: finite, of a square that does not overflow; NumPy."""
+"""What counts as a number in statistics, finite and of a square that does not overflow; NumPy."""
+
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+Side = Literal["greater", "less"]
+"""Of a threshold, on which a claim is."""
 LARGEST = 1e150
 """What is not below it in size is no valid number: its square would overflow."""
 ROUNDING = 64 * np.finfo(np.float64).eps
 """Relative distance below which two numbers differ by rounding alone."""
+
+
+def check_side(alternative: str) -> None:
+    """Checks the name of the side of a threshold.
+
+    Raises:
+      ValueError: if it is no `Side`.
+    """
+    if alternative not in ("greater", "less"):
+        raise ValueError(f"alternative must be 'greater' or 'less', got {alternative!r}")
 
 
 def column(values: ArrayLike) -> np.ndarray:

@@ -68,7 +68,9 @@ def _measure(config: RunConfig, models: dict[str, Condition], pool: Split):
         key = jax.random.fold_in(keys[0], steps)
         shape = tuple(pool.images.shape[1:])
         first[steps] = {
-            name: laws.first_law(jax.random.fold_in(key, index), model, shape, num_steps=steps)
+            name: laws.first_law(
+                laws.first_law_terms(jax.random.fold_in(key, index), model, shape, num_steps=steps)
+            )
             for index, (name, model) in enumerate(models.items())
         }
     pipeline.stop_if_asked()

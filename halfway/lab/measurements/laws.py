@@ -41,16 +41,23 @@ class FirstLawTerms(NamedTuple):
     """What the first law (P3) is made of, of M draws of θ at S sizes.
 
     Attributes:
+      sizes: n of each.
       signal: `[M]`, ‖E g‖², on the known examples.
       noise: `[M]`, tr Cov(g), on the same.
       numerators: `[S, M]` of the measured μ_θ(n), on other examples.
       denominators: `[S, M]`.
     """
 
+    sizes: Sequence[int]
     signal: np.ndarray
     noise: np.ndarray
     numerators: np.ndarray
     denominators: np.ndarray
+
+    @property
+    def n_half(self) -> float:
+        """The ratio of sums over θ."""
+        return float(self.noise.sum() / self.signal.sum())
 
 
 class Law(NamedTuple):
@@ -137,35 +144,23 @@ def first_law_terms(
     signal, noise, terms = run(jax.random.split(key_runs, num_thetas), law)
     columns = zip(*terms, strict=True)
     return FirstLawTerms(
+        sizes,
         *(np.asarray(values, np.float64) for values in (signal, noise)),
         *(np.array(values, np.float64) for values in columns),
     )
 
 
-def first_law(
-    key: Key,
-    condition: Condition,
-    shape: tuple[int, ...],
-    *,
-    num_steps: int = 0,
-    num_thetas: int = NUM_THETAS,
-) -> Law:
-    """Returns n_half after some steps of training, and the first law (P3) at every size.
+def first_law(terms: FirstLawTerms) -> Law:
+    """Returns n_half and the first law (P3) at every size.
 
     Args:
-      key: consumed.
-      condition: for its model and its optimizer.
-      shape: of an image.
-      num_steps: of training, on fresh batches; 0: at initialization.
-      num_thetas: draws of θ; trained ones vary more.
+      terms: of `first_law_terms`.
     """
-    terms = first_law_terms(key, condition, shape, num_steps=num_steps, num_thetas=num_thetas)
-    n_half = float(terms.noise.mean() / terms.signal.mean())
     checked = [
-        check(n, float(meeting.first_law(n, n_half)), *ratio)
-        for n, *ratio in zip(SIZES, terms.numerators, terms.denominators, strict=True)
+        check(n, float(meeting.first_law(n, terms.n_half)), *ratio)
+        for n, *ratio in zip(terms.sizes, terms.numerators, terms.denominators, strict=True)
     ]
-    return Law(n_half, checked)
+    return Law(terms.n_half, checked)
 
 
 def second_law(condition: Condition, pool: Split) -> Law:

@@ -25,9 +25,15 @@ FIRST_VERSION = 2
 """Of a rule that enters the lock: the framework's."""
 _NOT_THE_RULE = ("figures", "__init__")
 """Modules of a study that decide nothing."""
-_OF_A_RULE = ("halfway.lab.studies.", "halfway.lab.measurements", "halfway.lab.study.conditions")
-"""Where else what decides is written: what is measured, and on which conditions. The library is not
-among them: it computes what its docstrings say, and its own tests hold it to that."""
+_OF_A_RULE = (
+    "halfway.lab.studies.",
+    "halfway.lab.measurements",
+    "halfway.lab.study.conditions",
+    "halfway.lab.study.rules",
+)
+"""Where else what decides is written: what is measured, on which conditions, and what a test and a
+gate are. The library is not among them: it computes what its docstrings say, and its own tests hold
+it to that."""
 
 
 def path() -> Path:
@@ -163,8 +169,9 @@ def _renewed(entry: Mapping[str, Any] | None, digest: str, today: str) -> dict[s
 def rule_digest(study: Study) -> str:
     """Returns twelve digits that identify a study's rule: its claim and the code that decides.
 
-    That is the study's own modules, and those of measurements, conditions and other studies that
-    they import. Comments, docstrings, and the words and figures of the card do not count.
+    That is the study's own modules, and those of measurements, conditions, parts of rules and other
+    studies that they import. Comments, docstrings, and the words and figures of the card do not
+    count.
 
     Args:
       study: the study.

@@ -1,6 +1,7 @@
 """The page of laws: what counts as agreement, and that the figures say it."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -45,15 +46,11 @@ def test_the_figure_of_a_law_says_whether_it_holds(measured, words):
 def test_the_first_law_after_100_steps_on_independent_data(model):
     """The page's own check at half of its draws of θ, on a network of a quarter of its width."""
     trained = dataclasses.replace(condition(tiny_run.digits(), "mlp"), model=model)
-    n_half, checks = laws.first_law(
-        jax.random.key(0), trained, (8, 8, 1), num_steps=100, num_thetas=160
-    )
+    draw = functools.partial(laws.first_law_terms, jax.random.key(0), trained, (8, 8, 1))
+    n_half, checks = laws.first_law(draw(num_steps=100, num_thetas=160))
     assert n_half > 20
     # It is training that was measured: with no step, the same draws give another n_half.
-    early = [
-        laws.first_law(jax.random.key(0), trained, (8, 8, 1), num_steps=steps, num_thetas=2)[0]
-        for steps in (0, 1)
-    ]
+    early = [laws.first_law(draw(num_steps=steps, num_thetas=2))[0] for steps in (0, 1)]
     assert early[0] != early[1]
     assert [checked.size for checked in checks] == [5, 20, 80, 320]
     for checked in checks:

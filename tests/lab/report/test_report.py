@@ -318,7 +318,7 @@ def test_a_pool_with_permuted_labels_is_said_first_with_what_it_claims(tmp_path,
     config = {**RUN.config, "shuffled_labels": True}
     page = write(tmp_path, run=dataclasses.replace(RUN, config=config))
     assert "nothing that needs true labels may be claimed" in page
-    assert "must claim nothing" in page and "claims it" in page
+    assert "must claim nothing" in page and "claims what it may not" in page
     assert "must claim nothing" not in source
 
 
@@ -602,3 +602,11 @@ def test_bad_tables_and_names_are_refused(tmp_path):
         with pytest.raises(ValueError, match="figure name"):
             drawing.save(tmp_path, [toy_figure(name) for name in bad])
     assert not names(tmp_path)
+
+
+def test_the_forest_shows_the_part_that_is_the_effect():
+    near = part("near", "distance to the law", 0.3, 0.2, 0.4, threshold=(0.1,))
+    weakest = part("lead", "lead over a rival", 0.02, 0.01, 0.03)
+    shown = verdict("T3", "supported", [near, weakest], effect=0.02, interval=(0.01, 0.03))
+    row = run_report._forest_row(shown)
+    assert (row.label, row.threshold) == ("lead over a rival", (0.0,))

@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from halfway.lab.study import rules, text, wording
 from halfway.lab.study.protocol import Figure, Study
 from halfway.lab.study.records import Measured, Records, Request
 from halfway.lab.study.verdict import Headline, Outcome, Verdict
-from halfway.stats import Crossed, Decision
+from halfway.stats import Crossed, Decision, Side
 
 TEXT = text.load(__file__)
 MARGIN = 0.3
@@ -78,7 +77,7 @@ def decide(records: Records) -> Outcome:
     attacked, sides, sizes = _read(records)
     first, last = sizes[0], sizes[-1]
     epsilon = records.config.attack.epsilon
-    margins: list[tuple[float, Literal["greater", "less"]]] = [
+    margins: list[tuple[float, Side]] = [
         (MARGIN, "greater"),
         (-MARGIN, "less"),
     ]

@@ -168,7 +168,6 @@ def decide(records: Records) -> Outcome:
     that the rules give exactly, has no partial correlation and is left out.
     """
     read = boundary_statistics(records.get(BOUNDARIES, decided_on(records.config)))
-    nothing = np.full(len(read.examples), np.nan)
     part = rules.part(
         stats.two_way_test(
             read.partial - SHARE * read.correlation, read.examples, alternative="greater"
@@ -181,7 +180,7 @@ def decide(records: Records) -> Outcome:
     )
 
     def mean(values: np.ndarray):
-        return stats.bounded(stats.two_way_test(values, nothing, alternative="greater"), -1.0)
+        return stats.bounded(stats.mean_test(values, alternative="greater"), -1.0)
 
     headlines = [
         rules.headline(

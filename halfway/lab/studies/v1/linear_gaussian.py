@@ -17,7 +17,7 @@ from halfway.lab.study.records import Measurement
 from halfway.types import Array, Key, LogitsFn, Params
 
 DIMENSION, SIGNAL, NOISE = 20, 1.0, 1.0
-HALF_SIZES = (26, 32, 45, 80, 200)
+HALF_SIZES = (26, 32, 45, 80, 200, 400)
 """n of each half, n − d ≥ 6: where transfer is a function of generalization alone."""
 NUM_REPLICATES = 1500
 """Pairs of halves of each n, at least; every pair of the run has as many of them. Where n is near d

@@ -268,7 +268,6 @@ def _first_law(key: Key, condition: Condition, shape: tuple[int, ...]) -> dict[s
     terms = laws.first_law_terms(
         key, smooth(condition), shape, num_thetas=num_thetas, sizes=BLOCK_SIZES
     )
-    n_half = terms.noise.sum() / terms.signal.sum()
     sizes = jnp.array(BLOCK_SIZES, jnp.float32)
     cells = "pair", "block_size"
     return {
@@ -276,7 +275,7 @@ def _first_law(key: Key, condition: Condition, shape: tuple[int, ...]) -> dict[s
         "noise": (("pair",), sum_each(terms.noise, num_pairs)),
         "block_product": (cells, sum_each(terms.numerators.T, num_pairs)),
         "block_square": (cells, sum_each(terms.denominators.T, num_pairs)),
-        "first_law": (("block_size",), meeting.first_law(sizes, float(n_half))),
+        "first_law": (("block_size",), meeting.first_law(sizes, terms.n_half)),
     }
 
 
