@@ -211,12 +211,14 @@ def barriers(
       ValueError: for more than three lines, or one without a finite pair.
     """
     ax, drawn = _bands("barriers", None, lines, ax, control)
-    # Not at the lines: those without a barrier lie on each other. A barrier leaves the corner free.
+    # Above the lines: those without a barrier lie on each other.
     ax.legend(
         labels=[symbols(band.name) for band in drawn],
         handles=ax.lines[:],
         frameon=False,
-        loc="upper left",
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=2,
         labelcolor="linecolor",
         borderpad=0,
         handlelength=1,

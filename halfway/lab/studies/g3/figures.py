@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from halfway.plots.style import BLUE, GREY, INK, clip_ends, new_figure, styled, symbols
+from halfway.plots.style import BLUE, GREY, INK, clip_ends, new_figure, styled, symbols, wrapped
 
 
 @styled
@@ -35,5 +35,5 @@ def leads(
     ax.axvline(0, color=INK, lw=1, ls=(0, (4, 3)))
     ax.set_yticks(range(len(order)), [symbols(name) for name in order])
     ax.set_xlim(-1.02, 1.02)
-    ax.set_xlabel("lead of coherence: how much less it errs than the rival, from −1 to 1")
+    ax.set_xlabel(wrapped("lead of coherence: how much less it errs than the rival, −1 to 1", 42))
     return ax
