@@ -195,7 +195,10 @@ class Residual(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """A pre-normalization transformer on patches, with learned positions and mean pooling."""
+    """A pre-normalization transformer on patches, with learned positions and mean pooling.
+
+    A patch has `patch` pixels a side; along an axis of one pixel, as a signal has, one.
+    """
 
     num_classes: int
     patch: int = 2
@@ -208,15 +211,16 @@ class VisionTransformer(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:  # noqa: D102
         batch, height, width, depth = x.shape
-        if height % self.patch or width % self.patch:
+        tall, wide = min(self.patch, height), min(self.patch, width)
+        if height % tall or width % wide:
             raise ValueError(
                 f"images of {height} x {width} do not divide into patches of {self.patch} pixels: "
                 "choose a `patch` that divides both"
             )
         if self.width % self.heads:
             raise ValueError(f"width {self.width} does not divide into {self.heads} heads")
-        rows, columns = height // self.patch, width // self.patch
-        x = _scale(x).reshape(batch, rows, self.patch, columns, self.patch, depth)
+        rows, columns = height // tall, width // wide
+        x = _scale(x).reshape(batch, rows, tall, columns, wide, depth)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
         x = nn.Dense(self.width, name="embed")(x)
         shape = (rows * columns, self.width)

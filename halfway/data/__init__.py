@@ -5,21 +5,23 @@ Kaynak, *Optical Recognition of Handwritten Digits*, UCI, 1998), in scikit-learn
 1,437 are `train`, the last 360 `test`. They are prepared on first use.
 
 `mixture` are 6,000 and 1,000 images of 8×8 pixels drawn from ten Gaussian classes, whose Bayes
-classifier is known (`halfway.data.synthetic.mixture`). They are made in memory, without a file.
+classifier is known (`halfway.data.synthetic.mixture`). `mnist1d` are 4,000 and 1,000 signals of 40
+points (`halfway.data.mnist1d`), images of one row. Both are made in memory, without a file.
 
 `mnist`, `fashion_mnist`, `cifar10` and `cifar100` are read where TensorFlow Datasets (TFDS) or
-`prepare` has prepared them, in the same order from both. `folder:PATH` is a tree of images, or a
-tar of such a tree. Any other name is a data set that a user has prepared with TFDS. Prepared data
-sets are ArrayRecord files, which need no TensorFlow. There is no network access.
+`prepare` has prepared them, in the same order from both; `cifar10_jpeg`, a re-encoded copy, where
+`prepare` has. `folder:PATH` is a tree of images, or a tar of such a tree. Any other name is a data
+set that a user has prepared with TFDS. Prepared data sets are ArrayRecord files, which need no
+TensorFlow. There is no network access.
 """
 
 import importlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from halfway.data import digits, folder, original, prepared, raw
+from halfway.data import digits, folder, mnist1d, original, prepared, raw, reencoded
 from halfway.data.arrays import DataError, Dataset, DataWarning, Split, checksum
 from halfway.data.prepared import default_root
 
@@ -87,11 +89,19 @@ def _mixture(data_dir: str | os.PathLike[str] | None) -> Dataset:
     return synthetic.load_mixture()
 
 
-_LOADERS: dict[str, Callable[[str | os.PathLike[str] | None], Dataset]] = {
+def _mnist1d(data_dir: str | os.PathLike[str] | None, value_range: Sequence[float] = ()) -> Dataset:
+    del data_dir  # it needs no file
+    return mnist1d.load(value_range)
+
+
+_LOADERS: dict[str, Callable[..., Dataset]] = {
     "digits": digits.load,
     "mixture": _mixture,
+    "mnist1d": _mnist1d,
 }
 """Data sets that need no files of a user: each a function of the data folder."""
+_SIGNALS = ("mnist1d",)
+"""Data sets whose values are no pixels: their functions take a range of values too."""
 
 
 def names(data_dir: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
@@ -107,10 +117,15 @@ def names(data_dir: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
 
 def preparable() -> tuple[str, ...]:
     """Returns the names that `prepare` knows, sorted."""
-    return tuple(sorted({*raw.IDX, *raw.CIFAR}))
+    return tuple(sorted({*raw.IDX, *raw.CIFAR, reencoded.CIFAR10_JPEG}))
 
 
-def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+def load(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    value_range: Sequence[float] = (),
+) -> Dataset:
     """Returns a data set by its name, with all arrays in memory.
 
     The first `load` of `digits` prepares them under the data folder. Where the folder cannot be
@@ -118,14 +133,20 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     `DataWarning`: the same arrays with the same checksum.
 
     Args:
-      name: "digits", "mixture", "folder:PATH", or `NAME[/CONFIG][:VERSION]` of a data set that is
+      name: "digits", "mixture", "mnist1d", "folder:PATH", or `NAME[/CONFIG][:VERSION]` of what is
         prepared in the data folder; the newest version by default.
       data_dir: data folder; None for TFDS's default (`$TFDS_DATA_DIR`, else
         `~/tensorflow_datasets`).
+      value_range: for signals, the two values that become 0 and 1; empty for the data set's own.
+        Pixels are scaled by the largest that they can be.
 
     Raises:
       DataError: if there is no such data set, or it cannot be read; the message says what to do.
     """
+    if name in _SIGNALS:
+        return _LOADERS[name](data_dir, value_range)
+    if len(value_range):
+        raise DataError(f"value_range is for signals ({', '.join(_SIGNALS)}), {name!r} has pixels")
     if name in _LOADERS:
         return _LOADERS[name](data_dir)
     if str(name).startswith(_FOLDER):
@@ -153,7 +174,7 @@ def prepare(
       name: a name that `preparable()` returns.
       source: folder of the original files: for MNIST the four idx files, bare, `.gz` or `.xz`; for
         Fashion-MNIST the four `.gz` files; for CIFAR the binary archive, or the path of the
-        archive itself.
+        archive itself; for `cifar10_jpeg` the folder or tar of its images.
       data_dir: data folder, made if it is missing; None for TFDS's default.
       progress: a function that wraps the examples of each split as they are written, e.g.
         `tqdm.tqdm`.
@@ -170,4 +191,6 @@ def prepare(
     place = prepared.find(name, root)
     if place is not None:
         return prepared.load(name, place)
-    return original.write(name, raw.read(name, Path(source).expanduser()), root, progress)
+    path = Path(source).expanduser()
+    files = reencoded.read(path) if name == reencoded.CIFAR10_JPEG else raw.read(name, path)
+    return original.write(name, files, root, progress)

@@ -384,11 +384,11 @@ assert "tensorflow_datasets" not in sys.modules
 
 
 def test_names_are_those_that_load_finds(prepared, tmp_path):
-    assert data.names(tmp_path / "nothing") == ("digits", "mixture")
+    assert data.names(tmp_path / "nothing") == ("digits", "mixture", "mnist1d")
     (tmp_path / "other" / "2.0.0").mkdir(parents=True)
     (tmp_path / "unfinished" / "1.0.0").mkdir(parents=True)
     (tmp_path / "other" / "2.0.0" / "dataset_info.json").touch()
     (tmp_path / "several" / "config" / "1.0.0").mkdir(parents=True)
     (tmp_path / "several" / "config" / "1.0.0" / "dataset_info.json").touch()
-    assert data.names(tmp_path) == ("digits", "mixture", "other", "several/config")
-    assert data.names(prepared) == ("digits", "mixture")
+    assert data.names(tmp_path) == ("digits", "mixture", "mnist1d", "other", "several/config")
+    assert data.names(prepared) == ("digits", "mixture", "mnist1d")

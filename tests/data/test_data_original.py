@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from support import idx_files
 
 from halfway import data
-from halfway.data import original, prepared, raw
+from halfway.data import original, prepared, raw, reencoded
 
 ROOT = Path(__file__).resolve().parents[2]
 MNIST = ROOT.parent / "shared" / "data" / "mnist"
@@ -226,7 +227,7 @@ def test_fashion_mnist_is_checked_as_it_is_compressed(mnist, tmp_path, monkeypat
     monkeypatch.setitem(raw.IDX, "fashion_mnist", raw.Idx(md5, packed=True))
     dataset = data.prepare("fashion_mnist", mnist, tmp_path / "data")
     assert dataset.class_names[:2] == ("T-shirt/top", "Trouser")
-    assert data.names(tmp_path / "data") == ("digits", "fashion_mnist", "mixture")
+    assert data.names(tmp_path / "data") == ("digits", "fashion_mnist", "mixture", "mnist1d")
     path = mnist / f"{STEMS[0]}.gz"
     (mnist / STEMS[0]).write_bytes(gzip.decompress(path.read_bytes()))
     path.unlink()
@@ -339,3 +340,41 @@ def test_pickles_are_never_opened(cifar, tmp_path):
     archive = source / raw.CIFAR[name].archive
     archive.rename(source / archive.name.replace("binary", "python"))
     _refused(source, tmp_path / "data", "holds pickles, which are never opened", name)
+
+
+def test_jpeg_files_of_cifar10_are_counted(tmp_path):
+    for part in ("train", "test"):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "images" / part / label
+            folder.mkdir(parents=True)
+            Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(folder / "0000.jpg")
+    _refused(
+        tmp_path / "images",
+        tmp_path / "data",
+        "not CIFAR-10: train must have 5,000 images of each class",
+        name="cifar10_jpeg",
+    )
+
+
+def test_jpeg_files_of_cifar10_are_prepared(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 2), ("test", 1)):
+        for label in reencoded._CLASSES:
+            folder = tmp_path / "images" / part / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number:04d}.jpg")
+    monkeypatch.setattr(reencoded, "_COUNTS", {"train": 2, "test": 1})
+    dataset = data.prepare("cifar10_jpeg", tmp_path / "images", tmp_path / "data")
+    in_place = data.load(f"folder:{tmp_path / 'images'}")
+    assert dataset.name == "cifar10_jpeg" and dataset.class_names == in_place.class_names
+    # The order is that of hashed keys.
+    for part in ("train", "test"):
+        stored, read = getattr(dataset, part), getattr(in_place, part)
+        assert sorted(map(_bytes, *stored)) == sorted(map(_bytes, *read))
+    assert data.load("cifar10_jpeg", tmp_path / "data").checksum == dataset.checksum
+
+
+def _bytes(image, label):
+    return int(label), image.tobytes()

@@ -74,7 +74,7 @@ def test_configs_are_named(tmp_path):
     with pytest.raises(data.DataError, match="in the configs small: name one, as 'mine/small'"):
         data.load("mine", tmp_path)
     assert data.load("mine/small", tmp_path).num_classes == 3
-    assert data.names(tmp_path) == ("digits", "mine/small", "mixture")
+    assert data.names(tmp_path) == ("digits", "mine/small", "mixture", "mnist1d")
 
 
 def test_validation_stands_in_for_test(tmp_path):

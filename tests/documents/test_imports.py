@@ -158,7 +158,8 @@ def test_no_arrow_upwards():
 
 def test_packages_of_others_are_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    optional = project["optional-dependencies"]["tensorboard"]
+    extras = project["optional-dependencies"]
+    optional = [*extras["tensorboard"], *extras["mnist1d"]]
     assert undeclared(SOURCES, [*project["dependencies"], *optional]) == set()
 
 

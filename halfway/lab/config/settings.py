@@ -79,6 +79,12 @@ def _rates(rates: tuple[float, ...]) -> tuple[float, ...]:
     return rates
 
 
+def _interval(values: tuple[float, ...]) -> tuple[float, ...]:
+    if values and (len(values) != 2 or values[0] >= values[1]):
+        raise ValueError("must be empty or two numbers, the lower first")
+    return values
+
+
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     if not names or len(set(names)) < len(names):
         raise ValueError("must name at least one model, and none twice")
@@ -164,6 +170,7 @@ class RunConfig:
 
     Attributes:
       dataset: a name that `data.load` takes.
+      value_range: of signals, the two values that become 0 and 1; empty for images.
       subset: the part of the data set that halves are drawn from: "train", or "all" for train and
         test split.
       num_classes: C, the number of classes.
@@ -195,6 +202,9 @@ class RunConfig:
     training: Training
     attack: Attack
     hypotheses: Names
+    value_range: Annotated[
+        tuple[Number, ...], BeforeValidator(_items), AfterValidator(_interval)
+    ] = ()
     shuffled_labels: bool = False
     landscape: LandscapeSizes = LandscapeSizes()
 

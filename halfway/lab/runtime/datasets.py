@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -25,12 +26,13 @@ def folder(given: str | None) -> str:
     return given or data.default_root()
 
 
-def load(name: str, data_dir: str | None) -> data.Dataset:
+def load(name: str, data_dir: str | None, value_range: Sequence[float] = ()) -> data.Dataset:
     """Returns a data set; a log line says that it is being read where that takes long.
 
     Args:
       name: a name that `data.load` takes.
       data_dir: the value of the flag.
+      value_range: of signals, see `data.load`.
 
     Raises:
       UserError: if there is no such data set, or it cannot be read.
@@ -40,7 +42,7 @@ def load(name: str, data_dir: str | None) -> data.Dataset:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", data.DataWarning)
-            dataset = data.load(name, folder(data_dir))
+            dataset = data.load(name, folder(data_dir), value_range=value_range)
     except data.DataError as error:
         raise UserError(str(error)) from error
     finally:
@@ -61,7 +63,7 @@ def load_for(config: RunConfig, data_dir: str | None) -> data.Dataset:
       UserError: if the data set cannot be loaded, the number of its classes is not that of the
         settings, or processes have different data.
     """
-    dataset = load(config.dataset, data_dir)
+    dataset = load(config.dataset, data_dir, config.value_range)
     if dataset.num_classes != config.num_classes:
         raise UserError(
             f"config.num_classes is {config.num_classes}, but {config.dataset} has "
