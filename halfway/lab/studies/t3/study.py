@@ -1,6 +1,7 @@
 """T3, the law of transfer: how far outputs agree says how far attacks move between models."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -180,48 +181,86 @@ def figures(records: Records, verdict: Verdict) -> Sequence[Figure]:
       records: the measurements of the run.
       verdict: what the rule decided.
     """
+    shown = points(records)
+    axes = drawing.law(
+        shown.predicted,
+        shown.measured,
+        factors=shown.factors,
+        names=shown.names,
+        errors=shown.errors,
+        num_deciding=1 + len(COMPARED),
+        largest_error=LARGEST_ERROR,
+    )
+    caption = TEXT.caption(
+        "t3_law", verdict, largest=_largest(shown), slope=words(verdict)["slope"]
+    )
+    table = _table(shown, TEXT.caption("t3_table", verdict))
+    return [Figure("t3_law", caption, rules.figure_of(axes), table)]
+
+
+class Points(NamedTuple):
+    """What the law says of every intervention beside what was measured.
+
+    Attributes:
+      names: `[N]` of the interventions; `factors`: `[N]` what each of them changes.
+      agreement: `[1 + N]` μ_f, the base first.
+      predicted: `[N]` M_x by the law.
+      measured: `[1 + N, 3]` M_x, estimate, low and high, the base first.
+      errors: mean error of the law, of every rival and of what is shown beside: estimate, low and
+        high by name.
+    """
+
+    names: list[str]
+    factors: list[str]
+    agreement: np.ndarray
+    predicted: np.ndarray
+    measured: np.ndarray
+    errors: dict[str, tuple[float, float, float]]
+
+
+def points(records: Records) -> Points:
+    """Returns the law beside what was measured.
+
+    Args:
+      records: the measurements of the run.
+    """
     measures = law.read(records)
     lines = locked()
     weights = measures.valid.astype(float)[None]
-    prediction = law.predicted(measures, law.LAW, lines[law.LAW], weights)[0]
     fieller = [
         rules.triple(stats.fieller(*terms)) for terms in zip(*measures.transfer, strict=True)
     ]
     shown = (law.LAW, *COMPARED, *law.BESIDE)
-    errors = {name: rules.triple(_estimate(measures, name, lines[name])) for name in shown}
-    axes = drawing.law(
-        prediction,
+    return Points(
+        [changed.name for changed in measures.plan.interventions],
+        measures.plan.factors.tolist(),
+        stats.weighted_ratio(weights, *measures.predictors[law.LAW])[0],
+        law.predicted(measures, law.LAW, lines[law.LAW], weights)[0],
         np.array(fieller),
-        factors=measures.plan.factors.tolist(),
-        names=[changed.name for changed in measures.plan.interventions],
-        errors=errors,
-        num_deciding=1 + len(COMPARED),
-        largest_error=LARGEST_ERROR,
+        {name: rules.triple(_estimate(measures, name, lines[name])) for name in shown},
     )
-    named = _largest(measures, lines, prediction)
-    caption = TEXT.caption("t3_law", verdict, largest=named, slope=words(verdict)["slope"])
-    table = _table(measures, prediction, np.array(fieller), TEXT.caption("t3_table", verdict))
-    return [Figure("t3_law", caption, rules.figure_of(axes), table)]
 
 
-def _largest(measures: Measures, lines: Mapping[str, Line], prediction: np.ndarray) -> str:
+def _largest(shown: Points) -> str:
     """Returns the interventions of the largest errors with their sizes."""
-    errors = _each_error(measures, law.LAW, lines[law.LAW])
+    errors = np.abs(shown.measured[1:, 0] - shown.predicted)
     order = np.argsort(-np.nan_to_num(errors))[:_LISTED]
-    names = [measures.plan.interventions[index].name for index in order]
-    return ", ".join(f"{name} {errors[i]:.3f}" for name, i in zip(names, order, strict=True))
+    return ", ".join(f"{shown.names[index]} {errors[index]:.3f}" for index in order)
 
 
-def _table(measures: Measures, prediction: np.ndarray, measured: np.ndarray, caption: str) -> Table:
+def _table(shown: Points, caption: str) -> Table:
     """Returns agreement, predicted and measured transfer of every intervention."""
-    weights = measures.valid.astype(float)[None]
-    agreement = stats.weighted_ratio(weights, *measures.predictors[law.LAW])[0]
-    changed = measures.plan.interventions
-    rows = [["base", "–", f"{agreement[0]:.3f}", "–", format_estimate(*measured[0])]]
+    base, *measured = shown.measured
+    rows = [["base", "–", f"{shown.agreement[0]:.3f}", "–", format_estimate(*base)]]
     rows += [
-        [item.name, item.factor, f"{mu:.3f}", f"{expected:.3f}", format_estimate(*triple)]
-        for item, mu, expected, triple in zip(
-            changed, agreement[1:], prediction, measured[1:], strict=True
+        [name, factor, f"{mu:.3f}", f"{expected:.3f}", format_estimate(*triple)]
+        for name, factor, mu, expected, triple in zip(
+            shown.names,
+            shown.factors,
+            shown.agreement[1:],
+            shown.predicted,
+            measured,
+            strict=True,
         )
     ]
     columns = ["intervention", "factor", "μ_f", "M_x predicted", "M_x measured"]
