@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -22,7 +22,7 @@ from halfway.lab.runtime.progress import ProgressBar
 from halfway.lab.runtime.runs import Run
 from halfway.lab.study import evidence, family, registration, wording
 from halfway.lab.study.protocol import Study
-from halfway.lab.study.records import Request
+from halfway.lab.study.records import Records, Request
 from halfway.lab.study.verdict import Verdict
 from halfway.populations import Condition
 
@@ -228,8 +228,16 @@ def label(condition: Condition) -> str:
     return " ".join(words)
 
 
-def conclude(run: Run) -> list[Verdict]:
-    """Returns the verdicts of all hypotheses run so far, and writes them with figures and report.
+class Decided(NamedTuple):
+    """What a run says: its studies in the order of the report, their records and verdicts."""
+
+    studies: list[Study]
+    records: Records
+    verdicts: list[Verdict]
+
+
+def decide(run: Run) -> Decided:
+    """Returns the verdicts of all studies run so far, decided by the code as it is.
 
     Args:
       run: a run that has records.
@@ -237,14 +245,12 @@ def conclude(run: Run) -> list[Verdict]:
     Raises:
       UserError: if there are no records, or this version lacks a study that was run.
     """
-    started = time.monotonic()
-    notes, chosen = run.notes(), _earlier(run)
+    chosen = _earlier(run)
     if not chosen:
         raise UserError(
             f"{run.path} holds no hypothesis that was run to its end: run reproduce again"
         )
-    asked = requests(chosen, run.config)
-    records, num_conditions = run.records(asked), len(_conditions(asked))
+    records = run.records(requests(chosen, run.config))
     try:
         outcomes = [(study, study.decide(records)) for study in chosen]
     except LookupError as error:
@@ -265,6 +271,21 @@ def conclude(run: Run) -> list[Verdict]:
         )
         for study, verdict in zip(chosen, verdicts, strict=True)
     ]
+    return Decided(chosen, records, verdicts)
+
+
+def conclude(run: Run) -> list[Verdict]:
+    """Returns the verdicts of all hypotheses run so far, and writes them with figures and report.
+
+    Args:
+      run: a run that has records.
+
+    Raises:
+      UserError: if there are no records, or this version lacks a study that was run.
+    """
+    started = time.monotonic()
+    chosen, records, verdicts = decide(run)
+    num_conditions = len(_conditions(requests(chosen, run.config)))
     figures = {
         # Where a condition has no pair left, there is nothing to draw.
         study.id: study.figures(records, verdict) if verdict.num_pairs else ()
@@ -277,7 +298,7 @@ def conclude(run: Run) -> list[Verdict]:
     warnings = [*_settings_warning(run), *overview.warnings]
     for warning in warnings:
         LOG.warning("%s", warning)
-    seconds = notes["seconds"] | {"verdicts, figures, report": time.monotonic() - started}
+    seconds = run.notes()["seconds"] | {"verdicts, figures, report": time.monotonic() - started}
     report = run_report.page(
         verdicts=verdicts,
         figures=figures,

@@ -3,8 +3,11 @@
 import dataclasses
 
 import pytest
+from support import commands
 
 from halfway.lab import studies
+from halfway.lab.runtime import pipeline
+from halfway.lab.runtime.runs import Run
 from halfway.lab.study import family, global_null, registration
 from halfway.lab.study.verdict import Outcome, PartResult
 
@@ -68,3 +71,22 @@ def test_the_lock_lists_hypotheses_with_reasons():
     assert "G8" in listed and all(listed.values())
     known = studies.available()
     assert all(known[name].kind == "hypothesis" for name in listed)
+
+
+@pytest.mark.slow
+def test_a_shuffled_pool_claims_nothing(tmp_path):
+    """All studies on digits with 16 pairs, labels of the pool permuted: an hour or more."""
+    result = commands.call(
+        tmp_path, "reproduce", "--only=all", "--config.shuffled_labels=True", "--workdir=run"
+    )
+    assert result.code == 0, result.err
+    verdicts = pipeline.decide(Run.open(tmp_path / "run")).verdicts
+    rows = global_null.claimed(
+        verdicts, family_size=SIZE, without_labels=registration.without_labels()
+    )
+    assert len(rows) == SIZE + 2
+    assert [row.id for row in rows if row.is_wrong] == []
+    assert {verdict.verdict for verdict in verdicts if verdict.kind == "control"} == {"not met"}
+    # What stands on a control that is not met says so, whatever its tests say.
+    words = {verdict.verdict for verdict in verdicts if verdict.kind == "hypothesis"}
+    assert words == {"inconclusive"}
