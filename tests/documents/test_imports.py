@@ -24,7 +24,7 @@ ORDER = (
     *("attacks", "landscapes", "meeting"),
     *("populations", "transfer", "input_space", "plots"),
     *("lab.config", "lab.study", "lab.measurements", "lab.studies"),
-    *("lab.report", "lab.runtime", "lab.benchmarks", "lab.commands"),
+    *("lab.report", "lab.runtime", "lab.publication", "lab.benchmarks", "lab.commands"),
 )
 """The rooms of the package; a room imports itself and rooms before it."""
 MOST_FILES = 15

@@ -8,6 +8,7 @@ COMMANDS = {
     "reproduce": "train, measure, decide hypotheses, write a report",
     "decide": "verdicts and report of a finished run again, without training",
     "register": "write down what decides before a data set is opened: rules.lock",
+    "publish": "a finished run as data, and documents made from all results",
     "sweep": "many settings of a config, one table",
     "compare": "two or more runs side by side",
     "transfer": "attack models of your own through each other",

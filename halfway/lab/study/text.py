@@ -1,9 +1,10 @@
 """Words of a study: plain text beside it, filled by one formatter.
 
 A file `text.toml` has `short` (the claim in few words), `claim` (as a sentence), `controls`,
-`smallest_effect`, `opening` (what is asked, with its numbers), an ending for each verdict of its
-kind in `[endings]`, and for each figure a `caption`, in which `{seen}` stands for what the table
-`[figures.NAME.seen]` says of the verdict. Words in braces are filled in.
+`decides` (what the rule asks of which number), `smallest_effect`, `opening` (what is asked, with
+its numbers), an ending for each verdict of its kind in `[endings]`, and for each figure a
+`caption`, in which `{seen}` stands for what the table `[figures.NAME.seen]` says of the verdict.
+Words in braces are filled in.
 """
 
 import dataclasses
@@ -27,6 +28,8 @@ class Text:
       short: the claim in a few words, for the map.
       claim: as one sentence.
       controls: what the effect is compared with.
+      decides: what the rule asks of which number, in a line.
+      unit: what the tests draw from, of which more would settle more: "pairs" or "factors".
       smallest_effect: worth reporting, in words and in the unit of the rule.
       opening: what is asked.
       endings: by verdict.
@@ -37,6 +40,8 @@ class Text:
     short: str
     claim: str
     controls: tuple[str, ...]
+    decides: str
+    unit: str
     smallest_effect: str
     opening: str
     endings: Mapping[str, str]
@@ -88,7 +93,7 @@ def load(file: str, kind: Kind = "hypothesis") -> Text:
     path = Path(file).with_name("text.toml")
     plain = tomllib.loads(path.read_text(encoding="utf-8"))
     endings, figures = plain.get("endings", {}), plain.get("figures", {})
-    missing = {"short", "claim", "controls", "smallest_effect", "opening"} - set(plain)
+    missing = {"short", "claim", "controls", "decides", "smallest_effect", "opening"} - set(plain)
     missing |= set(WORDS[kind]) - set(endings)
     missing |= {f"caption of {name}" for name, figure in figures.items() if "caption" not in figure}
     if missing:
@@ -97,6 +102,8 @@ def load(file: str, kind: Kind = "hypothesis") -> Text:
         short=_one_line(plain["short"]),
         claim=_one_line(plain["claim"]),
         controls=tuple(map(_one_line, plain["controls"])),
+        decides=_one_line(plain["decides"]),
+        unit=plain.get("unit", "pairs"),
         smallest_effect=_one_line(plain["smallest_effect"]),
         opening=_one_line(plain["opening"]),
         endings={name: _one_line(text) for name, text in endings.items()},

@@ -1,0 +1,194 @@
+"""Figures of published results: the map, how clear each verdict is, the law on all data sets."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from halfway.lab import studies
+from halfway.lab.publication import tables
+from halfway.lab.publication.result import Law, Result
+from halfway.lab.study import wording
+from halfway.lab.study.verdict import Verdict
+from halfway.plots.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    GRID,
+    INK,
+    MARKERS,
+    PAPER,
+    VERDICT_MARKS,
+    VERMILLION,
+    clip_ends,
+    new_figure,
+    styled,
+    symbols,
+)
+
+DATASET_COLORS = (INK, BLUE, VERMILLION, GREEN)
+"""Of data sets, in the order of the documents."""
+_FARTHEST = 20.0
+"""Half widths of an interval beyond which a point is drawn at the edge."""
+
+
+@styled
+def verdict_map(results: Sequence[Result]) -> Figure:
+    """Returns the map: every study by data set, a mark and a word for what came out.
+
+    Args:
+      results: shipped ones.
+    """
+    listed = studies.listed()
+    figure = new_figure(3.9 + 1.25 * len(results), 0.6 + 0.25 * len(listed))
+    ax = figure.subplots()
+    for row, study in enumerate(listed):
+        for column, result in enumerate(results):
+            verdict = result.verdict(study.id)
+            if verdict is None:
+                ax.text(column, row, "not run", color=GREY, fontsize=8, ha="center", va="center")
+                continue
+            color, marker = VERDICT_MARKS[verdict.verdict]
+            ax.plot(column - 0.36, row, marker, color=color, ms=7)
+            ax.text(column - 0.26, row, verdict.verdict, fontsize=8.5, va="center")
+    ax.set_yticks(range(len(listed)), [f"{study.id}  {study.short}" for study in listed])
+    ax.set_xticks(range(len(results)), [tables.name_of(result) for result in results])
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0, labelsize=8.5)
+    ax.set(xlim=(-0.5, len(results) - 0.5), ylim=(len(listed) - 0.5, -0.5))
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    for row in range(1, len(listed)):
+        if listed[row].id[0] != listed[row - 1].id[0]:
+            ax.axhline(row - 0.5, color=GREY, lw=0.8)
+    ax.hlines(np.arange(len(listed)) + 0.5, -0.5, len(results) - 0.5, color=GRID, lw=0.4)
+    return figure
+
+
+@styled
+def clearness(results: Sequence[Result]) -> Figure:
+    """Returns the forest of all hypotheses: how far effects lie beyond the threshold of the claim.
+
+    The unit is half of the 95 % interval of each effect, so that 1 is where an interval alone would
+    be clear of the threshold.
+
+    Args:
+      results: shipped ones.
+    """
+    listed = [study for study in studies.listed() if study.kind == "hypothesis"]
+    figure = new_figure(6.6, 0.9 + 0.32 * len(listed))
+    ax = figure.subplots()
+    ax.axvspan(-_FARTHEST * 1.3, 0, color=GRID, alpha=0.35, lw=0)
+    for level, style in ((0, "-"), (1, ":"), (-1, ":")):
+        ax.axvline(level, color=INK, lw=0.9, ls=style)
+    spread = 0.5 / max(1, len(results))
+    for place, result in enumerate(results):
+        color, marker = DATASET_COLORS[place % len(DATASET_COLORS)], MARKERS[place % len(MARKERS)]
+        rows, values = [], []
+        for row, study in enumerate(listed):
+            verdict = result.verdict(study.id)
+            value = math.nan if verdict is None else clear_by(verdict)
+            if math.isfinite(value):
+                rows.append(row + spread * (place - (len(results) - 1) / 2))
+                values.append(np.clip(value, -_FARTHEST, _FARTHEST))
+        ax.plot(values, rows, marker, color=color, ms=6, mec=PAPER, label=tables.name_of(result))
+    ax.set_xscale("symlog", linthresh=2)
+    ticks = [-20, -5, -2, -1, 0, 1, 2, 5, 20]
+    names = ["≤ −20", *(f"{tick}".replace("-", "−") for tick in ticks[1:-1]), "≥ 20"]
+    ax.set_xticks(ticks, names)
+    ax.minorticks_off()
+    ax.set_xlim(-_FARTHEST * 1.3, _FARTHEST * 1.3)
+    ax.set_yticks(range(len(listed)), [f"{study.id}  {study.short}" for study in listed])
+    ax.set_ylim(len(listed) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0, labelsize=8.5)
+    ax.set_xlabel("distance from the threshold, in half widths\nof the interval; right: as claimed")
+    ax.legend(
+        frameon=False,
+        fontsize=9,
+        ncols=2,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        handletextpad=0.3,
+        borderpad=0,
+    )
+    return figure
+
+
+def clear_by(verdict: Verdict) -> float:
+    """Returns how far an effect lies on the claim's side, in half widths of its interval.
+
+    Args:
+      verdict: of a study.
+    """
+    part = wording.effect_part(verdict)
+    if part is None:
+        return math.nan
+    low, high = verdict.interval
+    sides = [abs(end - verdict.effect) for end in (low, high) if math.isfinite(end)]
+    return part.clearance / (sum(sides) / len(sides)) if sides and sum(sides) else math.nan
+
+
+@styled
+def law(results: Sequence[Result], num_deciding: int, largest_error: float) -> Figure:
+    """Returns the law of transfer on all data sets: each intervention, and the mean errors.
+
+    Args:
+      results: shipped ones.
+      num_deciding: how many of the predictors decide, the law first.
+      largest_error: the threshold of the law.
+    """
+    known = [(result, result.law) for result in results if result.law is not None]
+    figure = new_figure(10.6, 5.4)
+    left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
+    highest = 0.0
+    for place, (result, points) in enumerate(known):
+        color, marker = DATASET_COLORS[place % len(DATASET_COLORS)], MARKERS[place % len(MARKERS)]
+        measured = np.array(points.measured)
+        values = measured[1:]
+        ends = clip_ends(values[:, 1:].T)
+        left.errorbar(
+            points.predicted,
+            values[:, 0],
+            np.abs(ends - values[:, 0]),
+            fmt=marker,
+            ms=5.5,
+            color=color,
+            mec=PAPER,
+            mew=0.5,
+            elinewidth=0.8,
+            label=tables.name_of(result),
+        )
+        left.plot(measured[0, 0], measured[0, 0], "*", color=color, ms=13, mec=PAPER)
+        highest = max(highest, values[:, 0].max(), max(points.predicted))
+        _errors(right, points, place, len(known), color, marker, num_deciding)
+    limits = (-0.03, highest + 0.06)
+    left.plot(limits, limits, color=INK, lw=1, ls=(0, (4, 3)), zorder=0)
+    left.set(xlim=limits, ylim=limits, aspect="equal")
+    left.set_xlabel(symbols("M_x predicted from μ_f and each data set's base (star)"))
+    left.set_ylabel(symbols("M_x measured, share of the attacked model's rise in loss"))
+    left.legend(frameon=False, loc="upper left")
+    names = list(known[0][1].errors)
+    rows = _rows(len(names), num_deciding)
+    right.axvline(largest_error, color=INK, lw=1, ls=(0, (4, 3)))
+    right.axhline(rows[num_deciding] - 0.9, color=GREY, lw=0.6)
+    right.set_yticks(rows, [symbols(name) for name in names])
+    right.invert_yaxis()
+    right.set_xlim(left=0)
+    right.set_xlabel(symbols("mean error in M_x"))
+    return figure
+
+
+def _rows(number: int, num_deciding: int) -> np.ndarray:
+    """Returns where predictors stand, those that do not decide set apart."""
+    rows = np.arange(number, dtype=float)
+    rows[num_deciding:] += 0.8
+    return rows
+
+
+def _errors(ax, points: Law, place: int, number: int, color, marker, num_deciding: int) -> None:
+    rows = _rows(len(points.errors), num_deciding) + 0.5 / number * (place - (number - 1) / 2)
+    for row, (estimate, low, high) in zip(rows, points.errors.values(), strict=True):
+        if math.isfinite(estimate):
+            ax.plot(clip_ends(np.array([low, high])), [row, row], color=color, lw=1.4)
+            ax.plot(estimate, row, marker, color=color, ms=5.5, mec=PAPER, mew=0.5)
