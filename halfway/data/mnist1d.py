@@ -38,7 +38,8 @@ def load(value_range: Sequence[float] = ()) -> Dataset:
             )
         splits.append(Split(images, labels.astype(np.int32)))
     version = importlib.metadata.version("mnist1d")
-    return make_dataset("mnist1d", *splits, tuple("0123456789"), version)
+    train, test = splits
+    return make_dataset("mnist1d", train, test, tuple("0123456789"), version)
 
 
 @functools.cache  # making them takes seconds
