@@ -8,11 +8,11 @@ from pathlib import Path
 
 from halfway import storage
 from halfway.lab.config.user import UserError
-from halfway.lab.publication import figures, result, tables
+from halfway.lab.publication import figures, literature, result, tables
 from halfway.lab.publication.result import Result
 from halfway.lab.studies.t3 import study as t3
 
-DOCUMENTS = ("README.md", "docs/results.md", "docs/law.md", "docs/framework.md")
+DOCUMENTS = ("README.md", "docs/results.md", "docs/law.md", "docs/literature.md")
 """Documents that have such blocks, relative to the repository."""
 _BLOCK = re.compile(
     r"(?P<begin><!-- begin (?P<name>[\w:-]+) -->\n).*?(?P<end>\n<!-- end (?P=name) -->)", re.DOTALL
@@ -46,6 +46,8 @@ def blocks(results: Sequence[Result]) -> dict[str, Callable[[], str]]:
         ),
         "null": lambda: tables.null([published for published in results if published.shuffled]),
         "questions": lambda: questions(shipped),
+        "literature-disagreement": lambda: literature.disagreement(shipped),
+        "literature-onsets": lambda: literature.onsets(shipped),
     }
 
 
