@@ -2,7 +2,7 @@
 
 A function of yours returns the models: {"mlp": lambda images: logits, ...}, of linen, NNX, Equinox
 or plain JAX. Models called NAME/0, NAME/1, ... are replicates of one kind, and (apply_fn, params)
-with stacked parameters stands for several of them.
+with stacked parameters stands for several of them. run:FOLDER are the models of a run.
 
 Example: halfway transfer --surrogates=pkg.module:load_models --attacks=pgd,mi_fgsm --epsilon=8/255
 """
@@ -29,7 +29,8 @@ SURROGATES = flags.DEFINE_string(
     "surrogates",
     None,
     "pkg.module:fn, a function without arguments that returns the models to "
-    "attack by name: images [B, H, W, D] to logits [B, C], or (apply_fn, stacked parameters)",
+    "attack by name: images [B, H, W, D] to logits [B, C], or (apply_fn, stacked parameters); or "
+    "run:FOLDER, the models of one half of a run, run:FOLDER:B those of the other",
     flag_values=FLAGS,
 )
 TARGETS = flags.DEFINE_string(

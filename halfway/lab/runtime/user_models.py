@@ -15,6 +15,8 @@ from halfway.attacks import AttackResult, Threat
 from halfway.lab.config import user
 from halfway.lab.config.user import UserError
 from halfway.lab.runtime import datasets
+from halfway.lab.runtime.runs import Run
+from halfway.lab.study.conditions import condition
 from halfway.transfer.grid import Model, ThreatAttack
 from halfway.types import LogitsFn
 
@@ -42,15 +44,19 @@ class Examples(NamedTuple):
 
 
 def load_models(flag: str, name: str) -> dict[str, Model]:
-    """Returns the models that a user's function returns.
+    """Returns the models that a user's function returns, or those of a run.
 
     Args:
-      flag: the flag that names the function.
-      name: the value of the flag, `pkg.module:fn`.
+      flag: the flag that names them.
+      name: the value of the flag: `pkg.module:fn`, or `run:FOLDER` for the models θ_A of a run,
+        `run:FOLDER:B` for its θ_B.
 
     Raises:
-      UserError: if there is no such function, it fails, or it does not return a dict of models.
+      UserError: if there is no such function, it fails, or it does not return a dict of models; if
+        the folder is no run, or holds no population without label noise.
     """
+    if name.startswith(_RUN):
+        return _models_of_run(flag, name)
     load = user.load_function(flag, name)
     try:
         loaded = load()
@@ -70,6 +76,34 @@ def load_models(flag: str, name: str) -> dict[str, Model]:
                 f"(apply_fn, parameters stacked along one leading axis), got {type(model).__name__}"
             )
     return dict(loaded)
+
+
+_RUN = "run:"
+_PARTIES = ("A", "B")
+
+
+def _models_of_run(flag: str, name: str) -> dict[str, Model]:
+    """Returns θ_A or θ_B of every pair, stacked, for each architecture of a run at ρ = 0."""
+    folder, _, party = name.removeprefix(_RUN).rpartition(":")
+    if party not in _PARTIES:
+        folder, party = name.removeprefix(_RUN), _PARTIES[0]
+    try:
+        run = Run.open(Path(folder))
+    except UserError as error:
+        raise UserError(f"--{flag}={name}: {error}") from error
+    stacked: dict[str, Model] = {}
+    for architecture in run.config.architectures:
+        population = run.load_population(condition(run.config, architecture))
+        if population is not None:
+            place = _PARTIES.index(party)
+            params = jax.tree.map(lambda leaf, place=place: leaf[:, place], population.params)
+            stacked[architecture] = population.apply_fn, params
+    if not stacked:
+        raise UserError(
+            f"--{flag}={name}: the run holds no population at ρ = 0 of "
+            f"{', '.join(run.config.architectures)}: run reproduce --only=G1 there"
+        )
+    return stacked
 
 
 def load_examples(name: str, data_dir: str | None, num_examples: int) -> Examples:

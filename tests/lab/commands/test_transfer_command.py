@@ -1,6 +1,7 @@
 """Transfer between models of anybody's own, from the function that loads them to the page."""
 
 import re
+import shutil
 import sys
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from support import commands
+from support import commands, launcher
 
 from halfway import plots, storage, transfer
 from halfway.lab.commands import launch
@@ -16,6 +17,8 @@ from halfway.lab.commands import transfer as command
 from halfway.lab.config.user import UserError
 from halfway.lab.report import page, transfer_page, transfer_summary
 from halfway.lab.runtime import user_models
+from halfway.lab.runtime.runs import Run
+from halfway.lab.study.conditions import condition
 
 CLASSES, SHAPE = 3, (4, 4, 1)
 MODULE = """
@@ -395,3 +398,41 @@ def test_mistakes_are_drawn_as_shares():
     np.testing.assert_allclose(widths, [[0.2, 0.1], [0.1, 0.3], [0.7, 0.6]])
     with pytest.raises(ValueError, match="for 1 names"):
         plots.mistakes([0.2, 0.1], [0.1, 0.3], names=["a"])
+
+
+# Models of a run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of one architecture."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = commands.call(
+        folder, "reproduce", f"{launcher.SMALL}:g1", *launcher.FOLDERS, "--workdir=run"
+    )
+    assert done.code == 0, done.err
+    return Run.open(folder / "run")
+
+
+def test_models_of_a_run_are_those_of_its_halves(trained):
+    population = trained.load_population(condition(trained.config, "linear"))
+    images = jax.random.uniform(jax.random.key(0), (7, 8, 8, 1))
+    for place, ending in enumerate(("", ":B")):
+        models = user_models.load_models("surrogates", f"run:{trained.path}{ending}")
+        members = user_models.members(models)
+        assert [name for name, _ in members] == [
+            f"linear/{index}" for index in range(trained.config.num_pairs)
+        ]
+        for index, (_, logits_fn) in enumerate(members):
+            params = jax.tree.map(lambda leaf, i=index, p=place: leaf[i, p], population.params)
+            expected = population.apply_fn(params, images)
+            np.testing.assert_allclose(logits_fn(images), expected, rtol=1e-5)
+
+
+def test_a_folder_that_is_no_run_has_no_models(trained, tmp_path):
+    with pytest.raises(UserError, match=r"--surrogates=run:.*holds no run"):
+        user_models.load_models("surrogates", f"run:{tmp_path}")
+    shutil.copytree(trained.path, tmp_path / "empty")
+    shutil.rmtree(tmp_path / "empty" / "populations")
+    with pytest.raises(UserError, match="holds no population at ρ = 0 of linear"):
+        user_models.load_models("targets", f"run:{tmp_path / 'empty'}:B")
