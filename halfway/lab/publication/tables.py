@@ -56,8 +56,7 @@ def runs(results: Sequence[Result]) -> str:
     rows = [
         [
             f"**{name_of(result)}**",
-            result.evidence
-            + ("" if result.given is None else f", given these {result.given:,} images"),
+            f"{result.evidence}{given(result)}",
             f"{result.num_pairs}",
             f"{sum(verdict.kind == 'hypothesis' for verdict in result.verdicts)}",
             f"{wording.format_duration(result.seconds)} on {result.devices}",
@@ -94,7 +93,7 @@ def verdicts(results: Sequence[Result], *, checks: bool = False) -> str:
       checks: whether controls and verifications are wanted.
     """
     rows = [
-        [study.id, f"{study.text.claim} *{wording.sentence(study.text.decides)}*"]
+        [study.id, f"{study.text.claim} *{study.text.decides}*"]
         + [cell(result.verdict(study.id)) for result in results]
         for study in studies.available().values()
         if (study.kind != "hypothesis") == checks
@@ -130,7 +129,16 @@ def counts(results: Sequence[Result]) -> str:
     Args:
       results: shipped ones.
     """
-    return " ".join(f"On {name_of(result)}: {count(result)}." for result in results)
+    return " ".join(f"On {name_of(result)}{given(result)}: {count(result)}." for result in results)
+
+
+def given(result: Result) -> str:
+    """Returns what a result is conditional on, as a phrase; empty where the pool is large.
+
+    Args:
+      result: the result.
+    """
+    return "" if result.given is None else f", given these {result.given:,} images"
 
 
 def together(study: Study, results: Sequence[Result]) -> str:
