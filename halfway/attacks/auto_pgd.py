@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from halfway import losses
-from halfway.attacks import base
+from halfway.attacks import base, door
 from halfway.attacks.base import AttackResult, Candidate
 from halfway.attacks.threat import Threat, shared_step
 from halfway.types import Array, Key, LogitsFn, LossFn
@@ -71,6 +71,7 @@ def checkpoints(num_steps: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(p for p in places if 0 < p < num_steps))
 
 
+@door.checked
 def apgd(
     logits_fn: LogitsFn,
     key: Key,

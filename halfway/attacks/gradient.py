@@ -3,12 +3,13 @@
 from typing import Any
 
 from halfway import losses
-from halfway.attacks import base, estimators
+from halfway.attacks import base, door, estimators
 from halfway.attacks.base import AttackResult
 from halfway.attacks.threat import Threat
 from halfway.types import Array, Key, LogitsFn, LossFn
 
 
+@door.checked
 def pgd(
     logits_fn: LogitsFn,
     key: Key,
@@ -81,6 +82,7 @@ def pgd(
     )
 
 
+@door.checked
 def fgsm(
     logits_fn: LogitsFn,
     key: Key,
@@ -118,6 +120,7 @@ def fgsm(
     )
 
 
+@door.checked
 def bim(
     logits_fn: LogitsFn,
     key: Key,
@@ -161,6 +164,7 @@ def bim(
     )
 
 
+@door.checked
 def mi_fgsm(
     logits_fn: LogitsFn,
     key: Key,
@@ -205,6 +209,7 @@ def mi_fgsm(
     return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=num_steps, best=best)
 
 
+@door.checked
 def ni_fgsm(
     logits_fn: LogitsFn,
     key: Key,
@@ -245,6 +250,7 @@ def ni_fgsm(
     return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=num_steps, best=False)
 
 
+@door.checked
 def di_fgsm(
     logits_fn: LogitsFn,
     key: Key,
@@ -287,6 +293,7 @@ def di_fgsm(
     return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=num_steps, best=False)
 
 
+@door.checked
 def ti_fgsm(
     logits_fn: LogitsFn,
     key: Key,
@@ -331,6 +338,7 @@ def ti_fgsm(
     return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=num_steps, best=False)
 
 
+@door.checked
 def si_fgsm(
     logits_fn: LogitsFn,
     key: Key,
@@ -373,6 +381,7 @@ def si_fgsm(
     return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=num_steps, best=False)
 
 
+@door.checked
 def vmi_fgsm(
     logits_fn: LogitsFn,
     key: Key,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from halfway import losses
-from halfway.attacks import base, threat
+from halfway.attacks import base, door, threat
 from halfway.attacks.base import AttackResult
 from halfway.attacks.threat import Bounds, Threat
 from halfway.types import Array, Key, LogitsFn, LossFn
@@ -25,6 +25,7 @@ class _Search(NamedTuple):
     queries: Array
 
 
+@door.checked
 def square(
     logits_fn: LogitsFn,
     key: Key,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from halfway import losses
-from halfway.attacks import base
+from halfway.attacks import base, door
 from halfway.attacks.auto_pgd import apgd
 from halfway.attacks.base import AttackResult
 from halfway.attacks.minimum_norm import fast_boundary, nearest
@@ -62,6 +62,7 @@ def outcome(logits_fn: LogitsFn, x: Array, labels: Array, result: AttackResult) 
     return Outcome(~right, right & result.success, right & ~result.success)
 
 
+@door.checked
 def auto_attack(
     logits_fn: LogitsFn,
     key: Key,

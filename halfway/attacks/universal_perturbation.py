@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from halfway import losses
-from halfway.attacks import base
+from halfway.attacks import base, door
 from halfway.attacks.threat import Threat, clip_to_box
 from halfway.types import Array, Key, LogitsFn, LossFn
 
@@ -31,6 +31,7 @@ class UniversalResult(NamedTuple):
     queries: Array
 
 
+@door.checked
 def universal(
     logits_fn: LogitsFn,
     key: Key,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from halfway import losses
-from halfway.attacks import base, estimators
+from halfway.attacks import base, door, estimators
 from halfway.attacks.base import AttackResult, Estimator, GradientEstimate, Objective
 from halfway.attacks.ensembles import ensemble, num_models_of
 from halfway.attacks.threat import Threat
@@ -73,6 +73,7 @@ def variance_reduced(
     return Estimator(lambda x: (), estimate, num_models + num_inner)
 
 
+@door.checked
 def svre(
     apply_fn: ApplyFn,
     key: Key,

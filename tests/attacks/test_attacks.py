@@ -271,16 +271,17 @@ def test_bad_bounds_are_refused(bounds):
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        attacks.pgd(mlp, KEY, X, LABELS, threat=attacks.linf(0.1), **options)
+        model = functools.partial(mlp, PARAMS)
+        attacks.pgd(model, KEY, X, LABELS, threat=attacks.linf(0.1), **options)
 
 
 def test_wrong_shapes_are_refused():
     attack = functools.partial(attacks.pgd, functools.partial(mlp, PARAMS), KEY)
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="x has 6 examples, labels has 3"):
         attack(X, LABELS[:3], threat=attacks.linf(0.1))
     with pytest.raises(AssertionError):
         attack(X, LABELS, threat=attacks.linf(jnp.full(3, 0.1)))
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="x has 6 examples, targets has 3"):
         attack(X, LABELS, threat=attacks.linf(0.1), targets=LABELS[:3])
     with pytest.raises(AssertionError):
         attack(X, LABELS, threat=attacks.linf(0.1), loss_fn=lambda z, y: jnp.zeros(()))

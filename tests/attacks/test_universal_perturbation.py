@@ -292,5 +292,5 @@ def test_bad_options_are_refused(options, message):
 
 
 def test_targets_of_another_length_are_refused():
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="x has 7 examples, targets has 3"):
         universal(LOGITS, KEY, X, LABELS, threat=attacks.linf(0.1), targets=TARGETS[:3])

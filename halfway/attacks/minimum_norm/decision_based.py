@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from halfway import losses
-from halfway.attacks import base, threat
+from halfway.attacks import base, door, threat
 from halfway.attacks.base import AttackResult
 from halfway.attacks.minimum_norm import nearest
 from halfway.attacks.minimum_norm.nearest import MAKE, Nearest, distance
@@ -30,6 +30,7 @@ FACTOR, LOOK_EVERY, SHORTEST = 1.2, 10, 1e-5
 """By how much lengths adapt; steps between looks at draws on the sphere; length above rounding."""
 
 
+@door.checked
 def boundary(
     logits_fn: LogitsFn,
     key: Key,
@@ -105,6 +106,7 @@ def boundary(
     return nearest.result(goal, point, queries + 1)
 
 
+@door.checked
 def hop_skip_jump(
     logits_fn: LogitsFn,
     key: Key,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from halfway import losses
-from halfway.attacks import base, threat
+from halfway.attacks import base, door, threat
 from halfway.attacks.base import AttackResult, Objective
 from halfway.attacks.minimum_norm import nearest
 from halfway.attacks.minimum_norm.nearest import MAKE, Linearize, Nearest, distance
@@ -14,6 +14,7 @@ from halfway.attacks.threat import Bounds
 from halfway.types import Array, Key, LogitsFn
 
 
+@door.checked
 def fab(
     logits_fn: LogitsFn,
     key: Key,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from halfway import losses
-from halfway.attacks import base, threat
+from halfway.attacks import base, door, threat
 from halfway.attacks.base import AttackResult
 from halfway.attacks.minimum_norm import nearest
 from halfway.attacks.minimum_norm.nearest import MAKE, Nearest, distance
@@ -12,6 +12,7 @@ from halfway.attacks.threat import Bounds
 from halfway.types import Array, Key, LogitsFn
 
 
+@door.checked
 def deepfool(
     logits_fn: LogitsFn,
     key: Key,
@@ -78,6 +79,7 @@ def deepfool(
     return nearest.result(goal, point, taken * (num_classes + 1) + 2)
 
 
+@door.checked
 def ddn(
     logits_fn: LogitsFn,
     key: Key,
@@ -135,6 +137,7 @@ def ddn(
     return nearest.end(goal, kept, x + move, x, "l2", num_steps)
 
 
+@door.checked
 def fmn(
     logits_fn: LogitsFn,
     key: Key,

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from halfway import losses
-from halfway.attacks import base, threat
+from halfway.attacks import base, door, threat
 from halfway.attacks.base import AttackResult
 from halfway.attacks.minimum_norm import nearest
 from halfway.attacks.minimum_norm.nearest import Nearest
@@ -19,6 +19,7 @@ INSIDE = 0.999
 """Part of the box that tanh covers: at its very ends tanh would have no slope to leave them by."""
 
 
+@door.checked
 def carlini_wagner(
     logits_fn: LogitsFn,
     key: Key,

@@ -1,0 +1,197 @@
+"""What every attack does before it begins: inputs that are wrong end in one line with the remedy.
+
+Where values are traced they cannot be looked at. Then an input that is wrong is never a success:
+one outside of the bounds, or with a label that the model has no logit for.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from halfway.attacks.ensembles import num_models_of
+from halfway.attacks.threat import Bounds, Threat
+from halfway.types import Array, is_traced
+
+TOLERANCE = 1e-6
+"""How far beyond its bounds an input may lie, as a share of their width: rounding."""
+_Args = ParamSpec("_Args")
+_Result = TypeVar("_Result")
+
+
+def checked(attack: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
+    """Returns an attack that checks its inputs first, and takes arrays of NumPy too.
+
+    Of a batch without examples it returns results without examples.
+
+    Args:
+      attack: takes a model, a key, inputs `x` and `labels`, and either a `threat` or `bounds`; its
+        result has a field `success`.
+
+    Raises:
+      ValueError: by the attack that is returned, if inputs, labels, targets, bounds, threat model
+        or logits are not what an attack takes.
+    """
+    signature = inspect.signature(attack)
+    first = next(iter(signature.parameters))
+
+    @functools.wraps(attack)
+    def run(*args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = bound.arguments
+        _check_inputs(given["x"])
+        names = ["labels", *(["targets"] if given.get("targets") is not None else [])]
+        for name in names:
+            _check_classes(name, given[name], len(given["x"]))
+        bounds = _bounds(given)
+        if len(given["x"]) == 0:
+            return _empty(attack, bound)
+        model = given[first]
+        if "params" in given:  # of one of several models
+            num_models_of(given["params"])
+            one = jax.tree.map(lambda leaf: leaf[0], given["params"])
+            model = functools.partial(model, one)
+        num_classes = _num_classes(model, given["x"])
+        # Before they become arrays of JAX, which have no values while a program is traced.
+        for name in names:
+            _check_range(name, given[name], num_classes)
+        is_known = not any(map(is_traced, (given["x"], given["labels"], *bounds)))
+        if not any(map(is_traced, (given["x"], *bounds))):
+            _check_within(given["x"], bounds)
+        given |= {name: jnp.asarray(given[name]) for name in ("x", *names)}
+        result: Any = attack(*bound.args, **bound.kwargs)
+        if is_known:
+            return result
+        usable = _usable(given["x"], given["labels"], bounds, num_classes)
+        return result._replace(success=result.success & usable)
+
+    return run
+
+
+def _check_inputs(x: Any) -> None:
+    """Checks that inputs are floats with a leading axis of examples."""
+    dtype = getattr(x, "dtype", None)
+    if dtype is None:
+        raise ValueError(f"x must be an array [B, ...], got {type(x).__name__}")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"x must be floats, got {dtype}: for images in 0 to 255, x.astype(float) / 255"
+        )
+    if x.ndim < 1:
+        raise ValueError("x must have a leading axis of examples, [B, ...]: x[None] for one input")
+
+
+def _check_classes(name: str, values: Any, number: int) -> None:
+    """Checks that labels or targets are integers, one for each example."""
+    dtype, shape = getattr(values, "dtype", None), jnp.shape(values)
+    if dtype is None:
+        raise ValueError(
+            f"{name} must be an array [B] of integers, got {type(values).__name__}: for one class "
+            "for all, jnp.full(len(x), number)"
+        )
+    if len(shape) == 2:
+        raise ValueError(
+            f"{name} must be [B] class numbers, got shape {shape}: of one-hot rows, "
+            f"{name}.argmax(-1)"
+        )
+    if len(shape) != 1:
+        raise ValueError(f"{name} must be [B] class numbers, got shape {shape}")
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise ValueError(f"{name} must be integers, got {dtype}: {name}.astype(int)")
+    if shape[0] != number:
+        raise ValueError(f"x has {number} examples, {name} has {shape[0]}")
+
+
+def _bounds(given: dict[str, Any]) -> Bounds:
+    """Returns the bounds of the threat model, or those that were given."""
+    if "threat" not in given:
+        return given["bounds"]
+    threat = given["threat"]
+    if not isinstance(threat, Threat):
+        raise ValueError(
+            f"threat must be a threat model, got {threat!r}: attacks.linf({threat!r}), or l2 or l1"
+        )
+    return threat.bounds
+
+
+def _empty(attack: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
+    """Returns the result of a batch without examples: that of one, without its example."""
+    given = bound.arguments
+    for name in ("x", "labels", "targets", "start"):
+        if given.get(name) is not None:
+            array = jnp.asarray(given[name])
+            given[name] = jnp.zeros((1, *array.shape[1:]), array.dtype)
+    if "threat" in given:
+        threat: Any = given["threat"]
+        if jnp.ndim(threat.epsilon):
+            given["threat"] = threat.replace(epsilon=jnp.zeros(1))
+    shapes = jax.eval_shape(lambda: attack(*bound.args, **bound.kwargs))
+    if hasattr(shapes, "perturbation"):
+        raise ValueError("x has no examples: one perturbation for all needs at least one")
+    return jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape[1:]), leaf.dtype), shapes)
+
+
+def _num_classes(model: Callable[[Array], Array], x: Any) -> int:
+    """Returns C of a model whose logits are `[B, C]`, or `[B, M, C]` of several models."""
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+    logits = jax.eval_shape(model, jax.ShapeDtypeStruct(x.shape, dtype))
+    shape = getattr(logits, "shape", None)
+    if shape is None:
+        raise ValueError(f"the model must return an array of logits, got {type(logits).__name__}")
+    if shape == x.shape[:1] or shape[1:] == (1,):
+        raise ValueError(
+            f"the model returns one logit an example, {shape}: two are needed; of a logit z of "
+            "class 1, jnp.stack([jnp.zeros_like(z), z], -1)"
+        )
+    if len(shape) not in (2, 3) or shape[0] != x.shape[0]:
+        raise ValueError(f"the model must return logits [{x.shape[0]}, C], got {shape}")
+    return shape[-1]
+
+
+def _check_range(name: str, values: Any, num_classes: int) -> None:
+    """Checks that labels or targets are classes of the model, where they can be looked at."""
+    if is_traced(values):
+        return
+    array = np.asarray(values)
+    least, most = int(array.min()), int(array.max())
+    if least < 0 or most >= num_classes:
+        raise ValueError(
+            f"{name} must lie in 0 to {num_classes - 1}, as the model has {num_classes} logits, "
+            f"got {least if least < 0 else most}"
+        )
+
+
+def _check_within(x: Any, bounds: Bounds) -> None:
+    """Checks that inputs, which can be looked at, lie within the bounds."""
+    array = np.asarray(x)
+    array = array.astype(np.float32) if array.dtype.itemsize < 4 else array
+    lower, upper = (np.asarray(bound, np.float32) for bound in bounds)
+    if bool(_within(array, lower, upper).all()):
+        return
+    low, high = float(array.min()), float(array.max())
+    if np.isnan(low):
+        raise ValueError("x holds NaN: an attack needs finite inputs")
+    raise ValueError(
+        f"x goes from {low:.4g} to {high:.4g}, outside of the bounds {lower.min():g} to "
+        f"{upper.max():g}: scale x, or give bounds=(smallest, largest value of an input)"
+    )
+
+
+def _within(x: Any, lower: Any, upper: Any) -> Any:
+    """Returns `[B]`, whether all of an input lies in the bounds, up to rounding."""
+    width = upper - lower
+    numpy = np if isinstance(width, np.ndarray | np.generic) else jnp
+    room = numpy.where(numpy.isfinite(width), TOLERANCE * width, 0)
+    inside = (x >= lower - room) & (x <= upper + room)
+    return inside.reshape(len(x), -1).all(1)
+
+
+def _usable(x: Array, labels: Array, bounds: Bounds, num_classes: int) -> Array:
+    """Returns `[B]`, whether an input may be a success: it and its label are what they must be."""
+    lower, upper = (jnp.asarray(bound, jnp.float32) for bound in bounds)
+    return _within(x, lower, upper) & (labels >= 0) & (labels < num_classes)
