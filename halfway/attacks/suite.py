@@ -23,7 +23,10 @@ _Single = Callable[[Key, Array, Array, Threat, Array], tuple[Array, Any]]
 
 
 class Outcome(NamedTuple):
-    """What became of each input, `[B]` bool each; one of the three holds.
+    """What became of each input, `[B]` bool each; at most one of the three holds.
+
+    None holds where the model answers NaN at the point that the attack found: that is no success,
+    and nothing that a model could be called robust for.
 
     Attributes:
       misclassified: from the start; no success of any attack.
@@ -59,7 +62,8 @@ def outcome(logits_fn: LogitsFn, x: Array, labels: Array, result: AttackResult) 
     """
     right = losses.error(logits_fn(x), labels) == 0
     # NaN logits are neither right nor a success.
-    return Outcome(~right, right & result.success, right & ~result.success)
+    answers = ~jnp.isnan(logits_fn(result.adversarial)).any(-1)
+    return Outcome(~right, right & result.success, right & ~result.success & answers)
 
 
 @door.checked

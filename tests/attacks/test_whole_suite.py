@@ -55,8 +55,6 @@ SUITE = {
 TARGETED = [
     name for name in SUITE if "targets" in inspect.signature(getattr(attacks, name)).parameters
 ]
-    name for name in SUITE if "targets" in inspect.signature(getattr(attacks, name)).parameters
-]
 
 
 def attack_of(name, logits_fn=model, **options):
@@ -172,3 +170,17 @@ def test_rounding_at_the_bounds_is_no_mistake(name):
     result = attack_of(name)(x, LABELS)
     assert np.isfinite(result.adversarial).all()
     assert result.adversarial.min() >= -1e-6 and result.adversarial.max() <= 1 + 1e-6
+
+
+def test_a_model_that_answers_nan_is_not_robust():
+    def broken(x):
+        """NaN wherever an input was moved."""
+        same = (x == X).reshape(len(x), -1).all(1, keepdims=True)
+        return jnp.where(same, model(x), jnp.nan)
+
+    result = attack_of("pgd", broken)(X, LABELS)
+    assert not result.success.any()
+    moved = result._replace(adversarial=X + 0.01)
+    outcome = attacks.outcome(broken, X, LABELS, moved)
+    assert not (outcome.misclassified | outcome.fooled | outcome.robust).any()
+    assert attacks.outcome(model, X, LABELS, moved).robust.all()
