@@ -25,8 +25,9 @@ _Single = Callable[[Key, Array, Array, Threat, Array], tuple[Array, Any]]
 class Outcome(NamedTuple):
     """What became of each input, `[B]` bool each; at most one of the three holds.
 
-    None holds where the model answers NaN at the point that the attack found: that is no success,
-    and nothing that a model could be called robust for.
+    None holds where the model answers NaN at the point that the attack found, or the attack had no
+    point to begin at and says so by a loss of NaN: neither is a success, and for neither can a
+    model be called robust.
 
     Attributes:
       misclassified: from the start; no success of any attack.
@@ -62,7 +63,7 @@ def outcome(logits_fn: LogitsFn, x: Array, labels: Array, result: AttackResult) 
     """
     right = losses.error(logits_fn(x), labels) == 0
     # NaN logits are neither right nor a success.
-    answers = ~jnp.isnan(logits_fn(result.adversarial)).any(-1)
+    answers = ~jnp.isnan(logits_fn(result.adversarial)).any(-1) & ~jnp.isnan(result.loss)
     return Outcome(~right, right & result.success, right & ~result.success & answers)
 
 
@@ -214,7 +215,7 @@ def stage(
 
     def fab_t(key: Key, x: Array, label: Array, threat: Threat, target: Array):
         del key
-        goal = base.objective(logits_fn, label, losses.margin)
+        goal = nearest.firm(logits_fn, label, losses.margin)
         linearize = fast_boundary.class_ahead(logits_fn, label, target)
         kept, queries = fast_boundary.search(
             goal, linearize, x, norm, bounds, num_steps=num_steps, queries_of_step=2
@@ -305,5 +306,5 @@ def _on_survivors(
 
 def _alone(logits_fn: LogitsFn, point: Array, label: Array, queries: Array | int) -> AttackResult:
     """Returns what a point `[1, ...]` is worth, without the leading axis."""
-    result = nearest.result(base.objective(logits_fn, label, losses.margin), point, queries)
+    result = nearest.result(nearest.firm(logits_fn, label, losses.margin), point, queries)
     return jax.tree.map(lambda leaf: leaf[0], result)

@@ -246,7 +246,12 @@ def _sum(values: Array) -> Array:
 
 
 def _euclidean(values: Array) -> Array:
-    return jnp.linalg.norm(_flat(values), axis=1)
+    flat = _flat(values)
+    largest = jnp.abs(flat).max(1)
+    usable = (largest > 0) & jnp.isfinite(largest)
+    # Scaled first, as in `_unit`: squares of small numbers are 0.
+    scale = jnp.where(usable, largest, 1)
+    return scale * jnp.linalg.norm(flat / scale[:, None], axis=1)
 
 
 def _largest(values: Array) -> Array:

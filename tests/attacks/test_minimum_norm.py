@@ -161,7 +161,11 @@ def test_as_near_as_a_bounded_attack_by_bisection(name, problem):
 def test_a_batch_cut_and_permuted_and_models_mapped(name, problem):
     params, x, labels = problem
     # Long searches part by rounding.
-    options = {"num_searches": 3, "num_steps": 15} if name.startswith("carlini") else {}
+    short = {
+        "carlini_wagner l2": {"num_searches": 3, "num_steps": 15},
+        "fmn linf": {"num_steps": 30},
+    }
+    options = short.get(name, {})
     attack = on_network(name, **options)
     whole = attack(params, x, labels)
     order = np.random.default_rng(0).permutation(24)[:9]

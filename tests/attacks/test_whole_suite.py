@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from halfway import attacks
+from halfway import attacks, models
 
 KEY = jax.random.key(0)
 CLASSES, SIZE, SHAPE = 3, 6, (4, 4, 1)
@@ -184,3 +184,135 @@ def test_a_model_that_answers_nan_is_not_robust():
     outcome = attacks.outcome(broken, X, LABELS, moved)
     assert not (outcome.misclassified | outcome.fooled | outcome.robust).any()
     assert attacks.outcome(model, X, LABELS, moved).robust.all()
+
+
+# Attacks without a budget
+
+NEAREST = ("boundary", "carlini_wagner", "ddn", "deepfool", "fab", "fmn", "hop_skip_jump")
+RANDOM = ("boundary", "hop_skip_jump")
+LONGER = {
+    "boundary": {"num_steps": 200},
+    "carlini_wagner": {"num_steps": 60, "num_searches": 5},
+    "ddn": {"num_steps": 40},
+    "deepfool": {"num_steps": 20},
+    "fab": {"num_steps": 20},
+    "fmn": {"num_steps": 40},
+    "hop_skip_jump": {"num_steps": 6},
+}
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 255.0), (-1.0, 1.0)], ids=str)
+@pytest.mark.parametrize("name", NEAREST)
+def test_lengths_are_those_of_the_box(name, bounds):
+    """The same images in other units: points are the same, distances scaled."""
+    lower, width = bounds[0], bounds[1] - bounds[0]
+    expected = jax.jit(attack_of(name, **LONGER[name]))(X, LABELS)
+
+    def scaled(x):
+        return model((x - lower) / width)
+
+    options = LONGER[name] | {"bounds": bounds}
+    result = jax.jit(attack_of(name, scaled, **options))(lower + width * X, LABELS)
+    np.testing.assert_array_equal(result.success, expected.success)
+    assert result.success.any()
+    norm = inspect.signature(getattr(attacks, name)).parameters.get("norm")
+    norm = norm.default if norm else "l2"
+    ratio = attacks.distance(result.adversarial, lower + width * X, norm) / (
+        width * attacks.distance(expected.adversarial, X, norm)
+    )
+    assert abs(np.median(ratio) - 1) < 1e-3
+    # Rounding leads a walk along random decisions another way.
+    np.testing.assert_allclose(ratio, 1, rtol=0.02 if name in RANDOM else 1e-3)
+    assert result.adversarial.min() >= lower and result.adversarial.max() <= bounds[1]
+
+
+@pytest.mark.parametrize("name", [*NEAREST, "auto_attack"])
+def test_bounds_of_each_channel(name):
+    images = jax.random.uniform(KEY, (4, 3, 3, 2), minval=0.2, maxval=0.8)
+    weights = jax.random.normal(KEY, (18, 3))
+    low, high = (jnp.array(edge).reshape(1, 1, 1, 2) for edge in ([0.0, -1.0], [1.0, 3.0]))
+
+    def logits_fn(x):
+        return ((x - low) / (high - low) - 0.5).reshape(len(x), -1) @ weights
+
+    x = low + (high - low) * images
+    options = {"bounds": (low, high)} | LONGER.get(name, {})
+    if name == "auto_attack":
+        options = {"threat": attacks.linf(0.3, (low, high))}
+    result = attack_of(name, logits_fn, **options)(x, logits_fn(x).argmax(-1))
+    assert result.success.any()
+    assert (result.adversarial >= low).all() and (result.adversarial <= high).all()
+
+
+@pytest.mark.parametrize("name", NEAREST)
+def test_infinite_bounds_are_left_as_they_are(name):
+    if name in ("boundary", "hop_skip_jump", "carlini_wagner"):
+        pytest.skip("it needs finite bounds")
+    result = attack_of(name, bounds=(-jnp.inf, jnp.inf), **LONGER[name])(X, LABELS)
+    assert result.success.any() and np.isfinite(result.adversarial).all()
+
+
+WIDE = jax.random.uniform(jax.random.key(5), (64, 8, 8, 1))
+NETWORK = models.build({"kind": "cnn", "features": [8, 8], "widths": [16]}, num_classes=5)
+NETWORK_PARAMS = NETWORK.init(jax.random.key(6), WIDE)
+
+
+def network(x):
+    return NETWORK.apply(NETWORK_PARAMS, x)
+
+
+@pytest.mark.parametrize("name", [name for name in SUITE if name != "svre"])
+def test_successes_survive_a_second_look(name):
+    """In batches of 1, 7 and 64, jitted and not, a point is fooled or it is not."""
+    labels = network(WIDE).argmax(-1)
+    options = LONGER.get(name, {"threat": attacks.linf(0.1)} if "threat" in SUITE[name] else {})
+    result = jax.jit(attack_of(name, network, **options))(WIDE, labels)
+    for look in (network, jax.jit(network)):
+        for size in (1, 7, 64):
+            parts = [
+                look(result.adversarial[begin : begin + size]).argmax(-1)
+                for begin in range(0, 64, size)
+            ]
+            fooled = jnp.concatenate(parts) != labels
+            np.testing.assert_array_equal(fooled, result.success, err_msg=f"{size}")
+
+
+@pytest.mark.parametrize("name", ["boundary", "hop_skip_jump"])
+def test_a_walk_without_a_start_is_not_robust(name):
+    """Uniform draws are all of class 0: examples of class 1 find no start, those of class 0 do."""
+
+    def logits_fn(x):
+        """Class 1 where the mean is far from that of any draw."""
+        mean = x.reshape(len(x), -1).mean(1)
+        return jnp.stack([jnp.full_like(mean, 0.0), jnp.abs(mean - 0.5) - 0.4], -1)
+
+    dark = jnp.full((2, *SHAPE), 0.02)
+    grey = jnp.full((2, *SHAPE), 0.5)
+    alone = attack_of(name, logits_fn)(grey, jnp.zeros(2, int))
+    assert not alone.success.any() and jnp.isnan(alone.loss).all()
+    outcome = attacks.outcome(logits_fn, grey, jnp.zeros(2, int), alone)
+    assert not outcome.robust.any()
+    # With examples of the other label in the batch there is a start.
+    x, labels = jnp.concatenate([grey, dark]), jnp.array([0, 0, 1, 1])
+    together = attack_of(name, logits_fn)(x, labels)
+    assert together.success.all()
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e3])
+@pytest.mark.parametrize("name", NEAREST)
+def test_the_scale_of_logits_does_not_matter(name, scale):
+    if name == "ddn":
+        pytest.skip("cross-entropy saturates: `diagnose` says so")
+    expected = jax.jit(attack_of(name, **LONGER[name]))(X, LABELS)
+    result = jax.jit(attack_of(name, lambda x: scale * model(x), **LONGER[name]))(X, LABELS)
+    np.testing.assert_array_equal(result.success, expected.success)
+
+
+def test_fmn_does_not_stop_before_the_boundary():
+    """Steps of what a linear model needs end at its boundary, inside: they must go beyond."""
+    start = jax.random.uniform(jax.random.key(7), (200, *SHAPE), minval=0.3, maxval=0.7)
+    result = jax.jit(attack_of("fmn", num_steps=50))(start, model(start).argmax(-1))
+    assert result.success.all()
+    exact = jax.jit(attack_of("ddn", num_steps=200))(start, model(start).argmax(-1))
+    away, best = (attacks.distance(found.adversarial, start) for found in (result, exact))
+    assert abs(np.median(away / best) - 1) < 0.01

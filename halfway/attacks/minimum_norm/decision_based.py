@@ -31,6 +31,7 @@ FACTOR, LOOK_EVERY, SHORTEST = 1.2, 10, 1e-5
 
 
 @door.checked
+@nearest.in_unit_box
 def boundary(
     logits_fn: LogitsFn,
     key: Key,
@@ -60,9 +61,10 @@ def boundary(
       labels: `[B]` integers.
       bounds: smallest and largest value of a feature.
       targets: `[B]` integers that the attack steers to, or None.
-      start: `[B, ...]` adversarial points, such as inputs of another class, moved into the bounds;
-        None: uniform draws, in which a model often sees but one class. Where none is adversarial
-        the example fails and stays x.
+      start: `[B, ...]` adversarial points, such as inputs of another class, moved into the bounds.
+        None: uniform draws, in which a model often sees but one class; where none is adversarial,
+        the other examples of the batch, then halves of them and of draws. Where no start is
+        adversarial the example stays x, and its loss is NaN: it is not known to be robust.
       num_steps: static.
       num_start_draws: at most, where no start is given; static.
       orthogonal_step: first length along the sphere, over the distance to x; in (0, 1].
@@ -79,7 +81,7 @@ def boundary(
         chex.assert_rank(length, 0)
         if not is_traced(length) and not 0 < length <= 1:
             raise ValueError(f"{name} must lie in (0, 1], got {length}")
-    goal, ball = base.objective(logits_fn, labels, losses.margin, targets), threat.l2(0.0, bounds)
+    goal, ball = nearest.firm(logits_fn, labels, losses.margin, targets), threat.l2(0.0, bounds)
     each = functools.partial(base.per_example, like=x)
 
     def decide(point: Array) -> Array:
@@ -103,10 +105,11 @@ def boundary(
     keys, point, walks, queries = _begin(decide, key, x, "l2", bounds, start, num_start_draws)
     lengths = (jnp.full(labels.shape, length, x.dtype) for length in first.values())
     point, *_, queries = jax.lax.fori_loop(0, num_steps, step, (point, *lengths, queries))
-    return nearest.result(goal, point, queries + 1)
+    return _told_apart(nearest.result(goal, point, queries + 1), walks)
 
 
 @door.checked
+@nearest.in_unit_box
 def hop_skip_jump(
     logits_fn: LogitsFn,
     key: Key,
@@ -146,7 +149,7 @@ def hop_skip_jump(
             f"first_evaluations must lie in [1, most_evaluations = {most_evaluations}], got "
             f"{first_evaluations}"
         )
-    goal, ball = base.objective(logits_fn, labels, losses.margin, targets), MAKE[norm](0.0, bounds)
+    goal, ball = nearest.firm(logits_fn, labels, losses.margin, targets), MAKE[norm](0.0, bounds)
 
     def decide(point: Array) -> Array:
         return goal.success(logits_fn(point))
@@ -174,7 +177,13 @@ def hop_skip_jump(
     numbers = np.minimum(first_evaluations * np.sqrt(indices), most_evaluations)
     plan = jnp.asarray(indices), jnp.asarray(numbers, jnp.int32)
     (_, kept, queries), _ = jax.lax.scan(step, (point, kept, queries), plan)
-    return nearest.result(goal, kept.point, queries + 1)
+    return _told_apart(nearest.result(goal, kept.point, queries + 1), walks)
+
+
+def _told_apart(result: AttackResult, walks: Array) -> AttackResult:
+    """Returns the result, its loss NaN where x is right and no walk was tried."""
+    tried = walks | result.success
+    return result._replace(loss=jnp.where(tried, result.loss, jnp.nan))
 
 
 def estimate_normal(
@@ -239,8 +248,19 @@ def _begin(
         drawn = lower + (upper - lower) * _draw(jax.random.uniform, keys_start, index, x)
         return threat.clip_to_box(drawn if start is None else start, bounds)
 
+    def borrow(index: Array) -> Array:
+        return jnp.roll(x, index + 1, axis=0)
+
+    def blend(index: Array) -> Array:
+        return 0.5 * (borrow(index) + propose(index))
+
     clean = ~decide(x)
     point, failed, spent = _first(decide, propose, x, clean, number if start is None else 1)
+    if start is None:
+        # What no draw is taken for, another example may be, or half of one.
+        for proposals in (borrow, blend):
+            again, failed, more = _first(decide, proposals, point, failed, x.shape[0] - 1)
+            point, spent = again, spent + more
     # Traced bounds may be infinite, and then so are draws.
     walks = clean & ~failed & jnp.isfinite(distance(point, x, norm))
     point = _bisect(decide, jnp.where(base.per_example(walks, x), point, x), x, norm, bounds)

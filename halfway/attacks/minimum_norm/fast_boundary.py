@@ -15,6 +15,7 @@ from halfway.types import Array, Key, LogitsFn
 
 
 @door.checked
+@nearest.in_unit_box
 def fab(
     logits_fn: LogitsFn,
     key: Key,
@@ -58,7 +59,7 @@ def fab(
     """
     nearest.check(x, labels, norm, tuple(MAKE), num_steps)
     base.check_count("num_restarts", num_restarts)
-    goal = base.objective(logits_fn, labels, losses.margin, targets)
+    goal = nearest.firm(logits_fn, labels, losses.margin, targets)
     linearize = (
         nearest.nearest_class(logits_fn, labels, norm)
         if targets is None
@@ -224,9 +225,9 @@ def to_plane(x: Array, normal: Array, amount: Array, norm: str, bounds: Bounds) 
     multiplier is found by Newton's steps, which rise to it, or by bisection (l1).
     """
     lower, upper = (jnp.asarray(bound, x.dtype) for bound in bounds)
-    slope = (normal * base.per_example(jnp.sign(amount), x)).reshape(x.shape[0], -1)
-    flat = x.reshape(slope.shape)
-    room = jnp.maximum(jnp.where(slope > 0, upper - flat, flat - lower), 0)
+    slope = normal * base.per_example(jnp.sign(amount), x)
+    room = jnp.maximum(jnp.where(slope > 0, upper - x, x - lower), 0)
+    slope, room = (values.reshape(x.shape[0], -1) for values in (slope, room))
     size, total = jnp.abs(slope), jnp.abs(amount)[:, None]
     length = _sparse(size, room, total) if norm == "l1" else _shared(size, room, total, norm)
     return (jnp.sign(slope) * length).reshape(x.shape)

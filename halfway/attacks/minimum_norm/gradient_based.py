@@ -13,6 +13,7 @@ from halfway.types import Array, Key, LogitsFn
 
 
 @door.checked
+@nearest.in_unit_box
 def deepfool(
     logits_fn: LogitsFn,
     key: Key,
@@ -48,7 +49,7 @@ def deepfool(
     del key
     nearest.check(x, labels, norm, ("l2", "linf"), num_steps)
     ball = MAKE[norm](0.0, bounds)
-    goal = base.objective(logits_fn, labels, losses.margin)
+    goal = nearest.firm(logits_fn, labels, losses.margin)
     num_classes = jax.eval_shape(logits_fn, x).shape[1]
     linearize = nearest.nearest_class(logits_fn, labels, norm)
 
@@ -65,8 +66,8 @@ def deepfool(
         ahead, normal = linearize(place(total))
         length = ball.dual_norm(normal)
         reach = jnp.abs(ahead) / jnp.where(length > 0, length, 1)
-        # A little more than nothing, so that a point on the boundary crosses it.
-        reach = jnp.where(length > 0, reach + 1e-6, 0)
+        # A little more, so that a point at the boundary crosses it.
+        reach = jnp.where(length > 0, (1 + 1e-4) * reach + 5e-7, 0)
         move = base.per_example(reach, x) * ball.steepest(normal)
         total = jnp.where(base.per_example(done, x), total, total + move)
         return total, done | outside(total)[1], taken + ~done
@@ -80,6 +81,7 @@ def deepfool(
 
 
 @door.checked
+@nearest.in_unit_box
 def ddn(
     logits_fn: LogitsFn,
     key: Key,
@@ -105,7 +107,7 @@ def ddn(
       bounds: smallest and largest value of a feature.
       targets: `[B]` integers that the attack steers to, or None.
       num_steps: static.
-      first_norm: radius at the beginning.
+      first_norm: radius at the beginning, in units of the box.
       gamma: γ in (0, 1).
 
     Raises:
@@ -115,7 +117,7 @@ def ddn(
     """
     del key
     nearest.check(x, labels, "l2", ("l2",), num_steps)
-    goal = base.objective(logits_fn, labels, losses.cross_entropy, targets)
+    goal = nearest.firm(logits_fn, labels, losses.cross_entropy, targets)
     estimator, ball = base.exact_gradient(goal), threat.l2(0.0, bounds)
 
     def step(index: Array, carry: tuple[Array, Array, Nearest]) -> tuple[Array, Array, Nearest]:
@@ -138,6 +140,7 @@ def ddn(
 
 
 @door.checked
+@nearest.in_unit_box
 def fmn(
     logits_fn: LogitsFn,
     key: Key,
@@ -167,7 +170,7 @@ def fmn(
       bounds: smallest and largest value of a feature.
       targets: `[B]` integers that the attack steers to, or None.
       num_steps: static.
-      max_step: length of the first step, in l2.
+      max_step: length of the first step, in l2, in units of the box.
       gamma: γ at the beginning, in (0, 1).
 
     Raises:
@@ -177,7 +180,7 @@ def fmn(
     """
     del key
     nearest.check(x, labels, norm, tuple(MAKE), num_steps)
-    goal = base.objective(logits_fn, labels, losses.margin, targets)
+    goal = nearest.firm(logits_fn, labels, losses.margin, targets)
     estimator, ball, unit = base.exact_gradient(goal), MAKE[norm](0.0, bounds), threat.l2(0.0)
 
     def step(index: Array, carry: tuple[Array, Array, Nearest]) -> tuple[Array, Array, Nearest]:
@@ -188,9 +191,10 @@ def fmn(
         kept = nearest.keep(kept, point, x, success, norm)
         shrink = nearest.cosine(index, num_steps, gamma, 1e-4)
         dual = ball.dual_norm(gradient)
-        # A little beyond what a linear model needs, which would end on the boundary.
-        reach = (1 + shrink) * jnp.abs(estimate.loss) / jnp.where(dual > 0, dual, 1)
-        linear = distance(point, x, norm) + reach
+        # A little beyond what a linear model needs: steps to the boundary itself would come ever
+        # nearer to it and never cross.
+        reach = jnp.abs(estimate.loss) / jnp.where(dual > 0, dual, 1)
+        linear = (1 + shrink) * (distance(point, x, norm) + reach)
         outward = jnp.where(before, linear, epsilon * (1 + shrink))
         inward = jnp.minimum(epsilon, kept.distance) * (1 - shrink)
         epsilon = jnp.where(success, inward, outward)

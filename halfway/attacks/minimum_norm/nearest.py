@@ -2,20 +2,28 @@
 
 They have no budget: `norm` says how far is measured, `bounds` what an input may be. The result is
 the nearest success that was seen, or x itself where there was none; `distance` measures it.
+
+Their points lie at the boundary, where rounding decides. A success is one that leads by more than
+rounding (`firm`), so that it is one in another batch and in another program too. Lengths that they
+are given are in units of the box (`in_unit_box`).
 """
 
 import functools
+import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from halfway import losses
 from halfway.attacks import base, threat
 from halfway.attacks.base import AttackResult, Objective
 from halfway.attacks.threat import Threat
-from halfway.types import Array, Key, LogitsFn
+from halfway.types import Array, Key, LogitsFn, LossFn, is_traced
 
+_Args = ParamSpec("_Args")
 MAKE: dict[str, Callable[..., Threat]] = {
     "linf": threat.linf,
     "l2": threat.l2,
@@ -45,6 +53,81 @@ def distance(adversarial: Array, x: Array, norm: str = "l2") -> Array:
     """
     check_norm(norm, tuple(MAKE))
     return MAKE[norm](0.0).norm.length(adversarial - x)
+
+
+def firm(
+    logits_fn: LogitsFn, labels: Array, loss_fn: LossFn, targets: Array | None = None
+) -> Objective:
+    """Returns the objective of `base.objective`, where a success leads by more than rounding.
+
+    The class that wins is ahead by more than a share of the largest |logit|: 64 times the precision
+    of the logits in float32 and float64, 4 times in types of 16 bits. A sum in another order, as in
+    another batch or another program, moves logits by less.
+
+    Args:
+      logits_fn: the model.
+      labels: `[B]` integers.
+      loss_fn: logits and labels to a loss per example.
+      targets: `[B]` integers, or None.
+    """
+    goal = base.objective(logits_fn, labels, loss_fn, targets)
+
+    def success(logits: Array) -> Array:
+        lead = losses.margin(logits, labels if targets is None else targets)
+        precision = jnp.finfo(logits.dtype)
+        share = (64 if precision.bits >= 32 else 4) * float(precision.eps)
+        ahead = lead if targets is None else -lead
+        return goal.success(logits) & (ahead > share * jnp.abs(logits).max(-1))
+
+    return goal._replace(success=success)
+
+
+def in_unit_box(attack: Callable[_Args, AttackResult]) -> Callable[_Args, AttackResult]:
+    """Returns an attack whose lengths are in units of the box, whatever the bounds are.
+
+    Inputs are shifted and divided by the width of the bounds, that of the widest feature where they
+    differ, and the result is taken back; infinite bounds are left as they are. So an attack on
+    images of 0 to 255 moves 255 times as far as on the same images of 0 to 1.
+
+    Args:
+      attack: takes a model, a key, `x`, `labels` and `bounds`, and a `start` where it has one.
+    """
+    signature = inspect.signature(attack)
+
+    @functools.wraps(attack)
+    def run(*args: _Args.args, **kwargs: _Args.kwargs) -> AttackResult:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = bound.arguments
+        bounds = given["bounds"]
+        known = not any(map(is_traced, bounds))
+        if known and np.all(np.asarray(bounds[0]) == 0) and np.all(np.asarray(bounds[1]) == 1):
+            return attack(*bound.args, **bound.kwargs)
+        logits_fn, x = given["logits_fn"], given["x"]
+        lower, upper = (jnp.asarray(edge, x.dtype) for edge in bounds)
+        finite = jnp.isfinite(lower).all() & jnp.isfinite(upper).all()
+        origin, width = jnp.where(finite, lower, 0), jnp.where(finite, (upper - lower).max(), 1)
+
+        def place(unit: Array) -> Array:
+            return threat.clip_to_box(origin + width * unit, bounds)
+
+        unit = (x - origin) / width
+        given |= {"logits_fn": lambda unit: logits_fn(place(unit)), "x": unit}
+        if known:  # bounds that are known stay so
+            ends = [np.asarray(edge, np.float32) for edge in bounds]
+            is_finite = all(np.isfinite(edge).all() for edge in ends)
+            from_, size = (ends[0], (ends[1] - ends[0]).max()) if is_finite else (0, 1)
+            given["bounds"] = tuple((edge - from_) / size for edge in ends)
+        else:
+            given["bounds"] = tuple((edge - origin) / width for edge in (lower, upper))
+        if given.get("start") is not None:
+            given["start"] = (given["start"] - origin) / width
+        result = attack(*bound.args, **bound.kwargs)
+        # What was not moved is x to the last bit.
+        moved = jnp.where(result.adversarial == unit, x, place(result.adversarial))
+        return result._replace(adversarial=moved)
+
+    return run
 
 
 class Nearest(NamedTuple):

@@ -20,6 +20,7 @@ INSIDE = 0.999
 
 
 @door.checked
+@nearest.in_unit_box
 def carlini_wagner(
     logits_fn: LogitsFn,
     key: Key,
@@ -65,7 +66,7 @@ def carlini_wagner(
     base.check_count("num_searches", num_searches)
     if not is_traced(bounds[0]) and not is_traced(bounds[1]) and not np.all(np.isfinite(bounds)):
         raise ValueError(f"carlini_wagner needs finite bounds, got {bounds}")
-    goal = base.objective(logits_fn, labels, losses.margin, targets)
+    goal = nearest.firm(logits_fn, labels, losses.margin, targets)
     lower, upper = (jnp.asarray(bound, x.dtype) for bound in bounds)
     centre, half = 0.5 * (upper + lower), 0.5 * (upper - lower)
     # Rounding may put what lies on a bound beyond 1.
