@@ -30,7 +30,7 @@ BUDGET = {"threat": attacks.linf(0.2)}
 FEW = {"num_steps": 3}
 SUITE = {
     "apgd": BUDGET | FEW,
-    "auto_attack": BUDGET | FEW | {"num_targets": 1, "num_queries": 5},
+    "auto_attack": BUDGET | FEW | {"num_targets": 1, "num_queries": 5, "chunk_size": 8},
     "bim": BUDGET | FEW,
     "boundary": FEW,
     "carlini_wagner": FEW | {"num_searches": 2},
