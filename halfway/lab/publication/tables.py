@@ -378,7 +378,8 @@ def null(results: Sequence[Result]) -> str:
             row.append(text)
         rows.append([*row, without.get(study.id, "")])
     heads = [f"p, seed {result.seed}" for result in results]
-    return markdown(["", "claim", *heads, "why it needs no true labels"], rows)
+    table = markdown(["", "claim", *heads, "why it needs no true labels"], rows)
+    return table if results else f"*No shuffled run is published yet.*\n\n{table}"
 
 
 Format = Callable[[Triple], str]
