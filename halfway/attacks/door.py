@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from halfway.attacks.ensembles import num_models_of
-from halfway.attacks.threat import Bounds, Threat
+from halfway.attacks.threat import Bounds, Threat, linf
 from halfway.types import Array, is_traced
 
 TOLERANCE = 1e-6
@@ -110,6 +110,7 @@ def _check_classes(name: str, values: Any, number: int) -> None:
 def _bounds(given: dict[str, Any]) -> Bounds:
     """Returns the bounds of the threat model, or those that were given."""
     if "threat" not in given:
+        linf(0.0, given["bounds"])  # which checks them
         return given["bounds"]
     threat = given["threat"]
     if not isinstance(threat, Threat):

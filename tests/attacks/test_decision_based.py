@@ -212,8 +212,9 @@ def test_no_start_no_result(name, binary):
     sides = 0 * weights + jnp.array([[-1.0, 1, -1, -1]]), jnp.array([0.0, -100, 0, 0]), ones
     zero = jnp.zeros_like(labels)
     cases = {
-        "one class": (run(constant, x, zero, WIDE), 22),
-        "no logits": (run((weights, jnp.nan * bias, ones), x, labels, WIDE), 22),
+        # Draws, then the other 23 examples, then blends of them.
+        "one class": (run(constant, x, zero, WIDE), 22 + 2 * 23),
+        "no logits": (run((weights, jnp.nan * bias, ones), x, labels, WIDE), 22 + 2 * 23),
         "no success": (run(params, x, labels, WIDE, targets=targets, start=x), 3),
         # Bounds that are traced are not checked: draws are NaN, or infinite and of another class.
         "no bounds": (run(params, x, labels, NONE), None),

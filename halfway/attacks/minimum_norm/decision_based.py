@@ -81,7 +81,7 @@ def boundary(
         chex.assert_rank(length, 0)
         if not is_traced(length) and not 0 < length <= 1:
             raise ValueError(f"{name} must lie in (0, 1], got {length}")
-    goal, ball = nearest.firm(logits_fn, labels, losses.margin, targets), threat.l2(0.0, bounds)
+    goal, ball = base.objective(logits_fn, labels, losses.margin, targets), threat.l2(0.0, bounds)
     each = functools.partial(base.per_example, like=x)
 
     def decide(point: Array) -> Array:
@@ -149,7 +149,7 @@ def hop_skip_jump(
             f"first_evaluations must lie in [1, most_evaluations = {most_evaluations}], got "
             f"{first_evaluations}"
         )
-    goal, ball = nearest.firm(logits_fn, labels, losses.margin, targets), MAKE[norm](0.0, bounds)
+    goal, ball = base.objective(logits_fn, labels, losses.margin, targets), MAKE[norm](0.0, bounds)
 
     def decide(point: Array) -> Array:
         return goal.success(logits_fn(point))

@@ -3,9 +3,10 @@
 They have no budget: `norm` says how far is measured, `bounds` what an input may be. The result is
 the nearest success that was seen, or x itself where there was none; `distance` measures it.
 
-Their points lie at the boundary, where rounding decides. A success is one that leads by more than
-rounding (`firm`), so that it is one in another batch and in another program too. Lengths that they
-are given are in units of the box (`in_unit_box`).
+Their points lie at the boundary, where rounding decides. A success of those that follow gradients
+is one that leads by more than rounding (`firm`), so that it is one in another batch and in another
+program too; decision-based attacks see decisions alone. Lengths that they are given are in units of
+the box (`in_unit_box`).
 """
 
 import functools
@@ -60,9 +61,9 @@ def firm(
 ) -> Objective:
     """Returns the objective of `base.objective`, where a success leads by more than rounding.
 
-    The class that wins is ahead by more than a share of the largest |logit|: 64 times the precision
-    of the logits in float32 and float64, 4 times in types of 16 bits. A sum in another order, as in
-    another batch or another program, moves logits by less.
+    The class that wins is ahead by more than a share of both logits that are compared: 64 times
+    their precision in float32 and float64, 4 times in types of 16 bits. A sum in another order, as
+    in another batch or another program, moves them by less.
 
     Args:
       logits_fn: the model.
@@ -73,11 +74,13 @@ def firm(
     goal = base.objective(logits_fn, labels, loss_fn, targets)
 
     def success(logits: Array) -> Array:
-        lead = losses.margin(logits, labels if targets is None else targets)
+        aim = labels if targets is None else targets
+        lead, own = losses.margin(logits, aim), logits[jnp.arange(len(aim)), aim]
+        size = jnp.maximum(jnp.abs(own), jnp.abs(own + lead))
         precision = jnp.finfo(logits.dtype)
         share = (64 if precision.bits >= 32 else 4) * float(precision.eps)
         ahead = lead if targets is None else -lead
-        return goal.success(logits) & (ahead > share * jnp.abs(logits).max(-1))
+        return goal.success(logits) & (ahead > share * size)
 
     return goal._replace(success=success)
 
@@ -101,7 +104,9 @@ def in_unit_box(attack: Callable[_Args, AttackResult]) -> Callable[_Args, Attack
         given = bound.arguments
         bounds = given["bounds"]
         known = not any(map(is_traced, bounds))
-        if known and np.all(np.asarray(bounds[0]) == 0) and np.all(np.asarray(bounds[1]) == 1):
+        ends = [np.asarray(edge, np.float32) for edge in bounds] if known else []
+        is_unit = known and bool((ends[0] == 0).all() and (ends[1] == 1).all())
+        if is_unit or not all(np.isfinite(edge).all() for edge in ends):
             return attack(*bound.args, **bound.kwargs)
         logits_fn, x = given["logits_fn"], given["x"]
         lower, upper = (jnp.asarray(edge, x.dtype) for edge in bounds)
@@ -114,10 +119,8 @@ def in_unit_box(attack: Callable[_Args, AttackResult]) -> Callable[_Args, Attack
         unit = (x - origin) / width
         given |= {"logits_fn": lambda unit: logits_fn(place(unit)), "x": unit}
         if known:  # bounds that are known stay so
-            ends = [np.asarray(edge, np.float32) for edge in bounds]
-            is_finite = all(np.isfinite(edge).all() for edge in ends)
-            from_, size = (ends[0], (ends[1] - ends[0]).max()) if is_finite else (0, 1)
-            given["bounds"] = tuple((edge - from_) / size for edge in ends)
+            size = (ends[1] - ends[0]).max()
+            given["bounds"] = tuple((edge - ends[0]) / size for edge in ends)
         else:
             given["bounds"] = tuple((edge - origin) / width for edge in (lower, upper))
         if given.get("start") is not None:
