@@ -54,8 +54,8 @@ def checked(attack: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
         model = given[first]
         if "params" in given:  # of one of several models
             num_models_of(given["params"])
-            one = jax.tree.map(lambda leaf: leaf[0], given["params"])
-            model = functools.partial(model, one)
+            member = jax.tree.map(lambda leaf: leaf[0], given["params"])
+            model = functools.partial(model, member)
         num_classes = _num_classes(model, given["x"])
         # Before they become arrays of JAX, which have no values while a program is traced.
         for name in names:

@@ -14,9 +14,7 @@ from halfway.lab.studies.t3 import study as t3
 
 DOCUMENTS = ("README.md", "docs/results.md", "docs/law.md", "docs/literature.md")
 """Documents that have such blocks, relative to the repository."""
-_BLOCK = re.compile(
-    r"(?P<begin><!-- begin (?P<name>[\w:-]+) -->\n).*?(?P<end>\n<!-- end (?P=name) -->)", re.DOTALL
-)
+_BLOCK = re.compile(r"(<!-- begin ([\w:-]+) -->\n).*?(\n<!-- end \2 -->)", re.DOTALL)
 _NUM_DECIDING = 1 + len(t3.COMPARED)
 
 
@@ -94,10 +92,10 @@ def filled(text: str, results: Sequence[Result]) -> str:
     known = blocks(results)
 
     def fill(match: re.Match[str]) -> str:
-        name = match["name"]
+        name = match[2]
         if name not in known:
             raise UserError(f"no block {name!r} is made from results: there are {', '.join(known)}")
-        return f"{match['begin']}{known[name]()}{match['end']}"
+        return f"{match[1]}{known[name]()}{match[3]}"
 
     return _BLOCK.sub(fill, text)
 

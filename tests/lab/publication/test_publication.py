@@ -42,7 +42,7 @@ def test_a_number_that_was_changed_by_hand_is_noticed():
 
 def test_all_blocks_are_used():
     texts = [(ROOT / path).read_text(encoding="utf-8") for path in documents.DOCUMENTS]
-    used = {match["name"] for text in texts for match in documents._BLOCK.finditer(text)}
+    used = {match[2] for text in texts for match in documents._BLOCK.finditer(text)}
     assert used == set(documents.blocks(RESULTS))
     with pytest.raises(UserError, match="no block 'nonsense' is made from results"):
         documents.filled("<!-- begin nonsense -->\n\n<!-- end nonsense -->", RESULTS)
