@@ -75,8 +75,8 @@ def firm(
 
     def success(logits: Array) -> Array:
         aim = labels if targets is None else targets
-        lead, own = losses.margin(logits, aim), logits[jnp.arange(len(aim)), aim]
-        size = jnp.maximum(jnp.abs(own), jnp.abs(own + lead))
+        lead, aimed = losses.margin(logits, aim), logits[jnp.arange(len(aim)), aim]
+        size = jnp.maximum(jnp.abs(aimed), jnp.abs(aimed + lead))
         precision = jnp.finfo(logits.dtype)
         share = (64 if precision.bits >= 32 else 4) * float(precision.eps)
         ahead = lead if targets is None else -lead
