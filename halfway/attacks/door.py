@@ -185,8 +185,8 @@ def _check_within(x: Any, bounds: Bounds) -> None:
 
 def _within(x: Any, lower: Any, upper: Any) -> Any:
     """Returns `[B]`, whether all of an input lies in the bounds, up to rounding."""
+    numpy: Any = jnp if isinstance(x, jax.Array) else np
     width = upper - lower
-    numpy = np if isinstance(width, np.ndarray | np.generic) else jnp
     room = numpy.where(numpy.isfinite(width), TOLERANCE * width, 0)
     inside = (x >= lower - room) & (x <= upper + room)
     return inside.reshape(len(x), -1).all(1)

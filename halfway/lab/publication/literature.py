@@ -76,7 +76,9 @@ def onsets(results: Sequence[Result]) -> str:
     columns, cells = [], {name: [] for name in ONSETS}
     for result in results:
         verdict = result.verdict("T4")
-        for architecture in result.meeting if verdict is not None else ():
+        if verdict is None:
+            continue
+        for architecture in result.meeting:
             columns.append(f"{name_of(result)}, {architecture.upper()}")
             for name, label in ONSETS.items():
                 cells[name].append(_shown(verdict, label.format(architecture)))
