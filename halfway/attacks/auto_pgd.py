@@ -115,7 +115,7 @@ def apgd(
 
     Source: arXiv 2003.01690; for l1, Croce and Hein, arXiv 2103.01208.
     """
-    base.check(x, labels, num_steps, least=1)
+    base.check_count("num_steps", num_steps)
     if num_restarts < 1 or (num_restarts > 1 and not random_start):
         raise ValueError(
             f"num_restarts must be at least 1, and 1 without random_start, got {num_restarts}"

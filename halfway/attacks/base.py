@@ -246,24 +246,6 @@ def best_walk(walk: Callable[[Key], Candidate], keys: Key, goal: Objective, x: A
     return jax.lax.scan(again, no_candidate(goal, x), keys)[0]
 
 
-def check(x: Array, labels: Array, num_steps: int, *, least: int) -> None:
-    """Checks what every attack takes.
-
-    Args:
-      x: `[B, ...]` floats.
-      labels: `[B]` integers.
-      num_steps: of the attack.
-      least: number of steps that it can do with.
-
-    Raises:
-      ValueError: for fewer steps.
-    """
-    chex.assert_type([x, labels], [float, int])
-    chex.assert_rank(labels, 1)
-    chex.assert_equal_shape_prefix([x, labels], 1)
-    check_count("num_steps", num_steps, least=least)
-
-
 def check_count(name: str, value: int, *, least: int = 1) -> None:
     """Checks a static count.
 

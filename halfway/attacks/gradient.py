@@ -106,18 +106,9 @@ def fgsm(
       targets: `[B]` integers, or None.
       loss_fn: logits and labels to a loss per example.
     """
-    return pgd(
-        logits_fn,
-        key,
-        x,
-        labels,
-        threat=threat,
-        targets=targets,
-        loss_fn=loss_fn,
-        num_steps=1,
-        relative_step=1.0,
-        best=False,
-    )
+    goal = base.objective(logits_fn, labels, loss_fn, targets)
+    gradient, rule = base.exact_gradient(goal), base.steps(threat, 1.0)
+    return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=1, best=False)
 
 
 @door.checked
@@ -150,18 +141,9 @@ def bim(
       ValueError: for fewer steps.
     """
     base.check_count("num_steps", num_steps)
-    return pgd(
-        logits_fn,
-        key,
-        x,
-        labels,
-        threat=threat,
-        targets=targets,
-        loss_fn=loss_fn,
-        num_steps=num_steps,
-        relative_step=1.0 / num_steps,
-        best=False,
-    )
+    goal = base.objective(logits_fn, labels, loss_fn, targets)
+    gradient, rule = base.exact_gradient(goal), base.steps(threat, 1.0 / num_steps)
+    return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=num_steps, best=False)
 
 
 @door.checked

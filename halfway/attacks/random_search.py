@@ -61,7 +61,6 @@ def square(
 
     Source: arXiv 1912.00049.
     """
-    base.check(x, labels, 1, least=1)
     if threat.norm.name not in ("linf", "l2"):
         raise ValueError(f"square needs a threat of linf or l2, got {threat.norm.name}")
     base.check_count("num_queries", num_queries, least=2)

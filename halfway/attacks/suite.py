@@ -107,7 +107,7 @@ def auto_attack(
 
     Source: arXiv 2003.01690.
     """
-    check(x, labels, stages, num_steps, num_targets, chunk_size)
+    check(stages, num_steps, num_targets, chunk_size)
     result = clean(logits_fn, x, labels, chunk_size=chunk_size)
     for index, name in enumerate(stages):
         if name == "square" and threat.norm.name == "l1":
@@ -128,19 +128,10 @@ def auto_attack(
     return result
 
 
-def check(
-    x: Array,
-    labels: Array,
-    stages: tuple[str, ...],
-    num_steps: int,
-    num_targets: int,
-    chunk_size: int,
-) -> None:
-    """Checks what `auto_attack` takes.
+def check(stages: tuple[str, ...], num_steps: int, num_targets: int, chunk_size: int) -> None:
+    """Checks what `auto_attack` takes beside inputs and labels.
 
     Args:
-      x: `[B, ...]` floats.
-      labels: `[B]` integers.
       stages: names of stages.
       num_steps: of each walk, at least 1.
       num_targets: of targeted stages, at least 1.
@@ -149,11 +140,11 @@ def check(
     Raises:
       ValueError: for an unknown stage and counts below 1.
     """
-    base.check(x, labels, num_steps, least=1)
     for name in stages:
         if name not in STAGES:
             raise ValueError(f"stages must be of {', '.join(STAGES)}, got {name!r}")
-    for name, count in (("num_targets", num_targets), ("chunk_size", chunk_size)):
+    counts = {"num_steps": num_steps, "num_targets": num_targets, "chunk_size": chunk_size}
+    for name, count in counts.items():
         base.check_count(name, count)
 
 

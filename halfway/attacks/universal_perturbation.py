@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -85,10 +84,7 @@ def universal(
       >>> print(result.perturbation, result.success)
       [-0.125 -0.125] [ True False]
     """
-    base.check(x, labels, num_steps=0, least=0)
     _check(threat, num_epochs, batch_size, relative_step)
-    if targets is not None:
-        chex.assert_equal_shape([labels, targets])
     num_examples = x.shape[0]
     batch_size = min(batch_size, num_examples)
     pad = -num_examples % batch_size

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from halfway.data import prepared, reencoded
+from halfway.data import prepared
 from halfway.data.arrays import DataError, Dataset
 from halfway.data.raw import Raw
 
@@ -55,7 +55,7 @@ def _builder(name: str, files: Raw, progress: _Progress) -> Any:
     """Returns a class like TFDS's builder of that name, whose examples are `files`."""
     import tensorflow_datasets as tfds
 
-    base: Any = tfds.builder_cls(reencoded.BUILDER if name == reencoded.CIFAR10_JPEG else name)
+    base: Any = tfds.builder_cls(files.builder or name)
 
     class Original(prepared.Silent, base, skip_registration=True):  # pyright: ignore
         """TFDS's builder with other files; features, version and keys are those of TFDS."""

@@ -102,10 +102,13 @@ class Raw(NamedTuple):
     Attributes:
       splits: for each split, images `[N, H, W, D]` uint8, and labels `[N]` of each label feature.
       class_names: the class names of each label feature that has names.
+      builder: the TFDS builder whose features it has; empty where that has the name of the data
+        set.
     """
 
     splits: Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]]
     class_names: Mapping[str, tuple[str, ...]] = {}
+    builder: str = ""
 
 
 def read(name: str, source: Path) -> Raw:

@@ -13,8 +13,6 @@ from halfway.data.arrays import DataError
 from halfway.data.raw import Raw
 
 CIFAR10_JPEG = "cifar10_jpeg"
-BUILDER = "cifar10"
-"""The TFDS builder whose features it has."""
 _COUNTS = {"train": 5000, "test": 1000}
 _CLASSES = (
     "airplane",
@@ -52,4 +50,4 @@ def read(source: Path) -> Raw:
         if images.shape[1:] != (32, 32, 3):
             raise DataError(f"{source} is not CIFAR-10: its images are {images.shape[1:]}")
         splits[part] = np.rint(images * 255).astype(np.uint8), {"label": labels}
-    return Raw(splits, {"label": _CLASSES})
+    return Raw(splits, {"label": _CLASSES}, builder="cifar10")

@@ -3,6 +3,17 @@
 import json
 
 import pandas as pd
+from support import commands, launcher
+
+G1 = (f"{launcher.SMALL}:g1", *launcher.FOLDERS)
+"""Arguments of the smallest run: one hypothesis, one architecture."""
+
+
+def make(folder):
+    """The folder of a run of G1 that nobody disturbed, and how the command ended."""
+    result = commands.call(folder, "reproduce", *G1, "--workdir=run")
+    assert result.code == 0, result.err
+    return folder / "run", result
 
 
 def read(folder, name):

@@ -75,7 +75,7 @@ def boundary(
 
     Source: arXiv 1712.04248.
     """
-    nearest.check(x, labels, "l2", ("l2",), num_steps)
+    nearest.check("l2", ("l2",), num_steps)
     first = {"orthogonal_step": orthogonal_step, "inward_step": inward_step}
     for name, length in first.items():
         chex.assert_rank(length, 0)
@@ -143,7 +143,7 @@ def hop_skip_jump(
 
     Source: arXiv 1904.02144.
     """
-    nearest.check(x, labels, norm, ("l2", "linf"), num_steps)
+    nearest.check(norm, ("l2", "linf"), num_steps)
     if not 1 <= first_evaluations <= most_evaluations:
         raise ValueError(
             f"first_evaluations must lie in [1, most_evaluations = {most_evaluations}], got "

@@ -57,7 +57,7 @@ def fab(
 
     Source: arXiv 1907.02044.
     """
-    nearest.check(x, labels, norm, tuple(MAKE), num_steps)
+    nearest.check(norm, tuple(MAKE), num_steps)
     base.check_count("num_restarts", num_restarts)
     goal = nearest.firm(logits_fn, labels, losses.margin, targets)
     linearize = (

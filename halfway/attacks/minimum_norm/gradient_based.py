@@ -47,7 +47,7 @@ def deepfool(
     Source: arXiv 1511.04599.
     """
     del key
-    nearest.check(x, labels, norm, ("l2", "linf"), num_steps)
+    nearest.check(norm, ("l2", "linf"), num_steps)
     ball = MAKE[norm](0.0, bounds)
     goal = nearest.firm(logits_fn, labels, losses.margin)
     num_classes = jax.eval_shape(logits_fn, x).shape[1]
@@ -116,7 +116,7 @@ def ddn(
     Source: arXiv 1811.09600.
     """
     del key
-    nearest.check(x, labels, "l2", ("l2",), num_steps)
+    nearest.check("l2", ("l2",), num_steps)
     goal = nearest.firm(logits_fn, labels, losses.cross_entropy, targets)
     estimator, ball = base.exact_gradient(goal), threat.l2(0.0, bounds)
 
@@ -179,7 +179,7 @@ def fmn(
     Source: arXiv 2102.12827.
     """
     del key
-    nearest.check(x, labels, norm, tuple(MAKE), num_steps)
+    nearest.check(norm, tuple(MAKE), num_steps)
     goal = nearest.firm(logits_fn, labels, losses.margin, targets)
     estimator, ball, unit = base.exact_gradient(goal), MAKE[norm](0.0, bounds), threat.l2(0.0)
 

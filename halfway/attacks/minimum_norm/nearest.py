@@ -102,27 +102,22 @@ def in_unit_box(attack: Callable[_Args, AttackResult]) -> Callable[_Args, Attack
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
-        bounds = given["bounds"]
+        logits_fn, x, bounds = given["logits_fn"], given["x"], given["bounds"]
         known = not any(map(is_traced, bounds))
-        ends = [np.asarray(edge, np.float32) for edge in bounds] if known else []
-        is_unit = known and bool((ends[0] == 0).all() and (ends[1] == 1).all())
-        if is_unit or not all(np.isfinite(edge).all() for edge in ends):
+        numpy: Any = np if known else jnp  # bounds that are known stay so
+        lower, upper = (numpy.asarray(edge, x.dtype) for edge in bounds)
+        finite = numpy.isfinite(lower).all() & numpy.isfinite(upper).all()
+        if known and (not finite or ((lower == 0).all() and (upper == 1).all())):
             return attack(*bound.args, **bound.kwargs)
-        logits_fn, x = given["logits_fn"], given["x"]
-        lower, upper = (jnp.asarray(edge, x.dtype) for edge in bounds)
-        finite = jnp.isfinite(lower).all() & jnp.isfinite(upper).all()
-        origin, width = jnp.where(finite, lower, 0), jnp.where(finite, (upper - lower).max(), 1)
+        origin = numpy.where(finite, lower, 0)
+        width = numpy.where(finite, (upper - lower).max(), 1)
 
         def place(unit: Array) -> Array:
             return threat.clip_to_box(origin + width * unit, bounds)
 
         unit = (x - origin) / width
         given |= {"logits_fn": lambda unit: logits_fn(place(unit)), "x": unit}
-        if known:  # bounds that are known stay so
-            size = (ends[1] - ends[0]).max()
-            given["bounds"] = tuple((edge - ends[0]) / size for edge in ends)
-        else:
-            given["bounds"] = tuple((edge - origin) / width for edge in (lower, upper))
+        given["bounds"] = tuple((edge - origin) / width for edge in (lower, upper))
         if given.get("start") is not None:
             given["start"] = (given["start"] - origin) / width
         result = attack(*bound.args, **bound.kwargs)
@@ -327,12 +322,10 @@ def check_norm(norm: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"norm must be one of {', '.join(known)}, got {norm!r}")
 
 
-def check(x: Array, labels: Array, norm: str, known: tuple[str, ...], num_steps: int) -> None:
-    """Checks what attacks that look for the nearest point take.
+def check(norm: str, known: tuple[str, ...], num_steps: int) -> None:
+    """Checks what attacks that look for the nearest point take beside inputs and labels.
 
     Args:
-      x: `[B, ...]` floats.
-      labels: `[B]` integers.
       norm: that was given.
       known: names that are allowed.
       num_steps: at least 1.
@@ -340,5 +333,5 @@ def check(x: Array, labels: Array, norm: str, known: tuple[str, ...], num_steps:
     Raises:
       ValueError: for another norm and fewer steps.
     """
-    base.check(x, labels, num_steps, least=1)
+    base.check_count("num_steps", num_steps)
     check_norm(norm, known)

@@ -62,7 +62,7 @@ def carlini_wagner(
     Source: arXiv 1608.04644.
     """
     del key
-    base.check(x, labels, num_steps, least=1)
+    base.check_count("num_steps", num_steps)
     base.check_count("num_searches", num_searches)
     if not is_traced(bounds[0]) and not is_traced(bounds[1]) and not np.all(np.isfinite(bounds)):
         raise ValueError(f"carlini_wagner needs finite bounds, got {bounds}")

@@ -1,6 +1,5 @@
 """Documents whose tables and sentences are made from published results."""
 
-import io
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from halfway import storage
 from halfway.lab.config.user import UserError
 from halfway.lab.publication import figures, literature, result, tables
 from halfway.lab.publication.result import Result
+from halfway.lab.report import drawing
 from halfway.lab.studies.t3 import study as t3
 
 DOCUMENTS = ("README.md", "docs/results.md", "docs/law.md", "docs/literature.md")
@@ -131,6 +131,4 @@ def _draw(folder: Path, results: Sequence[Result]) -> None:
         "results_law": figures.law(results, _NUM_DECIDING, t3.LARGEST_ERROR),
     }
     for name, figure in drawn.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=130)
-        storage.write_whole(folder / f"{name}.png", buffer.getvalue())
+        storage.write_whole(folder / f"{name}.png", drawing.png(figure, dpi=130))

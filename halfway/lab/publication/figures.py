@@ -1,14 +1,15 @@
 """Figures of published results: the map, how clear each verdict is, the law on all data sets."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from halfway.lab import studies
 from halfway.lab.publication import tables
-from halfway.lab.publication.result import Law, Result
+from halfway.lab.publication.result import Result, Triple
+from halfway.lab.studies.t3 import figures as t3_figures
 from halfway.lab.study import wording
 from halfway.lab.study.verdict import Verdict
 from halfway.plots.style import (
@@ -124,9 +125,8 @@ def clear_by(verdict: Verdict) -> float:
     part = wording.effect_part(verdict)
     if part is None:
         return math.nan
-    low, high = verdict.interval
-    sides = [abs(end - verdict.effect) for end in (low, high) if math.isfinite(end)]
-    return part.clearance / (sum(sides) / len(sides)) if sides and sum(sides) else math.nan
+    unit = wording.half_width(verdict.effect, *verdict.interval)
+    return part.clearance / unit if unit else math.nan
 
 
 @styled
@@ -141,11 +141,11 @@ def law(results: Sequence[Result], num_deciding: int, largest_error: float) -> F
     known = [(result, result.law) for result in results if result.law is not None]
     figure = new_figure(10.6, 5.4)
     left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
+    rows = t3_figures.error_rows(right, list(known[0][1].errors), num_deciding, largest_error)
     highest = 0.0
     for place, (result, points) in enumerate(known):
         color, marker = DATASET_COLORS[place % len(DATASET_COLORS)], MARKERS[place % len(MARKERS)]
-        measured = np.array(points.measured)
-        values = measured[1:]
+        base, values = points.measured[0, 0], points.measured[1:]
         ends = clip_ends(values[:, 1:].T)
         left.errorbar(
             points.predicted,
@@ -159,36 +159,22 @@ def law(results: Sequence[Result], num_deciding: int, largest_error: float) -> F
             elinewidth=0.8,
             label=tables.name_of(result),
         )
-        left.plot(measured[0, 0], measured[0, 0], "*", color=color, ms=13, mec=PAPER)
+        left.plot(base, base, "*", color=color, ms=13, mec=PAPER)
         highest = max(highest, values[:, 0].max(), max(points.predicted))
-        _errors(right, points, place, len(known), color, marker, num_deciding)
+        offset = 0.5 / len(known) * (place - (len(known) - 1) / 2)
+        _errors(right, points.errors, rows + offset, color, marker)
     limits = (-0.03, highest + 0.06)
     left.plot(limits, limits, color=INK, lw=1, ls=(0, (4, 3)), zorder=0)
     left.set(xlim=limits, ylim=limits, aspect="equal")
     left.set_xlabel(symbols("M_x predicted from μ_f and each data set's base (star)"))
     left.set_ylabel(symbols("M_x measured, share of the attacked model's rise in loss"))
     left.legend(frameon=False, loc="upper left")
-    names = list(known[0][1].errors)
-    rows = _rows(len(names), num_deciding)
-    right.axvline(largest_error, color=INK, lw=1, ls=(0, (4, 3)))
-    right.axhline(rows[num_deciding] - 0.9, color=GREY, lw=0.6)
-    right.set_yticks(rows, [symbols(name) for name in names])
-    right.invert_yaxis()
     right.set_xlim(left=0)
-    right.set_xlabel(symbols("mean error in M_x"))
     return figure
 
 
-def _rows(number: int, num_deciding: int) -> np.ndarray:
-    """Returns where predictors stand, those that do not decide set apart."""
-    rows = np.arange(number, dtype=float)
-    rows[num_deciding:] += 0.8
-    return rows
-
-
-def _errors(ax, points: Law, place: int, number: int, color, marker, num_deciding: int) -> None:
-    rows = _rows(len(points.errors), num_deciding) + 0.5 / number * (place - (number - 1) / 2)
-    for row, (estimate, low, high) in zip(rows, points.errors.values(), strict=True):
+def _errors(ax, errors: Mapping[str, Triple], rows: np.ndarray, color, marker) -> None:
+    for row, (estimate, low, high) in zip(rows, errors.values(), strict=True):
         if math.isfinite(estimate):
             ax.plot(clip_ends(np.array([low, high])), [row, row], color=color, lw=1.4)
             ax.plot(estimate, row, marker, color=color, ms=5.5, mec=PAPER, mew=0.5)

@@ -33,18 +33,6 @@ Triple = tuple[float, float, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Law:
-    """The law of transfer as it was found: see `t3.study.Points`."""
-
-    names: list[str]
-    factors: list[str]
-    agreement: Sequence[float]
-    predicted: Sequence[float]
-    measured: list[Triple]
-    errors: dict[str, Triple]
-
-
-@dataclasses.dataclass(frozen=True)
 class Result:
     """A run as it is published.
 
@@ -76,7 +64,7 @@ class Result:
     started: str
     seconds: float
     verdicts: list[Verdict]
-    law: Law | None
+    law: t3.Points | None
     meeting: dict[str, dict[str, Triple]]
     tables: dict[str, dict[str, Any]]
 
@@ -162,19 +150,9 @@ def _name(run: Run) -> str:
     return "-".join(parts)
 
 
-def _law(records: Records, verdicts: Sequence[Verdict]) -> Law | None:
+def _law(records: Records, verdicts: Sequence[Verdict]) -> t3.Points | None:
     verdict = next((verdict for verdict in verdicts if verdict.id == "T3"), None)
-    if verdict is None or not verdict.num_pairs:
-        return None
-    points = t3.points(records)
-    return Law(
-        points.names,
-        points.factors,
-        points.agreement.tolist(),
-        points.predicted.tolist(),
-        [_triple(row) for row in points.measured],
-        {name: _triple(error) for name, error in points.errors.items()},
-    )
+    return t3.points(records) if verdict is not None and verdict.num_pairs else None
 
 
 def _meeting(records: Records) -> dict[str, dict[str, Triple]]:
@@ -186,18 +164,13 @@ def _meeting(records: Records) -> dict[str, dict[str, Triple]]:
             for rate in config.noise_rates
         }
         rates_by_model[architecture] = {
-            rate: _triple(
-                rules.triple(stats.fieller(*learning.meeting_terms(records.get(LEARNING, trained))))
+            rate: rules.triple(
+                stats.fieller(*learning.meeting_terms(records.get(LEARNING, trained)))
             )
             for rate, trained in listed.items()
             if records.has(LEARNING, trained)
         }
     return rates_by_model
-
-
-def _triple(values: Sequence[float] | np.ndarray) -> Triple:
-    estimate, low, high = map(float, values)
-    return estimate, low, high
 
 
 def write(result: Result, folder: Path) -> Path:
@@ -211,6 +184,7 @@ def write(result: Result, folder: Path) -> Path:
       UserError: if it is larger than what is committed.
     """
     plain = _encoded(dataclasses.asdict(result))
+    plain["law"] = None if result.law is None else _encoded(result.law._asdict())
     path = folder / f"{result.name}.json"
     size = len(json.dumps(plain, indent=2))
     if size > MOST_BYTES:
@@ -226,8 +200,8 @@ def _encoded(value: Any) -> Any:
         return {name: _encoded(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_encoded(item) for item in value]
-    if isinstance(value, np.generic):
-        return _encoded(value.item())
+    if isinstance(value, np.generic | np.ndarray):
+        return _encoded(value.tolist())
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else str(value)
     return value
@@ -259,7 +233,9 @@ def read(path: Path) -> Result:
     try:
         plain = _decoded(storage.read_json(path))
         plain["verdicts"] = [_verdict(verdict) for verdict in plain["verdicts"]]
-        plain["law"] = plain["law"] and Law(**plain["law"])
+        if law := plain["law"]:
+            arrays = {name: np.array(law[name]) for name in ("agreement", "predicted", "measured")}
+            plain["law"] = t3.Points(**{**law, **arrays})
         return Result(**plain)
     except (*storage.UNREADABLE, AttributeError) as error:
         raise UserError(f"{path} is no published result ({error})") from error
@@ -272,8 +248,13 @@ def _verdict(plain: Mapping[str, Any]) -> Verdict:
     return Verdict(**{**plain, "parts": parts, "headlines": headlines, "warnings": warnings})
 
 
-DATASETS = ("digits", "mnist1d", "mnist", "cifar10_jpeg")
-"""Data sets in the order of the documents; others follow by name."""
+DATASETS = {
+    "digits": "digits",
+    "mnist1d": "MNIST-1D",
+    "mnist": "MNIST",
+    "cifar10_jpeg": "CIFAR-10 (JPEG)",
+}
+"""Data sets as documents name them, and in their order; others follow by name."""
 
 
 def read_all(folder: Path) -> list[Result]:
@@ -288,7 +269,8 @@ def read_all(folder: Path) -> list[Result]:
     results = [read(path) for path in sorted(folder.glob("*.json"))]
 
     def place(result: Result) -> tuple[Any, ...]:
-        known = DATASETS.index(result.dataset) if result.dataset in DATASETS else len(DATASETS)
+        names = [*DATASETS, result.dataset]
+        known = names.index(result.dataset)
         return result.shuffled, len(result.name.split("-")) > 1, known, result.name
 
     return sorted(results, key=place)

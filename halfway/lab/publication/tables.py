@@ -6,20 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from scipy import stats as distributions
 
 from halfway.lab import studies
-from halfway.lab.publication.result import Result, Triple
-from halfway.lab.study import global_null, registration, wording
-from halfway.lab.study.family import LEVEL
+from halfway.lab.publication.result import DATASETS, Result, Triple
+from halfway.lab.study import family, global_null, registration, wording
 from halfway.lab.study.protocol import Study
 from halfway.lab.study.verdict import PartResult, Verdict
 from halfway.lab.study.wording import MARKS, format_estimate, format_p
 
-DATASET_NAMES = {
-    "digits": "digits",
-    "mnist1d": "MNIST-1D",
-    "mnist": "MNIST",
-    "cifar10_jpeg": "CIFAR-10 (JPEG)",
-}
-"""Data sets as documents name them."""
 POWER = 0.8
 """Of the number of pairs that would settle what is undecided."""
 _NO_RUN = "–"
@@ -31,7 +23,7 @@ def name_of(result: Result) -> str:
     Args:
       result: the result.
     """
-    return DATASET_NAMES.get(result.dataset, result.dataset)
+    return DATASETS.get(result.dataset, result.dataset)
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -156,16 +148,18 @@ def together(study: Study, results: Sequence[Result]) -> str:
             continue
         by_word.setdefault(verdict.verdict, []).append(name_of(result))
         if verdict.verdict == "inconclusive":
-            settled.append(f"On {name_of(result)} {settle(study, verdict)}")
+            words = {check.id: check.verdict for check in result.verdicts}
+            why = family.doubt(study, words)
+            settled.append(f"On {name_of(result)} {f'{why}.' if why else settle(study, verdict)}")
     if not by_word:
         return "Not run yet."
     said = "; ".join(f"{word} on {_listed(names)}" for word, names in by_word.items())
-    words = set(by_word) - {"inconclusive"}
+    decided = set(by_word) - {"inconclusive"}
     number = sum(map(len, by_word.values()))
     opening = f"{said[:1].upper()}{said[1:]}."
-    if {"supported", "refuted"} <= words:
+    if {"supported", "refuted"} <= decided:
         opening = f"Data sets disagree: {said}."
-    elif number > 1 and len(by_word) == 1 and words:
+    elif number > 1 and len(by_word) == 1 and decided:
         opening = f"All agree: {said}."
     return " ".join([opening, *settled])
 
@@ -177,16 +171,13 @@ def _listed(names: Sequence[str]) -> str:
 def settle(study: Study, verdict: Verdict) -> str:
     """Returns what would settle an undecided claim, as a sentence.
 
-    That is a gate to be met, a control to stand on, or the number of pairs with which the same
-    estimate and spread would be told from the threshold with power .8 at the level that a single
-    hypothesis has in the family.
+    That is a gate to be met, or the number of pairs with which the same estimate and spread would
+    be told from the threshold, with power .8, at the level of a single hypothesis in the family.
 
     Args:
       study: the study.
-      verdict: its verdict, inconclusive.
+      verdict: its verdict, inconclusive though what it stands on holds.
     """
-    if verdict.reason.endswith(("was not run", "is not met", "is off")):
-        return f"{verdict.reason}."
     gates = [part for part in verdict.parts if part.kind == "gate" and not part.passed]
     if gates:
         part = gates[0]
@@ -216,12 +207,11 @@ def pairs_needed(part: PartResult) -> int | None:
     Args:
       part: a test whose interval narrows with the square root of the number of pairs.
     """
-    sides = [abs(end - part.estimate) for end in (part.low, part.high) if math.isfinite(end)]
-    if not sides or not part.clearance:
+    half = wording.half_width(part.estimate, part.low, part.high)
+    if not half or not part.clearance:
         return None
-    quantile = distributions.t.ppf(0.975, max(1, part.num_pairs - 1))
-    error = sum(sides) / len(sides) / quantile
-    level, power = distributions.norm.isf([LEVEL / studies.family_size(), 1 - POWER])
+    error = half / distributions.t.ppf(0.975, max(1, part.num_pairs - 1))
+    level, power = distributions.norm.isf([family.LEVEL / studies.family_size(), 1 - POWER])
     needed = part.num_pairs * ((level + power) * error / part.clearance) ** 2
     return math.ceil(max(needed, part.num_pairs)) if needed < 1e5 else None
 
@@ -372,10 +362,7 @@ def null(results: Sequence[Result]) -> str:
             if claimed is None:
                 row.append(_NO_RUN)
                 continue
-            text = format_p(claimed.p_value)
-            if claimed.claims:
-                text += ", **claims what it may not**" if claimed.is_wrong else ", claims it"
-            row.append(text)
+            row.append(f"{format_p(claimed.p_value)}, {claimed.outcome}")
         rows.append([*row, without.get(study.id, "")])
     heads = [f"p, seed {result.seed}" for result in results]
     table = markdown(["", "claim", *heads, "why it needs no true labels"], rows)

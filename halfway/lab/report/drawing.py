@@ -95,6 +95,19 @@ def _svg(figure: MplFigure, *, transparent: bool) -> str:
     return buffer.getvalue()
 
 
+def png(figure: MplFigure, *, dpi: int = 200) -> bytes:
+    """Returns the content of a PNG file; the same figure gives the same bytes.
+
+    Args:
+      figure: drawn with `halfway.plots`.
+      dpi: dots per inch.
+    """
+    buffer = io.BytesIO()
+    with plots.style():
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def save(folder: str | os.PathLike[str], figures: Sequence[Figure]) -> list[Path]:
     """Writes every figure as PNG (200 dpi) and SVG, each whole or not at all; returns the paths.
 
@@ -113,11 +126,8 @@ def save(folder: str | os.PathLike[str], figures: Sequence[Figure]) -> list[Path
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for figure in figures:
-        buffer = io.BytesIO()
-        with plots.style():
-            figure.figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
         for ending, data in (
-            ("png", buffer.getvalue()),
+            ("png", png(figure.figure)),
             ("svg", _svg(figure.figure, transparent=False).encode()),
         ):
             paths.append(folder / f"{figure.name}.{ending}")

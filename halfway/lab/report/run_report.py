@@ -200,7 +200,7 @@ def _null(verdicts: Sequence[Verdict], num_hypotheses: int) -> Table:
     rows = [
         [
             row.id,
-            _claimed(row),
+            row.outcome,
             format_p(row.p_value),
             row.reason or "must claim nothing",
         ]
@@ -212,12 +212,6 @@ def _null(verdicts: Sequence[Verdict], num_hypotheses: int) -> Table:
     ]
     columns = ["Study", "Outcome", "p, gates and controls ignored", "Said beforehand"]
     return Table("The global null", "", columns, rows)
-
-
-def _claimed(row: global_null.Claimed) -> str:
-    if row.is_wrong:
-        return "claims what it may not"
-    return "claims it" if row.claims else "claims nothing"
 
 
 def _card(

@@ -14,6 +14,7 @@ from halfway import attacks, losses, storage
 from halfway.attacks import AttackResult, Threat
 from halfway.lab.config import user
 from halfway.lab.config.user import UserError
+from halfway.lab.measurements import crossed
 from halfway.lab.runtime import datasets
 from halfway.lab.runtime.runs import Run
 from halfway.lab.study.conditions import condition
@@ -95,8 +96,7 @@ def _models_of_run(flag: str, name: str) -> dict[str, Model]:
     for architecture in run.config.architectures:
         population = run.load_population(condition(run.config, architecture))
         if population is not None:
-            place = _PARTIES.index(party)
-            params = jax.tree.map(lambda leaf, place=place: leaf[:, place], population.params)
+            params = crossed.side(population.params, _PARTIES.index(party))
             stacked[architecture] = population.apply_fn, params
     if not stacked:
         raise UserError(

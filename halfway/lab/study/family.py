@@ -58,6 +58,7 @@ def conclude(
     def kinds(study: Study) -> Evidence:
         return (by_study or {}).get(study.id, evidence)
 
+    words = {name: word for name, (word, _) in checks.items()}
     verdicts = []
     for study, outcome in outcomes:
         if study.id in checks:
@@ -66,8 +67,8 @@ def conclude(
             continue
         p_adjusted, p_reverse = p_values[study.id]
         word, reason = _decide(outcome, p_adjusted, p_reverse, family_size)
-        if doubt := _doubt(study, checks):
-            word, reason = "inconclusive", doubt
+        if reason_to_doubt := doubt(study, words):
+            word, reason = "inconclusive", reason_to_doubt
         if evidence == "none":
             word, reason = "not at this size", f"at least {MIN_PAIRS} pairs are needed"
         verdicts.append(_verdict(study, outcome, word, reason, p_adjusted, kinds(study)))
@@ -90,10 +91,15 @@ def _check(study: Study, outcome: Outcome) -> tuple[Word, str]:
     )
 
 
-def _doubt(study: Study, checks: Mapping[str, tuple[Word, str]]) -> str:
-    """Returns why a hypothesis has nothing to stand on; empty where it has."""
+def doubt(study: Study, words: Mapping[str, str]) -> str:
+    """Returns why a hypothesis has nothing to stand on; empty where it has.
+
+    Args:
+      study: the hypothesis.
+      words: what controls and verifications that were run have come to, by id.
+    """
     for name in study.stands_on:
-        word, _ = checks.get(name, (None, ""))
+        word = words.get(name)
         if word is None:
             return f"{name}, on which the claim stands, was not run"
         if word not in HELD:

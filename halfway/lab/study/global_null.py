@@ -31,6 +31,13 @@ class Claimed(NamedTuple):
         """Whether it claims what it may not."""
         return self.claims and not self.reason
 
+    @property
+    def outcome(self) -> str:
+        """What it does, in words."""
+        if self.is_wrong:
+            return "claims what it may not"
+        return "claims it" if self.claims else "claims nothing"
+
 
 def claimed(
     verdicts: Sequence[Verdict], *, family_size: int, without_labels: Mapping[str, str]

@@ -99,10 +99,21 @@ def format_stored(effect: float | None, low: float | None, high: float | None) -
     )
 
 
+def half_width(estimate: float, low: float, high: float) -> float:
+    """Returns half of an interval, from its one finite side if there is but one; 0 where unknown.
+
+    Args:
+      estimate: in any units.
+      low: lower end of the interval.
+      high: upper end of the interval.
+    """
+    sides = [abs(end - estimate) for end in (low, high) if math.isfinite(end)]
+    return sum(sides) / len(sides) if sides and math.isfinite(estimate) else 0.0
+
+
 def _digits(estimate: float, low: float, high: float) -> tuple[int, int]:
     """Returns (decimals, power of ten taken out) for an estimate with its interval."""
-    sides = [abs(end - estimate) for end in (low, high) if math.isfinite(end)]
-    error = sum(sides) / len(sides) / 1.96 if sides and math.isfinite(estimate) else 0.0
+    error = half_width(estimate, low, high) / 1.96
     if error > 0:
         lowest = int(f"{error:.1e}".split("e")[1]) - 1
     elif estimate and math.isfinite(estimate):  # no error to go by: three digits of the estimate

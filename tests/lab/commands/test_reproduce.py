@@ -16,14 +16,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from support import commands, launcher
+from support import commands, launcher, run_folder
 from support.run_folder import assert_same, read
 
 from halfway.lab import studies
 from halfway.lab.runtime.runs import Run
 
 ROOT = Path(__file__).resolve().parents[3]
-TINY = (f"{launcher.SMALL}:g1", *launcher.FOLDERS)
 SMALL = (launcher.SMALL, *launcher.FOLDERS)
 FILES = {"config.json", "run.json", "verdicts.json", "records.parquet", "conditions.parquet"}
 
@@ -51,10 +50,7 @@ def copy(folder, to):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A run of one hypothesis that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("tiny")
-    result = commands.call(folder, "reproduce", *TINY, "--workdir=run")
-    assert result.code == 0, result.err
-    return folder / "run", result
+    return run_folder.make(tmp_path_factory.mktemp("tiny"))
 
 
 def run_small(folder, *arguments):
@@ -80,7 +76,7 @@ def requests(run, *names):
 
 @pytest.mark.quick
 def test_a_dry_run_says_what_would_be_trained_and_trains_nothing(tmp_path):
-    result = commands.call(tmp_path, "reproduce", *TINY, "--workdir=run", "--dry_run")
+    result = commands.call(tmp_path, "reproduce", *run_folder.G1, "--workdir=run", "--dry_run")
     assert result.code == 0, result.err
     assert result.out.startswith("populations to train: 2; 0 are there already\n")
     assert result.out.endswith("measurements to make: 2 (learning 2)\n")
@@ -158,7 +154,7 @@ def test_a_terminal_shows_the_stage_and_the_time_left(tmp_path):
     thread = threading.Thread(target=listen)
     thread.start()
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.reproduce", *TINY, "--workdir=run"],
+        [sys.executable, "-m", "experiments.reproduce", *run_folder.G1, "--workdir=run"],
         stdout=subprocess.PIPE,
         stderr=follower,
         text=True,
@@ -179,7 +175,7 @@ def test_a_terminal_shows_the_stage_and_the_time_left(tmp_path):
 def test_the_same_seed_repeats_and_another_does_not(tiny, tmp_path):
     for seed in (0, 1):
         again = (f"--config.seed={seed}", f"--workdir={seed}")
-        assert commands.call(tmp_path, "reproduce", *TINY, *again).code == 0
+        assert commands.call(tmp_path, "reproduce", *run_folder.G1, *again).code == 0
     assert_same(tmp_path / "0", tiny[0])
     a, b = (read(tmp_path / seed, "records.parquet") for seed in "01")
     number = len(a)
@@ -198,7 +194,7 @@ def test_half_of_the_populations_are_trained_again_and_the_rest_is_not(tiny, tmp
     for name in ("records.parquet", "run.json", "verdicts.json"):
         (work / name).unlink()
     kept = times(first, "condition.json")
-    result = commands.call(tmp_path, "reproduce", *TINY, "--workdir=run")
+    result = commands.call(tmp_path, "reproduce", *run_folder.G1, "--workdir=run")
     assert result.code == 0, result.err
     assert "resumed 1 of 2 populations\n" in result.err
     assert "3/3 done" in result.err  # one training and two measurements
@@ -211,7 +207,7 @@ def test_a_finished_run_answers_from_disk(tiny, tmp_path):
     shutil.rmtree(work / "figures")
     (work / "report.html").unlink()
     stored = times(work, "populations/**/*", "measurements/*")
-    result = commands.call(tmp_path, "reproduce", *TINY, "--workdir=run")
+    result = commands.call(tmp_path, "reproduce", *run_folder.G1, "--workdir=run")
     assert result.code == 0
     assert result.err == "resumed 2 of 2 populations\n"
     assert times(work, "populations/**/*", "measurements/*") == stored
@@ -233,7 +229,7 @@ def test_what_is_damaged_is_made_again(tiny, tmp_path):
     half = work / "populations" / "0123456789ab.partial"
     shutil.copytree(work / "populations" / condition_id, half)
     (work / "measurements" / ".x.npz.y.partial").write_text("half")
-    result = commands.call(tmp_path, "reproduce", *TINY, "--workdir=run")
+    result = commands.call(tmp_path, "reproduce", *run_folder.G1, "--workdir=run")
     assert result.code == 0, result.err
     assert f"{first.name} cannot be used" in result.err and "measured again" in result.err
     assert f"{condition_id} cannot be read" in result.err and "trained again" in result.err
@@ -247,7 +243,7 @@ def test_a_run_that_is_in_use_is_left_alone(tiny, tmp_path):
     work = copy(tiny[0], tmp_path)
     with Run.open(work).locked():
         before = files(work)
-        for name, arguments in (("reproduce", TINY), ("decide", ())):
+        for name, arguments in (("reproduce", run_folder.G1), ("decide", ())):
             second = commands.call(tmp_path, name, *arguments, "--workdir=run")
             assert "in use by another process" in second.complaint
         assert files(work) == before
@@ -337,9 +333,9 @@ def test_the_folder_of_another_run_is_refused(tiny, tmp_path):
     work = copy(tiny[0], tmp_path)
     before = times(work, "**/*")
     for arguments, words in (
-        ([*TINY, "--config.num_pairs=5"], ["config.num_pairs is 4 there and 5 here"]),
+        ([*run_folder.G1, "--config.num_pairs=5"], ["config.num_pairs is 4 there and 5 here"]),
         (
-            [*TINY, "--config.training.batch_size=32"],
+            [*run_folder.G1, "--config.training.batch_size=32"],
             ["config.training.batch_size is 64 there and 32 here"],
         ),
         ([*launcher.FOLDERS, "--only=G1"], ["another run"]),
@@ -353,7 +349,9 @@ def test_the_folder_of_another_run_is_refused(tiny, tmp_path):
 def test_other_devices_only_warn(tiny, tmp_path):
     work = copy(tiny[0], tmp_path)
     (work / "measurements").rename(tmp_path / "gone")  # so that populations of two are read on one
-    result = commands.call(tmp_path, "reproduce", *TINY, "--workdir=run", "--mesh=member:1")
+    result = commands.call(
+        tmp_path, "reproduce", *run_folder.G1, "--workdir=run", "--mesh=member:1"
+    )
     assert result.code == 0, result.err
     begun = len(jax.devices())
     assert f"begun on {begun} devices and goes on on 1" in result.err
@@ -372,7 +370,7 @@ def test_other_devices_only_warn(tiny, tmp_path):
 )
 def test_xla_flags_win(tmp_path, flags, number):
     work = tmp_path / "run"
-    job = launcher.Job(tmp_path, *TINY, "--workdir=run", env={"XLA_FLAGS": flags})
+    job = launcher.Job(tmp_path, *run_folder.G1, "--workdir=run", env={"XLA_FLAGS": flags})
     assert job.signal_once(lambda: (work / "config.json").exists())
     job.wait()
     assert read(work, "config.json")["num_devices"] == number

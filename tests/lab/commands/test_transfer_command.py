@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from support import commands, launcher
+from support import commands, run_folder
 
 from halfway import plots, storage, transfer
 from halfway.lab.commands import launch
@@ -406,12 +406,7 @@ def test_mistakes_are_drawn_as_shares():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of one architecture."""
-    folder = tmp_path_factory.mktemp("trained")
-    done = commands.call(
-        folder, "reproduce", f"{launcher.SMALL}:g1", *launcher.FOLDERS, "--workdir=run"
-    )
-    assert done.code == 0, done.err
-    return Run.open(folder / "run")
+    return Run.open(run_folder.make(tmp_path_factory.mktemp("trained"))[0])
 
 
 def test_models_of_a_run_are_those_of_its_halves(trained):

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support import commands, drawings, launcher
+from support import commands, drawings, run_folder
 
 import halfway
 from halfway.lab import studies
@@ -118,12 +118,7 @@ def test_shipped_results_come_first_and_in_order(tmp_path):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("published")
-    done = commands.call(
-        folder, "reproduce", f"{launcher.SMALL}:g1", *launcher.FOLDERS, "--workdir=run"
-    )
-    assert done.code == 0, done.err
-    return folder / "run"
+    return run_folder.make(tmp_path_factory.mktemp("published"))[0]
 
 
 def test_a_run_that_decides_nothing_is_refused(run):
@@ -173,10 +168,15 @@ def _verdict(word, **part):
     )
 
 
-def _together(*words, **part):
+MET = (DIGITS.verdict("G1"),)
+
+
+def _together(*words, checks=MET, **part):
     names = ("digits", "mnist1d", "mnist")
     results = [
-        dataclasses.replace(DIGITS, name=name, dataset=name, verdicts=[_verdict(word, **part)])
+        dataclasses.replace(
+            DIGITS, name=name, dataset=name, verdicts=[*checks, _verdict(word, **part)]
+        )
         for name, word in zip(names, words, strict=False)
     ]
     return tables.together(studies.available()["G5"], results)
@@ -213,6 +213,13 @@ def test_a_gate_is_not_met_by_more_pairs():
     assert "the reason" in text or "must be > 0" in text
     failing = _together("inconclusive", kind="gate", p_value=0.5)
     assert failing.endswith("more pairs would not change that.")
+
+
+def test_a_claim_that_has_nothing_to_stand_on_says_so():
+    text = "Inconclusive on digits. On digits G1, on which the claim stands,"
+    assert _together("inconclusive", checks=()) == f"{text} was not run."
+    failed = dataclasses.replace(DIGITS.verdict("G1"), verdict="not met")
+    assert _together("inconclusive", checks=(failed,)) == f"{text} is not met."
 
 
 def test_a_cell_names_confirmatory_evidence():

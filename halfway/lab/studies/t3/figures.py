@@ -115,17 +115,32 @@ def _points(ax, predicted, measured, factors, names) -> None:
 
 
 def _bars(ax, errors, num_deciding, largest_error) -> None:
-    rows = np.arange(len(errors), dtype=float)
-    rows[num_deciding:] += 0.8
+    rows = error_rows(ax, list(errors), num_deciding, largest_error)
     for row, (place, (middle, low, high)) in zip(rows, enumerate(errors.values()), strict=True):
         color = BLUE if place == 0 else INK if place < num_deciding else GREY
         if np.isfinite(middle):
             ends = clip_ends(np.array([low, high]))
             ax.plot(ends, [row, row], color=color, lw=1.8)
             ax.plot(middle, row, "D" if place == 0 else "o", color=color, ms=6)
+    ax.set_xlim(left=0)
+
+
+def error_rows(
+    ax: Axes, names: Sequence[str], num_deciding: int, largest_error: float
+) -> np.ndarray:
+    """Returns where the errors of predictors stand on axes that are made for them.
+
+    Args:
+      ax: whose y axis gets the names, those that do not decide set apart below a line.
+      names: of the predictors, the law first.
+      num_deciding: how many of them decide.
+      largest_error: the threshold of the law.
+    """
+    rows = np.arange(len(names), dtype=float)
+    rows[num_deciding:] += 0.8
     ax.axvline(largest_error, color=INK, lw=1, ls=(0, (4, 3)))
     ax.axhline((rows[num_deciding - 1] + rows[num_deciding]) / 2, color=GREY, lw=0.6)
-    ax.set_yticks(rows, [symbols(name) for name in errors])
+    ax.set_yticks(rows, [symbols(name) for name in names])
     ax.invert_yaxis()
-    ax.set_xlim(left=0)
     ax.set_xlabel(symbols("mean error in M_x"))
+    return rows
