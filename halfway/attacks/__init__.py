@@ -5,6 +5,7 @@ All are exported flat, with what they are composed of: `objective`, gradient est
 They are not jitted: the caller is, and may `vmap` over parameters, examples and budgets.
 """
 
+from halfway.attacks.adaptive import bpda, eot, straight_through
 from halfway.attacks.auto_pgd import apgd
 from halfway.attacks.base import (
     AttackResult,
@@ -43,8 +44,10 @@ from halfway.attacks.minimum_norm.gradient_based import ddn, deepfool, fmn
 from halfway.attacks.minimum_norm.nearest import distance, minimum_budget
 from halfway.attacks.minimum_norm.penalty import carlini_wagner
 from halfway.attacks.random_search import square
-from halfway.attacks.suite import Outcome, auto_attack, outcome
-from halfway.attacks.threat import Threat, l1, l2, linf
+from halfway.attacks.rotation import rotate_and_shift, spatial
+from halfway.attacks.staged import Progress, auto_attack_steps
+from halfway.attacks.suite import Outcome, StagedResult, auto_attack, outcome
+from halfway.attacks.threat import Threat, l1, l2, linf, patch
 from halfway.attacks.universal_perturbation import UniversalResult, universal
 from halfway.attacks.variance_reduction import svre
 
@@ -56,13 +59,17 @@ __all__ = [
     "GradientEstimate",
     "Objective",
     "Outcome",
+    "Progress",
+    "StagedResult",
     "Threat",
     "UniversalResult",
     "apgd",
     "ascend",
     "auto_attack",
+    "auto_attack_steps",
     "bim",
     "boundary",
+    "bpda",
     "carlini_wagner",
     "collect_weights",
     "ddn",
@@ -72,6 +79,7 @@ __all__ = [
     "distance",
     "diverse_inputs",
     "ensemble",
+    "eot",
     "exact_gradient",
     "fab",
     "fgsm",
@@ -89,12 +97,16 @@ __all__ = [
     "ni_fgsm",
     "objective",
     "outcome",
+    "patch",
     "pgd",
+    "rotate_and_shift",
     "scaled_copies",
     "si_fgsm",
     "smoothed",
+    "spatial",
     "square",
     "steps",
+    "straight_through",
     "svre",
     "ti_fgsm",
     "universal",

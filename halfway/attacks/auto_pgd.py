@@ -1,7 +1,9 @@
 """Auto-PGD, a walk that halves its step where it stops gaining (Croce and Hein, 2020)."""
 
 import functools
-from typing import NamedTuple
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 
 from halfway import losses
 from halfway.attacks import base, door
-from halfway.attacks.base import AttackResult, Candidate
+from halfway.attacks.base import AttackResult, Candidate, EstimatorOf
 from halfway.attacks.threat import Threat, shared_step
 from halfway.types import Array, Key, LogitsFn, LossFn
 
@@ -18,6 +20,11 @@ MOMENTUM, PROGRESS, FIRST_STEP = 0.75, 0.75, 2.0
 FIRST_SHARE, PERIOD, SHRINK, LEAST_STEP, FEWER = 0.2, 0.04, 1.5, 0.1, 0.95
 """In l1: share of features at first, of steps between looks; by how much both shrink; the least
 step over ε; what the number of features must fall to."""
+SHRINKING = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
+"""Radii of AutoAttack in l1: multiples of ε, and the share of the steps in each."""
+Look = Callable[[Key, Any, Array], tuple[Array, Candidate, Any]]
+"""Key, what the estimator carries and a point `[B, ...]` to the gradient there, what the point is
+worth and what the estimator carries on."""
 
 
 class _State(NamedTuple):
@@ -26,6 +33,7 @@ class _State(NamedTuple):
     Attributes:
       point, before: `[B, ...]`, x_t and x_{t−1}.
       gradient: `[B, ...]`, at x_t.
+      memory: what the estimator of gradients carries.
       loss: at x_t.
       kept: what the attack returns: success first, then loss.
       best, best_gradient, best_loss: `[B, ...]`, `[B, ...]` and `[B]`: the point of largest loss,
@@ -38,6 +46,7 @@ class _State(NamedTuple):
     point: Array
     before: Array
     gradient: Array
+    memory: Any
     loss: Array
     kept: Candidate
     best: Array
@@ -81,9 +90,11 @@ def apgd(
     threat: Threat,
     targets: Array | None = None,
     loss_fn: LossFn = losses.cross_entropy,
+    estimator: EstimatorOf = base.exact_gradient,
     num_steps: int = 100,
     num_restarts: int = 1,
     random_start: bool = True,
+    radii: tuple[tuple[float, float], ...] = ((1.0, 1.0),),
 ) -> AttackResult:
     """Returns the result of Auto-PGD, which needs no step size.
 
@@ -106,12 +117,18 @@ def apgd(
       threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
       targets: `[B]` integers that the attack steers to, or None.
       loss_fn: logits and labels to a loss per example.
-      num_steps: N, at least 1; static. It spends N + 1 queries a restart.
+      estimator: of the gradient; where it is not the exact one, the walk looks at the point itself
+        for its loss and logits, at one more query a step.
+      num_steps: N, at least 1; static. It spends N + 1 queries a restart and radius.
       num_restarts: walks, of which each example's best is kept; at least 1, static.
       random_start: whether walks begin at a uniform draw from the ball.
+      radii: the multiples of ε in which a walk goes on from its best point so far, moved into the
+        ball, and the share of N that is spent in each; the last multiple is 1. `SHRINKING` is that
+        of AutoAttack in l1. Static.
 
     Raises:
-      ValueError: for counts below 1, and for several restarts without a random start.
+      ValueError: for counts below 1, for several restarts without a random start, and for radii
+        that do not end with 1.
 
     Source: arXiv 2003.01690; for l1, Croce and Hein, arXiv 2103.01208.
     """
@@ -120,39 +137,63 @@ def apgd(
         raise ValueError(
             f"num_restarts must be at least 1, and 1 without random_start, got {num_restarts}"
         )
+    if not radii or radii[-1][0] != 1 or min(itertools.chain(*radii)) <= 0:
+        raise ValueError(f"radii must be positive and end with that of 1, got {radii}")
     goal = base.objective(logits_fn, labels, loss_fn, targets)
-
+    look, memory, num_queries = _look(goal, estimator, x)
     walk_of = _sparse_walk if threat.norm.name == "l1" else _walk
+    counts = [max(round(share * num_steps), 1) for _, share in radii]
 
     def walk(key: Key) -> Candidate:
-        return walk_of(goal, key, x, threat, num_steps, random_start)
+        key_start, key = jax.random.split(key)
+        start = _scaled(threat, radii[0][0]).random_start(key_start, x) if random_start else x
+        end = Candidate(start, *base.no_candidate(goal, x)[1:])
+        for index, ((multiple, _), count) in enumerate(zip(radii, counts, strict=True)):
+            ball = _scaled(threat, multiple)
+            key_walk = jax.random.fold_in(key, index)
+            end = walk_of(look, memory, key_walk, x, ball.project(end.point, x), ball, count)
+        return end
 
     end = base.best_walk(walk, jax.random.split(key, num_restarts), goal, x)
-    queries = jnp.full(labels.shape, num_restarts * (num_steps + 1), jnp.int32)
-    return AttackResult(end.point, end.success, end.loss, queries)
-
-
-def _look(goal: base.Objective, point: Array) -> tuple[Array, Candidate]:
-    """Returns the gradient at a point `[B, ...]`, and what the point is worth."""
-    estimate = base.exact_gradient(goal).estimate(None, (), point)
-    return base.finite(estimate.gradient), Candidate(
-        point, goal.success(estimate.logits), estimate.loss
+    queries = num_restarts * num_queries * sum(count + 1 for count in counts)
+    return AttackResult(
+        end.point, end.success, end.loss, jnp.full(labels.shape, queries, jnp.int32)
     )
 
 
+def _scaled(threat: Threat, multiple: float) -> Threat:
+    if multiple == 1:
+        return threat
+    return threat.replace(epsilon=multiple * threat.epsilon)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _look(goal: base.Objective, estimator_of: EstimatorOf, x: Array) -> tuple[Look, Any, int]:
+    """Returns how a walk looks at a point, what it carries at first, and the queries of a look."""
+    estimator = estimator_of(goal)
+    exact = estimator_of is base.exact_gradient
+
+    def look(key: Key, memory: Any, point: Array) -> tuple[Array, Candidate, Any]:
+        estimate = estimator.estimate(key, memory, point)
+        loss, logits = (estimate.loss, estimate.logits) if exact else goal.value(point)
+        chex.assert_shape(loss, x.shape[:1])
+        here = Candidate(point, goal.success(logits), loss)
+        return base.finite(estimate.gradient), here, estimate.state
+
+    return look, estimator.init(x), estimator.num_queries + (0 if exact else goal.num_queries)
+
+
 def _walk(
-    goal: base.Objective, key: Key, x: Array, threat: Threat, num_steps: int, random_start: bool
+    look: Look, memory: Any, key: Key, x: Array, begin: Array, threat: Threat, num_steps: int
 ) -> Candidate:
     """Returns the best point of one walk."""
     radius, each = threat.radius(x), functools.partial(base.per_example, like=x)
-    begin = threat.random_start(key, x) if random_start else x
-    gradient, first = _look(goal, begin)
-    chex.assert_shape(first.loss, x.shape[:1])
+    gradient, first, memory = look(jax.random.fold_in(key, 0), memory, begin)
     ones = jnp.ones_like(first.loss)
     state = _State(
         point=begin,
         before=begin,
         gradient=gradient,
+        memory=memory,
         loss=first.loss,
         kept=first,
         best=begin,
@@ -164,18 +205,19 @@ def _walk(
         halved=jnp.ones(ones.shape, bool),  # so that the first checkpoint asks for gains alone
     )
 
-    def move(state: _State, weight: Array) -> _State:
+    def move(state: _State, weight: Array, key: Key) -> _State:
         along = each(state.step) * radius * threat.steepest(state.gradient)
         ahead = threat.project(state.point + along, x)
         mixed = state.point + weight * (ahead - state.point)
         mixed = mixed + (1 - weight) * (state.point - state.before)
         point = threat.project(mixed, x)
-        gradient, moved = _look(goal, point)
+        gradient, moved, memory = look(key, state.memory, point)
         better = moved.loss > state.best_loss
         return state._replace(
             point=point,
             before=state.point,
             gradient=gradient,
+            memory=memory,
             loss=moved.loss,
             kept=base.better_of(moved, state.kept),
             best=jnp.where(each(better), point, state.best),
@@ -202,12 +244,12 @@ def _walk(
     gap = jnp.array([gaps.get(step, 0) for step in range(1, num_steps + 1)], jnp.float32)
     weight = jnp.full(num_steps, MOMENTUM, x.dtype).at[0].set(1.0)
 
-    def step(state: _State, inputs: tuple[Array, Array]) -> tuple[_State, None]:
-        weight, gap = inputs
-        state = move(state, weight)
+    def step(state: _State, inputs: tuple[Array, Array, Array]) -> tuple[_State, None]:
+        index, weight, gap = inputs
+        state = move(state, weight, jax.random.fold_in(key, index))
         return jax.lax.cond(gap > 0, lambda s: check(s, gap), lambda s: s, state), None
 
-    state, _ = jax.lax.scan(step, state, (weight, gap))
+    state, _ = jax.lax.scan(step, state, (jnp.arange(1, num_steps + 1), weight, gap))
     return state.kept
 
 
@@ -221,6 +263,7 @@ class _SparseState(NamedTuple):
 
     point: Array
     gradient: Array
+    memory: Any
     kept: Candidate
     best: Array
     best_gradient: Array
@@ -231,19 +274,18 @@ class _SparseState(NamedTuple):
 
 
 def _sparse_walk(
-    goal: base.Objective, key: Key, x: Array, threat: Threat, num_steps: int, random_start: bool
+    look: Look, memory: Any, key: Key, x: Array, begin: Array, threat: Threat, num_steps: int
 ) -> Candidate:
     """Returns the best point of one walk in l1."""
     radius, each = threat.radius(x), functools.partial(base.per_example, like=x)
     size = x[0].size
     period = max(int(PERIOD * num_steps), 1)
-    begin = threat.random_start(key, x) if random_start else x
-    gradient, first = _look(goal, begin)
-    chex.assert_shape(first.loss, x.shape[:1])
+    gradient, first, memory = look(jax.random.fold_in(key, 0), memory, begin)
     ones = jnp.ones_like(first.loss)
     state = _SparseState(
         begin,
         gradient,
+        memory,
         first,
         begin,
         gradient,
@@ -267,11 +309,13 @@ def _sparse_walk(
     def step(state: _SparseState, index: Array) -> tuple[_SparseState, None]:
         along = largest_components(state.gradient, state.number)
         point = threat.project(state.point + each(state.step) * radius * along, x)
-        gradient, moved = _look(goal, point)
+        key_look = jax.random.fold_in(key, index + 1)
+        gradient, moved, memory = look(key_look, state.memory, point)
         better = moved.loss > state.best_loss
         state = state._replace(
             point=point,
             gradient=gradient,
+            memory=memory,
             kept=base.better_of(moved, state.kept),
             best=jnp.where(each(better), point, state.best),
             best_gradient=jnp.where(each(better), gradient, state.best_gradient),

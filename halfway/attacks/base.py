@@ -75,12 +75,18 @@ class Objective(NamedTuple):
     Attributes:
       value: inputs `[B, ...]` to attack loss `[B]` and logits `[B, C]`, of M models `[B, M, C]`.
       success: these logits to whether the attack has reached its aim, `[B]` bool.
+      loss: these logits to the attack loss `[B]`, for estimators that look at other models.
       num_queries: of a value, per example.
     """
 
     value: Callable[[Array], tuple[Array, Array]]
     success: Callable[[Array], Array]
+    loss: Callable[[Array], Array]
     num_queries: int = 1
+
+
+EstimatorOf = Callable[[Objective], Estimator]
+"""What an attack takes as `estimator`: of its own objective, how it comes by a gradient."""
 
 
 def objective(
@@ -90,7 +96,8 @@ def objective(
 
     The attack loss is loss_fn(logits, labels), or −loss_fn(logits, targets). Of M models at once
     (`attacks.ensemble`) the logits are `[B, M, C]`: then success is that of all of them, and a loss
-    `[B, M]` stands for its least after that sign, that of the model hardest to fool.
+    `[B, M]` stands for its least after that sign, that of the model hardest to fool. Of logits of
+    16 bits the loss is taken in float32.
 
     Args:
       logits_fn: the model, `[B, ...]` to `[B, C]` or `[B, M, C]`; it must not couple examples.
@@ -104,10 +111,13 @@ def objective(
         chex.assert_equal_shape([labels, targets])
     aim, sign = (labels, 1) if targets is None else (targets, -1)
 
+    def attack_loss(logits: Array) -> Array:
+        loss = sign * loss_fn(precise(logits), aim)
+        return loss.min(1) if (logits.ndim, loss.ndim) == (3, 2) else loss
+
     def value(x: Array) -> tuple[Array, Array]:
         logits = logits_fn(x)
-        loss = sign * loss_fn(logits, aim)
-        return loss.min(1) if (logits.ndim, loss.ndim) == (3, 2) else loss, logits
+        return attack_loss(logits), logits
 
     def success(logits: Array) -> Array:
         # NaN, the error of NaN logits, equals neither.
@@ -116,7 +126,16 @@ def objective(
             return (jax.vmap(losses.error, (1, None), 1)(logits, aim) == wanted).all(1)
         return losses.error(logits, aim) == wanted
 
-    return Objective(value, success)
+    return Objective(value, success, attack_loss)
+
+
+def precise(logits: Array) -> Array:
+    """Returns logits in float32 where their type is shorter: differences of them are small.
+
+    Args:
+      logits: of any shape.
+    """
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
 def exact_gradient(goal: Objective) -> Estimator:
@@ -274,6 +293,22 @@ def check_length(name: str, value: Any) -> None:
     chex.assert_rank(value, 0)
     if not is_traced(value) and not (np.isfinite(value) and value >= 0):
         raise ValueError(f"{name} must be finite and at least 0, got {value}")
+
+
+def check_channels_last(x: Array) -> None:
+    """Checks that images are `[B, H, W, D]`, not `[B, D, H, W]` as in other libraries.
+
+    Args:
+      x: images, or inputs of another rank, which are not looked at.
+
+    Raises:
+      ValueError: where the second axis can only be that of channels.
+    """
+    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[2] == x.shape[3] > 4:
+        raise ValueError(
+            f"x has shape {x.shape}, channels first: images must be [B, H, W, D], "
+            "x.transpose(0, 2, 3, 1), with a model that takes them so"
+        )
 
 
 def ascend(

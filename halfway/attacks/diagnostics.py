@@ -12,12 +12,14 @@ from halfway.attacks import base
 from halfway.attacks.base import AttackResult
 from halfway.attacks.random_search import square
 from halfway.attacks.threat import Threat
-from halfway.types import Array, Key, LogitsFn
+from halfway.types import Array, Key, LogitsFn, LossFn
 
 LEVELS = 255
 """Steps of an image of 8 bits between its bounds."""
 ZERO_GRADIENT, BLACK_BOX_ONLY, FALL, LOST, COUPLING = 0.05, 0.02, 0.01, 0.05, 1e-3
 """Shares, and for the last one a relative size, above which `in_words` warns."""
+PROBABILITIES, ROUNDING = 0.95, 1e-3
+"""Share of the inputs whose outputs must be probabilities, and how far from 1 these may sum."""
 
 
 class Diagnosis(NamedTuple):
@@ -26,22 +28,28 @@ class Diagnosis(NamedTuple):
     Attributes:
       num_inputs: classified rightly, a scalar.
       zero_gradient: share at which the gradient of the cross-entropy is 0, or not finite.
+      saturated: share at which it is, and that of the margin is not.
+      probabilities: share of all inputs whose outputs lie in [0, 1] and sum to 1.
       budgets: `[E]`, ε of each success rate, the largest where there is one per example.
       success_rates: `[E]`, share that the attack fools.
-      black_box_only: share that Square fools and the attack does not, at ε; NaN in l1.
+      black_box_only: share that Square fools and the attack does not, at ε.
       lost_by_rounding: share of the successes at ε that rounding to 8 bits undoes; NaN where there
         are none or a bound is infinite.
       coupling: largest difference of a logit between an input alone and the same in its batch, over
         the standard deviation of the logits.
+      randomness: likewise, between an input at two places of a batch of the same inputs.
     """
 
     num_inputs: Array
     zero_gradient: Array
+    saturated: Array
+    probabilities: Array
     budgets: Array
     success_rates: Array
     black_box_only: Array
     lost_by_rounding: Array
     coupling: Array
+    randomness: Array
 
 
 def diagnose(
@@ -95,9 +103,12 @@ def diagnose(
     def share(chosen: Array) -> Array:
         return losses.masked_mean(chosen.astype(x.dtype), right)
 
-    goal = base.objective(logits_fn, labels, losses.cross_entropy)
-    gradient = base.finite(base.exact_gradient(goal).estimate(None, (), x).gradient)
-    flat = (gradient == 0).reshape(x.shape[0], -1).all(1)
+    def is_flat(loss_fn: LossFn) -> Array:
+        goal = base.objective(logits_fn, labels, loss_fn)
+        gradient = base.finite(base.exact_gradient(goal).estimate(None, (), x).gradient)
+        return (gradient == 0).reshape(x.shape[0], -1).all(1)
+
+    flat = is_flat(losses.cross_entropy)
 
     def at(scale: Array) -> AttackResult:
         scaled = threat.replace(epsilon=scale * threat.epsilon)  # pyright: ignore
@@ -107,12 +118,7 @@ def diagnose(
     results = jax.lax.map(at, jnp.asarray(scales, x.dtype))
     rates = jax.vmap(share)(results.success)
     result = jax.tree.map(lambda leaf: leaf[scales.index(1.0)], results)
-    only = jnp.asarray(jnp.nan, x.dtype)
-    if threat.norm.name != "l1":
-        other = square(
-            logits_fn, key_square, x, labels, threat=threat, num_queries=num_queries
-        ).success
-        only = share(other & ~result.success)
+    other = square(logits_fn, key_square, x, labels, threat=threat, num_queries=num_queries).success
     lower, upper = (jnp.asarray(bound, x.dtype) for bound in threat.bounds)
     rounded = lower + jnp.round(
         (result.adversarial - lower) / (upper - lower) * LEVELS
@@ -120,15 +126,20 @@ def diagnose(
     undone = losses.error(logits_fn(rounded), labels) == 0
     lost = losses.masked_mean(undone.astype(x.dtype), right & result.success)
     alone = jax.lax.map(lambda image: logits_fn(image[None])[0], x)
-    spread = jnp.std(logits)
+    elsewhere = jnp.roll(logits_fn(jnp.roll(x, 1, 0)), -1, 0)
+    spread = jnp.where(jnp.std(logits) > 0, jnp.std(logits), 1)
+    in_range = ((logits >= 0) & (logits <= 1)).all(1)
     return Diagnosis(
         num_inputs=right.sum(),
         zero_gradient=share(flat),
+        saturated=share(flat & ~is_flat(losses.margin)),
+        probabilities=(in_range & (jnp.abs(logits.sum(1) - 1) < ROUNDING)).mean(),
         budgets=jnp.asarray(scales, x.dtype) * jnp.max(threat.epsilon),
         success_rates=rates,
-        black_box_only=only,
+        black_box_only=share(other & ~result.success),
         lost_by_rounding=jnp.where(jnp.isfinite(upper - lower), lost, jnp.nan),
-        coupling=jnp.abs(alone - logits).max() / jnp.where(spread > 0, spread, 1),
+        coupling=jnp.abs(alone - logits).max() / spread,
+        randomness=jnp.abs(elsewhere - logits).max() / spread,
     )
 
 
@@ -141,10 +152,21 @@ def in_words(diagnosis: Diagnosis) -> tuple[str, ...]:
     said: list[str] = []
     if int(diagnosis.num_inputs) == 0:
         return ("no input is classified rightly: there is nothing to attack",)
-    if diagnosis.zero_gradient > ZERO_GRADIENT:
+    if diagnosis.probabilities > PROBABILITIES:
         said.append(
-            f"the loss has no gradient at {float(diagnosis.zero_gradient):.1%} of the inputs: "
-            "a walk cannot begin there; try losses.margin or losses.dlr, a random start, or square"
+            "the outputs are probabilities, not logits: attacks take them for logits and find the "
+            "loss flat; return the values before the softmax, or jnp.log of these"
+        )
+    if diagnosis.saturated > ZERO_GRADIENT:
+        said.append(
+            f"cross-entropy saturates at {float(diagnosis.saturated):.1%} of the inputs, where its "
+            "gradient is 0 and that of the margin is not: use losses.margin or losses.dlr"
+        )
+    without = diagnosis.zero_gradient - diagnosis.saturated
+    if without > ZERO_GRADIENT:
+        said.append(
+            f"the loss has no gradient at {float(without):.1%} of the inputs: "
+            "a walk cannot begin there; try a random start, attacks.bpda, or square"
         )
     if diagnosis.black_box_only > BLACK_BOX_ONLY:
         said.append(
@@ -167,7 +189,13 @@ def in_words(diagnosis: Diagnosis) -> tuple[str, ...]:
             f"rounding to 8 bits undoes {float(diagnosis.lost_by_rounding):.1%} of the successes: "
             "they do not survive being stored as images"
         )
-    if diagnosis.coupling > COUPLING:
+    if diagnosis.randomness > COUPLING:
+        said.append(
+            "the model is randomized: the same input at another place of its batch has logits "
+            f"{float(diagnosis.randomness):.2g} standard deviations away; attack it with "
+            "estimator=attacks.eot(draw_fn), or auto_attack(version='rand')"
+        )
+    elif diagnosis.coupling > COUPLING:
         said.append(
             f"logits of an input change by {float(diagnosis.coupling):.2g} standard deviations "
             "with its batch: the model couples examples, so results depend on which are attacked "

@@ -26,7 +26,8 @@ _Result = TypeVar("_Result")
 def checked(attack: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
     """Returns an attack that checks its inputs first, and takes arrays of NumPy too.
 
-    Of a batch without examples it returns results without examples.
+    Of a batch without examples it returns results without examples. Inputs of 16 bits are attacked
+    in float32, and the points that are returned are of their type.
 
     Args:
       attack: takes a model, a key, inputs `x` and `labels`, and either a `threat` or `bounds`; its
@@ -44,33 +45,52 @@ def checked(attack: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
-        _check_inputs(given["x"])
-        names = ["labels", *(["targets"] if given.get("targets") is not None else [])]
-        for name in names:
-            _check_classes(name, given[name], len(given["x"]))
-        bounds = _bounds(given)
-        if len(given["x"]) == 0:
-            return _empty(attack, bound)
+        x, labels, targets = given["x"], given["labels"], given.get("targets")
+        if "threat" in given:
+            bounds = _bounds_of(given["threat"])
+        else:
+            bounds = given["bounds"]
+            linf(0.0, bounds)  # which checks them
         model = given[first]
         if "params" in given:  # of one of several models
             num_models_of(given["params"])
-            member = jax.tree.map(lambda leaf: leaf[0], given["params"])
-            model = functools.partial(model, member)
-        num_classes = _num_classes(model, given["x"])
-        # Before they become arrays of JAX, which have no values while a program is traced.
-        for name in names:
-            _check_range(name, given[name], num_classes)
-        is_known = not any(map(is_traced, (given["x"], given["labels"], *bounds)))
-        if not any(map(is_traced, (given["x"], *bounds))):
-            _check_within(given["x"], bounds)
-        given |= {name: jnp.asarray(given[name]) for name in ("x", *names)}
+            model = functools.partial(model, jax.tree.map(lambda leaf: leaf[0], given["params"]))
+        num_classes = _check_all(model, x, labels, targets, bounds)
+        _check_loss(model, x, labels, given.get("loss_fn"))
+        if len(x) == 0:
+            return _empty(attack, bound)
+        is_known = not any(map(is_traced, (x, labels, *bounds)))
+        names = ["x", "labels", *([] if targets is None else ["targets"])]
+        given |= {name: jnp.asarray(given[name]) for name in names}
+        dtype = given["x"].dtype
+        if jnp.finfo(dtype).bits < 32:
+            given |= _in_single(given, first)
         result: Any = attack(*bound.args, **bound.kwargs)
+        result = result._replace(adversarial=result.adversarial.astype(dtype))
         if is_known:
             return result
         usable = _usable(given["x"], given["labels"], bounds, num_classes)
         return result._replace(success=result.success & usable)
 
     return run
+
+
+def _in_single(given: dict[str, Any], first: str) -> dict[str, Any]:
+    """Returns arguments of a walk in float32 for inputs of 16 bits, which would lose its steps.
+
+    The model sees every point as it will be returned: rounded to the type of the inputs.
+
+    Args:
+      given: arguments by name.
+      first: name of the model, whose inputs come last.
+    """
+    model, dtype = given[first], given["x"].dtype
+
+    def rounded(*args: Any) -> Array:
+        return model(*args[:-1], args[-1].astype(dtype))
+
+    arrays = [name for name in ("x", "start") if given.get(name) is not None]
+    return {first: rounded} | {name: jnp.asarray(given[name], jnp.float32) for name in arrays}
 
 
 def _check_inputs(x: Any) -> None:
@@ -107,12 +127,42 @@ def _check_classes(name: str, values: Any, number: int) -> None:
         raise ValueError(f"x has {number} examples, {name} has {shape[0]}")
 
 
-def _bounds(given: dict[str, Any]) -> Bounds:
-    """Returns the bounds of the threat model, or those that were given."""
-    if "threat" not in given:
-        linf(0.0, given["bounds"])  # which checks them
-        return given["bounds"]
-    threat = given["threat"]
+def check(logits_fn: Callable[[Array], Array], x: Any, labels: Any, threat: Any) -> None:
+    """Checks what an attack is given, for those that do not come through `checked`.
+
+    Args:
+      logits_fn: the model.
+      x: inputs.
+      labels: of these.
+      threat: the threat model.
+
+    Raises:
+      ValueError: as the attacks that `checked` returns.
+    """
+    _check_all(logits_fn, x, labels, None, _bounds_of(threat))
+
+
+def _check_all(
+    model: Callable[[Array], Array], x: Any, labels: Any, targets: Any, bounds: Bounds
+) -> int:
+    """Checks inputs, labels and targets, and returns the number of classes of the model."""
+    _check_inputs(x)
+    classes = {"labels": labels} | ({} if targets is None else {"targets": targets})
+    for name, values in classes.items():
+        _check_classes(name, values, len(x))
+    num_classes = _num_classes(model, x)
+    if len(x) == 0:
+        return num_classes
+    # Before they become arrays of JAX, which have no values while a program is traced.
+    for name, values in classes.items():
+        _check_range(name, values, num_classes)
+    if not any(map(is_traced, (x, *bounds))):
+        _check_within(x, bounds)
+    return num_classes
+
+
+def _bounds_of(threat: Any) -> Bounds:
+    """Returns the bounds of a threat model, if it is one."""
     if not isinstance(threat, Threat):
         raise ValueError(
             f"threat must be a threat model, got {threat!r}: attacks.linf({threat!r}), or l2 or l1"
@@ -152,6 +202,26 @@ def _num_classes(model: Callable[[Array], Array], x: Any) -> int:
     if len(shape) not in (2, 3) or shape[0] != x.shape[0]:
         raise ValueError(f"the model must return logits [{x.shape[0]}, C], got {shape}")
     return shape[-1]
+
+
+def _check_loss(model: Callable[[Array], Array], x: Any, labels: Any, loss_fn: Any) -> None:
+    """Checks that logits `[B, M, C]` of several models come with a loss that takes them."""
+    shaped = lambda a: jax.ShapeDtypeStruct(a.shape, jax.dtypes.canonicalize_dtype(a.dtype))  # noqa: E731
+    logits = jax.eval_shape(model, shaped(x))
+    if logits.ndim == 2:
+        return
+    if loss_fn is None:
+        raise ValueError(
+            f"the model returns logits of {logits.shape[1]} models at once, {logits.shape}, and "
+            "this attack takes those of one: attacks.ensemble(apply_fn, params, 'logits')"
+        )
+    try:
+        jax.eval_shape(loss_fn, logits, shaped(labels))
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the model returns logits of {logits.shape[1]} models at once, {logits.shape}, which "
+            "loss_fn does not take: give the loss_fn that attacks.ensemble returns with them"
+        ) from error
 
 
 def _check_range(name: str, values: Any, num_classes: int) -> None:

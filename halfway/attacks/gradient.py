@@ -4,7 +4,7 @@ from typing import Any
 
 from halfway import losses
 from halfway.attacks import base, door, estimators
-from halfway.attacks.base import AttackResult
+from halfway.attacks.base import AttackResult, EstimatorOf
 from halfway.attacks.threat import Threat
 from halfway.types import Array, Key, LogitsFn, LossFn
 
@@ -19,6 +19,7 @@ def pgd(
     threat: Threat,
     targets: Array | None = None,
     loss_fn: LossFn = losses.cross_entropy,
+    estimator: EstimatorOf = base.exact_gradient,
     num_steps: int = 20,
     relative_step: Any = 0.15,
     num_restarts: int = 1,
@@ -41,6 +42,7 @@ def pgd(
       threat: from `attacks.linf`; its budget may be traced.
       targets: `[B]` integers that the attack steers to, or None.
       loss_fn: logits and labels to a loss per example.
+      estimator: of the gradient, such as `attacks.eot(draw_fn)` or `attacks.bpda(stand_in_fn)`.
       num_steps: steps a restart, ≥ 0; static.
       relative_step: length of a step as a fraction of ε, a scalar ≥ 0; may be traced.
       num_restarts: independent walks, one after the other, of which each example's best end is
@@ -69,7 +71,7 @@ def pgd(
     goal = base.objective(logits_fn, labels, loss_fn, targets)
     return base.ascend(
         goal,
-        base.exact_gradient(goal),
+        estimator(goal),
         base.steps(threat, relative_step),
         key,
         x,
@@ -92,6 +94,7 @@ def fgsm(
     threat: Threat,
     targets: Array | None = None,
     loss_fn: LossFn = losses.cross_entropy,
+    estimator: EstimatorOf = base.exact_gradient,
 ) -> AttackResult:
     """Returns the result of one steepest step of length ε from x (Goodfellow et al., 2015).
 
@@ -105,9 +108,10 @@ def fgsm(
       threat: from `attacks.linf`.
       targets: `[B]` integers, or None.
       loss_fn: logits and labels to a loss per example.
+      estimator: of the gradient, such as `attacks.eot(draw_fn)` or `attacks.bpda(stand_in_fn)`.
     """
     goal = base.objective(logits_fn, labels, loss_fn, targets)
-    gradient, rule = base.exact_gradient(goal), base.steps(threat, 1.0)
+    gradient, rule = estimator(goal), base.steps(threat, 1.0)
     return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=1, best=False)
 
 
@@ -121,6 +125,7 @@ def bim(
     threat: Threat,
     targets: Array | None = None,
     loss_fn: LossFn = losses.cross_entropy,
+    estimator: EstimatorOf = base.exact_gradient,
     num_steps: int = 10,
 ) -> AttackResult:
     """Returns the last point of steepest steps of ε/num_steps from x (Kurakin et al., 2017).
@@ -135,6 +140,7 @@ def bim(
       threat: from `attacks.linf`.
       targets: `[B]` integers, or None.
       loss_fn: logits and labels to a loss per example.
+      estimator: of the gradient, such as `attacks.eot(draw_fn)` or `attacks.bpda(stand_in_fn)`.
       num_steps: ≥ 1, static.
 
     Raises:
@@ -142,7 +148,7 @@ def bim(
     """
     base.check_count("num_steps", num_steps)
     goal = base.objective(logits_fn, labels, loss_fn, targets)
-    gradient, rule = base.exact_gradient(goal), base.steps(threat, 1.0 / num_steps)
+    gradient, rule = estimator(goal), base.steps(threat, 1.0 / num_steps)
     return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=num_steps, best=False)
 
 
@@ -156,6 +162,7 @@ def mi_fgsm(
     threat: Threat,
     targets: Array | None = None,
     loss_fn: LossFn = losses.cross_entropy,
+    estimator: EstimatorOf = base.exact_gradient,
     num_steps: int = 10,
     relative_step: Any = 0.1,
     decay: Any = 1.0,
@@ -175,6 +182,7 @@ def mi_fgsm(
       threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
       targets: `[B]` integers that the attack steers to, or None.
       loss_fn: logits and labels to a loss per example.
+      estimator: of the gradient, such as `attacks.eot(draw_fn)` or `attacks.bpda(stand_in_fn)`.
       num_steps: ≥ 0, static.
       relative_step: length of a step as a fraction of ε, ≥ 0.
       decay: μ of the momentum; 0: none.
@@ -186,7 +194,7 @@ def mi_fgsm(
     Source: Dong et al., arXiv 1710.06081.
     """
     goal = base.objective(logits_fn, labels, loss_fn, targets)
-    gradient = base.exact_gradient(goal)
+    gradient = estimator(goal)
     rule = estimators.momentum(threat, relative_step, decay=decay)
     return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=num_steps, best=best)
 
@@ -201,6 +209,7 @@ def ni_fgsm(
     threat: Threat,
     targets: Array | None = None,
     loss_fn: LossFn = losses.cross_entropy,
+    estimator: EstimatorOf = base.exact_gradient,
     num_steps: int = 10,
     relative_step: Any = 0.1,
     decay: Any = 1.0,
@@ -215,6 +224,7 @@ def ni_fgsm(
       threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
       targets: `[B]` integers that the attack steers to, or None.
       loss_fn: logits and labels to a loss per example.
+      estimator: of the gradient, such as `attacks.eot(draw_fn)` or `attacks.bpda(stand_in_fn)`.
       num_steps: ≥ 0, static.
       relative_step: length of a step as a fraction of ε, ≥ 0.
       decay: μ of the momentum; 0: none.
@@ -226,7 +236,7 @@ def ni_fgsm(
     """
     goal = base.objective(logits_fn, labels, loss_fn, targets)
     gradient = estimators.look_ahead(
-        base.exact_gradient(goal), step=relative_step * threat.radius(x), decay=decay
+        estimator(goal), step=relative_step * threat.radius(x), decay=decay
     )
     rule = estimators.momentum(threat, relative_step, decay=decay)
     return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=num_steps, best=False)
@@ -242,6 +252,7 @@ def di_fgsm(
     threat: Threat,
     targets: Array | None = None,
     loss_fn: LossFn = losses.cross_entropy,
+    estimator: EstimatorOf = base.exact_gradient,
     num_steps: int = 10,
     relative_step: Any = 0.1,
     decay: Any = 0.0,
@@ -258,6 +269,7 @@ def di_fgsm(
       threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
       targets: `[B]` integers that the attack steers to, or None.
       loss_fn: logits and labels to a loss per example.
+      estimator: of the gradient, such as `attacks.eot(draw_fn)` or `attacks.bpda(stand_in_fn)`.
       num_steps: ≥ 0, static.
       relative_step: length of a step as a fraction of ε, ≥ 0.
       decay: μ of the momentum; 0: none.
@@ -269,6 +281,7 @@ def di_fgsm(
 
     Source: Xie et al., arXiv 1803.06978.
     """
+    base.check_channels_last(x)
     goal = base.objective(logits_fn, labels, loss_fn, targets)
     gradient = estimators.diverse_inputs(goal, probability=probability, smallest=smallest)
     rule = estimators.momentum(threat, relative_step, decay=decay)
@@ -285,6 +298,7 @@ def ti_fgsm(
     threat: Threat,
     targets: Array | None = None,
     loss_fn: LossFn = losses.cross_entropy,
+    estimator: EstimatorOf = base.exact_gradient,
     num_steps: int = 10,
     relative_step: Any = 0.1,
     decay: Any = 0.0,
@@ -301,6 +315,7 @@ def ti_fgsm(
       threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
       targets: `[B]` integers that the attack steers to, or None.
       loss_fn: logits and labels to a loss per example.
+      estimator: of the gradient, such as `attacks.eot(draw_fn)` or `attacks.bpda(stand_in_fn)`.
       num_steps: ≥ 0, static.
       relative_step: length of a step as a fraction of ε, ≥ 0.
       decay: μ of the momentum; 0: none.
@@ -312,10 +327,9 @@ def ti_fgsm(
 
     Source: Dong et al., arXiv 1904.02884.
     """
+    base.check_channels_last(x)
     goal = base.objective(logits_fn, labels, loss_fn, targets)
-    gradient = estimators.smoothed(
-        base.exact_gradient(goal), kernel_size=kernel_size, deviation=deviation
-    )
+    gradient = estimators.smoothed(estimator(goal), kernel_size=kernel_size, deviation=deviation)
     rule = estimators.momentum(threat, relative_step, decay=decay)
     return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=num_steps, best=False)
 
@@ -330,6 +344,7 @@ def si_fgsm(
     threat: Threat,
     targets: Array | None = None,
     loss_fn: LossFn = losses.cross_entropy,
+    estimator: EstimatorOf = base.exact_gradient,
     num_steps: int = 10,
     relative_step: Any = 0.1,
     decay: Any = 1.0,
@@ -345,6 +360,7 @@ def si_fgsm(
       threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
       targets: `[B]` integers that the attack steers to, or None.
       loss_fn: logits and labels to a loss per example.
+      estimator: of the gradient, such as `attacks.eot(draw_fn)` or `attacks.bpda(stand_in_fn)`.
       num_steps: ≥ 0, static.
       relative_step: length of a step as a fraction of ε, ≥ 0.
       decay: μ of the momentum; 0: none.
@@ -356,7 +372,7 @@ def si_fgsm(
     Source: Lin et al., arXiv 1908.06281.
     """
     goal = base.objective(logits_fn, labels, loss_fn, targets)
-    gradient = estimators.scaled_copies(base.exact_gradient(goal), num_scales=num_scales)
+    gradient = estimators.scaled_copies(estimator(goal), num_scales=num_scales)
     step = relative_step * threat.radius(x)
     gradient = estimators.look_ahead(gradient, step=step, decay=decay)
     rule = estimators.momentum(threat, relative_step, decay=decay)
@@ -373,6 +389,7 @@ def vmi_fgsm(
     threat: Threat,
     targets: Array | None = None,
     loss_fn: LossFn = losses.cross_entropy,
+    estimator: EstimatorOf = base.exact_gradient,
     num_steps: int = 10,
     relative_step: Any = 0.1,
     decay: Any = 1.0,
@@ -389,6 +406,7 @@ def vmi_fgsm(
       threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
       targets: `[B]` integers that the attack steers to, or None.
       loss_fn: logits and labels to a loss per example.
+      estimator: of the gradient, such as `attacks.eot(draw_fn)` or `attacks.bpda(stand_in_fn)`.
       num_steps: ≥ 0, static.
       relative_step: length of a step as a fraction of ε, ≥ 0.
       decay: μ of the momentum; 0: none.
@@ -402,7 +420,7 @@ def vmi_fgsm(
     """
     goal = base.objective(logits_fn, labels, loss_fn, targets)
     gradient = estimators.variance_tuned(
-        base.exact_gradient(goal),
+        estimator(goal),
         num_neighbours=num_neighbours,
         radius=neighbourhood * threat.radius(x),
     )

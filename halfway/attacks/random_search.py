@@ -40,9 +40,9 @@ def square(
 ) -> AttackResult:
     """Returns the result of Square Attack (Andriushchenko et al., 2020), a random search.
 
-    It begins with stripes (l∞) or a grid of bumps (l2). Each query then changes one window of the
-    image, whose area shrinks with the number of queries, and what results is kept where the loss
-    grows or the attack succeeds. An example rests once it has; the search ends when all do.
+    It begins with stripes (l∞) or a grid of bumps (l2, l1). Each query then changes one window of
+    the image, whose area shrinks with the number of queries, and what results is kept where the
+    loss grows or the attack succeeds. An example rests once it has; the search ends when all do.
 
     Args:
       logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
@@ -50,19 +50,18 @@ def square(
       x: `[B, ...]` clean inputs within the bounds: images `[B, H, W, D]`, or anything that can be
         seen as such; windows of `[B, n]` are pieces of a line.
       labels: `[B]` integers.
-      threat: from `attacks.linf` or `attacks.l2`.
+      threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
       targets: `[B]` integers that the attack steers to, or None.
       loss_fn: logits and labels to a loss per example.
       num_queries: at most, the clean input and the start included; at least 2, static.
       first_share: of the area of an image that windows have at first, in (0, 1]; static.
 
     Raises:
-      ValueError: for l1, fewer than two queries and a share outside (0, 1].
+      ValueError: for images with channels first, fewer than two queries and a share outside (0, 1].
 
-    Source: arXiv 1912.00049.
+    Source: arXiv 1912.00049; for l1, Croce and Hein, arXiv 2103.01208.
     """
-    if threat.norm.name not in ("linf", "l2"):
-        raise ValueError(f"square needs a threat of linf or l2, got {threat.norm.name}")
+    base.check_channels_last(x)
     base.check_count("num_queries", num_queries, least=2)
     if not 0 < first_share <= 1:
         raise ValueError(f"first_share must lie in (0, 1], got {first_share}")
@@ -71,7 +70,8 @@ def square(
     shape = (height, width, int(np.prod(rest)))
     least = 1 if threat.norm.name == "linf" else 3
     sizes = jnp.array(window_sizes(height, width, num_queries, first_share, least))
-    begin, propose = (_stripes, _window) if threat.norm.name == "linf" else (_grid, _bump)
+    order = {"linf": np.inf, "l2": 2, "l1": 1}[threat.norm.name]
+    begin, propose = (_stripes, _window) if order == np.inf else (_grid, _bump)
     keys = base.example_keys(key, x.shape[0])
     radius = jnp.broadcast_to(threat.radius(x).reshape(-1), labels.shape)
 
@@ -97,7 +97,7 @@ def square(
             state.queries + ~state.success,
         )
 
-    first = jax.vmap(lambda k, r: begin(jax.random.fold_in(k, 0), shape, r))(keys, radius)
+    first = jax.vmap(lambda k, r: begin(jax.random.fold_in(k, 0), shape, r, order))(keys, radius)
     state = consider(state, first, always=True)
 
     def searching(carry: tuple[Array, _Search]) -> Array:
@@ -109,7 +109,8 @@ def square(
         size = sizes[index - 1]
 
         def move(key: Key, point: Array, x: Array, radius: Array) -> Array:
-            return propose(jax.random.fold_in(key, index), point, x, radius, size, threat.bounds)
+            key = jax.random.fold_in(key, index)
+            return propose(key, point, x, radius, size, threat.bounds, order)
 
         moves = jax.vmap(move)(keys, images(state.point), images(x), radius)
         return index + 1, consider(state, moves)
@@ -146,7 +147,8 @@ def window_sizes(
     return sizes or [(1, 1)]
 
 
-def _stripes(key: Key, shape: tuple[int, ...], radius: Array) -> Array:
+def _stripes(key: Key, shape: tuple[int, ...], radius: Array, order: float) -> Array:
+    del order
     sign = jax.random.rademacher(key, (1, *shape[1:]), radius.dtype)
     return radius * jnp.broadcast_to(sign, shape)
 
@@ -167,16 +169,18 @@ def _inside(rows: Array, columns: Array, size: Array) -> Array:
     return (vertical[:, None] & horizontal[None])[..., None]
 
 
-def _window(key: Key, point: Array, x: Array, radius: Array, size: Array, bounds: Bounds) -> Array:
+def _window(
+    key: Key, point: Array, x: Array, radius: Array, size: Array, bounds: Bounds, order: float
+) -> Array:
     """Returns moves of which those of one window are ±ε, a sign for each channel."""
-    del bounds
+    del bounds, order
     key_place, key_sign = jax.random.split(key)
     inside = _inside(*_place(key_place, point.shape, size), size)
     sign = jax.random.rademacher(key_sign, (1, 1, point.shape[2]), point.dtype)
     return jnp.where(inside, radius * sign, point - x)
 
 
-def _grid(key: Key, shape: tuple[int, ...], radius: Array) -> Array:
+def _grid(key: Key, shape: tuple[int, ...], radius: Array, order: float) -> Array:
     """Returns bumps of random signs on a grid of five by five, of norm ε together."""
     height, width, depth = shape
     sides = [max(length // 5, 1) for length in (height, width)]
@@ -198,10 +202,12 @@ def _grid(key: Key, shape: tuple[int, ...], radius: Array) -> Array:
     whole = whole.swapaxes(1, 2).reshape(counts[0] * sides[0], counts[1] * sides[1], depth)
     moves = jnp.zeros(shape, radius.dtype)
     moves = jax.lax.dynamic_update_slice(moves, whole, (starts[0], starts[1], 0))
-    return radius * moves / _norm(moves)
+    return radius * moves / _norm(moves, order)
 
 
-def _bump(key: Key, point: Array, x: Array, radius: Array, size: Array, bounds: Bounds) -> Array:
+def _bump(
+    key: Key, point: Array, x: Array, radius: Array, size: Array, bounds: Bounds, order: float
+) -> Array:
     """Returns moves where one window takes a bump and the norm that another one gives up."""
     key_to, key_from, key_turn, key_sign = jax.random.split(key, 4)
     moves = point - x
@@ -211,15 +217,17 @@ def _bump(key: Key, point: Array, x: Array, radius: Array, size: Array, bounds: 
     shape = bump(*to, size, jax.random.bernoulli(key_turn))[..., None]
     sign = jax.random.rademacher(key_sign, (1, 1, point.shape[2]), point.dtype)
     taken = jnp.where(taker, moves, 0)
-    new = jnp.where(taker, shape * sign + taken / _norm(taken, channels=True), 0)
+    new = jnp.where(taker, shape * sign + taken / _norm(taken, order, channels=True), 0)
     both = jnp.where(taker | giver, moves, 0)
     # Each channel keeps the norm of its two windows, and all share what the budget has left.
-    spare = jnp.maximum(radius**2 - (moves**2).sum(), 0) / point.shape[2]
-    size_of_new = jnp.sqrt((both**2).sum((0, 1), keepdims=True) + spare)
-    new = new / _norm(new, channels=True) * size_of_new
+    power = lambda values, axes=None: (jnp.abs(values) ** order).sum(axes, keepdims=True)  # noqa: E731
+    spare = jnp.maximum(radius**order - power(moves), 0) / point.shape[2]
+    size_of_new = (power(both, (0, 1)) + spare) ** (1 / order)
+    new = new / _norm(new, order, channels=True) * size_of_new
     moves = jnp.where(taker, new, jnp.where(giver, 0, moves))
-    moves = radius * moves / _norm(moves)
-    return threat.clip_to_box(x + moves, bounds) - x
+    moves = radius * moves / _norm(moves, order)
+    # In l1 what leaves the box is given to other features, by the projection that follows.
+    return moves if order == 1 else threat.clip_to_box(x + moves, bounds) - x
 
 
 def bump(rows: Array, columns: Array, size: Array, turned: Array | bool) -> Array:
@@ -250,12 +258,12 @@ def bump(rows: Array, columns: Array, size: Array, turned: Array | bool) -> Arra
         top = jnp.maximum((stop - start) // 2, breadth // 2)
         value = jnp.maximum(tails[top + 1] - tails[jnp.clip(apart, 0, len(steps))], 0)
         value = jnp.where(inside & (along >= start) & (along < stop), value, 0)
-        return value / _norm(value)
+        return value / _norm(value, 2)
 
     return pyramid(0, half) - pyramid(half, length)
 
 
-def _norm(values: Array, channels: bool = False) -> Array:
+def _norm(values: Array, order: float, channels: bool = False) -> Array:
     axes = (0, 1) if channels else None
-    norm = jnp.sqrt((values**2).sum(axes, keepdims=channels))
-    return jnp.where(norm > 0, norm, 1)
+    size = (jnp.abs(values) ** order).sum(axes, keepdims=channels) ** (1 / order)
+    return jnp.where(size > 0, size, 1)

@@ -2,7 +2,8 @@
 
 A threat model is a budget and bounds, which are data, and a norm, which is a tuple of functions and
 static: passing another budget to a jitted attack compiles nothing, and budgets can be vmapped. A
-new norm is a new `Norm` and a constructor beside `linf`, `l2` and `l1`.
+new norm is a new `Norm` and a constructor beside `linf`, `l2` and `l1`; a mask restricts any of
+them to some features.
 """
 
 import functools
@@ -46,19 +47,58 @@ class Norm(NamedTuple):
 
 @flax.struct.dataclass
 class Threat:
-    """A threat model ‖x' − x‖_p ≤ ε within bounds; a pytree of its budget and bounds.
+    """A threat model ‖x' − x‖_p ≤ ε within bounds; a pytree of its budget, bounds and mask.
 
-    Made by `linf`, `l2` or `l1`. Clean inputs are taken to lie within the bounds.
+    Made by `linf`, `l2`, `l1` or `patch`. Clean inputs are taken to lie within the bounds.
 
     Attributes:
       epsilon: the budget ε in units of the input, a scalar or one per example `[B]`.
       bounds: smallest and largest value of a feature, scalars.
       norm: static.
+      mask: bool, of the shape of one example or broadcast against it: the features that may move.
+        None: all.
     """
 
     epsilon: Any
     bounds: Bounds
     norm: Norm = flax.struct.field(pytree_node=False)
+    mask: Any = None
+
+    def within(self, mask: Any) -> "Threat":
+        """Returns the threat model in which only some features move: a patch, a region, a channel.
+
+        Args:
+          mask: bool, of the shape of one example or broadcast against it; the same for all.
+
+        Raises:
+          ValueError: for a mask that is not bool, or in which nothing may move.
+
+        Examples:
+          >>> threat = attacks.l2(0.5).within(jnp.array([True, False]))
+          >>> print(threat.project(jnp.array([[0.9, 0.9]]), jnp.array([[0.1, 0.1]])))
+          [[0.6 0.1]]
+        """
+        dtype = getattr(mask, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.bool_):
+            raise ValueError(f"mask must be an array of bool, got {dtype or type(mask).__name__}")
+        if not is_traced(mask) and not np.any(mask):
+            raise ValueError("mask must be True somewhere: no feature could move")
+        return self.replace(mask=jnp.asarray(mask))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def limits(self, x: Array) -> Bounds:
+        """Returns the smallest and the largest value of each feature: x itself off the mask.
+
+        Args:
+          x: `[B, ...]`, clean inputs.
+        """
+        if self.mask is None:
+            return self.bounds
+        lower, upper = (jnp.asarray(bound, x.dtype) for bound in self.bounds)
+        mask = jnp.broadcast_to(self.mask, x.shape[1:])
+        return jnp.where(mask, lower, x), jnp.where(mask, upper, x)
+
+    def _masked(self, gradient: Array) -> Array:
+        return gradient if self.mask is None else jnp.where(self.mask, gradient, 0)
 
     def project(self, adversarial: Array, x: Array) -> Array:
         """Returns the nearest feasible points `[B, ...]` in Euclidean distance.
@@ -70,7 +110,7 @@ class Threat:
           x: `[B, ...]`, centres of the balls.
         """
         chex.assert_equal_shape([adversarial, x])
-        return self.norm.project(adversarial, x, self.radius(x), self.bounds)
+        return self.norm.project(adversarial, x, self.radius(x), self.limits(x))
 
     def random_start(self, key: Key, x: Array) -> Array:
         """Returns points `[B, ...]` drawn uniformly from the balls, then moved into the bounds.
@@ -82,7 +122,7 @@ class Threat:
           key: consumed.
           x: `[B, ...]`, centres of the balls.
         """
-        return self.norm.random_start(key, x, self.radius(x), self.bounds)
+        return self.norm.random_start(key, x, self.radius(x), self.limits(x))
 
     def steepest(self, gradient: Array) -> Array:
         """Returns s(h) `[B, ...]`, the direction of norm at most 1 that gains most; 0 where h is 0.
@@ -90,7 +130,7 @@ class Threat:
         Args:
           gradient: h, `[B, ...]`.
         """
-        return self.norm.steepest(gradient)
+        return self.norm.steepest(self._masked(gradient))
 
     def dual_norm(self, gradient: Array) -> Array:
         """Returns ‖h‖_q `[B]` = ⟨h, s(h)⟩: what a step of length 1 gains to first order.
@@ -98,7 +138,7 @@ class Threat:
         Args:
           gradient: h, `[B, ...]`.
         """
-        return self.norm.dual(gradient)
+        return self.norm.dual(self._masked(gradient))
 
     def radius(self, x: Array) -> Array:
         """Returns ε in x's precision, as a scalar or as `[B, 1, ..., 1]` of x's rank.
@@ -187,6 +227,30 @@ def l1(epsilon: Any, bounds: Bounds = (0.0, 1.0), *, fraction: float = 0.0) -> T
     return _make(epsilon, bounds, _l1_norm(float(fraction)))
 
 
+def patch(mask: Any, bounds: Bounds = (0.0, 1.0)) -> Threat:
+    """Returns the threat model of a patch: some features may be anything, the others stay.
+
+    Args:
+      mask: bool, of the shape of one example or broadcast against it: where the patch lies.
+      bounds: smallest and largest value of a feature, finite.
+
+    Raises:
+      ValueError: for bounds that are not finite or not increasing, and as `Threat.within`.
+
+    Source: Brown et al., arXiv 1712.09665, for patches; here at a place that is given.
+
+    Examples:
+      >>> threat = attacks.patch(jnp.array([True, False, False]))
+      >>> print(threat.project(jnp.array([[1.7, 0.9, 0.0]]), jnp.array([[0.2, 0.4, 0.6]])))
+      [[1.  0.4 0.6]]
+    """
+    lower, upper = bounds
+    known = [np.asarray(bound) for bound in bounds if not is_traced(bound)]
+    if not all(np.isfinite(bound).all() for bound in known):
+        raise ValueError(f"a patch needs finite bounds, got {bounds}")
+    return linf(jnp.max(jnp.asarray(upper) - jnp.asarray(lower)), bounds).within(mask)
+
+
 def _make(epsilon: Any, bounds: Bounds, norm: Norm) -> Threat:
     if not is_traced(epsilon):
         values = np.asarray(epsilon)
@@ -247,11 +311,18 @@ def _sum(values: Array) -> Array:
 
 def _euclidean(values: Array) -> Array:
     flat = _flat(values)
-    largest = jnp.abs(flat).max(1)
+    largest = jax.lax.stop_gradient(jnp.abs(flat).max(1))
+    # Scaled first: squares of small numbers are 0, of large ones infinite.
     usable = (largest > 0) & jnp.isfinite(largest)
-    # Scaled first, as in `_unit`: squares of small numbers are 0.
     scale = jnp.where(usable, largest, 1)
-    return scale * jnp.linalg.norm(flat / scale[:, None], axis=1)
+    length = scale * _root(((flat / scale[:, None]) ** 2).sum(1))
+    return jnp.where(usable, length, largest)
+
+
+def _root(values: Array) -> Array:
+    """Returns square roots whose derivative is 0 where they are 0, not infinite."""
+    positive = values > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, values, 1)), 0)
 
 
 def _largest(values: Array) -> Array:
@@ -287,14 +358,14 @@ def _l2_project(adversarial: Array, x: Array, radius: Array, bounds: Bounds) -> 
         free = scale * length < room
         taken = jnp.where(free, 0, room**2).sum(1, keepdims=True)
         rest = jnp.where(free, length**2, 0).sum(1, keepdims=True)
-        root = jnp.sqrt(jnp.maximum(limit**2 - taken, 0) / jnp.maximum(rest, tiny))
+        root = _root(jnp.maximum(limit**2 - taken, 0) / jnp.maximum(rest, tiny))
         return jnp.clip(jnp.maximum(root, scale), 0, 1)
 
-    norm = jnp.sqrt((length**2).sum(1, keepdims=True))
+    norm = _root((length**2).sum(1, keepdims=True))
     first = jnp.minimum(limit / jnp.maximum(norm, tiny), 1)
     scale = jax.lax.fori_loop(0, _NEWTON_STEPS, grow, first)
     length = jnp.minimum(scale * length, room)
-    return _finish(sign, length, jnp.sqrt((length**2).sum(1, keepdims=True)), limit, x, bounds)
+    return _finish(sign, length, _root((length**2).sum(1, keepdims=True)), limit, x, bounds)
 
 
 def _l2_random_start(key: Key, x: Array, radius: Array, bounds: Bounds) -> Array:
@@ -308,10 +379,10 @@ def _l2_random_start(key: Key, x: Array, radius: Array, bounds: Bounds) -> Array
 
 
 def _unit(flat: Array) -> Array:
-    largest = jnp.abs(flat).max(1, keepdims=True)
-    # Scaled first: squares of small numbers are 0, of large ones infinite.
+    largest = jax.lax.stop_gradient(jnp.abs(flat).max(1, keepdims=True))
+    # Scaled first, as in `_euclidean`; the scale has no part in the result.
     scaled = flat / jnp.where(largest > 0, largest, 1)
-    norm = jnp.linalg.norm(scaled, axis=1, keepdims=True)
+    norm = _root((scaled**2).sum(1, keepdims=True))
     return scaled / jnp.where(norm > 0, norm, 1)
 
 

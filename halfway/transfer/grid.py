@@ -11,14 +11,20 @@ import numpy as np
 from jax import lax
 
 from halfway import losses, sharding
-from halfway.attacks import AttackResult, Threat, linf
-from halfway.transfer.matrix import CONTROLS, KINDS, Evaluation, TransferMatrix, evaluate, perturb
+from halfway.attacks import Threat, linf
+from halfway.transfer.matrix import (
+    CONTROLS,
+    KINDS,
+    Attack,
+    Evaluation,
+    TransferMatrix,
+    evaluate,
+    perturb,
+)
 from halfway.types import ApplyFn, Array, Key, LogitsFn, LossFn, Params
 
 Model = LogitsFn | tuple[ApplyFn, Params]
 """One model, or a function and the stacked parameters `[M, ...]` of several."""
-ThreatAttack = Callable[..., AttackResult]
-"""`(logits_fn, key, x, labels, *, threat)` to a result, such as `attacks.pgd`."""
 
 
 class TransferGrid(NamedTuple):
@@ -80,7 +86,7 @@ def transfer_grid(
     x: Array | np.ndarray,
     labels: Array | np.ndarray,
     *,
-    attack_fns: Mapping[str, ThreatAttack],
+    attack_fns: Mapping[str, Attack],
     budgets: Sequence[float],
     threat_fn: Callable[[float], Threat] = linf,
     loss_fn: LossFn = losses.margin,
@@ -194,7 +200,7 @@ def transfer_grid(
 
 @functools.partial(sharding.jit, static_argnames=("apply_fn", "attack_fn", "loss_fn"))
 def _perturb_program(
-    items, params, x, labels, threat, *, apply_fn: ApplyFn, attack_fn: ThreatAttack, loss_fn: LossFn
+    items, params, x, labels, threat, *, apply_fn: ApplyFn, attack_fn: Attack, loss_fn: LossFn
 ):
     """Returns points `[I, 3, chunk, ...]`, the surrogates' own outcomes, matched and norm."""
 
@@ -203,8 +209,7 @@ def _perturb_program(
         member_params = jax.tree.map(lambda leaf: leaf[member], params)
         logits_fn = functools.partial(apply_fn, member_params)
         z, y = x[rows], labels[rows]
-        attack = functools.partial(attack_fn, threat=threat)
-        perturbed = perturb(logits_fn, key, z, y, attack=attack, bounds=threat.bounds)
+        perturbed = perturb(logits_fn, key, z, y, attack=attack_fn, threat=threat)
         evaluations = {
             name: evaluate(logits_fn, points, y, loss_fn=loss_fn)
             for name, points in ({"clean": z} | perturbed.points).items()

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from halfway import losses
-from halfway.attacks import AttackResult
+from halfway.attacks import AttackResult, Threat
 from halfway.transfer.controls import matched_noise, other_example
 from halfway.types import ApplyFn, Array, Key, LogitsFn, LossFn, Params
 
-Attack = Callable[[LogitsFn, Key, Array, Array], AttackResult]
-"""`(logits_fn, key, x, labels)` to a result: an attack with its options bound."""
+Attack = Callable[..., AttackResult]
+"""`(logits_fn, key, x, labels, *, threat)` to a result: an attack with its other options bound."""
 CONTROLS = ("noise", "other_example")
 KINDS = ("attack", *CONTROLS)
 """The kinds of points that are made from one attack, each of equal norm."""
@@ -86,7 +86,7 @@ def perturb(
     labels: Array,
     *,
     attack: Attack,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    threat: Threat,
 ) -> Points:
     """Returns the points that an attack on a surrogate finds, and its controls.
 
@@ -95,11 +95,12 @@ def perturb(
       key: a PRNG key, which is consumed.
       x: clean inputs `[B, ...]`, B at least 2.
       labels: `[B]` clean labels.
-      attack: the attack, with its options bound.
-      bounds: the lowest and the highest value of a pixel, for the controls.
+      attack: the attack, with its other options bound.
+      threat: of the attack; the controls keep its bounds.
     """
     key_attack, key_noise, key_other = jax.random.split(key, 3)
-    adversarial = attack(logits_fn, key_attack, x, labels).adversarial
+    adversarial = attack(logits_fn, key_attack, x, labels, threat=threat).adversarial
+    bounds = threat.bounds
     controls = {
         "noise": matched_noise(key_noise, x, adversarial, bounds=bounds),
         "other_example": other_example(key_other, x, adversarial, bounds=bounds),
@@ -119,7 +120,7 @@ def transfer_matrix(
     labels: Array,
     *,
     attack: Attack,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    threat: Threat,
     loss_fn: LossFn = losses.margin,
 ) -> TransferMatrix:
     """Returns what attacks on each surrogate do to each target, beside controls of equal norm.
@@ -136,8 +137,8 @@ def transfer_matrix(
       key: a PRNG key, which is consumed; each surrogate gets a key of its own.
       x: clean inputs `[B, ...]`.
       labels: `[B]` clean labels.
-      attack: the attack, with its options bound; it queries the surrogate only.
-      bounds: the lowest and the highest value of a pixel, for the controls.
+      attack: the attack, with its other options bound; it queries the surrogate only.
+      threat: of the attack; the controls keep its bounds.
       loss_fn: logits and labels to the attack loss in which increases are measured.
     """
 
@@ -151,7 +152,7 @@ def transfer_matrix(
         def logits_fn(z):
             return surrogate_fn(params, z)
 
-        perturbed = perturb(logits_fn, key, x, labels, attack=attack, bounds=bounds)
+        perturbed = perturb(logits_fn, key, x, labels, attack=attack, threat=threat)
         own_evaluations = {
             name: evaluate(logits_fn, z, labels, loss_fn=loss_fn)
             for name, z in ({"clean": x} | perturbed.points).items()

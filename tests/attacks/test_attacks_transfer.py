@@ -200,7 +200,7 @@ def test_diverse_inputs_are_shrunk_moved_and_padded_with_black():
     white = jnp.ones((300, 10, 10, 1))
 
     def look(probability, smallest):
-        goal = base.Objective(value, lambda logits: logits[:, 0] > 0)
+        goal = base.Objective(value, lambda logits: logits[:, 0] > 0, lambda logits: logits[:, 0])
         chain = estimators.diverse_inputs(goal, probability=probability, smallest=smallest)
         return jax.jit(lambda x: chain.estimate(KEY, (), x))(white)
 

@@ -162,7 +162,9 @@ def _largest_losses(params, x, labels, num_steps, epsilon):
     """The largest loss of each walk, where success counts for nothing."""
     goal = base.objective(functools.partial(network, params), labels, losses.cross_entropy)
     blind = goal._replace(success=lambda logits: jnp.zeros(logits.shape[0], bool))
-    walk = jax.jit(lambda x: module._walk(blind, KEY, x, attacks.linf(epsilon), num_steps, False))
+    look, memory, _ = module._look(blind, base.exact_gradient, x)
+    threat = attacks.linf(epsilon)
+    walk = jax.jit(lambda x: module._walk(look, memory, KEY, x, x, threat, num_steps))
     return np.asarray(walk(x).loss)
 
 
@@ -260,9 +262,9 @@ def test_walks_of_l1_are_those_of_the_paper(problem, num_steps):
     threat = attacks.l1(0.4)
     goal = base.objective(functools.partial(network, params), labels, losses.cross_entropy)
     blind = goal._replace(success=lambda logits: jnp.zeros(logits.shape[0], bool))
-    ours = np.asarray(
-        jax.jit(lambda x: module._sparse_walk(blind, KEY, x, threat, num_steps, False).loss)(x)
-    )
+    look, memory, _ = module._look(blind, base.exact_gradient, x)
+    walk = jax.jit(lambda x: module._sparse_walk(look, memory, KEY, x, x, threat, num_steps).loss)
+    ours = np.asarray(walk(x))
     both = jax.jit(
         jax.value_and_grad(
             lambda z, label: losses.cross_entropy(network(params, z[None]), label[None])[0]

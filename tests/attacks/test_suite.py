@@ -25,7 +25,9 @@ def problem():
     return small_network.problem(21, 12, wrong=4)
 
 
-@functools.partial(jax.jit, static_argnames=("stages", "num_queries", "chunk_size", "num_targets"))
+@functools.partial(
+    jax.jit, static_argnames=("version", "num_queries", "num_restarts", "chunk_size", "num_targets")
+)
 def run(params, key, x, labels, threat, **options):
     attack = functools.partial(attacks.auto_attack, functools.partial(network, params))
     return attack(key, x, labels, threat=threat, **QUICK | options)
@@ -60,6 +62,7 @@ def test_robustness_of_a_linear_model_is_exact(name, num_classes):
             lambda x: x @ w + b[None],
             threat=getattr(attacks, name)(epsilon),
             num_steps=40,
+            num_restarts=1,
             num_queries=50,
             chunk_size=16,
         )
@@ -70,12 +73,12 @@ def test_robustness_of_a_linear_model_is_exact(name, num_classes):
     assert clear.sum() >= 36
 
 
-@pytest.mark.parametrize("stage", suite.STAGES)
+@pytest.mark.parametrize("stage", suite.VERSIONS["standard"])
 def test_a_stage_is_its_attack_on_each_survivor_by_itself(stage, problem):
     params, x, labels = problem
     logits_fn = functools.partial(network, params)
     threat = attacks.linf(0.02)
-    result = run(params, KEY, x, labels, threat, stages=(stage,))
+    result = run(params, KEY, x, labels, threat, version=(stage,))
     key = jax.random.fold_in(KEY, 0)
 
     @jax.jit
@@ -135,7 +138,7 @@ def _fab_alone(logits_fn, image, label, target):
 def test_chunks_company_and_models_at_once_do_not_matter(problem):
     params, x, labels = problem
     epsilon = np.linspace(0.01, 0.1, 21, dtype=np.float32)
-    attack = functools.partial(run, stages=("apgd_t",))
+    attack = functools.partial(run, version=("apgd_t",))
     whole = attack(params, KEY, x, labels, attacks.linf(epsilon))
     assert 2 < int(whole.success.sum()) < 21
     threat = attacks.linf(epsilon[:9])
@@ -155,12 +158,14 @@ def test_results_are_feasible_and_what_is_fooled_rests(name, problem):
     epsilon = {"linf": 0.03, "l2": 0.08, "l1": 0.3}[name]
     threat = getattr(attacks, name)(epsilon)
     logits_fn = functools.partial(network, params)
-    stages = {"linf": ("apgd_t", "square"), "l2": suite.STAGES, "l1": suite.STAGES[:3]}[name]
-    last = suite.clean(logits_fn, x, labels, chunk_size=8)
+    standard = suite.VERSIONS["standard"]
+    stages = ("apgd_t", "square") if name == "linf" else standard
+    plan = suite.Plan.of(name, stages, **QUICK)
+    last = suite.clean(logits_fn, x, labels, plan)
     np.testing.assert_array_equal(last.adversarial, x)
     assert last.success.tolist() == [row == 4 for row in range(21)]
-    for index, stage in enumerate(stages):
-        step = jax.jit(functools.partial(suite.stage, stage, logits_fn, threat=threat, **QUICK))
+    for index in range(len(stages)):
+        step = jax.jit(functools.partial(suite.stage, index, logits_fn, threat=threat, plan=plan))
         result = step(jax.random.fold_in(KEY, index), x, labels, last)
         logits = np.asarray(logits_fn(result.adversarial))
         np.testing.assert_array_equal(result.success, logits.argmax(-1) != labels)
@@ -175,7 +180,7 @@ def test_results_are_feasible_and_what_is_fooled_rests(name, problem):
         np.testing.assert_array_equal(spent > 0, ~done)
         last = result
     if name != "l2":  # one after another is what the whole is
-        whole = run(params, KEY, x, labels, threat, stages=stages)
+        whole = run(params, KEY, x, labels, threat, version=stages)
         np.testing.assert_array_equal(whole.queries, last.queries)
         np.testing.assert_allclose(whole.adversarial, last.adversarial, atol=1e-5)
     assert 2 < int(last.success.sum()) < 21
@@ -183,7 +188,7 @@ def test_results_are_feasible_and_what_is_fooled_rests(name, problem):
 
 def test_inputs_misclassified_from_the_start_are_reported_apart(problem):
     params, x, labels = problem
-    result = run(params, KEY, x, labels, attacks.linf(0.03), stages=("apgd_ce",))
+    result = run(params, KEY, x, labels, attacks.linf(0.03), version=("apgd_ce",))
     logits_fn = functools.partial(network, params)
     what = attacks.outcome(logits_fn, x, labels, result)
     assert what.misclassified.tolist() == [row == 4 for row in range(21)]
@@ -196,7 +201,10 @@ def test_inputs_misclassified_from_the_start_are_reported_apart(problem):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stages": ("apgd",)}, "stages must be of apgd_ce, apgd_t, fab_t, square, got 'apgd'"),
+        ({"version": ("apgd",)}, "stages must be of apgd_ce, apgd_dlr, .*, square, got 'apgd'"),
+        ({"version": "best"}, "version must be one of standard, plus, rand, or stages, got 'best'"),
+        ({"version": "rand"}, "needs draw_fn, a function of a key and inputs to logits"),
+        ({"num_restarts": 0}, "num_restarts must be at least 1, got 0"),
         ({"num_targets": 0}, "num_targets must be at least 1, got 0"),
         ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
         ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
@@ -209,3 +217,126 @@ def test_bad_options_are_refused(options, message, problem):
         attacks.auto_attack(
             functools.partial(network, params), KEY, x, labels, threat=attacks.linf(0.1), **options
         )
+
+
+@pytest.mark.parametrize(
+    ("version", "norm"),
+    [(("apgd_dlr", "fab"), "linf"), nightly("plus", "l2"), nightly("standard", "l1")],
+)
+def test_stages_say_which_of_them_fooled(version, norm, problem):
+    params, x, labels = problem
+    logits_fn = functools.partial(network, params)
+    threat = getattr(attacks, norm)({"linf": 0.03, "l2": 0.08, "l1": 0.3}[norm])
+    result = run(params, KEY, x, labels, threat, version=version, num_restarts=2)
+    stages = suite.VERSIONS.get(version, version)
+    assert result.stage[4] == -1  # misclassified from the start
+    np.testing.assert_array_equal(result.stage == len(stages), ~result.success)
+    assert result.stage[result.success & (jnp.arange(21) != 4)].min() >= 0
+    # What the first stage fools alone is what it is said to have fooled.
+    plan = suite.Plan.of(norm, stages[:1], num_restarts=2, **QUICK)
+    clean = suite.clean(logits_fn, x, labels, plan)
+    key = jax.random.fold_in(KEY, 0)
+    first = jax.jit(functools.partial(suite.stage, 0, logits_fn, threat=threat, plan=plan))
+    won = first(key, x, labels, clean).success & ~clean.success
+    np.testing.assert_array_equal(result.stage == 0, won)
+    assert 0 < won.sum() < 20
+
+
+def test_a_randomized_model_is_attacked_along_mean_gradients(problem):
+    """Noise that turns the gradient of one draw to nothing does not turn that of the mean."""
+    _, x, labels = problem
+    weights = jax.random.normal(KEY, (12, 5))
+
+    def draw_fn(key, x):
+        away = jax.random.rademacher(key, (len(x), 1), float)
+        return mean_fn(x) + away * jnp.sin(40 * x.sum(1, keepdims=True)) * weights[:1]
+
+    def mean_fn(x):
+        return (x - 0.5) @ weights
+
+    labels = mean_fn(x).argmax(-1)
+    options = {"num_steps": 20, "chunk_size": 32, "num_draws": 32}
+    attack = functools.partial(
+        attacks.auto_attack, mean_fn, KEY, x, labels, threat=attacks.linf(0.03), version="rand"
+    )
+    result = jax.jit(lambda: attack(draw_fn=draw_fn, **options))()
+    exact = jax.jit(lambda: attack(draw_fn=lambda key, x: mean_fn(x), **options))()
+    assert abs(float(result.success.mean() - exact.success.mean())) < 0.15
+    assert result.stage.max() <= 2 and result.queries.max() > 20 * 32
+
+
+@pytest.fixture(scope="module")
+def steps(problem):
+    params, x, labels = problem
+    logits_fn = functools.partial(network, params)
+    options = {"threat": attacks.linf(0.03), "version": ("apgd_ce", "apgd_t")} | QUICK
+    return functools.partial(
+        attacks.auto_attack_steps, logits_fn, KEY, np.asarray(x), np.asarray(labels), **options
+    )
+
+
+def test_steps_end_where_the_whole_does(steps, problem):
+    params, x, labels = problem
+    progress = list(steps())
+    whole = run(params, KEY, x, labels, attacks.linf(0.03), version=("apgd_ce", "apgd_t"))
+    last = progress[-1].result
+    for name in ("success", "stage", "queries"):
+        np.testing.assert_array_equal(getattr(last, name), getattr(whole, name), err_msg=name)
+    np.testing.assert_allclose(last.adversarial, whole.adversarial, atol=1e-5)
+    # Clean inputs first; then three chunks of eight of the twenty that are left.
+    assert [step.stage for step in progress[:4]] == [-1, 0, 0, 0]
+    assert [len(step.left) for step in progress[1:4]] == [12, 4, 0]
+    assert not progress[1].result.success[8:].any() or progress[1].result.success[4]
+
+
+def test_steps_go_on_from_any_of_them(steps):
+    progress = list(steps())
+    for place in (0, 1, len(progress) - 2):
+        kept = jax.tree.map(np.array, progress[place].result)
+        resumed = list(steps(progress=progress[place]))
+        assert len(resumed) == len(progress) - place - 1
+        for ours, expected in zip(resumed[-1].result, progress[-1].result, strict=True):
+            np.testing.assert_array_equal(ours, expected)
+        jax.tree.map(np.testing.assert_array_equal, progress[place].result, kept)
+
+
+def test_a_last_smaller_chunk_compiles_nothing(problem):
+    params, x, labels = problem
+    options = {"threat": attacks.linf(0.03), "version": ("apgd_ce",)} | QUICK
+
+    def shapes(number):
+        traced = []
+
+        def logits_fn(x):
+            traced.append(x.shape)
+            return network(params, x)
+
+        rows = np.asarray(x)[:number], np.asarray(labels)[:number]
+        list(attacks.auto_attack_steps(logits_fn, KEY, *rows, **options))
+        return [shape[0] for shape in traced if shape[0] != number]
+
+    assert shapes(16) == shapes(21)  # two chunks, and three of which the last has five inputs
+
+
+def test_a_small_batch_is_not_filled_up(problem):
+    """Four inputs are attacked as four, whatever the size of chunks."""
+    params, x, labels = problem
+
+    def attack(chunk_size):
+        options = QUICK | {"chunk_size": chunk_size, "version": ("apgd_ce",)}
+        return jax.jit(
+            lambda x, y: attacks.auto_attack(
+                functools.partial(network, params), KEY, x, y, threat=attacks.linf(0.03), **options
+            )
+        ).lower(x[:4], labels[:4])
+
+    assert attack(64).as_text() == attack(4).as_text()
+
+
+def test_steps_refuse_what_attacks_refuse(steps, problem):
+    params, x, labels = problem
+    logits_fn = functools.partial(network, params)
+    with pytest.raises(ValueError, match="outside of the bounds"):
+        attacks.auto_attack_steps(logits_fn, KEY, 255 * x, labels, threat=attacks.linf(0.1))
+    with pytest.raises(ValueError, match="version must be one of"):
+        steps(version="best")

@@ -207,3 +207,79 @@ def test_projection_is_the_nearest_point_of_a_whole_image_too(name):
         for row in range(4):
             expected = brute_force(name, far[row].astype(float), x[row].astype(float), epsilon)
             np.testing.assert_allclose(result[row], expected, atol=5e-6)
+
+
+# Some features alone
+
+MASK = np.array([True, False, True, True, False, True])
+MAKERS = {"linf": attacks.linf, "l2": attacks.l2, "l1": attacks.l1}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_within_a_mask_everything_is_as_with_its_features_alone(name):
+    """The ball in the subspace of the mask: projection, steepest step and dual norm."""
+    rng = np.random.default_rng(3)
+    x = rng.uniform(size=(40, 6)).astype(np.float32)
+    moved = rng.normal(0.5, 1.0, (40, 6)).astype(np.float32)
+    epsilon = rng.uniform(0.05, 1.0, 40).astype(np.float32)
+    whole, part = MAKERS[name](epsilon).within(MASK), MAKERS[name](epsilon)
+    ours = np.asarray(whole.project(moved, x))
+    np.testing.assert_array_equal(ours[:, ~MASK], x[:, ~MASK])
+    np.testing.assert_allclose(ours[:, MASK], part.project(moved[:, MASK], x[:, MASK]), atol=1e-6)
+    step = np.asarray(whole.steepest(moved))
+    assert (step[:, ~MASK] == 0).all()
+    np.testing.assert_allclose(step[:, MASK], part.steepest(moved[:, MASK]), atol=1e-6)
+    np.testing.assert_allclose(whole.dual_norm(moved), part.dual_norm(moved[:, MASK]), rtol=1e-5)
+    start = np.asarray(whole.random_start(KEY, x))
+    np.testing.assert_array_equal(start[:, ~MASK], x[:, ~MASK])
+    assert (start[:, MASK] != x[:, MASK]).any() and (norms(name, start - x) <= epsilon + 1e-6).all()
+
+
+ATTACKS = {
+    "apgd": {"num_steps": 20},
+    "auto_attack": {"num_steps": 20, "num_queries": 50, "num_targets": 1},
+    "mi_fgsm": {},
+    "pgd": {"num_steps": 20},
+    "square": {"num_queries": 200},
+    "universal": {"num_epochs": 30},
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks_stay_within_a_patch_and_use_all_of_it(name):
+    """A linear model, of which the worst patch is known: every feature of it at a bound."""
+    images = jax.random.uniform(KEY, (8, 4, 4, 1))
+    mask = np.zeros((4, 4, 1), bool)
+    mask[1:3, 1:3] = True
+    weights = jax.random.normal(jax.random.key(1), (16,))
+
+    def logits_fn(x):
+        lead = (x.reshape(len(x), -1) - 0.5) @ weights
+        return jnp.stack([jnp.zeros_like(lead), lead], -1)
+
+    labels = logits_fn(images).argmax(-1)
+    if name == "universal":  # one perturbation cannot lead both ways
+        images, labels = images[labels == 1], labels[labels == 1]
+    attack = getattr(attacks, name)
+    result = jax.jit(
+        lambda x, y: attack(logits_fn, KEY, x, y, threat=attacks.patch(mask), **ATTACKS[name])
+    )(images, labels)
+    moved = np.asarray(result.adversarial != images)
+    assert not moved[:, ~mask].any() and moved[:, mask].any()
+    sign = np.where(labels == 1, -1, 1)[:, None, None, None]
+    best = np.where(mask, sign * np.asarray(weights).reshape(4, 4, 1) > 0, images)
+    expected = logits_fn(jnp.asarray(best, jnp.float32)).argmax(-1) != labels
+    np.testing.assert_array_equal(np.asarray(result.success) <= np.asarray(expected), True)
+    if name != "universal":
+        np.testing.assert_array_equal(result.success, expected)
+        assert expected.any()
+
+
+@pytest.mark.quick
+def test_masks_and_patches_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="mask must be an array of bool, got float32"):
+        attacks.linf(0.1).within(np.ones(3, np.float32))
+    with pytest.raises(ValueError, match="mask must be True somewhere"):
+        attacks.l2(0.1).within(np.zeros(3, bool))
+    with pytest.raises(ValueError, match="a patch needs finite bounds"):
+        attacks.patch(np.ones(3, bool), bounds=(-np.inf, 1.0))

@@ -47,23 +47,24 @@ def _examples(seed=0, num_examples=24, low=0.0, high=1.0):
     return jnp.asarray(x), jnp.asarray(rng.integers(0, NUM_CLASSES, num_examples), jnp.int32)
 
 
-def _attack(epsilon=0.1, num_steps=4):
-    return functools.partial(
-        attacks.pgd, threat=attacks.linf(epsilon), loss_fn=losses.margin, num_steps=num_steps
-    )
+THREAT = attacks.linf(0.1)
+
+
+def _attack(num_steps=4):
+    return functools.partial(attacks.pgd, loss_fn=losses.margin, num_steps=num_steps)
 
 
 @functools.partial(jax.jit, static_argnames="fns")
 def _matrix(surrogates, targets, key, x, labels, *, fns=(_mlp, _mlp)):
     return transfer.transfer_matrix(
-        fns[0], surrogates, fns[1], targets, key, x, labels, attack=_attack()
+        fns[0], surrogates, fns[1], targets, key, x, labels, attack=_attack(), threat=THREAT
     )
 
 
 @jax.jit
 def _adversarial(params, x, labels):
     logits_fn = functools.partial(_mlp, params)
-    return _attack()(logits_fn, jax.random.key(9), x, labels).adversarial
+    return _attack()(logits_fn, jax.random.key(9), x, labels, threat=THREAT).adversarial
 
 
 def _select(params, k):

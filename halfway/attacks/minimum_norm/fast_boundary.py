@@ -63,7 +63,7 @@ def fab(
     linearize = (
         nearest.nearest_class(logits_fn, labels, norm)
         if targets is None
-        else first_order(lambda x: goal.value(x)[0])
+        else class_ahead(logits_fn, None, targets)
     )
     num_classes = jax.eval_shape(logits_fn, x).shape[1]
     # One forward evaluation, with its gradients, to linearize; one to look where the step ends.
@@ -128,19 +128,26 @@ def search(
     return _between(goal, x, kept, norm), queries
 
 
-def class_ahead(logits_fn: LogitsFn, labels: Array, targets: Array) -> Linearize:
+def class_ahead(logits_fn: LogitsFn, labels: Array | None, targets: Array) -> Linearize:
     """Returns f_t − f_y and its gradient at a point, for one class t of each example.
+
+    It is less `nearest.firm_lead`, so that it is 0 where t is firmly ahead.
 
     Args:
       logits_fn: of the model.
-      labels: `[B]`, y.
+      labels: `[B]`, y; None: the largest logit of another class, at each point.
       targets: `[B]`, t.
     """
 
     def ahead(x: Array) -> Array:
-        logits = logits_fn(x)
-        one_hot = jax.nn.one_hot(jnp.stack([targets, labels]), logits.shape[1])
-        return ((one_hot[0] - one_hot[1]) * logits).sum(1)
+        raw = logits_fn(x)
+        logits = base.precise(raw)
+        is_target = jax.nn.one_hot(targets, logits.shape[1], dtype=bool)
+        others = jax.lax.stop_gradient(jnp.where(is_target, -jnp.inf, logits)).argmax(1)
+        is_label = jax.nn.one_hot(others if labels is None else labels, logits.shape[1], dtype=bool)
+        first, second = (jnp.where(chosen, logits, 0).sum(1) for chosen in (is_target, is_label))
+        lead = nearest.firm_lead(first, second, raw.dtype)
+        return first - second - jax.lax.stop_gradient(lead)
 
     return first_order(ahead)
 

@@ -61,9 +61,8 @@ def firm(
 ) -> Objective:
     """Returns the objective of `base.objective`, where a success leads by more than rounding.
 
-    The class that wins is ahead by more than a share of both logits that are compared: 64 times
-    their precision in float32 and float64, 4 times in types of 16 bits. A sum in another order, as
-    in another batch or another program, moves them by less.
+    The class that wins is ahead by more than `firm_lead`. A sum in another order, as in another
+    batch or another program, moves logits by less.
 
     Args:
       logits_fn: the model.
@@ -75,14 +74,37 @@ def firm(
 
     def success(logits: Array) -> Array:
         aim = labels if targets is None else targets
-        lead, aimed = losses.margin(logits, aim), logits[jnp.arange(len(aim)), aim]
-        size = jnp.maximum(jnp.abs(aimed), jnp.abs(aimed + lead))
-        precision = jnp.finfo(logits.dtype)
-        share = (64 if precision.bits >= 32 else 4) * float(precision.eps)
+        lead, aimed = losses.margin(base.precise(logits), aim), base.precise(logits)[rows, aim]
         ahead = lead if targets is None else -lead
-        return goal.success(logits) & (ahead > share * size)
+        return goal.success(logits) & (ahead > firm_lead(aimed, aimed + lead, logits.dtype))
 
+    rows = jnp.arange(labels.shape[0])
     return goal._replace(success=success)
+
+
+def firm_lead(first: Array, second: Array, dtype: Any) -> Array:
+    """Returns by how much one logit has to be ahead of another to be ahead in any program.
+
+    A share of the larger one: 64 times the precision of float32 and float64, 4 times that of types
+    of 16 bits.
+
+    Args:
+      first, second: logits of one shape.
+      dtype: in which they were computed.
+    """
+    precision = jnp.finfo(dtype)
+    share = (64 if precision.bits >= 32 else 4) * float(precision.eps)
+    return share * jnp.maximum(jnp.abs(first), jnp.abs(second))
+
+
+def ahead_of(first: Array, second: Array, dtype: Any) -> Array:
+    """Returns by how much one logit is firmly ahead of another: 0 or more where it is.
+
+    Args:
+      first, second: logits, in float32 at least.
+      dtype: in which they were computed.
+    """
+    return first - second - firm_lead(first, second, dtype)
 
 
 def in_unit_box(attack: Callable[_Args, AttackResult]) -> Callable[_Args, AttackResult]:
@@ -189,13 +211,15 @@ def boundaries(
 ) -> tuple[Array, Array, Array]:
     """Returns f_k − f_y `[B, C]`, its gradients `[C, B, ...]` and their dual norms `[B, C]`.
 
+    Of the difference `firm_lead` is taken off: it is 0 where class k is firmly ahead.
+
     Args:
       logits_fn: of the model.
       x: `[B, ...]`.
       labels: `[B]`, y; its own row is 0.
       norm: "linf", "l2" or "l1".
     """
-    logits, pullback = jax.vjp(logits_fn, x)
+    logits, pullback = jax.vjp(lambda x: base.precise(logits_fn(x)), x)
     rows = jnp.arange(labels.shape[0])
 
     def slope(direction: Array) -> Array:
@@ -204,7 +228,8 @@ def boundaries(
     slopes = jax.lax.map(slope, jnp.eye(logits.shape[1], dtype=logits.dtype))
     normals = base.finite(slopes - slopes[labels, rows][None])
     lengths = jax.vmap(MAKE[norm](0.0).dual_norm)(normals).T
-    return logits - logits[rows, labels][:, None], normals, lengths
+    dtype = jax.eval_shape(logits_fn, x).dtype
+    return ahead_of(logits, logits[rows, labels][:, None], dtype), normals, lengths
 
 
 def nearest_class(logits_fn: LogitsFn, labels: Array, norm: str) -> Linearize:

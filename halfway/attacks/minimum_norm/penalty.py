@@ -90,6 +90,7 @@ def carlini_wagner(
         if targets is not None:
             return confidence - margin
         is_label = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
+        logits = base.precise(logits)
         ahead = logits - jnp.where(is_label, logits, 0).sum(1, keepdims=True)
         return jnp.where(is_label, jnp.inf, (confidence - ahead) / lengths).min(1)
 

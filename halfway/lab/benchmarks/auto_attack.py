@@ -12,7 +12,6 @@ import numpy as np
 
 from halfway import attacks, sharding
 from halfway.attacks import suite
-from halfway.attacks.base import AttackResult
 from halfway.lab.benchmarks import mnist, peers, timing
 from halfway.lab.benchmarks.timing import Row
 from halfway.types import Array
@@ -37,7 +36,7 @@ class Staged:
         norm: str,
         num_steps: int = NUM_STEPS,
         num_queries: int = NUM_QUERIES,
-        names: tuple[str, ...] = suite.STAGES,
+        version: str | tuple[str, ...] = "standard",
     ) -> None:
         size = len(problem.labels)
         shards = max(n for n in range(1, jax.device_count() + 1) if size % n == 0)
@@ -45,42 +44,40 @@ class Staged:
         self._key = jax.random.key(0)
         self._x, self._labels = split(problem.images), split(problem.labels)
         logits_fn, make = problem.logits_fn, getattr(attacks, norm)
-        options = {
-            "num_steps": num_steps,
-            "num_targets": 9,
-            "num_queries": num_queries,
-            "chunk_size": CHUNK,
-        }
+        plan = suite.Plan.of(
+            norm, version, num_steps=num_steps, num_queries=num_queries, chunk_size=CHUNK
+        )
 
-        def run(name: str, key, x, labels, result, epsilon):
+        def run(index: int, key, x, labels, result, epsilon):
             def part(member, epsilon):
                 key, x, labels, result = member
+                threat = make(epsilon)
                 return suite.stage(
-                    name, logits_fn, key, x, labels, result, threat=make(epsilon), **options
+                    index, logits_fn, key, x, labels, result, threat=threat, plan=plan
                 )
 
             keys = jax.random.split(key, shards)
             return sharding.spread(part, at_once=1)((keys, x, labels, result), epsilon)
 
         def clean(x, labels):
-            part = lambda member: suite.clean(logits_fn, *member, chunk_size=CHUNK)  # noqa: E731
+            part = lambda member: suite.clean(logits_fn, *member, plan)  # noqa: E731
             return sharding.spread(part, at_once=1)((x, labels))
 
         self._clean = jax.jit(clean).lower(self._x, self._labels).compile()
         shapes = jax.eval_shape(clean, self._x, self._labels)
         epsilon = jnp.zeros(())
         self._stages = {
-            name: jax.jit(functools.partial(run, name))
+            name: jax.jit(functools.partial(run, index))
             .lower(self._key, self._x, self._labels, shapes, epsilon)
             .compile()
-            for name in names
+            for index, name in enumerate(plan.stages)
         }
         sizes = [timing.memory(program) for program in self._stages.values()]
         self.memory = None if None in sizes else max(m for m in sizes if m is not None)
-        self.seconds: dict[str, list[float]] = {name: [] for name in names}
+        self.seconds: dict[str, list[float]] = {name: [] for name in plan.stages}
         self.survivors: list[int] = []
 
-    def __call__(self, epsilon: float, number: int | None = None) -> AttackResult:
+    def __call__(self, epsilon: float, number: int | None = None) -> suite.StagedResult:
         """Returns the result of all stages, or of the first `number`, and keeps their seconds."""
         result = self._clean(self._x, self._labels)
         self.survivors = [int((~result.success).sum())]

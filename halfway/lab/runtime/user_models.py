@@ -18,7 +18,8 @@ from halfway.lab.measurements import crossed
 from halfway.lab.runtime import datasets
 from halfway.lab.runtime.runs import Run
 from halfway.lab.study.conditions import condition
-from halfway.transfer.grid import Model, ThreatAttack
+from halfway.transfer import Attack
+from halfway.transfer.grid import Model
 from halfway.types import LogitsFn
 
 NUM_CHECKED = 64
@@ -266,7 +267,7 @@ def choose_attacks(names: Sequence[str], num_steps: int | None) -> dict[str, fun
 
 
 def check_attacks(
-    attack_fns: Mapping[str, ThreatAttack], threat: Threat, model: LogitsFn, examples: Examples
+    attack_fns: Mapping[str, Attack], threat: Threat, model: LogitsFn, examples: Examples
 ) -> None:
     """Checks that every attack can be traced on a model, without running it.
 
