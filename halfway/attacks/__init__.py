@@ -19,12 +19,17 @@ from halfway.attacks.base import (
 from halfway.attacks.diagnostics import Diagnosis, diagnose, in_words
 from halfway.attacks.ensembles import Ensemble, collect_weights, ensemble, leave_one_out
 from halfway.attacks.estimators import (
+    admixed,
     diverse_inputs,
+    flat_maxima,
     look_ahead,
     momentum,
     scaled_copies,
+    shuffled_blocks,
     smoothed,
+    transformed,
     variance_tuned,
+    varied_spectra,
 )
 from halfway.attacks.gradient import (
     bim,
@@ -58,6 +63,7 @@ __all__ = [
     "Outcome",
     "Threat",
     "UniversalResult",
+    "admixed",
     "apgd",
     "ascend",
     "auto_attack",
@@ -75,6 +81,7 @@ __all__ = [
     "exact_gradient",
     "fab",
     "fgsm",
+    "flat_maxima",
     "fmn",
     "hop_skip_jump",
     "in_words",
@@ -91,13 +98,16 @@ __all__ = [
     "outcome",
     "pgd",
     "scaled_copies",
+    "shuffled_blocks",
     "si_fgsm",
     "smoothed",
     "square",
     "steps",
     "svre",
     "ti_fgsm",
+    "transformed",
     "universal",
     "variance_tuned",
+    "varied_spectra",
     "vmi_fgsm",
 ]

@@ -21,7 +21,8 @@ THREATS = {"linf": attacks.linf(0.1), "l2": attacks.l2(0.5), "l1": attacks.l1(2.
 def mixed(logits_fn, key, x, labels, *, threat, loss_fn=losses.cross_entropy, targets=None):
     """Everything that a gradient can be made of, composed."""
     goal = attacks.objective(logits_fn, labels, loss_fn, targets)
-    gradient = attacks.scaled_copies(attacks.diverse_inputs(goal), num_scales=2)
+    gradient = attacks.diverse_inputs(attacks.exact_gradient(goal))
+    gradient = attacks.scaled_copies(gradient, num_scales=2)
     radius = 1.5 * threat.radius(x)
     gradient = attacks.variance_tuned(gradient, num_neighbours=2, radius=radius)
     gradient = attacks.smoothed(gradient, kernel_size=3)
