@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from halfway.attacks.ensembles import num_models_of
+from halfway.attacks.ensembles import Members, members_of
 from halfway.attacks.threat import Bounds, Threat, linf
-from halfway.types import Array, is_traced
+from halfway.types import Array, LogitsFn, is_traced
 
 TOLERANCE = 1e-6
 """How far beyond its bounds an input may lie, as a share of their width: rounding."""
@@ -52,10 +52,8 @@ def checked(attack: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
         if len(given["x"]) == 0:
             return _empty(attack, bound)
         model = given[first]
-        if "params" in given:  # of one of several models
-            num_models_of(given["params"])
-            member = jax.tree.map(lambda leaf: leaf[0], given["params"])
-            model = functools.partial(model, member)
+        if "params" in given:  # of several models
+            model = _first(members_of(model, given["params"]))
         num_classes = _num_classes(model, given["x"])
         # Before they become arrays of JAX, which have no values while a program is traced.
         for name in names:
@@ -135,6 +133,11 @@ def _empty(attack: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
     if hasattr(shapes, "perturbation"):
         raise ValueError("x has no examples: one perturbation for all needs at least one")
     return jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape[1:]), leaf.dtype), shapes)
+
+
+def _first(members: Members) -> LogitsFn:
+    """Returns the first of several models, which stands for all of them."""
+    return lambda x: members.of_one(0, lambda logits_fn: logits_fn(x))
 
 
 def _num_classes(model: Callable[[Array], Array], x: Any) -> int:
