@@ -106,6 +106,49 @@ def margin(logits: Array, labels: Array) -> Array:
     return jnp.sum(jnp.where(is_runner_up, logits, 0) - jnp.where(is_label, logits, 0), axis=-1)
 
 
+def logit(logits: Array, labels: Array) -> Array:
+    """Returns the negative logit `[B]` of the label: −z_y.
+
+    It has no other class in it, and so is no measure of error. An attack that steers to `targets`
+    raises −loss_fn(logits, targets), here the logit of the target itself: its gradient does not
+    shrink as the target comes to lead. NaN where a logit is NaN.
+
+    Args:
+      logits: `[B, C]`.
+      labels: `[B]` integers in [0, C).
+
+    Source: Zhao et al., arXiv 2012.11207.
+
+    Examples:
+      >>> print(losses.logit(jnp.array([[2.0, 0.5, 1.0], [2.0, 0.5, 3.0]]), jnp.array([0, 1])))
+      [-2.  -0.5]
+    """
+    _check(logits, labels)
+    value = -jnp.sum(jnp.where(_is_label(logits, labels), logits, 0), axis=-1)
+    return jnp.where(jnp.isnan(logits).any(axis=-1), jnp.nan, value)
+
+
+def probability_margin(logits: Array, labels: Array) -> Array:
+    """Returns the margin loss `[B]` of the softmax p, in [−1, 1]: max_{c ≠ y} p_c − p_y.
+
+    It is positive where misclassified, as `margin` is; its gradient tends to 0 where a model is
+    certain, right or wrong.
+
+    Args:
+      logits: `[B, C]`, C ≥ 2.
+      labels: `[B]` integers in [0, C).
+
+    Source: Xie et al., arXiv 2411.15210.
+
+    Examples:
+      >>> logits = jnp.log(jnp.array([[0.5, 0.125, 0.375]]))
+      >>> print(losses.probability_margin(logits, jnp.array([0])).round(4))
+      [-0.125]
+    """
+    _check(logits, labels)
+    return margin(jax.nn.softmax(logits), labels)
+
+
 def dlr(logits: Array, labels: Array) -> Array:
     """Returns the difference of logits ratio `[B]`: (max_{c ≠ y} z_c − z_y) / (z_π1 − z_π3).
 

@@ -7,13 +7,21 @@ import pytest
 import scipy.special
 
 from halfway import losses
+from halfway.attacks import base
 
 # Compiled once for each shape, where every operation on its own would be.
-CROSS_ENTROPY, BRIER, ERROR, MARGIN = ALL = [
+CROSS_ENTROPY, BRIER, ERROR, MARGIN, LOGIT, PROBABILITY_MARGIN = ALL = [
     jax.jit(loss_fn)
-    for loss_fn in (losses.cross_entropy, losses.brier, losses.error, losses.margin)
+    for loss_fn in (
+        losses.cross_entropy,
+        losses.brier,
+        losses.error,
+        losses.margin,
+        losses.logit,
+        losses.probability_margin,
+    )
 ]
-DIFFERENTIABLE = [CROSS_ENTROPY, BRIER, MARGIN]
+DIFFERENTIABLE = [CROSS_ENTROPY, BRIER, MARGIN, LOGIT, PROBABILITY_MARGIN]
 each_loss = pytest.mark.parametrize("loss_fn", ALL, ids=lambda fn: fn.__name__)
 each_differentiable = pytest.mark.parametrize("loss_fn", DIFFERENTIABLE, ids=lambda fn: fn.__name__)
 
@@ -45,6 +53,9 @@ def test_hand_computed():
     )
     np.testing.assert_array_equal(ERROR(logits, labels), [0, 1, 1])
     np.testing.assert_allclose(MARGIN(logits, labels), np.log([2 / 3, 3 / 2, 3.0]), rtol=1e-6)
+    np.testing.assert_allclose(LOGIT(logits, labels), -np.log([3.0, 2.0, 1.0]), rtol=1e-6)
+    margins = PROBABILITY_MARGIN(logits, labels)
+    np.testing.assert_allclose(margins, [-1 / 6, 1 / 6, 1 / 3], rtol=1e-6)
 
 
 def test_limits_of_the_brier_score():
@@ -62,6 +73,8 @@ def test_against_numpy_in_double_precision(loss_fn):
         "brier": ((p - onehot) ** 2).sum(axis=1),
         "error": (logits.argmax(axis=1) != labels).astype(float),
         "margin": others - (logits * onehot).sum(axis=1),
+        "logit": -(logits * onehot).sum(axis=1),
+        "probability_margin": np.where(onehot == 1, 0, p).max(axis=1) - (p * onehot).sum(axis=1),
     }[loss_fn.__name__]
     result = loss_fn(jnp.asarray(logits), jnp.asarray(labels))
     assert result.shape == labels.shape
@@ -74,11 +87,14 @@ def test_gradients_have_their_closed_form(loss_fn):
     logits, labels = draw()
     p, onehot = softmax_and_onehot(logits, labels)
     runner_up = np.where(onehot == 1, -np.inf, logits).argmax(axis=1)
+    ahead = np.eye(logits.shape[1])[runner_up] - onehot
     r = p - onehot
     expected = {
         "cross_entropy": r,
         "brier": 2 * p * (r - (r * p).sum(axis=1, keepdims=True)),
-        "margin": np.eye(logits.shape[1])[runner_up] - onehot,
+        "margin": ahead,
+        "logit": -onehot,
+        "probability_margin": p * (ahead - (p * ahead).sum(axis=1, keepdims=True)),
     }[loss_fn.__name__]
     _, gradient = slope_of(loss_fn)(jnp.asarray(logits), jnp.asarray(labels))
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
@@ -107,12 +123,13 @@ def test_ties_go_to_the_first_class():
     np.testing.assert_array_equal(gradient, [[-1, 1, 0], [1, -1, 0], [1, 0, -1]])
 
 
-def test_margin_is_positive_exactly_where_error_is_one():
+@pytest.mark.parametrize("margin_fn", [MARGIN, PROBABILITY_MARGIN], ids=lambda fn: fn.__name__)
+def test_margins_are_positive_exactly_where_error_is_one(margin_fn):
     logits, labels = draw(num_examples=2000)
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     error = np.asarray(ERROR(logits, labels))
     assert 0 < error.mean() < 1
-    np.testing.assert_array_equal(error == 1, MARGIN(logits, labels) > 0)
+    np.testing.assert_array_equal(error == 1, margin_fn(logits, labels) > 0)
 
 
 @each_differentiable
@@ -158,9 +175,25 @@ def test_wrong_shapes_and_types_are_refused(loss_fn):
             loss_fn(bad_logits, bad_labels)
 
 
-def test_margin_needs_two_classes():
-    with pytest.raises(AssertionError):
-        losses.margin(jnp.zeros((4, 1)), jnp.zeros(4, int))
+def test_margins_need_two_classes():
+    for loss_fn in (losses.margin, losses.probability_margin):
+        with pytest.raises(AssertionError):
+            loss_fn(jnp.zeros((4, 1)), jnp.zeros(4, int))
+
+
+def test_the_logit_of_a_target_is_what_an_attack_with_targets_raises():
+    logits, targets = draw()
+    goal = base.objective(lambda x: x, jnp.asarray(targets), losses.logit, jnp.asarray(targets))
+    value, seen = goal.value(jnp.asarray(logits))
+    np.testing.assert_array_equal(value, logits[np.arange(len(logits)), targets])
+    np.testing.assert_array_equal(seen, logits)
+
+
+def test_a_probability_margin_ends_where_a_model_is_certain():
+    logits = jnp.array([[1e4, 0.0, -1e4], [0.0, 1e4, 0.0], [0.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(PROBABILITY_MARGIN(logits, jnp.zeros(3, int)), [-1, 1, 0])
+    _, gradient = slope_of(PROBABILITY_MARGIN)(logits, jnp.zeros(3, int))
+    np.testing.assert_allclose(gradient, [[0] * 3, [0] * 3, [-1 / 3, 1 / 3, 0]], atol=1e-6)
 
 
 def test_masked_mean_hand_computed():

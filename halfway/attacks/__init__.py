@@ -20,12 +20,17 @@ from halfway.attacks.base import (
 from halfway.attacks.diagnostics import Diagnosis, diagnose, in_words
 from halfway.attacks.ensembles import Ensemble, collect_weights, ensemble, leave_one_out
 from halfway.attacks.estimators import (
+    admixed,
     diverse_inputs,
+    flat_maxima,
     look_ahead,
     momentum,
     scaled_copies,
+    shuffled_blocks,
     smoothed,
+    transformed,
     variance_tuned,
+    varied_spectra,
 )
 from halfway.attacks.gradient import (
     bim,
@@ -63,6 +68,7 @@ __all__ = [
     "StagedResult",
     "Threat",
     "UniversalResult",
+    "admixed",
     "apgd",
     "ascend",
     "auto_attack",
@@ -83,6 +89,7 @@ __all__ = [
     "exact_gradient",
     "fab",
     "fgsm",
+    "flat_maxima",
     "fmn",
     "hop_skip_jump",
     "in_words",
@@ -101,6 +108,7 @@ __all__ = [
     "pgd",
     "rotate_and_shift",
     "scaled_copies",
+    "shuffled_blocks",
     "si_fgsm",
     "smoothed",
     "spatial",
@@ -109,7 +117,9 @@ __all__ = [
     "straight_through",
     "svre",
     "ti_fgsm",
+    "transformed",
     "universal",
     "variance_tuned",
+    "varied_spectra",
     "vmi_fgsm",
 ]

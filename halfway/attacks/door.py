@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from halfway.attacks.ensembles import num_models_of
+from halfway.attacks.ensembles import Members, members_of
 from halfway.attacks.threat import Bounds, Threat, linf
-from halfway.types import Array, is_traced
+from halfway.types import Array, LogitsFn, is_traced
 
 TOLERANCE = 1e-6
 """How far beyond its bounds an input may lie, as a share of their width: rounding."""
@@ -52,9 +52,8 @@ def checked(attack: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
             bounds = given["bounds"]
             linf(0.0, bounds)  # which checks them
         model = given[first]
-        if "params" in given:  # of one of several models
-            num_models_of(given["params"])
-            model = functools.partial(model, jax.tree.map(lambda leaf: leaf[0], given["params"]))
+        if "params" in given:  # of several models
+            model = _first(members_of(model, given["params"]))
         num_classes = _check_all(model, x, labels, targets, bounds)
         _check_loss(model, x, labels, given.get("loss_fn"))
         if len(x) == 0:
@@ -86,11 +85,12 @@ def _in_single(given: dict[str, Any], first: str) -> dict[str, Any]:
     """
     model, dtype = given[first], given["x"].dtype
 
-    def rounded(*args: Any) -> Array:
-        return model(*args[:-1], args[-1].astype(dtype))
+    def rounded(model: Callable[..., Array]) -> Callable[..., Array]:
+        return lambda *args: model(*args[:-1], args[-1].astype(dtype))
 
+    seen = rounded(model) if callable(model) else tuple(map(rounded, model))
     arrays = [name for name in ("x", "start") if given.get(name) is not None]
-    return {first: rounded} | {name: jnp.asarray(given[name], jnp.float32) for name in arrays}
+    return {first: seen} | {name: jnp.asarray(given[name], jnp.float32) for name in arrays}
 
 
 def _check_inputs(x: Any) -> None:
@@ -185,6 +185,11 @@ def _empty(attack: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
     if hasattr(shapes, "perturbation"):
         raise ValueError("x has no examples: one perturbation for all needs at least one")
     return jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape[1:]), leaf.dtype), shapes)
+
+
+def _first(members: Members) -> LogitsFn:
+    """Returns the first of several models, which stands for all of them."""
+    return lambda x: members.of_one(0, lambda logits_fn: logits_fn(x))
 
 
 def _num_classes(model: Callable[[Array], Array], x: Any) -> int:

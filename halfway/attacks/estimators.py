@@ -5,6 +5,8 @@ that do not evaluate the model at the point itself say so by a loss of NaN, and 
 point of a walk can be its best.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,10 +15,13 @@ import numpy as np
 import optax
 from jax import lax
 
-from halfway.attacks import base
-from halfway.attacks.base import Estimator, GradientEstimate, Objective
+from halfway.attacks import base, image_changes
+from halfway.attacks.base import Estimator, GradientEstimate
 from halfway.attacks.threat import Threat
-from halfway.types import Array, Key
+from halfway.types import Array, Key, is_traced
+
+Change = Callable[[Key, Array], Array]
+"""Key and one example `[...]` to an example of the same shape."""
 
 
 def normalized(gradient: Array) -> Array:
@@ -92,16 +97,74 @@ def look_ahead(inner: Estimator, *, step: Array | float, decay: Array | float) -
     return Estimator(init, estimate, inner.num_queries)
 
 
-def diverse_inputs(
-    goal: Objective, *, probability: float = 0.5, smallest: float = 0.9
+def transformed(inner: Estimator, change: Change, *, num_copies: int = 1) -> Estimator:
+    """Returns the mean gradient over random changes of the inputs, by the chain rule.
+
+    It is an estimate of ∇ E[J(change(x))], an expectation over transformations (EOT). Each example
+    is changed by itself, by a key that depends on its place in the batch alone. The estimators
+    below that change images are short uses of it.
+
+    Args:
+      inner: evaluated at the changed inputs; each copy begins from the same state of it, and that
+        of the last is kept.
+      change: key and one example `[...]` to an example of the same shape; differentiable.
+      num_copies: whose gradients are averaged, at least 1, static.
+
+    Raises:
+      ValueError: for fewer.
+
+    Source: Athalye et al., arXiv 1707.07397.
+
+    Examples:
+      The loss looks at one feature of two; a change that swaps them half of the time shares its
+      gradient among them:
+
+      >>> goal = attacks.objective(lambda x: x, jnp.array([0]), losses.logit)
+      >>> swap = lambda key, x: jnp.where(jax.random.bernoulli(key), x[::-1], x)
+      >>> gradient = attacks.transformed(attacks.exact_gradient(goal), swap, num_copies=500)
+      >>> print(gradient.estimate(jax.random.key(0), (), jnp.ones((1, 2))).gradient.round(1))
+      [[-0.5 -0.5]]
+    """
+    base.check_count("num_copies", num_copies)
+
+    def change_each(key: Key, x: Array) -> Array:
+        return jax.vmap(change)(base.example_keys(key, len(x)), x)
+
+    return _averaged(inner, change_each, num_copies)
+
+
+def _averaged(
+    inner: Estimator, change: Callable[[Key, Array], Array], num_copies: int
 ) -> Estimator:
-    """Returns gradients of the loss at images that are shrunk and moved at random (DI-FGSM).
+    """Returns the mean gradient over changes of a whole batch: see `transformed`."""
+
+    def estimate(key: Key | None, state: Any, x: Array) -> GradientEstimate:
+        assert key is not None, "changes are random: the walk needs a key"
+
+        def add(carry: tuple[Array, Any], key: Key) -> tuple[Any, tuple[Array, Array]]:
+            key_change, key_inner = jax.random.split(key)
+            changed, pull_back = jax.vjp(functools.partial(change, key_change), x)
+            there = inner.estimate(key_inner, state, changed)
+            (gradient,) = pull_back(base.finite(there.gradient))
+            return (carry[0] + gradient, there.state), (there.loss, there.logits)
+
+        keys = jax.random.split(key, num_copies)
+        (total, kept), (losses, logits) = lax.scan(add, (jnp.zeros_like(x), state), keys)
+        return _elsewhere(GradientEstimate(total / num_copies, losses[0], logits[0], kept))
+
+    return Estimator(inner.init, estimate, num_copies * inner.num_queries)
+
+
+def diverse_inputs(
+    inner: Estimator, *, probability: float = 0.5, smallest: float = 0.9
+) -> Estimator:
+    """Returns gradients at images that are shrunk and moved at random (DI-FGSM).
 
     Each image is, with some probability, resized bilinearly to a random share of its side and put
     at a random place on a black canvas of the old size.
 
     Args:
-      goal: what to ascend, of images `[B, H, W, D]`.
+      inner: of images `[B, H, W, D]`.
       probability: that an image is changed, in [0, 1]; the others are seen as they are.
       smallest: share of the side that images are resized to at least, in (0, 1].
 
@@ -110,32 +173,92 @@ def diverse_inputs(
 
     Source: Xie et al., arXiv 1803.06978.
     """
-    if not 0 <= probability <= 1:
-        raise ValueError(f"probability must lie in [0, 1], got {probability}")
+    _check_share("probability", probability)
     if not 0 < smallest <= 1:
         raise ValueError(f"smallest must lie in (0, 1], got {smallest}")
+    change = functools.partial(image_changes.shrink, probability=probability, smallest=smallest)
+    return transformed(inner, change)
 
-    def change(key: Key, image: Array) -> Array:
-        key_size, key_place, key_whether = jax.random.split(key, 3)
-        size = jax.random.uniform(key_size, minval=smallest, maxval=1.0)
-        sides = jnp.asarray(image.shape[:2], image.dtype)
-        place = jax.random.uniform(key_place, (2,)) * (1 - size) * sides
-        scale = jnp.broadcast_to(size, (2,))
-        moved = jax.image.scale_and_translate(
-            image, image.shape, (0, 1), scale, place, "linear", antialias=False
-        )
-        return jnp.where(jax.random.bernoulli(key_whether, probability), moved, image)
 
-    def estimate(key: Key | None, state: Any, x: Array) -> GradientEstimate:
-        assert key is not None, "diverse inputs are random: the walk needs a key"
+def admixed(
+    inner: Estimator, images: Array, *, num_images: int = 3, portion: float = 0.2
+) -> Estimator:
+    """Returns the mean gradient over images to which a portion of another one is added (Admix).
 
-        def value(x: Array) -> tuple[Array, Array]:
-            return goal.value(jax.vmap(change)(jax.random.split(key, x.shape[0]), x))
+    The paper's attack is `admixed(scaled_copies(inner), images)`, with images of other classes.
 
-        changed = base.exact_gradient(goal._replace(value=value))
-        return _elsewhere(changed.estimate(None, state, x))
+    Args:
+      inner: of images `[B, H, W, D]`; scaled copies of it scale what is added too.
+      images: `[N, H, W, D]`, the others: each copy of each image draws one of them.
+      num_images: copies of an image, at least 1, static.
+      portion: of the other image, in [0, 1].
 
-    return Estimator(lambda x: (), estimate, goal.num_queries)
+    Raises:
+      ValueError: for values outside these ranges, and for images of another form.
+
+    Source: Wang et al., arXiv 2102.00436.
+    """
+    base.check_count("num_images", num_images)
+    _check_share("portion", portion)
+    if jnp.ndim(images) != 4 or len(images) == 0:
+        raise ValueError(f"images must be at least one image [N, H, W, D], got {jnp.shape(images)}")
+    images = jnp.asarray(images)
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images must be floats, as the inputs are, got {images.dtype}")
+    change = functools.partial(image_changes.add_another, images=images, portion=portion)
+    return transformed(inner, change, num_copies=num_images)
+
+
+def varied_spectra(
+    inner: Estimator, *, num_copies: int = 20, deviation: float = 16 / 255, spread: float = 0.5
+) -> Estimator:
+    """Returns the mean gradient over images whose spectra are varied at random (SSA).
+
+    A copy is IDCT(DCT(x + ξ) · m) with Gaussian noise ξ and a factor m uniform in [1 − ρ, 1 + ρ]
+    for each coefficient; the DCT is that of the height and the width of each channel. Gradients
+    follow the chain rule; the code of the authors takes that of the copy for that of the image.
+
+    Args:
+      inner: of images `[B, H, W, D]`.
+      num_copies: at least 1, static.
+      deviation: of the noise, in units of the image, at least 0; the authors take the budget.
+      spread: ρ, at least 0.
+
+    Raises:
+      ValueError: for values outside these ranges.
+
+    Source: Long et al., arXiv 2207.05382.
+    """
+    base.check_length("deviation", deviation)
+    base.check_length("spread", spread)
+    change = functools.partial(image_changes.vary_spectrum, deviation=deviation, spread=spread)
+    return transformed(inner, change, num_copies=num_copies)
+
+
+def shuffled_blocks(
+    inner: Estimator, *, num_copies: int = 20, num_blocks: int = 2, degrees: float = 24
+) -> Estimator:
+    """Returns the mean gradient over images whose blocks are shuffled and turned (BSR).
+
+    An image is cut at random places into `num_blocks` rows and as many columns. The rows of blocks
+    change places, the columns do, and each block turns about its middle by an angle of its own.
+
+    Args:
+      inner: of images `[B, H, W, D]`.
+      num_copies: at least 1, static.
+      num_blocks: along each side, at least 1, static; blocks can be empty.
+      degrees: that a block turns at most, either way, at least 0; its angle is uniform, where the
+        code of the authors draws it from a truncated Gaussian.
+
+    Raises:
+      ValueError: for values outside these ranges.
+
+    Source: Wang et al., arXiv 2308.10299.
+    """
+    base.check_count("num_blocks", num_blocks)
+    base.check_length("degrees", degrees)
+    change = functools.partial(image_changes.shuffle_blocks, num_blocks=num_blocks, degrees=degrees)
+    return transformed(inner, change, num_copies=num_copies)
 
 
 def scaled_copies(inner: Estimator, *, num_scales: int = 5) -> Estimator:
@@ -247,6 +370,64 @@ def variance_tuned(
         return here._replace(gradient=gradient + variance, state=state)
 
     return Estimator(init, estimate, (num_neighbours + 1) * inner.num_queries)
+
+
+def flat_maxima(
+    inner: Estimator,
+    *,
+    num_neighbours: int = 20,
+    radius: Array | float,
+    step: Array | float,
+    balance: float = 0.5,
+) -> Estimator:
+    """Returns gradients that lead to flat maxima, by a penalty on their own norm nearby (PGN).
+
+    It is the mean over neighbours x' uniform in a cube of `(1 − δ) ∇J(x') + δ ∇J(x' − step · g)`,
+    with g = ∇J(x')/mean|∇J(x')|. To first order that is ∇J − δ step ∇²J g, which climbs J and goes
+    down ‖∇J‖_2: two evaluations take the place of a second derivative.
+
+    Args:
+      inner: evaluated twice for each neighbour.
+      num_neighbours: at least 1, static.
+      radius: half of the cube's side, a scalar or one per example with trailing axes of 1; the
+        paper takes 3 ε.
+      step: how far down the second gradient is taken, likewise, on average over the features; the
+        paper takes a step of its walk, ε/10.
+      balance: δ, in [0, 1].
+
+    Raises:
+      ValueError: for values outside these ranges, and lengths that are negative or not finite.
+
+    Source: Ge et al., arXiv 2306.05225.
+    """
+    base.check_count("num_neighbours", num_neighbours)
+    _check_share("balance", balance)
+    for name, length in (("radius", radius), ("step", step)):
+        if not is_traced(length) and not np.all(np.isfinite(length) & (np.asarray(length) >= 0)):
+            raise ValueError(f"{name} must be finite and at least 0, got {length}")
+
+    def penalized(key: Key | None, state: Any, x: Array) -> GradientEstimate:
+        here = inner.estimate(_part(key, 0), state, x)
+        gradient = base.finite(here.gradient)
+        below = inner.estimate(_part(key, 1), here.state, x - step * normalized(gradient))
+        gradient = (1 - balance) * gradient + balance * base.finite(below.gradient)
+        return here._replace(gradient=gradient)
+
+    def neighbour(key: Key, x: Array) -> Array:
+        def draw(key: Key) -> Array:
+            return jax.random.uniform(key, x.shape[1:], x.dtype, -1.0, 1.0)
+
+        return x + radius * jax.vmap(draw)(base.example_keys(key, len(x)))
+
+    return _averaged(
+        Estimator(inner.init, penalized, 2 * inner.num_queries), neighbour, num_neighbours
+    )
+
+
+def _check_share(name: str, value: float) -> None:
+    """Checks that a share lies in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {value}")
 
 
 def _elsewhere(estimate: GradientEstimate) -> GradientEstimate:

@@ -283,7 +283,9 @@ def di_fgsm(
     """
     base.check_channels_last(x)
     goal = base.objective(logits_fn, labels, loss_fn, targets)
-    gradient = estimators.diverse_inputs(goal, probability=probability, smallest=smallest)
+    gradient = estimators.diverse_inputs(
+        estimator(goal), probability=probability, smallest=smallest
+    )
     rule = estimators.momentum(threat, relative_step, decay=decay)
     return base.ascend(goal, gradient, rule, key, x, threat=threat, num_steps=num_steps, best=False)
 

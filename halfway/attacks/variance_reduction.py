@@ -1,7 +1,7 @@
 """SVRE: gradients of an ensemble by one model at a time, with their variance reduced."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,14 +11,14 @@ from jax import lax
 from halfway import losses
 from halfway.attacks import base, door, estimators
 from halfway.attacks.base import AttackResult, Estimator, GradientEstimate, Objective
-from halfway.attacks.ensembles import ensemble, num_models_of
+from halfway.attacks.ensembles import Members, ensemble, members_of
 from halfway.attacks.threat import Threat
-from halfway.types import ApplyFn, Array, Key, LossFn, Params
+from halfway.types import ApplyFn, Array, Key, LogitsFn, LossFn, Params
 
 
 def variance_reduced(
-    goal_fn: Callable[[Params], Objective],
-    params: Params,
+    goal_fn: Callable[[LogitsFn], Objective],
+    members: Members,
     x: Array,
     *,
     threat: Threat,
@@ -36,8 +36,8 @@ def variance_reduced(
     not taken again; a query is one of a single model.
 
     Args:
-      goal_fn: one model's parameters to what is ascended.
-      params: leaves `[M, ...]`.
+      goal_fn: one model's `logits_fn` to what is ascended.
+      members: the models, from `ensembles.members_of`.
       x: `[B, ...]`, clean inputs.
       threat: its steepest step and projection are used.
       num_inner: static.
@@ -46,21 +46,20 @@ def variance_reduced(
 
     Source: Xiong et al., arXiv 2111.10752.
     """
-    num_models = num_models_of(params)
 
-    def look(member: Params, point: Array) -> GradientEstimate:
-        estimate = base.exact_gradient(goal_fn(member)).estimate(None, (), point)
+    def look(point: Array, logits_fn: LogitsFn) -> GradientEstimate:
+        estimate = base.exact_gradient(goal_fn(logits_fn)).estimate(None, (), point)
         return estimate._replace(gradient=base.finite(estimate.gradient))
 
     def estimate(key: Key | None, state: Any, point: Array) -> GradientEstimate:
         assert key is not None, "models are drawn at random: the walk needs a key"
-        estimates = lax.map(lambda member: look(member, point), params)
+        estimates = members.of_each(functools.partial(look, point))
         mean = estimates.gradient.mean(0)
 
         def move(carry: tuple[Array, Array], key: Key) -> tuple[Any, None]:
             moved, momentum = carry
-            index = jax.random.randint(key, (), 0, num_models)
-            drawn = look(jax.tree.map(lambda leaf: leaf[index], params), moved).gradient
+            index = jax.random.randint(key, (), 0, members.number)
+            drawn = members.of_one(index, functools.partial(look, moved)).gradient
             momentum = decay * momentum + drawn - (estimates.gradient[index] - mean)
             moved = threat.project(moved + step * threat.steepest(momentum), x)
             return (moved, momentum), None
@@ -70,12 +69,12 @@ def variance_reduced(
         logits = jnp.moveaxis(estimates.logits, 0, 1)
         return GradientEstimate(momentum, estimates.loss.mean(0), logits, state)
 
-    return Estimator(lambda x: (), estimate, num_models + num_inner)
+    return Estimator(lambda x: (), estimate, members.number + num_inner)
 
 
 @door.checked
 def svre(
-    apply_fn: ApplyFn,
+    apply_fn: ApplyFn | Sequence[ApplyFn],
     key: Key,
     x: Array,
     labels: Array,
@@ -99,10 +98,11 @@ def svre(
 
     Args:
       apply_fn: one model's parameters and inputs to logits `[B, C]`; it must not couple examples.
+        Of models of different architectures a sequence of such functions, as of `ensemble`.
       key: consumed; models are drawn.
       x: `[B, ...]` clean inputs within the bounds.
       labels: `[B]` integers.
-      params: leaves `[M, ...]`.
+      params: leaves `[M, ...]`, or a sequence of M parameters where there are M functions.
       threat: from `attacks.linf`, `attacks.l2` or `attacks.l1`.
       targets: `[B]` integers that the attack steers to, or None.
       loss_fn: logits and labels to a loss per example.
@@ -114,23 +114,24 @@ def svre(
       inner_step: length of its steps as a fraction of ε.
 
     Raises:
-      ValueError: for counts or steps outside these ranges; for leaves as of `ensemble`.
+      ValueError: for counts or steps outside these ranges; for models as of `ensemble`.
 
     Source: Xiong et al., arXiv 2111.10752.
     """
-    num_models = num_models_of(params)
+    members = members_of(apply_fn, params, vectorized=False)
+    num_models = members.number
     num_inner = 4 * num_models if num_inner is None else num_inner
     base.check_count("num_inner", num_inner)
     base.check_length("inner_step", inner_step)
     logits_fn, joint_fn = ensemble(apply_fn, params, "loss", loss_fn, vectorized=False)
     goal = base.objective(logits_fn, labels, joint_fn, targets)._replace(num_queries=num_models)
 
-    def goal_fn(member: Params) -> Objective:
-        return base.objective(functools.partial(apply_fn, member), labels, loss_fn, targets)
+    def goal_fn(logits_fn: LogitsFn) -> Objective:
+        return base.objective(logits_fn, labels, loss_fn, targets)
 
     estimator = variance_reduced(
         goal_fn,
-        params,
+        members,
         x,
         threat=threat,
         num_inner=num_inner,

@@ -201,7 +201,9 @@ def test_diverse_inputs_are_shrunk_moved_and_padded_with_black():
 
     def look(probability, smallest):
         goal = base.Objective(value, lambda logits: logits[:, 0] > 0, lambda logits: logits[:, 0])
-        chain = estimators.diverse_inputs(goal, probability=probability, smallest=smallest)
+        chain = estimators.diverse_inputs(
+            base.exact_gradient(goal), probability=probability, smallest=smallest
+        )
         return jax.jit(lambda x: chain.estimate(KEY, (), x))(white)
 
     result = look(1.0, 0.5)
@@ -285,7 +287,7 @@ def test_targets_are_approached():
 
 def test_everything_composes():
     goal, threat = attacks.objective(LOGITS, LABELS, losses.cross_entropy), attacks.linf(0.1)
-    gradient_fn = attacks.diverse_inputs(goal)
+    gradient_fn = attacks.diverse_inputs(attacks.exact_gradient(goal))
     gradient_fn = attacks.scaled_copies(gradient_fn, num_scales=2)
     gradient_fn = attacks.variance_tuned(gradient_fn, num_neighbours=2, radius=0.15)
     gradient_fn = attacks.smoothed(gradient_fn, kernel_size=3)

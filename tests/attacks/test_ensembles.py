@@ -21,7 +21,8 @@ THREATS = {"linf": attacks.linf(0.1), "l2": attacks.l2(0.5), "l1": attacks.l1(2.
 def mixed(logits_fn, key, x, labels, *, threat, loss_fn=losses.cross_entropy, targets=None):
     """Everything that a gradient can be made of, composed."""
     goal = attacks.objective(logits_fn, labels, loss_fn, targets)
-    gradient = attacks.scaled_copies(attacks.diverse_inputs(goal), num_scales=2)
+    gradient = attacks.diverse_inputs(attacks.exact_gradient(goal))
+    gradient = attacks.scaled_copies(gradient, num_scales=2)
     radius = 1.5 * threat.radius(x)
     gradient = attacks.variance_tuned(gradient, num_neighbours=2, radius=radius)
     gradient = attacks.smoothed(gradient, kernel_size=3)
@@ -395,9 +396,11 @@ def _svre(params, threat, x, labels, targets, options):
     )
 
 
+SVRE = dict(num_steps=4, relative_step=0.2, decay=0.9, inner_decay=0.7, inner_step=0.3)
+
+
 def svre(params=PARAMS, threat=THREATS["linf"], x=X, labels=LABELS, targets=None, **options):
-    steps = dict(num_steps=4, relative_step=0.2, decay=0.9, inner_decay=0.7, inner_step=0.3)
-    return _svre(params, threat, x, labels, targets, tuple((steps | options).items()))
+    return _svre(params, threat, x, labels, targets, tuple((SVRE | options).items()))
 
 
 def models_drawn(num_steps, num_inner):
@@ -426,11 +429,10 @@ def test_svre_by_hand(targets):
 
 
 def reduced(num_inner, decay=0.0, step=0.03):
-    goal_fn = lambda p: base.objective(  # noqa: E731
-        functools.partial(model, p), LABELS, losses.cross_entropy
-    )
+    goal_fn = lambda f: base.objective(f, LABELS, losses.cross_entropy)  # noqa: E731
+    members = ensembles.members_of(model, PARAMS, vectorized=False)
     return variance_reduction.variance_reduced(
-        goal_fn, PARAMS, X, threat=THREATS["linf"], num_inner=num_inner, step=step, decay=decay
+        goal_fn, members, X, threat=THREATS["linf"], num_inner=num_inner, step=step, decay=decay
     )
 
 
@@ -492,6 +494,135 @@ def test_svre_does_not_couple_examples_and_is_mapped_over_budgets():
     np.testing.assert_allclose(mapped[1], whole.adversarial, atol=1e-6)
     moved = np.abs(mapped - np.asarray(X)[None]).max((1, 2, 3, 4))
     np.testing.assert_allclose(moved[0], 0.04, rtol=1e-4)  # 4 steps of a fifth
+
+
+# Models of different architectures
+
+
+APART = [model] * M, [member(PARAMS, k) for k in range(M)]
+"""The models of PARAMS, as a function each."""
+
+
+def linear(weights, x):
+    return x.reshape(x.shape[0], -1) @ weights
+
+
+MIXED = [linear, model], [jax.random.normal(jax.random.key(5), (25, NUM_CLASSES)), draw(0)]
+
+
+@each_way
+def test_functions_of_one_architecture_are_their_stacked_parameters(how):
+    def value_and_slope(apply_fn, params):
+        logits_fn, loss_fn = ensembles.ensemble(apply_fn, params, how)
+        goal = base.objective(logits_fn, LABELS, loss_fn, TARGETS)
+        return jax.jit(base.exact_gradient(goal).estimate)(None, (), X)
+
+    expected, result = value_and_slope(model, PARAMS), value_and_slope(*APART)
+    assert result.logits.shape == expected.logits.shape
+    for given, wanted in zip(result[:3], expected[:3], strict=True):
+        np.testing.assert_allclose(given, wanted, rtol=1e-4, atol=1e-6)
+
+
+@each_way
+def test_a_linear_model_and_a_network_by_hand(how):
+    logits_fn, loss_fn = ensembles.ensemble(*MIXED, how)
+    each = np.stack([fn(params, X) for fn, params in zip(*MIXED, strict=True)], 1).astype(float)
+    rows, softmax = np.arange(len(X)), scipy.special.softmax(each, -1)
+    alone = -np.log(softmax[rows, :, LABELS])
+    joint = scipy.special.log_softmax(each.mean(1), -1)
+    expected = {
+        "logits": -joint[rows, LABELS],
+        "probabilities": -np.log(softmax.mean(1)[rows, LABELS]),
+        "loss": alone.mean(1),
+        "worst": alone,
+    }[how]
+    np.testing.assert_allclose(loss_fn(logits_fn(X), LABELS), expected, rtol=1e-4)
+    threat = THREATS["linf"]
+    result = compiled(
+        attacks.pgd, logits_fn, KEY, X, LABELS, threat=threat, loss_fn=loss_fn, num_steps=3
+    )
+    assert_feasible(result.adversarial, "linf")
+    each = np.stack([fn(params, result.adversarial) for fn, params in zip(*MIXED, strict=True)], 1)
+    fooled = {
+        "logits": each.mean(1).argmax(-1) != LABELS,
+        "probabilities": scipy.special.softmax(each, -1).mean(1).argmax(-1) != LABELS,
+    }.get(how, (each.argmax(-1) != np.asarray(LABELS)[:, None]).all(1))
+    np.testing.assert_array_equal(result.success, fooled)
+
+
+def svre_of(apply_fns, params, **options):
+    options = {"threat": THREATS["linf"]} | SVRE | options
+    return jax.jit(lambda x: attacks.svre(apply_fns, KEY, x, LABELS, params=params, **options))(X)
+
+
+def test_svre_draws_among_functions_as_among_stacked_parameters():
+    expected, result = svre(targets=TARGETS), svre_of(*APART, targets=TARGETS)
+    np.testing.assert_allclose(result.adversarial, expected.adversarial, atol=1e-6)
+    np.testing.assert_allclose(result.loss, expected.loss, rtol=1e-5)
+    np.testing.assert_array_equal(result.success, expected.success)
+    np.testing.assert_array_equal(result.queries, expected.queries)
+
+
+def test_svre_on_a_linear_model_and_a_network():
+    result = svre_of(*MIXED, num_inner=5)
+    assert_feasible(result.adversarial, "linf")
+    each = np.stack([fn(params, result.adversarial) for fn, params in zip(*MIXED, strict=True)])
+    np.testing.assert_array_equal(result.success, (each.argmax(-1) != np.asarray(LABELS)).all(0))
+    alone = -scipy.special.log_softmax(each, -1)[:, np.arange(len(X)), LABELS]
+    np.testing.assert_allclose(result.loss, alone.mean(0), rtol=1e-4)
+    assert (result.queries == 4 * (2 + 5) + 2).all()
+
+
+def test_one_left_out_of_functions():
+    attack = functools.partial(ATTACKS["pgd"], threat=THREATS["linf"])
+    result = jax.jit(lambda x: ensembles.leave_one_out(attack, *APART, KEY, x, LABELS))(X)
+    expected = left_out()
+    for given, wanted in zip(result, expected, strict=True):
+        np.testing.assert_allclose(given, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.quick
+def test_stacked_parameters_are_one_program_however_many_models_there_are():
+    looks = []
+
+    def counted(params, x):
+        looks.append(1)
+        return model(params, x)
+
+    for vectorized in (True, False):
+        for number in (1, M):
+            params = stack(*map(draw, range(number)))
+            jax.eval_shape(ensembles.ensemble(counted, params, vectorized=vectorized).logits_fn, X)
+    assert len(looks) == 4
+
+
+@pytest.mark.parametrize(
+    ("apply_fns", "params", "message"),
+    [
+        ([], [], "apply_fn must be a function, or a sequence of at least 1, got none"),
+        ([model], [draw(0), draw(1)], "params must be a sequence of 1 parameters, .*, got 2"),
+        ([model, model], {"a": 0, "b": 1}, "params must be a sequence of 2 .*, got dict"),
+        (
+            [linear, linear],
+            [jnp.zeros((25, 4)), jnp.zeros((25, 5))],
+            r"logits of one shape \[B, C\], got \(4, 4\) and \(4, 5\)",
+        ),
+    ],
+)
+@pytest.mark.quick
+def test_bad_sequences_are_refused(apply_fns, params, message):
+    with pytest.raises(ValueError, match=message):
+        ensembles.ensemble(apply_fns, params, "loss").logits_fn(X)
+    with pytest.raises(ValueError, match=message):
+        svre_of(apply_fns, params)
+
+
+@pytest.mark.quick
+def test_svre_looks_at_its_inputs_whatever_its_models_are():
+    with pytest.raises(ValueError, match=r"labels must lie in 0 to 3.*got 7"):
+        attacks.svre(MIXED[0], KEY, X, LABELS.at[0].set(7), params=MIXED[1], threat=THREATS["linf"])
+    empty = attacks.svre(MIXED[0], KEY, X[:0], LABELS[:0], params=MIXED[1], threat=THREATS["linf"])
+    assert empty.adversarial.shape == (0, *SHAPE[1:])
 
 
 # Weights to attack
