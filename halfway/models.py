@@ -16,30 +16,58 @@ from jax import lax
 from halfway.types import ApplyFn, Array, Params
 
 
-def convolve(inputs: Array, kernel: Array, window_strides: Sequence[int], padding: Any, **kwargs):
+IMAGES_LAST = (("NHWC", "HWIO", "NHWC"), ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)))
+"""Channels last, as letters and as places of batch, channels, rows and columns."""
+
+
+def convolve(
+    inputs: Array,
+    kernel: Array,
+    window_strides: Sequence[int],
+    padding: Any,
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+) -> Array:
     """Returns a 2-D convolution as one matrix product over shifted slices of the input.
 
     XLA's own convolution is 4 to 16 times slower inside a loop on a CPU, and becomes a grouped one
-    when a population is vmapped; a matrix product stays a (batched) matrix product.
+    when a population is vmapped; a matrix product stays a (batched) matrix product. It takes the
+    place of `lax.conv_general_dilated` in a network of one's own, of flax or not:
+    `nn.Conv(16, (3, 3), conv_general_dilated=models.convolve)`.
 
     Args:
       inputs: `[B, H, W, D]`.
       kernel: `[h, w, D, F]`.
       window_strides: steps of the window in height and width, in pixels.
       padding: "SAME", "VALID" or a (low, high) pair for each of height and width.
-      **kwargs: further arguments of `lax.conv_general_dilated`, which flax passes; at their
-        defaults.
+      lhs_dilation, rhs_dilation: of inputs and kernel; None or ones.
+      dimension_numbers: None or those of channels last, `("NHWC", "HWIO", "NHWC")`.
+      feature_group_count, batch_group_count: 1.
+      precision, preferred_element_type: of the product, as of `jnp.matmul`.
 
     Returns:
       `[B, H', W', F]`.
 
     Raises:
-      ValueError: for dilated or grouped convolutions, which no model here uses.
+      ValueError: for inputs and kernels of other ranks or with other channels, for dilated or
+        grouped convolutions, and for channels that do not come last.
     """
-    dilations = (*(kwargs.get("lhs_dilation") or ()), *(kwargs.get("rhs_dilation") or ()))
-    groups = kwargs.get("feature_group_count", 1)
-    if any(d != 1 for d in dilations) or groups != 1:
+    dilations = (*(lhs_dilation or ()), *(rhs_dilation or ()))
+    groups = (feature_group_count, batch_group_count)
+    if any(d != 1 for d in dilations) or groups != (1, 1):
         raise ValueError(f"dilation 1 and one group are supported, got {dilations=}, {groups=}")
+    if dimension_numbers is not None and tuple(dimension_numbers) not in IMAGES_LAST:
+        raise ValueError(f"channels come last, NHWC and HWIO, got {dimension_numbers=}")
+    if inputs.ndim != 4 or kernel.ndim != 4 or inputs.shape[3] != kernel.shape[2]:
+        raise ValueError(
+            "inputs must be [B, H, W, D] and the kernel [h, w, D, F], got "
+            f"{inputs.shape} and {kernel.shape}"
+        )
     height, width, depth, features = kernel.shape
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(inputs.shape[1:3], (height, width), window_strides, padding)
@@ -56,7 +84,12 @@ def convolve(inputs: Array, kernel: Array, window_strides: Sequence[int], paddin
     ]
     patches = jnp.concatenate(slices, axis=-1)
     # As plain matrices: the gradient of a first layer's kernel takes a third of the time.
-    flat = patches.reshape(-1, height * width * depth) @ kernel.reshape(-1, features)
+    flat = jnp.matmul(
+        patches.reshape(-1, height * width * depth),
+        kernel.reshape(-1, features),
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
     return flat.reshape(*patches.shape[:3], features)
 
 

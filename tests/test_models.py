@@ -1,5 +1,6 @@
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,6 +74,43 @@ def test_convolution_and_both_gradients_against_xla(size, kernel_size, strides, 
 def test_convolution_refuses_dilation_and_groups(option):
     with pytest.raises(ValueError, match="dilation 1 and one group"):
         models.convolve(jnp.ones((1, 5, 5, 3)), jnp.ones((3, 3, 3, 3)), (1, 1), "SAME", **option)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "kernel", "options", "message"),
+    [
+        ((1, 3, 5, 5), (3, 3, 3, 3), {}, r"inputs must be \[B, H, W, D\] and the kernel"),
+        ((1, 5, 5), (3, 3, 3, 3), {}, r"got \(1, 5, 5\)"),
+        (
+            (1, 5, 5, 3),
+            (3, 3, 3, 3),
+            {"dimension_numbers": ("NCHW", "OIHW", "NCHW")},
+            "channels come last, NHWC and HWIO",
+        ),
+    ],
+)
+@pytest.mark.quick
+def test_convolution_refuses_channels_that_do_not_come_last(inputs, kernel, options, message):
+    with pytest.raises(ValueError, match=message):
+        models.convolve(jnp.ones(inputs), jnp.ones(kernel), (1, 1), "SAME", **options)
+
+
+def test_networks_of_ones_own_take_the_convolution():
+    """A layer of flax, with and without; in bfloat16 sums are kept as they are asked for."""
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
+    layer = nn.Conv(4, (3, 3), (2, 2), conv_general_dilated=models.convolve)
+    params = layer.init(jax.random.key(1), x)
+    expected = nn.Conv(4, (3, 3), (2, 2)).apply(params, x)
+    np.testing.assert_allclose(layer.apply(params, x), expected, atol=1e-5)
+    short = models.convolve(
+        x.astype(jnp.bfloat16),
+        params["params"]["kernel"].astype(jnp.bfloat16),
+        (2, 2),
+        "SAME",
+        preferred_element_type=jnp.float32,
+    )
+    assert short.dtype == jnp.float32
+    np.testing.assert_allclose(short, expected, atol=0.1)
 
 
 def test_average_pooling_by_hand():

@@ -54,8 +54,8 @@ def checked(attack: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
         model = given[first]
         if "params" in given:  # of several models
             model = _first(members_of(model, given["params"]))
-        num_classes = _check_all(model, x, labels, targets, bounds)
-        _check_loss(model, x, labels, given.get("loss_fn"))
+        logits = _check_all(model, x, labels, targets, bounds)
+        _check_loss(logits, given.get("loss_fn"))
         if len(x) == 0:
             return _empty(attack, bound)
         is_known = not any(map(is_traced, (x, labels, *bounds)))
@@ -68,7 +68,7 @@ def checked(attack: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
         result = result._replace(adversarial=result.adversarial.astype(dtype))
         if is_known:
             return result
-        usable = _usable(given["x"], given["labels"], bounds, num_classes)
+        usable = _usable(given["x"], given["labels"], bounds, logits.shape[-1])
         return result._replace(success=result.success & usable)
 
     return run
@@ -144,21 +144,21 @@ def check(logits_fn: Callable[[Array], Array], x: Any, labels: Any, threat: Any)
 
 def _check_all(
     model: Callable[[Array], Array], x: Any, labels: Any, targets: Any, bounds: Bounds
-) -> int:
-    """Checks inputs, labels and targets, and returns the number of classes of the model."""
+) -> jax.ShapeDtypeStruct:
+    """Checks inputs, labels, targets and model, and returns the shape of the model's logits."""
     _check_inputs(x)
     classes = {"labels": labels} | ({} if targets is None else {"targets": targets})
     for name, values in classes.items():
         _check_classes(name, values, len(x))
-    num_classes = _num_classes(model, x)
+    logits = _logits(model, x)
     if len(x) == 0:
-        return num_classes
+        return logits
     # Before they become arrays of JAX, which have no values while a program is traced.
     for name, values in classes.items():
-        _check_range(name, values, num_classes)
+        _check_range(name, values, logits.shape[-1])
     if not any(map(is_traced, (x, *bounds))):
         _check_within(x, bounds)
-    return num_classes
+    return logits
 
 
 def _bounds_of(threat: Any) -> Bounds:
@@ -192,40 +192,40 @@ def _first(members: Members) -> LogitsFn:
     return lambda x: members.of_one(0, lambda logits_fn: logits_fn(x))
 
 
-def _num_classes(model: Callable[[Array], Array], x: Any) -> int:
-    """Returns C of a model whose logits are `[B, C]`, or `[B, M, C]` of several models."""
+def _logits(model: Callable[[Array], Array], x: Any) -> jax.ShapeDtypeStruct:
+    """Returns the shape of a model's logits, `[B, C]`, or `[B, M, C]` of several models."""
+    number = max(len(x), 1)  # models need not take a batch of none
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)
-    logits = jax.eval_shape(model, jax.ShapeDtypeStruct(x.shape, dtype))
+    logits = jax.eval_shape(model, jax.ShapeDtypeStruct((number, *x.shape[1:]), dtype))
     shape = getattr(logits, "shape", None)
     if shape is None:
         raise ValueError(f"the model must return an array of logits, got {type(logits).__name__}")
-    if shape == x.shape[:1] or shape[1:] == (1,):
+    if shape == (number,) or shape[1:] == (1,):
         raise ValueError(
             f"the model returns one logit an example, {shape}: two are needed; of a logit z of "
             "class 1, jnp.stack([jnp.zeros_like(z), z], -1)"
         )
-    if len(shape) not in (2, 3) or shape[0] != x.shape[0]:
-        raise ValueError(f"the model must return logits [{x.shape[0]}, C], got {shape}")
-    return shape[-1]
+    if len(shape) not in (2, 3) or shape[0] != number:
+        raise ValueError(f"the model must return logits [{number}, C], got {shape}")
+    return logits
 
 
-def _check_loss(model: Callable[[Array], Array], x: Any, labels: Any, loss_fn: Any) -> None:
+def _check_loss(logits: jax.ShapeDtypeStruct, loss_fn: Any) -> None:
     """Checks that logits `[B, M, C]` of several models come with a loss that takes them."""
-    shaped = lambda a: jax.ShapeDtypeStruct(a.shape, jax.dtypes.canonicalize_dtype(a.dtype))  # noqa: E731
-    logits = jax.eval_shape(model, shaped(x))
     if logits.ndim == 2:
         return
+    said = f"the model returns logits of {logits.shape[1]} models at once, {logits.shape}"
     if loss_fn is None:
         raise ValueError(
-            f"the model returns logits of {logits.shape[1]} models at once, {logits.shape}, and "
-            "this attack takes those of one: attacks.ensemble(apply_fn, params, 'logits')"
+            f"{said}, and this attack takes those of one: attacks.ensemble(apply_fn, params, "
+            "'logits')"
         )
     try:
-        jax.eval_shape(loss_fn, logits, shaped(labels))
+        jax.eval_shape(loss_fn, logits, jax.ShapeDtypeStruct(logits.shape[:1], jnp.int32))
     except (AssertionError, TypeError, ValueError) as error:
         raise ValueError(
-            f"the model returns logits of {logits.shape[1]} models at once, {logits.shape}, which "
-            "loss_fn does not take: give the loss_fn that attacks.ensemble returns with them"
+            f"{said}, which loss_fn does not take: give the loss_fn that attacks.ensemble returns "
+            "with them"
         ) from error
 
 

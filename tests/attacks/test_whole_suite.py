@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from halfway import attacks, models
+from halfway import attacks, losses, models
+from halfway.attacks.minimum_norm.nearest import firm
 
 KEY = jax.random.key(0)
 CLASSES, SIZE, SHAPE = 3, 6, (4, 4, 1)
@@ -45,6 +46,7 @@ SUITE = {
     "ni_fgsm": BUDGET | FEW,
     "pgd": BUDGET | FEW,
     "si_fgsm": BUDGET | FEW,
+    "spatial": {"num_draws": 5},
     "square": BUDGET | {"num_queries": 5},
     "svre": BUDGET | FEW | {"params": jnp.stack([WEIGHTS, WEIGHTS])},
     "ti_fgsm": BUDGET | FEW,
@@ -165,6 +167,92 @@ def test_no_examples_give_no_results(name):
 
 
 @pytest.mark.parametrize("name", SUITE)
+def test_logits_of_several_models_need_their_loss(name):
+    """Where an attack takes them, the loss of the ensemble makes them one; else it says so."""
+    if name == "svre":
+        pytest.skip("its models are given with parameters")
+    both, joint_fn = attacks.ensemble(member, jnp.stack([WEIGHTS, WEIGHTS]), "loss")
+    if "loss_fn" not in inspect.signature(getattr(attacks, name)).parameters:
+        refused(name, r"logits of 2 models at once, .* takes those of one", logits_fn=both)
+        return
+    refused(name, r"logits of 2 models at once, .* give the loss_fn that", logits_fn=both)
+    result = attack_of(name, both, loss_fn=joint_fn)(X, LABELS)
+    np.testing.assert_array_equal(result.success, attack_of(name)(X, LABELS).success)
+
+
+@pytest.mark.parametrize("name", ["di_fgsm", "ti_fgsm", "square", "spatial"])
+def test_channels_come_last(name):
+    x = jnp.full((2, 3, 8, 8), 0.5)
+    message = r"channels first: images must be \[B, H, W, D\], x\.transpose\(0, 2, 3, 1\)"
+    flat = lambda x: x.reshape(len(x), -1)[:, :3]  # noqa: E731
+    refused(name, message, x=x, labels=jnp.zeros(2, int), logits_fn=flat)
+
+
+# Types and derivatives
+
+MORE = jax.random.uniform(jax.random.key(2), (50, *SHAPE), minval=0.2, maxval=0.8)
+MORE_LABELS = model(MORE).argmax(-1)
+
+
+@pytest.mark.parametrize("name", SUITE)
+def test_every_type_of_floats_keeps_its_type(name):
+    """Feasible to one unit in the last place of the type, and as successful as float32."""
+    options = LONGER.get(name, {}) | (
+        {"threat": attacks.linf(0.08)} if "threat" in SUITE[name] else {}
+    )
+    rates = {}
+    for dtype in ("float32", "float16", "bfloat16", "float64"):
+        with jax.enable_x64(dtype == "float64"):
+            x = jnp.asarray(MORE, dtype)
+            result = jax.jit(attack_of(name, **options))(x, jnp.asarray(MORE_LABELS))
+            assert result.adversarial.dtype == dtype, dtype
+            wrong = model(result.adversarial).argmax(-1) != MORE_LABELS
+            np.testing.assert_array_equal(result.success, wrong, err_msg=dtype)
+            ours, clean = (np.asarray(a, np.float64) for a in (result.adversarial, x))
+            assert ours.min() >= 0 and ours.max() <= 1
+            if "threat" in options:
+                unit = float(jnp.finfo(dtype).eps)  # one unit in the last place below 1
+                assert np.abs(ours - clean).max() <= 0.08 + unit, dtype
+            rates[dtype] = float(result.success.mean())
+    assert max(rates.values()) - min(rates.values()) <= 0.02, rates
+
+
+@pytest.mark.parametrize("name", SUITE)
+def test_derivatives_are_finite(name):
+    """Backwards, or forwards where the attack is a loop without a known end."""
+    x = X.at[0, 0, 0, 0].set(0.0).at[1, 1, 1, 0].set(1.0)
+    norms = {"fmn": ("linf", "l2", "l1"), "fab": ("linf", "l2", "l1"), "deepfool": ("linf", "l2")}
+    threats = [attacks.linf(0.2), attacks.l2(0.5), attacks.l1(1.0)]
+    if name in norms:
+        variants = [{"norm": norm} for norm in norms[name]]
+    else:
+        variants = [{"threat": t} for t in threats] if name in ("pgd", "apgd") else [{}]
+
+    for options in variants:
+
+        def end(x, options=options):
+            return attack_of(name, **options)(x, LABELS).adversarial
+
+        try:
+            derivative = jax.jit(jax.grad(lambda x, end=end: end(x).sum()))(x)
+        except ValueError as error:
+            assert "Reverse-mode differentiation does not work for lax.while_loop" in str(error)
+            derivative = jax.jit(lambda x, end=end: jax.jvp(end, (x,), (x,))[1])(x)
+        assert np.isfinite(derivative).all(), options
+        assert (derivative != 0).any(), options
+
+
+def test_the_firm_lead_is_above_rounding():
+    """A lead of a few units in the last place is no success; one of a thousandth is."""
+    for dtype, share in ((jnp.float32, 64 * 2**-23), (jnp.bfloat16, 4 * 2**-7)):
+        logits = jnp.array(
+            [[10.0, 10.0 * (1 + 0.5 * share)], [10.0, 10.0 * (1 + 4 * share)]], dtype
+        )
+        goal = firm(lambda x, logits=logits: logits, jnp.zeros(2, int), losses.margin)
+        assert goal.success(logits).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("name", SUITE)
 def test_rounding_at_the_bounds_is_no_mistake(name):
     x = X.at[0, 0, 0, 0].set(1.0 + 5e-7).at[1, 0, 0, 0].set(-5e-7)
     result = attack_of(name)(x, LABELS)
@@ -252,6 +340,8 @@ def test_infinite_bounds_are_left_as_they_are(name):
     assert result.success.any() and np.isfinite(result.adversarial).all()
 
 
+# So near to the boundary that some successes would be undone if they were not firm.
+CLOSEST = LONGER | {"deepfool": {"num_steps": 20, "overshoot": 0.0}, "fmn": {"num_steps": 100}}
 WIDE = jax.random.uniform(jax.random.key(5), (64, 8, 8, 1))
 NETWORK = models.build({"kind": "cnn", "features": [8, 8], "widths": [16]}, num_classes=5)
 NETWORK_PARAMS = NETWORK.init(jax.random.key(6), WIDE)
@@ -265,7 +355,7 @@ def network(x):
 def test_successes_survive_a_second_look(name):
     """In batches of 1, 7 and 64, jitted and not, a point is fooled or it is not."""
     labels = network(WIDE).argmax(-1)
-    options = LONGER.get(name, {"threat": attacks.linf(0.1)} if "threat" in SUITE[name] else {})
+    options = CLOSEST.get(name, {"threat": attacks.linf(0.1)} if "threat" in SUITE[name] else {})
     result = jax.jit(attack_of(name, network, **options))(WIDE, labels)
     for look in (network, jax.jit(network)):
         for size in (1, 7, 64):
