@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from halfway import attacks, losses, storage
-from halfway.attacks import AttackResult, Threat
+from halfway.attacks import AttackResult, StagedResult, Threat
 from halfway.lab.config import user
 from halfway.lab.config.user import UserError
 from halfway.lab.measurements import crossed
@@ -235,7 +235,7 @@ def attack_names() -> list[str]:
             continue
         signature = inspect.signature(fn)
         plain = next(iter(signature.parameters)) == "logits_fn" and "threat" in signature.parameters
-        if plain and signature.return_annotation in (AttackResult, "AttackResult"):
+        if plain and signature.return_annotation in (AttackResult, StagedResult):
             names.append(name)
     return names
 

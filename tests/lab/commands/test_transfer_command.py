@@ -1,5 +1,6 @@
 """Transfer between models of anybody's own, from the function that loads them to the page."""
 
+import inspect
 import re
 import shutil
 import sys
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 from support import commands, run_folder
 
-from halfway import plots, storage, transfer
+from halfway import attacks, plots, storage, transfer
 from halfway.lab.commands import launch
 from halfway.lab.commands import transfer as command
 from halfway.lab.config.user import UserError
@@ -431,3 +432,16 @@ def test_a_folder_that_is_no_run_has_no_models(trained, tmp_path):
     shutil.rmtree(tmp_path / "empty" / "populations")
     with pytest.raises(UserError, match="holds no population at ρ = 0 of linear"):
         user_models.load_models("targets", f"run:{tmp_path / 'empty'}:B")
+
+
+@pytest.mark.quick
+def test_every_attack_with_a_threat_on_one_model_can_be_named():
+    """But for the one perturbation of all images, which is none of an image."""
+    with_threat = {
+        name
+        for name in attacks.__all__
+        if inspect.isfunction(fn := getattr(attacks, name))
+        and {"logits_fn", "threat"} <= set(inspect.signature(fn).parameters)
+        and "attack" not in inspect.signature(fn).parameters
+    }
+    assert set(user_models.attack_names()) == with_threat - {"universal", "auto_attack_steps"}
