@@ -15,7 +15,6 @@ from jax import lax
 
 from halfway.types import ApplyFn, Array, Params
 
-
 IMAGES_LAST = (("NHWC", "HWIO", "NHWC"), ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)))
 """Channels last, as letters and as places of batch, channels, rows and columns."""
 
