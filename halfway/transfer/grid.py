@@ -209,7 +209,8 @@ def _perturb_program(
         member_params = jax.tree.map(lambda leaf: leaf[member], params)
         logits_fn = functools.partial(apply_fn, member_params)
         z, y = x[rows], labels[rows]
-        perturbed = perturb(logits_fn, key, z, y, attack=attack_fn, threat=threat)
+        attack = functools.partial(attack_fn, threat=threat)
+        perturbed = perturb(logits_fn, key, z, y, attack=attack)
         evaluations = {
             name: evaluate(logits_fn, points, y, loss_fn=loss_fn)
             for name, points in ({"clean": z} | perturbed.points).items()

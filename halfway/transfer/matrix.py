@@ -1,18 +1,22 @@
 """Surrogates against targets on the same examples: attacks, controls and their outcomes."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from halfway import losses
-from halfway.attacks import AttackResult, Threat
+from halfway.attacks import AttackResult
+from halfway.attacks.threat import Bounds
 from halfway.transfer.controls import matched_noise, other_example
-from halfway.types import ApplyFn, Array, Key, LogitsFn, LossFn, Params
+from halfway.types import ApplyFn, Array, Key, LogitsFn, LossFn, Params, is_traced
 
 Attack = Callable[..., AttackResult]
-"""`(logits_fn, key, x, labels, *, threat)` to a result: an attack with its other options bound."""
+"""`(logits_fn, key, x, labels)` to a result: an attack with its options bound. Where budgets are
+given beside it, its threat model is left open and comes as `threat`."""
 CONTROLS = ("noise", "other_example")
 KINDS = ("attack", *CONTROLS)
 """The kinds of points that are made from one attack, each of equal norm."""
@@ -79,6 +83,30 @@ def evaluate(
     return Evaluation(loss_fn(logits, labels), predicted == labels, predicted.astype(jnp.int16))
 
 
+def bounds_of(attack: Attack, bounds: Bounds | None = None) -> Bounds:
+    """Returns the lowest and the highest value of a pixel for the controls of an attack.
+
+    Those of the threat model, or the bounds, that `functools.partial` gave the attack; for an
+    attack that does not show them those that are given, else (0, 1).
+
+    Args:
+      attack: the attack, with its options bound.
+      bounds: that are given.
+
+    Raises:
+      ValueError: if both are known and differ.
+    """
+    options = attack.keywords if isinstance(attack, functools.partial) else {}
+    own = options["threat"].bounds if "threat" in options else options.get("bounds")
+    if own is None:
+        return (0.0, 1.0) if bounds is None else bounds
+    known = not any(map(is_traced, (*own, *(bounds or ()))))
+    if bounds is not None and known and not all(map(np.array_equal, own, bounds)):
+        shown = tuple(float(np.min(edge)) for edge in own)
+        raise ValueError(f"the attack keeps the bounds {shown}, and bounds are {bounds}: give one")
+    return own
+
+
 def perturb(
     logits_fn: LogitsFn,
     key: Key,
@@ -86,7 +114,7 @@ def perturb(
     labels: Array,
     *,
     attack: Attack,
-    threat: Threat,
+    bounds: Bounds | None = None,
 ) -> Points:
     """Returns the points that an attack on a surrogate finds, and its controls.
 
@@ -95,12 +123,15 @@ def perturb(
       key: a PRNG key, which is consumed.
       x: clean inputs `[B, ...]`, B at least 2.
       labels: `[B]` clean labels.
-      attack: the attack, with its other options bound.
-      threat: of the attack; the controls keep its bounds.
+      attack: the attack, with its options bound.
+      bounds: see `bounds_of`.
+
+    Raises:
+      ValueError: as `bounds_of`.
     """
     key_attack, key_noise, key_other = jax.random.split(key, 3)
-    adversarial = attack(logits_fn, key_attack, x, labels, threat=threat).adversarial
-    bounds = threat.bounds
+    adversarial = attack(logits_fn, key_attack, x, labels).adversarial
+    bounds = bounds_of(attack, bounds)
     controls = {
         "noise": matched_noise(key_noise, x, adversarial, bounds=bounds),
         "other_example": other_example(key_other, x, adversarial, bounds=bounds),
@@ -120,7 +151,7 @@ def transfer_matrix(
     labels: Array,
     *,
     attack: Attack,
-    threat: Threat,
+    bounds: Bounds | None = None,
     loss_fn: LossFn = losses.margin,
 ) -> TransferMatrix:
     """Returns what attacks on each surrogate do to each target, beside controls of equal norm.
@@ -137,9 +168,12 @@ def transfer_matrix(
       key: a PRNG key, which is consumed; each surrogate gets a key of its own.
       x: clean inputs `[B, ...]`.
       labels: `[B]` clean labels.
-      attack: the attack, with its other options bound; it queries the surrogate only.
-      threat: of the attack; the controls keep its bounds.
+      attack: the attack, with its options bound; it queries the surrogate only.
+      bounds: of a pixel, which the controls keep; None: those of the attack, see `bounds_of`.
       loss_fn: logits and labels to the attack loss in which increases are measured.
+
+    Raises:
+      ValueError: if the attack was given other bounds.
     """
 
     def at_targets(points):
@@ -152,7 +186,7 @@ def transfer_matrix(
         def logits_fn(z):
             return surrogate_fn(params, z)
 
-        perturbed = perturb(logits_fn, key, x, labels, attack=attack, threat=threat)
+        perturbed = perturb(logits_fn, key, x, labels, attack=attack, bounds=bounds)
         own_evaluations = {
             name: evaluate(logits_fn, z, labels, loss_fn=loss_fn)
             for name, z in ({"clean": x} | perturbed.points).items()

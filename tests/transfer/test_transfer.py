@@ -47,24 +47,23 @@ def _examples(seed=0, num_examples=24, low=0.0, high=1.0):
     return jnp.asarray(x), jnp.asarray(rng.integers(0, NUM_CLASSES, num_examples), jnp.int32)
 
 
-THREAT = attacks.linf(0.1)
-
-
-def _attack(num_steps=4):
-    return functools.partial(attacks.pgd, loss_fn=losses.margin, num_steps=num_steps)
+def _attack(epsilon=0.1, num_steps=4):
+    return functools.partial(
+        attacks.pgd, threat=attacks.linf(epsilon), loss_fn=losses.margin, num_steps=num_steps
+    )
 
 
 @functools.partial(jax.jit, static_argnames="fns")
 def _matrix(surrogates, targets, key, x, labels, *, fns=(_mlp, _mlp)):
     return transfer.transfer_matrix(
-        fns[0], surrogates, fns[1], targets, key, x, labels, attack=_attack(), threat=THREAT
+        fns[0], surrogates, fns[1], targets, key, x, labels, attack=_attack()
     )
 
 
 @jax.jit
 def _adversarial(params, x, labels):
     logits_fn = functools.partial(_mlp, params)
-    return _attack()(logits_fn, jax.random.key(9), x, labels, threat=THREAT).adversarial
+    return _attack()(logits_fn, jax.random.key(9), x, labels).adversarial
 
 
 def _select(params, k):
@@ -633,3 +632,18 @@ def test_selection_is_that_of_a_stable_sort():
         rank = np.argsort(np.argsort(draws, -1, kind="stable"), -1)
         np.testing.assert_array_equal(first, rank < np.asarray(count))
         np.testing.assert_array_equal(following, rank == np.asarray(count))
+
+
+@pytest.mark.quick
+def test_controls_keep_the_bounds_of_the_attack():
+    wide = attacks.linf(0.1, bounds=(-1.0, 2.0))
+    attack = functools.partial(attacks.pgd, threat=wide)
+    np.testing.assert_array_equal(transfer.matrix.bounds_of(attack), (-1, 2))
+    np.testing.assert_array_equal(transfer.matrix.bounds_of(attack, (-1.0, 2.0)), (-1, 2))
+    with pytest.raises(ValueError, match=r"the attack keeps the bounds \(-1.0, 2.0\)"):
+        transfer.matrix.bounds_of(attack, (0.0, 1.0))
+    nearest = functools.partial(attacks.ddn, bounds=(0.0, 255.0))
+    assert transfer.matrix.bounds_of(nearest) == (0.0, 255.0)
+    # What an attack does not show is given, or that of images.
+    assert transfer.matrix.bounds_of(attacks.ddn) == (0.0, 1.0)
+    assert transfer.matrix.bounds_of(attacks.ddn, (-3.0, 3.0)) == (-3.0, 3.0)

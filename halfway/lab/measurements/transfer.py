@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from halfway import attacks, losses, transfer
+from halfway import losses, transfer
 from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements.context import MODELS, Context, Pair, Program, Shared
 from halfway.lab.measurements.learning import RatioTerms
@@ -45,7 +45,6 @@ def _matrix(pair: Pair, shared: Shared, program: Program, targets: Any) -> trans
         shared.images[rows],
         shared.labels[rows],
         attack=program.attack(shared.epsilon),
-        threat=attacks.linf(shared.epsilon),
     )
 
 

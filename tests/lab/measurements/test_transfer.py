@@ -64,8 +64,9 @@ def _holdout(population, pool, pair):
     return jnp.asarray(pool.images[rows]), jnp.asarray(pool.labels[rows])
 
 
-THREAT = attacks.linf(EPSILON)
-ATTACK = functools.partial(attacks.pgd, threat=THREAT, loss_fn=losses.margin, num_steps=NUM_STEPS)
+ATTACK = functools.partial(
+    attacks.pgd, threat=attacks.linf(EPSILON), loss_fn=losses.margin, num_steps=NUM_STEPS
+)
 
 
 # The attack alone
@@ -162,7 +163,7 @@ def test_controls_of_one_pair_recomputed(controlled, trained, pool):
     x, labels = _holdout(trained[0], pool, pair)
     compute = jax.jit(
         lambda surrogates, targets: library.transfer_matrix(
-            apply_fn, surrogates, apply_fn, targets, key, x, labels, attack=ATTACK, threat=THREAT
+            apply_fn, surrogates, apply_fn, targets, key, x, labels, attack=ATTACK
         )
     )
     matrix = jax.tree.map(np.asarray, compute(surrogates, targets))

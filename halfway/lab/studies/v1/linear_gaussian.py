@@ -64,25 +64,21 @@ def two_logits(weights: Params, x: Array) -> Array:
     return jnp.stack([-score, score], -1)
 
 
-def flow(
-    logits_fn: LogitsFn, key: Key, x: Array, labels: Array, *, threat: attacks.Threat
-) -> attacks.AttackResult:
-    """Returns where PGD in l2 ends on a budget in units of the norm of the input gradient.
+def flow(logits_fn: LogitsFn, key: Key, x: Array, labels: Array) -> attacks.AttackResult:
+    """Returns where PGD in l2 ends on a budget of `TIME` times the norm of the input gradient.
 
-    With `TIME` for it the surrogate moves the target by `TIME` ⟨h_A, h_B⟩ where the attack loss is
-    affine, and M_x, a ratio of sums over models, is μ_x.
+    So the surrogate moves the target by `TIME` ⟨h_A, h_B⟩ where the attack loss is affine, and M_x,
+    a ratio of sums over models, is μ_x.
 
     Args:
       logits_fn: of the surrogate.
       key: consumed.
       x: `[B, d]`.
       labels: `[B]`.
-      threat: l2, its budget the multiple of that norm.
     """
     gradient = jax.grad(lambda z: losses.margin(logits_fn(z), labels).sum())(x)
-    epsilon = threat.epsilon * jnp.linalg.norm(gradient, axis=-1)
-    scaled = attacks.l2(epsilon, threat.bounds)
-    return attacks.pgd(logits_fn, key, x, labels, threat=scaled, loss_fn=losses.margin)
+    threat = attacks.l2(TIME * jnp.linalg.norm(gradient, axis=-1), (-jnp.inf, jnp.inf))
+    return attacks.pgd(logits_fn, key, x, labels, threat=threat, loss_fn=losses.margin)
 
 
 @sharding.jit
@@ -126,15 +122,7 @@ def attack(keys: Key, weights: Array) -> tuple[Array, Array]:
         x = jax.random.normal(key_x, (_NUM_POINTS, DIMENSION))
         labels = jnp.arange(_NUM_POINTS) % 2
         matrix = transfer.transfer_matrix(
-            two_logits,
-            weights,
-            two_logits,
-            weights,
-            key_attack,
-            x,
-            labels,
-            attack=flow,
-            threat=attacks.l2(TIME, (-jnp.inf, jnp.inf)),
+            two_logits, weights, two_logits, weights, key_attack, x, labels, attack=flow
         )
         increase = transfer.increase(matrix).sum(-1)
 
