@@ -396,23 +396,30 @@ def _l1_project(adversarial: Array, x: Array, radius: Array, bounds: Bounds) -> 
     sign, length, room = _moved(adversarial, x, bounds)
     limit = jnp.broadcast_to(jnp.reshape(radius, (-1, 1)), (x.shape[0], 1))
 
+    # The search has no derivative; a last step of it, which does not move, has the implicit one.
+    fixed_length, fixed_room, fixed_limit = map(jax.lax.stop_gradient, (length, room, limit))
+
     def moves(shift: Array) -> Array:
         return jnp.clip(length - shift, 0, room)
 
     def narrow(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         low, high, shift = carry
-        excess = moves(shift).sum(1, keepdims=True) - limit
-        rest = length - shift
-        slope = ((rest > 0) & (rest < room)).sum(1, keepdims=True)
+        rest = fixed_length - shift
+        excess = jnp.clip(rest, 0, fixed_room).sum(1, keepdims=True) - fixed_limit
+        slope = ((rest > 0) & (rest < fixed_room)).sum(1, keepdims=True)
         low, high = jnp.where(excess > 0, shift, low), jnp.where(excess > 0, high, shift)
         newton = shift + excess / jnp.maximum(slope, 1)
         inside = (newton > low) & (newton < high) & (slope > 0)
         return low, high, jnp.where(inside, newton, 0.5 * (low + high))
 
     zero = jnp.zeros_like(limit)
-    high = length.max(1, keepdims=True)
+    high = fixed_length.max(1, keepdims=True)
     *_, shift = jax.lax.fori_loop(0, _BRACKET_STEPS, narrow, (zero, high, zero))
     within = jnp.minimum(length, room).sum(1, keepdims=True) <= limit
+    rest = fixed_length - shift
+    slope = ((rest > 0) & (rest < fixed_room)).sum(1, keepdims=True)
+    excess = moves(shift).sum(1, keepdims=True) - jnp.where(within, 0, limit)
+    shift = shift + (excess - jax.lax.stop_gradient(excess)) / jnp.maximum(slope, 1)
     length = moves(jnp.where(within, 0, shift))
     return _finish(sign, length, length.sum(1, keepdims=True), limit, x, bounds)
 

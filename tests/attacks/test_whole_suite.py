@@ -59,6 +59,15 @@ TARGETED = [
 ]
 
 
+def by_day(*names, but=()):
+    """All attacks, of which those that are not named wait for the night: a program each."""
+    return [
+        name if name in names else pytest.param(name, marks=pytest.mark.slow)
+        for name in SUITE
+        if name not in but
+    ]
+
+
 def attack_of(name, logits_fn=model, **options):
     """An attack as a function of inputs and labels."""
     first = member if name == "svre" else logits_fn
@@ -194,12 +203,13 @@ MORE = jax.random.uniform(jax.random.key(2), (50, *SHAPE), minval=0.2, maxval=0.
 MORE_LABELS = model(MORE).argmax(-1)
 
 
-@pytest.mark.parametrize("name", SUITE)
+@pytest.mark.parametrize("name", by_day("auto_attack", "deepfool", "fab", "pgd", "ti_fgsm"))
 def test_every_type_of_floats_keeps_its_type(name):
     """Feasible to one unit in the last place of the type, and as successful as float32."""
-    options = LONGER.get(name, {}) | (
-        {"threat": attacks.linf(0.08)} if "threat" in SUITE[name] else {}
-    )
+    # Other types draw other numbers: moves come from a grid.
+    options = {"spatial": {"num_draws": None, "grid": (7, 3)}}.get(name, LONGER.get(name, {}))
+    if "threat" in SUITE[name]:
+        options = {"threat": attacks.linf(0.08)}
     rates = {}
     for dtype in ("float32", "float16", "bfloat16", "float64"):
         with jax.enable_x64(dtype == "float64"):
@@ -217,7 +227,7 @@ def test_every_type_of_floats_keeps_its_type(name):
     assert max(rates.values()) - min(rates.values()) <= 0.02, rates
 
 
-@pytest.mark.parametrize("name", SUITE)
+@pytest.mark.parametrize("name", by_day("carlini_wagner", "ddn", "fmn", "mi_fgsm", "pgd"))
 def test_derivatives_are_finite(name):
     """Backwards, or forwards where the attack is a loop without a known end."""
     x = X.at[0, 0, 0, 0].set(0.0).at[1, 1, 1, 0].set(1.0)
@@ -351,7 +361,7 @@ def network(x):
     return NETWORK.apply(NETWORK_PARAMS, x)
 
 
-@pytest.mark.parametrize("name", [name for name in SUITE if name != "svre"])
+@pytest.mark.parametrize("name", by_day("deepfool", "fab", "fmn", "pgd", "square", but=["svre"]))
 def test_successes_survive_a_second_look(name):
     """In batches of 1, 7 and 64, jitted and not, a point is fooled or it is not."""
     labels = network(WIDE).argmax(-1)

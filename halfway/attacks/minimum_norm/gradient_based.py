@@ -202,6 +202,6 @@ def fmn(
         moved = point + length * unit.steepest(gradient)
         return MAKE[norm](epsilon, bounds).project(moved, x), epsilon, kept
 
-    carry = (x, jnp.full(labels.shape, jnp.inf, x.dtype), nearest.nothing(x))
+    carry = (x, jnp.zeros(labels.shape, x.dtype), nearest.nothing(x))
     point, _, kept = jax.lax.fori_loop(0, num_steps, step, carry)
     return nearest.end(goal, kept, point, x, norm, num_steps)

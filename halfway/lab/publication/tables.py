@@ -380,7 +380,9 @@ def percent(triple: Triple) -> str:
     """
     value = triple[0]
     return (
-        wording.format_share(value) if 0 <= value <= 1 else f"{100 * value:.0f} %".replace("-", "−")
+        wording.format_share(value)
+        if 0 <= value <= 1
+        else f"{round(100 * value)} %".replace("-", "−")
     )
 
 

@@ -62,8 +62,9 @@ _QUESTIONS = {
 def format_estimate(estimate: float, low: float = math.nan, high: float = math.nan) -> str:
     """Returns an estimate and its 95 % interval, e.g. "0.990 [0.985, 0.995]".
 
-    Two significant digits of the standard error decide the decimals; it is taken from the
-    interval as (high − low)/(2 × 1.96), or from its one finite side. Unbounded ends are written
+    Two significant digits of the standard error decide the decimals, five at most where a number
+    is no power of ten; it is taken from the interval as (high − low)/(2 × 1.96), or from its one
+    finite side. Unbounded ends are written
     as ∞, an undefined estimate as "undefined", a missing interval is left out.
 
     Args:
@@ -121,10 +122,10 @@ def _digits(estimate: float, low: float, high: float) -> tuple[int, int]:
     else:
         lowest = -2
     largest = max((abs(v) for v in (estimate, low, high) if math.isfinite(v)), default=0.0)
-    if largest and (lowest < -6 or lowest > 3):
+    if largest and (lowest > 3 or (lowest < -6 and largest < 0.01)):
         power = math.floor(math.log10(largest))
         return max(0, power - lowest), power
-    return max(0, -lowest), 0
+    return min(max(0, -lowest), 5), 0
 
 
 def _fixed(value: float, decimals: int, power: int = 0) -> str:
