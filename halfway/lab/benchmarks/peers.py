@@ -1,6 +1,10 @@
 """Networks of PyTorch with our weights, for peers that take such networks."""
 
+import contextlib
 import importlib
+import sys
+import types
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,9 +23,42 @@ def load(*names: str) -> tuple[Any, ...] | str:
       *names: the names of the modules.
     """
     try:
-        return tuple(importlib.import_module(name) for name in names)
+        return tuple(_load(name) for name in names)
     except ImportError as error:
-        return f"{error.name} is not installed: pip install -e '.[peers]'"
+        remedy = ADV_LIB if error.name == "adv_lib" else "-e '.[peers]'"
+        return f"{error.name} is not installed: pip install {remedy}"
+
+
+ADV_LIB = "--no-deps adv-lib==0.2.8"
+"""What pip installs as adv-lib: an old build of visdom, which it requires, would be in the way."""
+
+
+def _load(name: str) -> Any:
+    if name != "adv_lib":
+        return importlib.import_module(name)
+    # It imports them for a perceptual distance and for charts, which no attack here needs.
+    with _stand_ins("torchvision", "visdom"):
+        importlib.import_module("adv_lib.attacks.auto_pgd")
+    return sys.modules[name]
+
+
+@contextlib.contextmanager
+def _stand_ins(*names: str) -> Iterator[None]:
+    """Puts empty modules in the place of modules that cannot be imported, for a while."""
+    absent = []
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except (ImportError, RuntimeError):  # torchvision beside another build of PyTorch
+            module = types.ModuleType(name)
+            module.__getattr__ = lambda _: None  # type: ignore[method-assign]
+            sys.modules[name] = module
+            absent.append(name)
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 def to_torch(torch: Any, x: Any, labels: Any) -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from halfway import attacks, sharding
+from halfway import attacks
 from halfway.lab.benchmarks import auto_attack, mnist, peers
 from halfway.lab.study import wording
 from halfway.types import Array
@@ -25,8 +25,6 @@ BUDGETS = {"linf": (0.18, 0.21, 0.24), "l2": (2.0, 2.5, 3.0)}
 """Budgets at which a third or less survives, since survivors cost AutoAttack time."""
 NUM_STEPS, NUM_QUERIES = {"pgd": 40, "apgd": 100, "auto_attack": 10}, 1000
 """AutoAttack has fewer than the paper's 100 steps and 5,000 queries on both sides, for time."""
-NUM_AT_ONCE = 25
-"""Number of images taken at once, a divisor of the number of all images."""
 PERCENTAGE_POINTS, LARGER = 0.3, 1.01
 """The points of robust accuracy, and the factor of a median, by which ours may be weaker."""
 
@@ -144,18 +142,8 @@ def _bounded(problem: mnist.Problem, name: str, norm: str, epsilon: float) -> Ar
     attack = functools.partial(
         getattr(attacks, name), problem.logits_fn, num_steps=NUM_STEPS[name], **options
     )
-    return _in_chunks(
-        problem, lambda key, x, y: attack(key, x, y, threat=getattr(attacks, norm)(epsilon))
-    )
-
-
-def _in_chunks(problem: mnist.Problem, attack: Callable[..., Any]) -> Array:
-    split = lambda a: a.reshape(-1, NUM_AT_ONCE, *a.shape[1:])  # noqa: E731
-    keys = jax.random.split(jax.random.key(0), len(problem.labels) // NUM_AT_ONCE)
-    part = lambda chunk: attack(*chunk).adversarial  # noqa: E731
-    spread = jax.jit(sharding.spread(part, at_once=1))
-    points = spread((keys, split(problem.images), split(problem.labels)))
-    return points.reshape(problem.images.shape)
+    threat = getattr(attacks, norm)(epsilon)
+    return mnist.in_chunks(problem, lambda key, x, y: attack(key, x, y, threat=threat))()
 
 
 def _right(problem: mnist.Problem, images: Any) -> np.ndarray:
@@ -213,7 +201,7 @@ def _distance(
     """Returns the row of median distances over the images that both attacks fool."""
     named = {} if name in ("ddn", "carlini_wagner") else {"norm": norm}
     attack = functools.partial(getattr(attacks, name), problem.logits_fn, **options, **named)
-    our_points = _in_chunks(problem, attack)
+    our_points = mnist.in_chunks(problem, attack)()
     both = (
         _right(problem, problem.images)
         & ~_right(problem, our_points)

@@ -4,6 +4,7 @@ Example: halfway benchmark --suite=attacks --data_dir=DIR --out=FILE.json
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
@@ -18,9 +19,15 @@ from halfway.lab.study import wording
 
 FLAGS = flags.FlagValues()
 SUITE = flags.DEFINE_string(
-    "suite", None, "attacks, landscapes, scale, strength or transfer", flag_values=FLAGS
+    "suite",
+    None,
+    "attacks, landscapes, optimality, scale, strength or transfer",
+    flag_values=FLAGS,
 )
 OUT = flags.DEFINE_string("out", None, "FILE.json for the rows", flag_values=FLAGS)
+MARKDOWN = flags.DEFINE_string(
+    "markdown", None, "FILE.md for the tables, of a suite that writes them", flag_values=FLAGS
+)
 DATA_DIR = shared.data_dir(FLAGS)
 CACHE = flags.DEFINE_string(
     "compilation_cache", None, "folder of compiled programs, or 'off'", flag_values=FLAGS
@@ -28,20 +35,31 @@ CACHE = flags.DEFINE_string(
 
 
 def main() -> None:
-    """Runs a suite, prints its table, and writes its rows to a file if --out names one."""
+    """Runs a suite, prints its table, and writes rows and tables to the files that flags name."""
     suites = benchmarks.available()
     if SUITE.value not in suites:
         raise UserError(f"--suite must be one of {', '.join(suites)}, got {SUITE.value!r}")
+    suite = suites[SUITE.value]
+    if MARKDOWN.value and not hasattr(suite, "as_markdown"):
+        able = ", ".join(name for name in suites if hasattr(suites[name], "as_markdown"))
+        raise UserError(f"--markdown: {SUITE.value} writes no tables; {able or 'none'} does")
     devices.use_cores()
     devices.use_cache(CACHE.value)
-    suite = suites[SUITE.value]
     rows = suite.rows(DATA_DIR.value)
     print(getattr(suite, "as_text", as_text)(rows))
     if OUT.value:
-        try:
-            storage.write_json(Path(OUT.value), [dataclasses.asdict(row) for row in rows])
-        except OSError as error:
-            raise UserError(f"--out={OUT.value} cannot be written ({error.strerror})") from error
+        content = [dataclasses.asdict(row) for row in rows]
+        _write("out", OUT.value, lambda path: storage.write_json(path, content))
+    if MARKDOWN.value:
+        text = f"{suite.as_markdown(rows)}\n".encode()
+        _write("markdown", MARKDOWN.value, lambda path: storage.write_whole(path, text))
+
+
+def _write(flag: str, path: str, write: Callable[[Path], None]) -> None:
+    try:
+        write(Path(path))
+    except OSError as error:
+        raise UserError(f"--{flag}={path} cannot be written ({error.strerror})") from error
 
 
 def as_text(rows: list[Row]) -> str:

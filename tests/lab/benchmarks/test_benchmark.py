@@ -12,7 +12,15 @@ from halfway import attacks, models
 from halfway.attacks import suite
 from halfway.lab import benchmarks
 from halfway.lab.benchmarks import attacks as attacks_suite
-from halfway.lab.benchmarks import auto_attack, landscapes, mnist, scale, strength, timing
+from halfway.lab.benchmarks import (
+    auto_attack,
+    landscapes,
+    mnist,
+    optimality,
+    scale,
+    strength,
+    timing,
+)
 from halfway.lab.benchmarks import transfer as transfer_suite
 from halfway.lab.benchmarks.timing import Row
 from halfway.lab.commands import benchmark, launch
@@ -93,6 +101,7 @@ def test_suites_are_found():
     assert benchmarks.available() == {
         "attacks": attacks_suite,
         "landscapes": landscapes,
+        "optimality": optimality,
         "scale": scale,
         "strength": strength,
         "transfer": transfer_suite,
@@ -268,7 +277,7 @@ def test_strength_compares_points_within_the_budget(tiny):
 
 
 def test_strength_compares_medians_of_what_both_fool(tiny, monkeypatch):
-    monkeypatch.setattr(strength, "NUM_AT_ONCE", 6)
+    monkeypatch.setattr(mnist, "NUM_AT_ONCE", 6)
     ours = attacks.deepfool(tiny.logits_fn, jax.random.key(0), tiny.images, tiny.labels)
     away = np.asarray(attacks.distance(ours.adversarial, tiny.images))
     twice = tiny.images + 2 * (ours.adversarial - tiny.images)

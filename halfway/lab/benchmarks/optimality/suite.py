@@ -1,0 +1,270 @@
+"""The suite: all attacks on all networks at one budget of passes, and its tables."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from halfway import attacks
+from halfway.attacks.door import TOLERANCE
+from halfway.lab.benchmarks import mnist
+from halfway.lab.benchmarks.optimality import measure, networks, ours, theirs
+from halfway.lab.benchmarks.optimality.passes import NORM_ORDERS, Attack, Found
+from halfway.lab.config.user import LOG
+from halfway.lab.study import wording
+
+BUDGET = 2000
+"""Forward plus backward passes that an attack may spend on an input, as in AttackBench."""
+ALL_NETWORKS = "all networks"
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """How an attack stands on a network, or on all. None where a field has no meaning.
+
+    Attributes:
+      network: its name; "all networks" where `optimality` is global.
+      norm: "l0", "l1", "l2" or "linf".
+      attack: the name of the attack in its package.
+      package: its name and version.
+      optimality: local or global optimality, 1 at best.
+      fooled: the share of inputs for which it returns an adversarial point.
+      median: the median distance of its points, where it finds one for more than half of the
+        inputs.
+      passes: forward and backward passes spent on an input, a mean over inputs.
+      seconds: on all inputs, compiled before.
+      distances: of each input, None where nothing is found: the curve of robust accuracy.
+      note: further facts for a reader.
+      skipped: why there is no result.
+    """
+
+    network: str
+    norm: str | None = None
+    attack: str | None = None
+    package: str | None = None
+    optimality: float | None = None
+    fooled: float | None = None
+    median: float | None = None
+    passes: float | None = None
+    seconds: float | None = None
+    distances: tuple[float | None, ...] | None = None
+    note: str = ""
+    skipped: str | None = None
+
+
+def rows(data_dir: str | None = None) -> list[Standing]:
+    """Returns the rows of the suite: each attack on each network, best first, then on all.
+
+    Args:
+      data_dir: the data folder in which MNIST and `cifar10_jpeg` are prepared.
+    """
+    local: list[Standing] = []
+    for network in networks.NETWORKS:
+        problem = networks.problem(network, data_dir)
+        if isinstance(problem, str):
+            local.append(Standing(network, skipped=problem))
+        else:
+            local += standings(network, problem)
+    return [*local, *on_all(local)]
+
+
+def standings(network: str, problem: mnist.Problem) -> list[Standing]:
+    """Returns the rows of one network, ordered by norm and then by local optimality.
+
+    Args:
+      network: its name.
+      problem: the network and its images.
+    """
+    peers, absent = theirs.attacks_on(problem)
+    done = [_standing(network, problem, each) for each in [*ours.attacks_on(problem), *peers]]
+    compared = [
+        row for norm in NORM_ORDERS for row in _compared([r for r in done if r.norm == norm])
+    ]
+    return [*compared, *(Standing(network, skipped=reason) for reason in absent)]
+
+
+def _standing(network: str, problem: mnist.Problem, attack: Attack) -> Standing:
+    """Returns the row of an attack, without its optimality; a log line shows progress."""
+    row = _ran(network, problem, attack)
+    LOG.info("%s", "  ".join(cell for cell in _cells(row) if cell not in ("", "–")))
+    return row
+
+
+def _ran(network: str, problem: mnist.Problem, attack: Attack) -> Standing:
+    row = Standing(network, attack.norm, attack.name, attack.package)
+    try:
+        num_steps = attack.cost.num_steps(BUDGET)
+        result = attack.run(num_steps)
+        distances, note = checked(problem, attack.norm, result)
+    except Exception as error:
+        if attack.package.startswith("halfway"):
+            raise
+        # What one of many peers raises does not end a run of hours.
+        reason = next(iter(str(error).splitlines()), "")
+        return dataclasses.replace(row, skipped=f"{type(error).__name__}: {reason}"[:120])
+    is_found = np.isfinite(distances)
+    median = float(np.median(distances))
+    return dataclasses.replace(
+        row,
+        fooled=float(is_found.mean()),
+        median=median if np.isfinite(median) else None,
+        passes=float(result.passes),
+        seconds=result.seconds,
+        distances=tuple(float(d) if np.isfinite(d) else None for d in distances),
+        note="; ".join([f"{num_steps} steps", *note]),
+    )
+
+
+def checked(problem: mnist.Problem, norm: str, result: Found) -> tuple[np.ndarray, list[str]]:
+    """Returns distances `[N]` of what is a success when our network looks again, and remarks.
+
+    A point is a success if it lies in the box and our network misclassifies it, all images at once;
+    else its distance is infinite.
+
+    Args:
+      problem: the network and its images.
+      norm: "l0", "l1", "l2" or "linf".
+      result: what the attack returns.
+    """
+    points = jnp.asarray(result.points)
+    inside = np.asarray((points >= -TOLERANCE) & (points <= 1 + TOLERANCE))
+    inside = inside.reshape(len(inside), -1).all(1)  # False for NaN
+    logits = jax.jit(problem.logits_fn)(points)
+    wrong = np.asarray(jnp.isfinite(logits).all(1) & (logits.argmax(1) != problem.labels))
+    remarks = []
+    fools = wrong if result.fools_peer is None else result.fools_peer
+    if (~inside & fools).any():
+        remarks.append(f"{(~inside & fools).sum()} outside of the box")
+    if (inside & fools & ~wrong).any():
+        # Points at the boundary, where the rounding of two programs decides.
+        remarks.append(f"{(inside & fools & ~wrong).sum()} fool the peer's program alone")
+    away = np.asarray(_distance(points, problem.images, norm), float)
+    return np.where(inside & wrong, away, np.inf), remarks
+
+
+def _distance(points: jax.Array, images: jax.Array, norm: str) -> jax.Array:
+    if norm == "l0":
+        return (points != images).reshape(len(points), -1).sum(1)
+    return attacks.distance(points, images, norm)
+
+
+def _compared(done: list[Standing]) -> list[Standing]:
+    """Returns the rows of one network and norm with their optimality, best first."""
+    ran = [row for row in done if row.distances is not None]
+    if not ran:
+        return done
+    distances = np.array([[np.inf if d is None else d for d in row.distances or ()] for row in ran])
+    best = measure.best_of(distances)
+    values = [measure.local_optimality(each, best) for each in distances]
+    rated = [
+        dataclasses.replace(row, optimality=_known(value))
+        for row, value in zip(ran, values, strict=True)
+    ]
+    return [*_best_first(rated), *(row for row in done if row.distances is None)]
+
+
+def _best_first(unordered: Iterable[Standing]) -> list[Standing]:
+    return sorted(unordered, key=lambda row: -1.0 if row.optimality is None else -row.optimality)
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def on_all(local: Sequence[Standing]) -> list[Standing]:
+    """Returns the rows of global optimality, ordered by norm and then by optimality.
+
+    Args:
+      local: the rows of all networks.
+    """
+    by_attack: dict[tuple[str, str, str], list[Standing]] = {}
+    for row in local:
+        if row.optimality is not None and row.norm and row.attack and row.package:
+            by_attack.setdefault((row.norm, row.package, row.attack), []).append(row)
+    number = len({row.network for row in local if row.optimality is not None})
+    means = [
+        Standing(
+            ALL_NETWORKS,
+            norm,
+            attack,
+            package,
+            _known(measure.global_optimality(row.optimality or 0.0 for row in ran)),
+            fooled=float(np.mean([row.fooled or 0.0 for row in ran])),
+            passes=float(np.mean([row.passes or 0.0 for row in ran])),
+            seconds=float(np.sum([row.seconds or 0.0 for row in ran])),
+            note="" if len(ran) == number else f"{len(ran)} of {number} networks",
+        )
+        for (norm, package, attack), ran in by_attack.items()
+    ]
+    return [row for norm in NORM_ORDERS for row in _best_first(r for r in means if r.norm == norm)]
+
+
+HEADINGS = (
+    *("network", "norm", "attack", "package"),
+    *("optimality", "fooled", "median", "passes", "seconds", "note"),
+)
+
+
+def as_text(rows: Sequence[Standing]) -> str:
+    """Returns the rows as a table for a terminal.
+
+    Args:
+      rows: the rows of the suite.
+    """
+    return "\n".join(wording.align([HEADINGS, *map(_cells, rows)]))
+
+
+def _cells(row: Standing) -> list[str]:
+    return [
+        row.network,
+        *(value or "–" for value in (row.norm, row.attack, row.package)),
+        _said(row.optimality, lambda value: f"{value:.3f}"),
+        _said(row.fooled, lambda value: f"{value:.1%}"),
+        _said(row.median, lambda value: f"{value:.4g}"),
+        _said(row.passes, lambda value: f"{value:.0f}"),
+        _said(row.seconds, lambda value: f"{value:.1f}"),
+        row.note if row.skipped is None else f"skipped: {row.skipped}",
+    ]
+
+
+def _said(value: float | None, say: Callable[[float], str]) -> str:
+    return "–" if value is None else say(value)
+
+
+def as_markdown(rows: Sequence[Standing]) -> str:
+    """Returns a table for each norm in Markdown: global optimality, then local ones with medians.
+
+    Args:
+      rows: the rows of the suite.
+    """
+    return "\n\n".join(
+        "\n".join(_table(norm, rows)) for norm in NORM_ORDERS if any(r.norm == norm for r in rows)
+    )
+
+
+def _table(norm: str, rows: Sequence[Standing]) -> list[str]:
+    names = list(
+        dict.fromkeys(r.network for r in rows if r.norm == norm and r.network != ALL_NETWORKS)
+    )
+    cells = {(r.network, r.package, r.attack): r for r in rows if r.norm == norm}
+    lines = [
+        f"| {norm} | from | all | {' | '.join(names)} | passes |",
+        "|" + "---|" * (len(names) + 4),
+    ]
+    order = [(r.package, r.attack) for r in rows if r.norm == norm and r.network == ALL_NETWORKS]
+    failed = [(r.package, r.attack) for r in rows if r.norm == norm]
+    for package, attack in dict.fromkeys([*order, *failed]):
+        whole = cells.get((ALL_NETWORKS, package, attack))
+        local = " | ".join(_local(cells.get((name, package, attack))) for name in names)
+        optimality = _said(whole and whole.optimality, lambda value: f"{value:.3f}")
+        passes = _said(whole and whole.passes, lambda value: f"{value:.0f}")
+        lines.append(f"| {attack} | {package} | {optimality} | {local} | {passes} |")
+    return lines
+
+
+def _local(row: Standing | None) -> str:
+    if row is None or row.optimality is None:
+        return "–" if row is None or row.skipped is None else "failed"
+    return f"{row.optimality:.3f} ({_said(row.median, lambda value: f'{value:.3g}')})"
