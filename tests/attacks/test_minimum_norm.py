@@ -113,7 +113,9 @@ def test_the_overshoot_scales_the_whole_perturbation(linear):
             attacks.deepfool, logits_fn, KEY, x, labels, overshoot=overshoot, bounds=WIDE
         )
         away = attacks.distance(result.adversarial, x)
-        np.testing.assert_allclose(away, (1 + overshoot) * exact["l2"], rtol=2e-3)
+        # The lead of a firm success, 64 units in the last place of logits, is a length of its own.
+        expected = (1 + overshoot) * exact["l2"]
+        np.testing.assert_allclose(away, expected, rtol=2e-3, atol=2e-5)
 
 
 @each_attack

@@ -89,11 +89,11 @@ def test_bumps_are_piles_of_rectangles(size):
 
 
 def test_the_start_is_stripes_or_a_grid_of_the_whole_budget():
-    start_of = {fn: jax.jit(fn, static_argnums=1) for fn in (module._stripes, module._grid)}
-    stripes = np.asarray(start_of[module._stripes](KEY, (6, 7, 3), jnp.float32(0.2)))
+    start_of = {fn: jax.jit(fn, static_argnums=(1, 3)) for fn in (module._stripes, module._grid)}
+    stripes = np.asarray(start_of[module._stripes](KEY, (6, 7, 3), jnp.float32(0.2), np.inf))
     np.testing.assert_allclose(np.abs(stripes), 0.2)
     assert (stripes == stripes[:1]).all() and len(np.unique(stripes[0], axis=0)) > 1
-    grid = np.asarray(start_of[module._grid](KEY, (28, 28, 2), jnp.float32(0.7)))
+    grid = np.asarray(start_of[module._grid](KEY, (28, 28, 2), jnp.float32(0.7), 2))
     assert np.linalg.norm(grid) == pytest.approx(0.7, rel=1e-5)
     inner = grid[1:26, 1:26]  # 25 of 28 pixels, in the middle
     np.testing.assert_array_equal(grid[[0, 26, 27]], 0)
@@ -116,7 +116,7 @@ def test_a_proposal_of_l2_moves_norm_between_two_windows():
     x = np.zeros((9, 9, 2), np.float32)
     moves = rng.normal(size=x.shape).astype(np.float32)
     size, changed, emptied = np.array([3, 3]), [], 0
-    propose = jax.jit(lambda key, radius: module._bump(key, moves, x, radius, size, WIDE))
+    propose = jax.jit(lambda key, radius: module._bump(key, moves, x, radius, size, WIDE, 2))
     for radius in (float(np.linalg.norm(moves)), 2 * float(np.linalg.norm(moves))):
         for key in jax.random.split(KEY, 10):
             new = np.asarray(propose(key, jnp.float32(radius)))
@@ -270,7 +270,6 @@ def test_inputs_that_are_no_images(problem):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threat": attacks.l1(1.0)}, "square needs a threat of linf or l2, got l1"),
         ({"num_queries": 1}, "num_queries must be at least 2, got 1"),
         ({"first_share": 0.0}, r"first_share must lie in \(0, 1\], got 0.0"),
     ],
@@ -285,3 +284,31 @@ def test_bad_options_are_refused(options, message, problem):
             labels,
             **{"threat": attacks.linf(0.1)} | options,
         )
+
+
+def test_a_proposal_of_l1_moves_norm_between_two_windows():
+    """Each channel keeps the sum of its two windows, and what was spare is shared."""
+    moves = np.random.default_rng(0).normal(size=(9, 9, 2)).astype(np.float32)
+    x, size, radius = np.zeros_like(moves), np.array([3, 3]), 1.5 * np.abs(moves).sum()
+    propose = jax.jit(lambda key: module._bump(key, moves, x, jnp.float32(radius), size, WIDE, 1))
+    for key in jax.random.split(KEY, 5):
+        new = np.asarray(propose(key))
+        assert np.abs(new).sum() == pytest.approx(radius, rel=1e-5)
+        before = np.abs(moves).sum((0, 1)) + (radius - np.abs(moves).sum()) / 2
+        np.testing.assert_allclose(np.abs(new).sum((0, 1)), before, rtol=1e-4)
+
+
+def test_in_l1_it_stays_in_the_ball_and_finds_what_is_near(problem):
+    params, x, labels = problem
+    attack = functools.partial(attacks.square, functools.partial(network, params), KEY, x, labels)
+    results = {
+        epsilon: jax.jit(lambda e=epsilon: attack(threat=attacks.l1(e), num_queries=300))()
+        for epsilon in (0.2, 1.0)
+    }
+    for epsilon, result in results.items():
+        away = attacks.distance(result.adversarial, x, "l1")
+        assert (away <= epsilon * (1 + 1e-6)).all()
+        assert result.adversarial.min() >= 0 and result.adversarial.max() <= 1
+    clean = losses.margin(network(params, x), labels)
+    assert (results[1.0].loss > clean).mean() > 0.9
+    assert results[1.0].success.mean() > results[0.2].success.mean()
