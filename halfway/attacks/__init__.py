@@ -42,7 +42,9 @@ from halfway.attacks.minimum_norm.fast_boundary import fab
 from halfway.attacks.minimum_norm.gradient_based import ddn, deepfool, fmn
 from halfway.attacks.minimum_norm.nearest import distance, minimum_budget
 from halfway.attacks.minimum_norm.penalty import carlini_wagner
+from halfway.attacks.minimum_norm.sigma_zero import sigma_zero
 from halfway.attacks.random_search import square
+from halfway.attacks.sparse_random_search import sparse_rs
 from halfway.attacks.suite import Outcome, auto_attack, outcome
 from halfway.attacks.threat import Threat, l1, l2, linf
 from halfway.attacks.universal_perturbation import UniversalResult, universal
@@ -92,7 +94,9 @@ __all__ = [
     "pgd",
     "scaled_copies",
     "si_fgsm",
+    "sigma_zero",
     "smoothed",
+    "sparse_rs",
     "square",
     "steps",
     "svre",
