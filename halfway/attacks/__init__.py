@@ -48,8 +48,10 @@ from halfway.attacks.minimum_norm.fast_boundary import fab
 from halfway.attacks.minimum_norm.gradient_based import ddn, deepfool, fmn
 from halfway.attacks.minimum_norm.nearest import distance, minimum_budget
 from halfway.attacks.minimum_norm.penalty import carlini_wagner
+from halfway.attacks.minimum_norm.sigma_zero import sigma_zero
 from halfway.attacks.random_search import square
 from halfway.attacks.rotation import rotate_and_shift, spatial
+from halfway.attacks.sparse_random_search import sparse_rs
 from halfway.attacks.staged import Progress, auto_attack_steps
 from halfway.attacks.suite import Outcome, StagedResult, auto_attack, outcome
 from halfway.attacks.threat import Threat, l1, l2, linf, patch
@@ -110,7 +112,9 @@ __all__ = [
     "scaled_copies",
     "shuffled_blocks",
     "si_fgsm",
+    "sigma_zero",
     "smoothed",
+    "sparse_rs",
     "spatial",
     "square",
     "steps",

@@ -1,6 +1,7 @@
-"""Square Attack: random search by windows of an image, which needs losses and no gradients."""
+"""Random search, which needs losses and no gradients, and Square Attack: windows of an image."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 
 from halfway import losses
 from halfway.attacks import base, door, threat
-from halfway.attacks.base import AttackResult
+from halfway.attacks.base import AttackResult, Objective
 from halfway.attacks.threat import Bounds, Threat
 from halfway.types import Array, Key, LogitsFn, LossFn
 
@@ -17,12 +18,71 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 class _Search(NamedTuple):
-    """What is kept of each example: point `[B, ...]`, and `[B]` loss, success and queries."""
+    """What is kept of each example: point `[B, ...]`, and `[B]` loss, success and queries.
+
+    The memory, a pytree of `[B, ...]`, is what proposals need to know of the point beside itself.
+    """
 
     point: Array
+    memory: Any
     loss: Array
     success: Array
     queries: Array
+
+
+def search(
+    goal: Objective,
+    x: Array,
+    start: tuple[Array, Any],
+    propose: Callable[[Array, Array, Any], tuple[Array, Any]],
+    num_queries: int,
+) -> AttackResult:
+    """Returns the result of a random search, which keeps what raises the loss or succeeds.
+
+    The first query looks at x, the second at the start, which is kept in any case. An example rests
+    once it succeeds; the search ends when all do.
+
+    Args:
+      goal: what to ascend.
+      x: `[B, ...]`, clean inputs.
+      start: point `[B, ...]` and memory, a pytree of `[B, ...]`.
+      propose: `(index, point, memory) -> (point, memory)`, what a query tries; indices are from 1.
+      num_queries: at most, at least 2; static.
+    """
+
+    def look(point: Array) -> tuple[Array, Array]:
+        loss, logits = goal.value(point)
+        return loss, goal.success(logits)
+
+    def consider(state: _Search, point: Array, memory: Any, always: bool = False) -> _Search:
+        loss, success = look(point)
+        better = always | (loss > state.loss) | success | jnp.isnan(state.loss)
+        kept = better & ~state.success
+
+        def choose(new: Array, old: Array) -> Array:
+            return jnp.where(base.per_example(kept, new), new, old)
+
+        return _Search(
+            choose(point, state.point),
+            jax.tree.map(choose, memory, state.memory),
+            jnp.where(kept, loss, state.loss),
+            jnp.where(kept, success, state.success),
+            state.queries + ~state.success,
+        )
+
+    def searching(carry: tuple[Array, _Search]) -> Array:
+        index, state = carry
+        return (index < num_queries - 1) & ~state.success.all()
+
+    def query(carry: tuple[Array, _Search]) -> tuple[Array, _Search]:
+        index, state = carry
+        return index + 1, consider(state, *propose(index, state.point, state.memory))
+
+    loss, success = look(x)
+    state = _Search(x, start[1], loss, success, jnp.ones(success.shape, jnp.int32))
+    state = consider(state, *start, always=True)
+    _, state = jax.lax.while_loop(searching, query, (jnp.array(1), state))
+    return AttackResult(state.point, state.success, state.loss, state.queries)
 
 
 @door.checked
@@ -78,45 +138,20 @@ def square(
     def images(values: Array) -> Array:
         return values.reshape(-1, *shape)
 
-    def look(point: Array) -> tuple[Array, Array]:
-        loss, logits = goal.value(point)
-        return loss, goal.success(logits)
+    def place(moves: Array) -> tuple[Array, Any]:
+        return threat.project(x + moves.reshape(x.shape), x), ()
 
-    loss, success = look(x)
-    state = _Search(x, loss, success, jnp.ones(labels.shape, jnp.int32))
-
-    def consider(state: _Search, moves: Array, always: bool = False) -> _Search:
-        point = threat.project(x + moves.reshape(x.shape), x)
-        loss, success = look(point)
-        better = always | (loss > state.loss) | success | jnp.isnan(state.loss)
-        kept = better & ~state.success
-        return _Search(
-            jnp.where(base.per_example(kept, x), point, state.point),
-            jnp.where(kept, loss, state.loss),
-            jnp.where(kept, success, state.success),
-            state.queries + ~state.success,
-        )
-
-    first = jax.vmap(lambda k, r: begin(jax.random.fold_in(k, 0), shape, r, order))(keys, radius)
-    state = consider(state, first, always=True)
-
-    def searching(carry: tuple[Array, _Search]) -> Array:
-        index, state = carry
-        return (index < num_queries - 1) & ~state.success.all()
-
-    def query(carry: tuple[Array, _Search]) -> tuple[Array, _Search]:
-        index, state = carry
+    def change(index: Array, point: Array, _: Any) -> tuple[Array, Any]:
         size = sizes[index - 1]
 
         def move(key: Key, point: Array, x: Array, radius: Array) -> Array:
             key = jax.random.fold_in(key, index)
             return propose(key, point, x, radius, size, threat.bounds, order)
 
-        moves = jax.vmap(move)(keys, images(state.point), images(x), radius)
-        return index + 1, consider(state, moves)
+        return place(jax.vmap(move)(keys, images(point), images(x), radius))
 
-    _, state = jax.lax.while_loop(searching, query, (jnp.array(1), state))
-    return AttackResult(state.point, state.success, state.loss, state.queries)
+    first = jax.vmap(lambda k, r: begin(jax.random.fold_in(k, 0), shape, r, order))(keys, radius)
+    return search(goal, x, place(first), change, num_queries)
 
 
 def window_sizes(

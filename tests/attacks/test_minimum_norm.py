@@ -239,7 +239,7 @@ def test_bad_options_are_refused(linear):
         attacks.deepfool(logits_fn, KEY, x, labels, norm="l1")
     with pytest.raises(ValueError, match="norm must be one of linf, l2, l1, got 'l0'"):
         attacks.fmn(logits_fn, KEY, x, labels, norm="l0")
-    with pytest.raises(ValueError, match="norm must be one of linf, l2, l1, got 'l3'"):
+    with pytest.raises(ValueError, match="norm must be one of linf, l2, l1, l0, got 'l3'"):
         attacks.distance(x, x, "l3")
     with pytest.raises(ValueError, match="num_restarts must be at least 1, got 0"):
         attacks.fab(logits_fn, KEY, x, labels, num_restarts=0)

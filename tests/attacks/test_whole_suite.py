@@ -46,6 +46,8 @@ SUITE = {
     "ni_fgsm": BUDGET | FEW,
     "pgd": BUDGET | FEW,
     "si_fgsm": BUDGET | FEW,
+    "sigma_zero": FEW,
+    "sparse_rs": {"num_pixels": 3, "num_queries": 5},
     "spatial": {"num_draws": 5},
     "square": BUDGET | {"num_queries": 5},
     "svre": BUDGET | FEW | {"params": jnp.stack([WEIGHTS, WEIGHTS])},
@@ -286,7 +288,16 @@ def test_a_model_that_answers_nan_is_not_robust():
 
 # Attacks without a budget
 
-NEAREST = ("boundary", "carlini_wagner", "ddn", "deepfool", "fab", "fmn", "hop_skip_jump")
+NEAREST = (
+    "boundary",
+    "carlini_wagner",
+    "ddn",
+    "deepfool",
+    "fab",
+    "fmn",
+    "hop_skip_jump",
+    "sigma_zero",
+)
 RANDOM = ("boundary", "hop_skip_jump")
 LONGER = {
     "boundary": {"num_steps": 200},
@@ -296,13 +307,15 @@ LONGER = {
     "fab": {"num_steps": 20},
     "fmn": {"num_steps": 40},
     "hop_skip_jump": {"num_steps": 6},
+    "sigma_zero": {"num_steps": 40},
+    "sparse_rs": {"num_pixels": 12, "num_queries": 60},
 }
 
 
 @pytest.mark.parametrize("bounds", [(0.0, 255.0), (-1.0, 1.0)], ids=str)
 @pytest.mark.parametrize("name", NEAREST)
 def test_lengths_are_those_of_the_box(name, bounds):
-    """The same images in other units: points are the same, distances scaled."""
+    """The same images in other units: points are the same, distances scaled but for that of l0."""
     lower, width = bounds[0], bounds[1] - bounds[0]
     expected = jax.jit(attack_of(name, **LONGER[name]))(X, LABELS)
 
@@ -313,6 +326,10 @@ def test_lengths_are_those_of_the_box(name, bounds):
     result = jax.jit(attack_of(name, scaled, **options))(lower + width * X, LABELS)
     np.testing.assert_array_equal(result.success, expected.success)
     assert result.success.any()
+    if name == "sigma_zero":
+        moved = np.asarray(result.adversarial != lower + width * X)
+        np.testing.assert_array_equal(moved, expected.adversarial != X)
+        return
     norm = inspect.signature(getattr(attacks, name)).parameters.get("norm")
     norm = norm.default if norm else "l2"
     ratio = attacks.distance(result.adversarial, lower + width * X, norm) / (
@@ -324,7 +341,7 @@ def test_lengths_are_those_of_the_box(name, bounds):
     assert result.adversarial.min() >= lower and result.adversarial.max() <= bounds[1]
 
 
-@pytest.mark.parametrize("name", [*NEAREST, "auto_attack"])
+@pytest.mark.parametrize("name", [*NEAREST, "auto_attack", "sparse_rs"])
 def test_bounds_of_each_channel(name):
     images = jax.random.uniform(KEY, (4, 3, 3, 2), minval=0.2, maxval=0.8)
     weights = jax.random.normal(KEY, (18, 3))

@@ -36,23 +36,27 @@ Linearize = Callable[[Array], tuple[Array, Array]]
 
 
 def distance(adversarial: Array, x: Array, norm: str = "l2") -> Array:
-    """Returns ‖x' − x‖ of each example `[B]`.
+    """Returns ‖x' − x‖ of each example `[B]`; in l0 the number of features that differ, a float.
 
     Args:
       adversarial: `[B, ...]`.
       x: `[B, ...]`.
-      norm: "linf", "l2" or "l1".
+      norm: "linf", "l2", "l1" or "l0".
 
     Raises:
       ValueError: for another norm.
 
     Examples:
-      >>> x = jnp.zeros((1, 2))
-      >>> moved = jnp.array([[3.0, -4.0]])
-      >>> [float(attacks.distance(moved, x, norm)[0]) for norm in ("linf", "l2", "l1")]
-      [4.0, 5.0, 7.0]
+      >>> x = jnp.zeros((1, 3))
+      >>> moved = jnp.array([[3.0, -4.0, 0.0]])
+      >>> [float(attacks.distance(moved, x, norm)[0]) for norm in ("linf", "l2", "l1", "l0")]
+      [4.0, 5.0, 7.0, 2.0]
     """
-    check_norm(norm, tuple(MAKE))
+    check_norm(norm, (*MAKE, "l0"))
+    if norm == "l0":
+        # Types of 16 bits do not hold all numbers of features.
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        return jnp.sum(adversarial != x, axis=tuple(range(1, x.ndim)), dtype=dtype)
     return MAKE[norm](0.0).norm.length(adversarial - x)
 
 
@@ -135,7 +139,9 @@ def in_unit_box(attack: Callable[_Args, AttackResult]) -> Callable[_Args, Attack
         width = numpy.where(finite, (upper - lower).max(), 1)
 
         def place(unit: Array) -> Array:
-            return threat.clip_to_box(origin + width * unit, bounds)
+            point = origin + width * unit
+            # Only rounding is clipped, which is no reason to have half a slope at the bounds.
+            return point + jax.lax.stop_gradient(threat.clip_to_box(point, bounds) - point)
 
         unit = (x - origin) / width
         given |= {"logits_fn": lambda unit: logits_fn(place(unit)), "x": unit}
@@ -160,15 +166,20 @@ class Nearest(NamedTuple):
 def keep(kept: Nearest, point: Array, x: Array, success: Array, norm: str) -> Nearest:
     """Returns the nearer of what is kept and a point, where the point is a success.
 
+    In l0 the nearer one in l2 is kept of points of which as many features differ.
+
     Args:
       kept: so far.
       point: `[B, ...]`.
       x: `[B, ...]`, clean inputs, from which distances are measured.
       success: `[B]` bool, of the point.
-      norm: "linf", "l2" or "l1".
+      norm: "linf", "l2", "l1" or "l0".
     """
     away = distance(point, x, norm)
-    nearer = success & (away < kept.distance)
+    nearer = away < kept.distance
+    if norm == "l0":
+        nearer |= (away == kept.distance) & (distance(point, x) < distance(kept.point, x))
+    nearer &= success
     return Nearest(
         jnp.where(base.per_example(nearer, x), point, kept.point),
         jnp.where(nearer, away, kept.distance),
@@ -198,7 +209,7 @@ def end(
       kept: nearest success of the walk.
       point: `[B, ...]`, where it ends.
       x: `[B, ...]`, clean inputs.
-      norm: "linf", "l2" or "l1".
+      norm: "linf", "l2", "l1" or "l0".
       num_steps: of the walk, a query each.
     """
     _, logits = goal.value(point)
@@ -316,9 +327,9 @@ def minimum_budget(
     return kept
 
 
-def nothing(x: Array) -> Nearest:
-    """Returns that no success was seen yet."""
-    return Nearest(x, jnp.full(x.shape[:1], jnp.inf, x.dtype))
+def nothing(x: Array, norm: str = "l2") -> Nearest:
+    """Returns that no success was seen yet, in the type of a distance in this norm."""
+    return Nearest(x, jnp.full_like(distance(x, x, norm), jnp.inf))
 
 
 def cosine(index: Array, number: int, first: float, last: float) -> Array:
