@@ -5,8 +5,9 @@ All are exported flat, with what they are composed of: `objective`, gradient est
 They are not jitted: the caller is, and may `vmap` over parameters, examples and budgets.
 """
 
-from halfway.attacks.adaptive import bpda, eot, straight_through
-from halfway.attacks.auto_pgd import apgd
+from halfway.attacks.auto.auto_pgd import apgd
+from halfway.attacks.auto.staged import Progress, auto_attack_steps
+from halfway.attacks.auto.suite import Outcome, StagedResult, auto_attack, outcome
 from halfway.attacks.base import (
     AttackResult,
     Estimator,
@@ -17,6 +18,7 @@ from halfway.attacks.base import (
     objective,
     steps,
 )
+from halfway.attacks.defended import bpda, eot, straight_through
 from halfway.attacks.diagnostics import Diagnosis, diagnose, in_words
 from halfway.attacks.ensembles import Ensemble, collect_weights, ensemble, leave_one_out
 from halfway.attacks.estimators import (
@@ -52,8 +54,6 @@ from halfway.attacks.minimum_norm.sigma_zero import sigma_zero
 from halfway.attacks.random_search import square
 from halfway.attacks.rotation import rotate_and_shift, spatial
 from halfway.attacks.sparse_random_search import sparse_rs
-from halfway.attacks.staged import Progress, auto_attack_steps
-from halfway.attacks.suite import Outcome, StagedResult, auto_attack, outcome
 from halfway.attacks.threat import Threat, l1, l2, linf, patch
 from halfway.attacks.universal_perturbation import UniversalResult, universal
 from halfway.attacks.variance_reduction import svre

@@ -88,9 +88,9 @@ def _in_single(given: dict[str, Any], first: str) -> dict[str, Any]:
     def rounded(model: Callable[..., Array]) -> Callable[..., Array]:
         return lambda *args: model(*args[:-1], args[-1].astype(dtype))
 
-    seen = rounded(model) if callable(model) else tuple(map(rounded, model))
+    models = rounded(model) if callable(model) else tuple(map(rounded, model))
     arrays = [name for name in ("x", "start") if given.get(name) is not None]
-    return {first: seen} | {name: jnp.asarray(given[name], jnp.float32) for name in arrays}
+    return {first: models} | {name: jnp.asarray(given[name], jnp.float32) for name in arrays}
 
 
 def _check_inputs(x: Any) -> None:

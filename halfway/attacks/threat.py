@@ -75,7 +75,7 @@ class Threat:
 
         Examples:
           >>> threat = attacks.l2(0.5).within(jnp.array([True, False]))
-          >>> print(threat.project(jnp.array([[0.9, 0.9]]), jnp.array([[0.1, 0.1]])))
+          >>> print(threat.project(jnp.array([[0.9, 0.9]]), jnp.array([[0.1, 0.1]])).round(3))
           [[0.6 0.1]]
         """
         dtype = getattr(mask, "dtype", None)

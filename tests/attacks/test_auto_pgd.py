@@ -11,8 +11,8 @@ from support.programs import compiled
 from support.small_network import network
 
 from halfway import attacks, losses
-from halfway.attacks import auto_pgd as module
 from halfway.attacks import base
+from halfway.attacks.auto import auto_pgd as module
 
 KEY = jax.random.key(0)
 

@@ -10,7 +10,8 @@ from support import small_network
 from support.small_network import network
 
 from halfway import attacks, losses
-from halfway.attacks import base, suite
+from halfway.attacks import base
+from halfway.attacks.auto import suite
 from halfway.attacks.minimum_norm import fast_boundary
 
 KEY = jax.random.key(0)

@@ -184,6 +184,12 @@ PARTS = {
     "ensemble",
     "leave_one_out",
     "collect_weights",
+    "eot",
+    "bpda",
+    "straight_through",
+    "patch",
+    "rotate_and_shift",
+    "auto_attack_steps",
 }
 """What attacks are made of and looked at with; all else in lower case is an attack."""
 

@@ -328,7 +328,12 @@ def minimum_budget(
 
 
 def nothing(x: Array, norm: str = "l2") -> Nearest:
-    """Returns that no success was seen yet, in the type of a distance in this norm."""
+    """Returns that no success was seen yet, in the type of a distance in this norm.
+
+    Args:
+      x: `[B, ...]`, clean inputs.
+      norm: as of `distance`.
+    """
     return Nearest(x, jnp.full_like(distance(x, x, norm), jnp.inf))
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from halfway import attacks, sharding
-from halfway.attacks import suite
+from halfway.attacks.auto import suite
 from halfway.lab.benchmarks import mnist, peers, timing
 from halfway.lab.benchmarks.timing import Row
 from halfway.types import Array

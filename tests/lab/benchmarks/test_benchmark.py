@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from halfway import attacks, models
-from halfway.attacks import suite
+from halfway.attacks.auto import suite
 from halfway.lab import benchmarks
 from halfway.lab.benchmarks import attacks as attacks_suite
 from halfway.lab.benchmarks import (

@@ -190,7 +190,6 @@ def test_a_mistake_is_one_line(folder, tmp_path):
         ({"surrogates": "own_models:none"}, "--surrogates=own_models:none cannot be imported"),
         ({"targets": "nowhere_at_all:f"}, "--targets=nowhere_at_all:f cannot be imported"),
         ({"attacks": "pgd,deepfool"}, "--attacks must be among apgd, .*, got 'deepfool'"),
-        ({"attacks": "square", "norm": "l1"}, "--attacks=square: square needs a threat of linf"),
         ({"epsilon": "0.1,"}, "--epsilon must be positive numbers"),
         ({"epsilon": "-1"}, "--epsilon must be positive numbers"),
         ({"norm": "l3"}, "--norm must be one of linf, l2, l1, got 'l3'"),

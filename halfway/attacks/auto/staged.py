@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from halfway.attacks import base, door, suite
-from halfway.attacks.suite import Chunk, Plan, StagedResult
+from halfway.attacks import base, door
+from halfway.attacks.auto import suite
+from halfway.attacks.auto.suite import Chunk, Plan, StagedResult
 from halfway.attacks.threat import Threat
 from halfway.types import Array, Key, LogitsFn
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from halfway import losses
 from halfway.attacks import base, door
-from halfway.attacks.adaptive import DrawFn, eot
-from halfway.attacks.auto_pgd import SHRINKING, apgd
+from halfway.attacks.auto.auto_pgd import SHRINKING, apgd
 from halfway.attacks.base import AttackResult
+from halfway.attacks.defended import DrawFn, eot
 from halfway.attacks.minimum_norm import fast_boundary, nearest
 from halfway.attacks.random_search import square
 from halfway.attacks.threat import Threat

@@ -67,7 +67,7 @@ def checkpoints(num_steps: int) -> tuple[int, ...]:
       num_steps: N.
 
     Examples:
-      >>> from halfway.attacks.auto_pgd import checkpoints
+      >>> from halfway.attacks.auto.auto_pgd import checkpoints
       >>> checkpoints(100)
       (22, 41, 57, 70, 80, 87, 93, 99)
     """
