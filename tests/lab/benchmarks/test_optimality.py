@@ -182,13 +182,13 @@ def test_a_success_lies_in_the_box_and_our_network_looks_again(tiny):
     points[2] = np.nan
     own = np.ones(6, bool)
     for norm, order in (("l0", 0), ("l1", 1), ("l2", 2), ("linf", np.inf)):
-        distances, remarks = suite.checked(tiny, norm, Found(points, 1, 1.0, own))
+        distances, remarks = suite.checked(tiny, tiny.logits_fn, norm, Found(points, 1, 1.0, own))
         moves = (points - images).reshape(6, -1)
         np.testing.assert_array_equal(distances[:3], np.inf)
         expected = np.linalg.norm(moves[3:], order, axis=1)
         np.testing.assert_allclose(distances[3:], expected, rtol=1e-5)
         assert remarks == ["2 outside of the box", "1 fool the peer's program alone"]
-    _, remarks = suite.checked(tiny, "l2", Found(images, 1, 1.0))
+    _, remarks = suite.checked(tiny, tiny.logits_fn, "l2", Found(images, 1, 1.0))
     assert remarks == []
 
 
@@ -311,5 +311,5 @@ def test_peers_stay_within_what_they_are_said_to_spend(tiny, monkeypatch):
     found, _ = theirs.attacks_on(tiny)
     for attack in found:
         if attack.name != "brendel_bethge":
-            row = suite._standing("tiny", tiny, attack)
+            row = suite._standing("tiny", tiny, tiny.logits_fn, attack)
             assert row.skipped or 0 < row.passes <= 400, (attack.package, attack.name, attack.norm)

@@ -14,6 +14,7 @@ from halfway.lab.benchmarks.optimality import measure, networks, ours, theirs
 from halfway.lab.benchmarks.optimality.passes import NORM_ORDERS, Attack, Found
 from halfway.lab.config.user import LOG
 from halfway.lab.study import wording
+from halfway.types import LogitsFn
 
 BUDGET = 2000
 """Forward plus backward passes that an attack may spend on an input, as in AttackBench."""
@@ -78,26 +79,27 @@ def standings(network: str, problem: mnist.Problem) -> list[Standing]:
       problem: the network and its images.
     """
     peers, absent = theirs.attacks_on(problem)
-    done = [_standing(network, problem, each) for each in [*ours.attacks_on(problem), *peers]]
+    look = jax.jit(problem.logits_fn)  # compiled once for all attacks
+    done = [_standing(network, problem, look, each) for each in [*ours.attacks_on(problem), *peers]]
     compared = [
         row for norm in NORM_ORDERS for row in _compared([r for r in done if r.norm == norm])
     ]
     return [*compared, *(Standing(network, skipped=reason) for reason in absent)]
 
 
-def _standing(network: str, problem: mnist.Problem, attack: Attack) -> Standing:
+def _standing(network: str, problem: mnist.Problem, look: LogitsFn, attack: Attack) -> Standing:
     """Returns the row of an attack, without its optimality; a log line shows progress."""
-    row = _ran(network, problem, attack)
+    row = _ran(network, problem, look, attack)
     LOG.info("%s", "  ".join(cell for cell in _cells(row) if cell not in ("", "–")))
     return row
 
 
-def _ran(network: str, problem: mnist.Problem, attack: Attack) -> Standing:
+def _ran(network: str, problem: mnist.Problem, look: LogitsFn, attack: Attack) -> Standing:
     row = Standing(network, attack.norm, attack.name, attack.package)
     try:
         num_steps = attack.cost.num_steps(BUDGET)
         result = attack.run(num_steps)
-        distances, note = checked(problem, attack.norm, result)
+        distances, note = checked(problem, look, attack.norm, result)
     except Exception as error:
         if attack.package.startswith("halfway"):
             raise
@@ -117,7 +119,9 @@ def _ran(network: str, problem: mnist.Problem, attack: Attack) -> Standing:
     )
 
 
-def checked(problem: mnist.Problem, norm: str, result: Found) -> tuple[np.ndarray, list[str]]:
+def checked(
+    problem: mnist.Problem, look: LogitsFn, norm: str, result: Found
+) -> tuple[np.ndarray, list[str]]:
     """Returns distances `[N]` of what is a success when our network looks again, and remarks.
 
     A point is a success if it lies in the box and our network misclassifies it, all images at once;
@@ -125,13 +129,14 @@ def checked(problem: mnist.Problem, norm: str, result: Found) -> tuple[np.ndarra
 
     Args:
       problem: the network and its images.
+      look: the network, compiled.
       norm: "l0", "l1", "l2" or "linf".
       result: what the attack returns.
     """
     points = jnp.asarray(result.points)
     inside = np.asarray((points >= -TOLERANCE) & (points <= 1 + TOLERANCE))
     inside = inside.reshape(len(inside), -1).all(1)  # False for NaN
-    logits = jax.jit(problem.logits_fn)(points)
+    logits = look(points)
     wrong = np.asarray(jnp.isfinite(logits).all(1) & (logits.argmax(1) != problem.labels))
     remarks = []
     fools = wrong if result.fools_peer is None else result.fools_peer

@@ -1,9 +1,11 @@
 """Attacks of foolbox, torchattacks and adv-lib that look for the nearest point, on our weights.
 
-Settings are those of the packages, but for the number of steps, and for what would keep an attack
-from the nearest point: points rounded to 256 levels (ddn), points beyond a budget thrown away
-(fab), a rule that does not choose by the norm (ead). Where AttackBench gives a setting that a
-package leaves open (alma, minimal_apgd), it is that one.
+They have the settings of their packages, but for the number of steps and for what would keep an
+attack from the nearest point: a rule that does not choose by the norm (ead), points rounded to 256
+levels (ddn), points beyond a budget thrown away (fab), classes that are not looked at (deepfool).
+Where a package leaves a choice, it is AttackBench's: first steps of alma, larger budgets first in
+minimal_apgd in l1, adaptive radii in tr; in l0 pdpgd has the operator that its docstring prefers.
+Brendel and Bethge's attack begins at the nearest of the other images that has another class.
 """
 
 import functools
