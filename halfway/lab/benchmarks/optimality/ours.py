@@ -35,7 +35,7 @@ class Composed(NamedTuple):
 
 
 def composed(num_classes: int) -> list[Composed]:
-    """Returns our attacks; `sigma_zero` is among them where the library has it.
+    """Returns our attacks.
 
     Args:
       num_classes: C, since some differentiate all logits.
@@ -68,9 +68,7 @@ def composed(num_classes: int) -> list[Composed]:
             functools.partial(attacks.carlini_wagner, num_searches=NUM_SEARCHES),
         )
     )
-    sigma_zero = getattr(attacks, "sigma_zero", None)
-    if sigma_zero is not None:
-        members.append(Composed("sigma_zero", "l0", Cost(2, 2), sigma_zero))
+    members.append(Composed("sigma_zero", "l0", Cost(2, 2), attacks.sigma_zero))
     return members
 
 

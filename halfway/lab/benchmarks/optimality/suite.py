@@ -145,14 +145,8 @@ def checked(
     if (inside & fools & ~wrong).any():
         # Points at the boundary, where the rounding of two programs decides.
         remarks.append(f"{(inside & fools & ~wrong).sum()} fool the peer's program alone")
-    away = np.asarray(_distance(points, problem.images, norm), float)
+    away = np.asarray(attacks.distance(points, problem.images, norm), float)
     return np.where(inside & wrong, away, np.inf), remarks
-
-
-def _distance(points: jax.Array, images: jax.Array, norm: str) -> jax.Array:
-    if norm == "l0":
-        return (points != images).reshape(len(points), -1).sum(1)
-    return attacks.distance(points, images, norm)
 
 
 def _compared(done: list[Standing]) -> list[Standing]:
