@@ -156,7 +156,7 @@ def test_every_command_is_on_its_page():
 # Attacks
 
 ATTACK_ROWS = dict(
-    re.findall(r"^\| `(\w+)` \| (?:all|l).*\| (.*) \|$", PAGES["attacks.md"], flags=re.M)
+    re.findall(r"^\| `(\w+)` \| (?:all|l|moves).*\| (.*) \|$", PAGES["attacks.md"], flags=re.M)
 )
 PARTS = {
     "linf",
