@@ -83,9 +83,10 @@ def _in_single(given: dict[str, Any], first: str) -> dict[str, Any]:
       given: arguments by name.
       first: name of the model, whose inputs come last.
     """
-    model, dtype = given[first], given["x"].dtype
+    model: Any = given[first]
+    dtype = given["x"].dtype
 
-    def rounded(model: Callable[..., Array]) -> Callable[..., Array]:
+    def rounded(model: Any) -> Callable[..., Array]:
         return lambda *args: model(*args[:-1], args[-1].astype(dtype))
 
     models = rounded(model) if callable(model) else tuple(map(rounded, model))

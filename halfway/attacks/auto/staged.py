@@ -117,9 +117,8 @@ def _steps(
             while len(left):
                 rows, left = left[:chunk_size], left[chunk_size:]
                 filled = _filled(rows, chunk_size)
-                chunk = Chunk(
-                    keys[filled], x[filled], labels[filled], budgets[filled], targets[filled]
-                )
+                arrays: Any = [array[filled] for array in (keys, x, labels, budgets, targets)]
+                chunk = Chunk(*arrays)
                 old = jax.tree.map(lambda leaf, rows=filled: leaf[rows], result)
                 new = run(chunk, old, threat)
                 for whole, part in zip(result, new, strict=True):

@@ -254,7 +254,8 @@ def clean(logits_fn: LogitsFn, x: Array, labels: Array, plan: Plan) -> StagedRes
         return _alone(logits_fn, image[None], label[None], 1)
 
     result = jax.lax.map(look, (x, labels), batch_size=plan.chunk_size)
-    return StagedResult(*result, jnp.where(result.success, -1, len(plan.stages)))
+    stage = jnp.where(result.success, -1, len(plan.stages))
+    return StagedResult(result.adversarial, result.success, result.loss, result.queries, stage)
 
 
 def stage(
@@ -361,7 +362,7 @@ def single_of(name: str, logits_fn: LogitsFn, x: Array, threat: Threat, plan: Pl
         return won.adversarial, won.queries
 
     singles = (apgd_ce, apgd_dlr, apgd_t, fab, fab_t, random)
-    return dict(zip(STAGES, singles, strict=True))[name]
+    return singles[STAGES.index(name)]
 
 
 def ranked(logits_fn: LogitsFn, x: Array, labels: Array, plan: Plan) -> Array:

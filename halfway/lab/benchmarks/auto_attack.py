@@ -60,7 +60,7 @@ class Staged:
             return sharding.spread(part, at_once=1)((keys, x, labels, result), epsilon)
 
         def clean(x, labels):
-            part = lambda member: suite.clean(logits_fn, *member, plan)  # noqa: E731
+            part = lambda member: suite.clean(logits_fn, *member, plan=plan)  # noqa: E731
             return sharding.spread(part, at_once=1)((x, labels))
 
         self._clean = jax.jit(clean).lower(self._x, self._labels).compile()
