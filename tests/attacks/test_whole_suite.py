@@ -88,7 +88,7 @@ def test_the_table_has_every_attack():
         and {"x", "labels", "key"} <= set(inspect.signature(fn).parameters)
         and "attack" not in inspect.signature(fn).parameters
     }
-    assert known == set(SUITE)
+    assert known - {"auto_attack_steps"} == set(SUITE)  # which is `auto_attack`, by chunks
 
 
 def refused(name, message, x=X, labels=LABELS, logits_fn=model, **options):
@@ -212,7 +212,7 @@ def test_every_type_of_floats_keeps_its_type(name):
     options = {"spatial": {"num_draws": None, "grid": (7, 3)}}.get(name, LONGER.get(name, {}))
     if "threat" in SUITE[name]:
         options = {"threat": attacks.linf(0.08)}
-    rates = {}
+    counts = {}
     for dtype in ("float32", "float16", "bfloat16", "float64"):
         with jax.enable_x64(dtype == "float64"):
             x = jnp.asarray(MORE, dtype)
@@ -225,8 +225,8 @@ def test_every_type_of_floats_keeps_its_type(name):
             if "threat" in options:
                 unit = float(jnp.finfo(dtype).eps)  # one unit in the last place below 1
                 assert np.abs(ours - clean).max() <= 0.08 + unit, dtype
-            rates[dtype] = float(result.success.mean())
-    assert max(rates.values()) - min(rates.values()) <= 0.02, rates
+            counts[dtype] = int(result.success.sum())
+    assert max(counts.values()) - min(counts.values()) <= 0.02 * len(MORE), counts
 
 
 @pytest.mark.parametrize("name", by_day("carlini_wagner", "ddn", "fmn", "mi_fgsm", "pgd"))
