@@ -1,5 +1,6 @@
 """Signs that a model only looks robust, or an attack only looks strong: measured, then in words."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -111,7 +112,7 @@ def diagnose(
     flat = is_flat(losses.cross_entropy)
 
     def at(scale: Array) -> AttackResult:
-        scaled = threat.replace(epsilon=scale * threat.epsilon)  # pyright: ignore
+        scaled = dataclasses.replace(threat, epsilon=scale * threat.epsilon)
         return attack(logits_fn, key_attack, x, labels, threat=scaled)
 
     # One program for all budgets, with the same draws.

@@ -4,9 +4,10 @@ Where values are traced they cannot be looked at. Then an input that is wrong is
 one outside of the bounds, or with a label that the model has no logit for.
 """
 
+import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -63,7 +64,15 @@ def checked(attack: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
         given |= {name: jnp.asarray(given[name]) for name in names}
         dtype = given["x"].dtype
         if jnp.finfo(dtype).bits < 32:
-            given |= _in_single(given, first)
+            model = given[first]
+            given[first] = (
+                tuple(rounded(each, dtype) for each in model)
+                if isinstance(model, Sequence)
+                else rounded(model, dtype)
+            )
+            for name in ("x", "start"):
+                if given.get(name) is not None:
+                    given[name] = jnp.asarray(given[name], jnp.float32)
         result: Any = attack(*bound.args, **bound.kwargs)
         result = result._replace(adversarial=result.adversarial.astype(dtype))
         if is_known:
@@ -74,24 +83,16 @@ def checked(attack: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
     return run
 
 
-def _in_single(given: dict[str, Any], first: str) -> dict[str, Any]:
-    """Returns arguments of a walk in float32 for inputs of 16 bits, which would lose its steps.
+def rounded(model: Callable[..., Array], dtype: Any) -> Callable[..., Array]:
+    """Returns a model that sees its inputs in a type of 16 bits, though walks are in float32.
 
-    The model sees every point as it will be returned: rounded to the type of the inputs.
+    A walk in 16 bits would lose its steps; so the model sees every point as it will be returned.
 
     Args:
-      given: arguments by name.
-      first: name of the model, whose inputs come last.
+      model: takes inputs as its last argument.
+      dtype: of the inputs.
     """
-    model: Any = given[first]
-    dtype = given["x"].dtype
-
-    def rounded(model: Any) -> Callable[..., Array]:
-        return lambda *args: model(*args[:-1], args[-1].astype(dtype))
-
-    models = rounded(model) if callable(model) else tuple(map(rounded, model))
-    arrays = [name for name in ("x", "start") if given.get(name) is not None]
-    return {first: models} | {name: jnp.asarray(given[name], jnp.float32) for name in arrays}
+    return lambda *args: model(*args[:-1], args[-1].astype(dtype))
 
 
 def _check_inputs(x: Any) -> None:
@@ -181,7 +182,7 @@ def _empty(attack: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
     if "threat" in given:
         threat: Any = given["threat"]
         if jnp.ndim(threat.epsilon):
-            given["threat"] = threat.replace(epsilon=jnp.zeros(1))
+            given["threat"] = dataclasses.replace(threat, epsilon=jnp.zeros(1))
     shapes = jax.eval_shape(lambda: attack(*bound.args, **bound.kwargs))
     if hasattr(shapes, "perturbation"):
         raise ValueError("x has no examples: one perturbation for all needs at least one")

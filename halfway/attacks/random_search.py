@@ -257,7 +257,7 @@ def _bump(
     # Each channel keeps the norm of its two windows, and all share what the budget has left.
     power = lambda values, axes=None: (jnp.abs(values) ** order).sum(axes, keepdims=True)  # noqa: E731
     spare = jnp.maximum(radius**order - power(moves), 0) / point.shape[2]
-    size_of_new = (power(both, (0, 1)) + spare) ** (1 / order)
+    size_of_new = _root(power(both, (0, 1)) + spare, order)
     new = new / _norm(new, order, channels=True) * size_of_new
     moves = jnp.where(taker, new, jnp.where(giver, 0, moves))
     moves = radius * moves / _norm(moves, order)
@@ -300,5 +300,9 @@ def bump(rows: Array, columns: Array, size: Array, turned: Array | bool) -> Arra
 
 def _norm(values: Array, order: float, channels: bool = False) -> Array:
     axes = (0, 1) if channels else None
-    size = (jnp.abs(values) ** order).sum(axes, keepdims=channels) ** (1 / order)
+    size = _root((jnp.abs(values) ** order).sum(axes, keepdims=channels), order)
     return jnp.where(size > 0, size, 1)
+
+
+def _root(values: Array, order: float) -> Array:
+    return jnp.sqrt(values) if order == 2 else values

@@ -6,6 +6,7 @@ new norm is a new `Norm` and a constructor beside `linf`, `l2` and `l1`; a mask 
 them to some features.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -83,7 +84,7 @@ class Threat:
             raise ValueError(f"mask must be an array of bool, got {dtype or type(mask).__name__}")
         if not is_traced(mask) and not np.any(mask):
             raise ValueError("mask must be True somewhere: no feature could move")
-        return self.replace(mask=jnp.asarray(mask))  # pyright: ignore[reportAttributeAccessIssue]
+        return dataclasses.replace(self, mask=jnp.asarray(mask))
 
     def limits(self, x: Array) -> Bounds:
         """Returns the smallest and the largest value of each feature: x itself off the mask.

@@ -97,14 +97,14 @@ def bounds_of(attack: Attack, bounds: Bounds | None = None) -> Bounds:
       ValueError: if both are known and differ.
     """
     options = attack.keywords if isinstance(attack, functools.partial) else {}
-    kept = options["threat"].bounds if "threat" in options else options.get("bounds")
-    if kept is None:
+    attack_bounds = options["threat"].bounds if "threat" in options else options.get("bounds")
+    if attack_bounds is None:
         return (0.0, 1.0) if bounds is None else bounds
-    known = not any(map(is_traced, (*kept, *(bounds or ()))))
-    if bounds is not None and known and not all(map(np.array_equal, kept, bounds)):
-        shown = tuple(float(np.min(edge)) for edge in kept)
+    known = not any(map(is_traced, (*attack_bounds, *(bounds or ()))))
+    if bounds is not None and known and not all(map(np.array_equal, attack_bounds, bounds)):
+        shown = tuple(float(np.min(edge)) for edge in attack_bounds)
         raise ValueError(f"the attack keeps the bounds {shown}, and bounds are {bounds}: give one")
-    return kept
+    return attack_bounds
 
 
 def perturb(

@@ -1,6 +1,8 @@
 """AutoAttack: exact on linear models, survivors only, chunks and company without influence."""
 
+import dataclasses
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -161,7 +163,7 @@ def test_results_are_feasible_and_what_is_fooled_rests(name, problem):
     logits_fn = functools.partial(network, params)
     standard = suite.VERSIONS["standard"]
     stages = ("apgd_t", "square") if name == "linf" else standard
-    plan = suite.Plan.of(name, stages, **QUICK)
+    plan = suite.Plan(stages, **QUICK)
     last = suite.clean(logits_fn, x, labels, plan)
     np.testing.assert_array_equal(last.adversarial, x)
     assert last.success.tolist() == [row == 4 for row in range(21)]
@@ -234,7 +236,7 @@ def test_stages_say_which_of_them_fooled(version, norm, problem):
     np.testing.assert_array_equal(result.stage == len(stages), ~result.success)
     assert result.stage[result.success & (jnp.arange(21) != 4)].min() >= 0
     # What the first stage fools alone is what it is said to have fooled.
-    plan = suite.Plan.of(norm, stages[:1], num_restarts=2, **QUICK)
+    plan = suite.Plan(stages[:1], num_restarts=2, **QUICK)
     clean = suite.clean(logits_fn, x, labels, plan)
     key = jax.random.fold_in(KEY, 0)
     first = jax.jit(functools.partial(suite.stage, 0, logits_fn, threat=threat, plan=plan))
@@ -341,3 +343,36 @@ def test_steps_refuse_what_attacks_refuse(steps, problem):
         attacks.auto_attack_steps(logits_fn, KEY, 255 * x, labels, threat=attacks.linf(0.1))
     with pytest.raises(ValueError, match="version must be one of"):
         steps(version="best")
+
+
+@pytest.mark.quick
+def test_a_plan_has_the_defaults_of_the_attack():
+    parameters = inspect.signature(attacks.auto_attack).parameters
+    for field in dataclasses.fields(suite.Plan):
+        assert parameters[field.name].default == field.default
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_steps_keep_the_type_of_inputs(dtype, problem):
+    """As `auto_attack` does, FAB among the stages, and where they go on."""
+    params, x, labels = problem
+    options = QUICK | {"threat": attacks.linf(0.03), "version": ("apgd_ce", "fab_t")}
+    attack = functools.partial(
+        attacks.auto_attack_steps, functools.partial(network, params), KEY, **options
+    )
+    short = jnp.asarray(x, dtype)
+    progress = list(attack(short, labels))
+    for step in progress:
+        assert step.result.adversarial.dtype == dtype
+    whole = attacks.auto_attack(functools.partial(network, params), KEY, short, labels, **options)
+    np.testing.assert_array_equal(progress[-1].result.success, whole.success)
+    resumed = list(attack(short, labels, progress=progress[2]))
+    jax.tree.map(np.testing.assert_array_equal, resumed[-1].result, progress[-1].result)
+
+
+def test_steps_of_no_inputs_are_one_result_of_none(steps, problem):
+    params, x, labels = problem
+    logits_fn = functools.partial(network, params)
+    empty = np.asarray(x)[:0], np.asarray(labels)[:0]
+    (step,) = attacks.auto_attack_steps(logits_fn, KEY, *empty, threat=attacks.linf(0.03))
+    assert step.result.adversarial.shape == empty[0].shape and step.result.stage.shape == (0,)

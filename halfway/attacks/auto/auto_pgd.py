@@ -1,5 +1,6 @@
 """Auto-PGD, a walk that halves its step where it stops gaining (Croce and Hein, 2020)."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
@@ -119,7 +120,7 @@ def apgd(
       loss_fn: logits and labels to a loss per example.
       estimator: of the gradient; where it is not the exact one, the walk looks at the point itself
         for its loss and logits, at one more query a step.
-      num_steps: N, at least 1; static. It spends N + 1 queries a restart and radius.
+      num_steps: N, at least 1; static. Each restart spends N queries, and one for each radius.
       num_restarts: walks, of which each example's best is kept; at least 1, static.
       random_start: whether walks begin at a uniform draw from the ball.
       radii: the multiples of ε in which a walk goes on from its best point so far, moved into the
@@ -162,9 +163,7 @@ def apgd(
 
 
 def _scaled(threat: Threat, multiple: float) -> Threat:
-    if multiple == 1:
-        return threat
-    return threat.replace(epsilon=multiple * threat.epsilon)  # pyright: ignore[reportAttributeAccessIssue]
+    return dataclasses.replace(threat, epsilon=multiple * threat.epsilon)
 
 
 def _look(goal: base.Objective, estimator_of: EstimatorOf, x: Array) -> tuple[Look, Any, int]:

@@ -69,11 +69,20 @@ def auto_attack_steps(
       >>> [(step.stage, int(step.result.success.sum())) for step in steps]
       [(-1, 0), (0, 1), (1, 1), (2, 1), (3, 1)]
     """
-    num_inputs = len(x)
-    chunk_size = min(chunk_size, max(num_inputs, 1))
-    plan = Plan.of(threat.norm.name, chunk_size=chunk_size, **options)
+    plan = Plan(chunk_size=min(chunk_size, max(len(x), 1)), **options)
     door.check(logits_fn, x, labels, threat)
-    return _steps(logits_fn, key, np.asarray(x), np.asarray(labels), threat, plan, progress)
+    if len(x) == 0:
+        result = suite.auto_attack(logits_fn, key, x, labels, threat=threat)
+        return iter([Progress(jax.tree.map(np.asarray, result), -1, 0, np.zeros(0, int))])
+    inputs, targets = np.asarray(x), np.asarray(labels)
+    dtype = inputs.dtype
+    if dtype.itemsize >= 4:
+        return _steps(logits_fn, key, inputs, targets, threat, plan, progress)
+    model, inputs = door.rounded(logits_fn, dtype), inputs.astype(np.float32)
+    if progress is not None:
+        progress = _cast(progress, np.float32)
+    steps = _steps(model, key, inputs, targets, threat, plan, progress)
+    return (_cast(step, dtype) for step in steps)
 
 
 def _steps(
@@ -124,6 +133,12 @@ def _steps(
                 for whole, part in zip(result, new, strict=True):
                     whole[rows] = np.asarray(part)[: len(rows)]
                 yield Progress(jax.tree.map(np.array, result), index, rank, left)
+
+
+def _cast(progress: Progress, dtype: Any) -> Progress:
+    """Returns progress with points of another type."""
+    adversarial = np.asarray(progress.result.adversarial).astype(dtype)
+    return progress._replace(result=progress.result._replace(adversarial=adversarial))
 
 
 def _clean(logits_fn: LogitsFn, x: Array, labels: Array, *, plan: Plan) -> tuple[Any, Array]:

@@ -149,8 +149,7 @@ def auto_attack(
 
     Source: arXiv 2003.01690; for l1, arXiv 2103.01208.
     """
-    plan = Plan.of(
-        threat.norm.name,
+    plan = Plan(
         version,
         num_steps=num_steps,
         num_restarts=num_restarts,
@@ -169,74 +168,57 @@ def auto_attack(
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What `auto_attack` does, made of its arguments by `of`; static.
+    """What `auto_attack` was asked to do, checked; static.
 
     Attributes:
-      stages: names, of `STAGES`.
-      num_restarts: of untargeted Auto-PGD with cross-entropy, and of the other untargeted stages.
-      num_steps, num_targets, num_queries, draw_fn, num_draws, chunk_size: as of `auto_attack`.
+      version, num_steps, num_restarts, num_targets, num_queries, draw_fn, num_draws, chunk_size: as
+        of `auto_attack`.
+
+    Raises:
+      ValueError: for an unknown version or stage, counts below 1, and "rand" without `draw_fn`.
     """
 
-    stages: tuple[str, ...]
-    num_restarts: tuple[int, int]
-    num_steps: int
-    num_targets: int
-    num_queries: int
-    draw_fn: DrawFn | None
-    num_draws: int
-    chunk_size: int
+    version: str | tuple[str, ...] = "standard"
+    num_steps: int = 100
+    num_restarts: int | None = None
+    num_targets: int = 9
+    num_queries: int = 5000
+    draw_fn: DrawFn | None = None
+    num_draws: int = 20
+    chunk_size: int = 64
 
-    @classmethod
-    def of(
-        cls,
-        norm: str,
-        version: str | tuple[str, ...] = "standard",
-        *,
-        num_steps: int = 100,
-        num_restarts: int | None = None,
-        num_targets: int = 9,
-        num_queries: int = 5000,
-        draw_fn: DrawFn | None = None,
-        num_draws: int = 20,
-        chunk_size: int = 64,
-    ) -> "Plan":
-        """Returns the plan of these arguments of `auto_attack`, checked.
-
-        Args:
-          norm: of the threat model.
-          version, num_steps, num_restarts, num_targets, num_queries, draw_fn, num_draws,
-            chunk_size: as of `auto_attack`.
-
-        Raises:
-          ValueError: for an unknown version or stage, counts below 1, and "rand" without `draw_fn`.
-        """
-        if isinstance(version, str) and version not in VERSIONS:
+    def __post_init__(self) -> None:
+        """Checks all fields."""
+        if isinstance(self.version, str) and self.version not in VERSIONS:
             raise ValueError(
-                f"version must be one of {', '.join(VERSIONS)}, or stages, got {version!r}"
+                f"version must be one of {', '.join(VERSIONS)}, or stages, got {self.version!r}"
             )
-        stages = VERSIONS[version] if isinstance(version, str) else tuple(version)
-        for name in stages:
+        for name in self.stages:
             if name not in STAGES:
                 raise ValueError(f"stages must be of {', '.join(STAGES)}, got {name!r}")
-        if version == "rand" and draw_fn is None:
+        if self.version == "rand" and self.draw_fn is None:
             raise ValueError(
                 'version "rand" needs draw_fn, a function of a key and inputs to logits'
             )
-        counts = {
-            "num_steps": num_steps,
-            "num_restarts": 1 if num_restarts is None else num_restarts,
-            "num_targets": num_targets,
-            "num_queries": num_queries,
-            "num_draws": num_draws,
-            "chunk_size": chunk_size,
-        }
-        for name, count in counts.items():
-            base.check_count(name, count)
-        usual = (RESTARTS, RESTARTS) if version == "plus" else (RESTARTS if norm == "l1" else 1, 1)
-        restarts = usual if num_restarts is None else (num_restarts, num_restarts)
-        return cls(
-            stages, restarts, num_steps, num_targets, num_queries, draw_fn, num_draws, chunk_size
-        )
+        counts = ("num_steps", "num_targets", "num_queries", "num_draws", "chunk_size")
+        for name in counts if self.num_restarts is None else ("num_restarts", *counts):
+            base.check_count(name, getattr(self, name))
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the stages, of `STAGES`."""
+        return VERSIONS[self.version] if isinstance(self.version, str) else self.version
+
+    def restarts(self, name: str, norm: str) -> int:
+        """Returns the number of restarts of an untargeted stage.
+
+        Args:
+          name: of the stage.
+          norm: of the threat model.
+        """
+        if self.num_restarts is not None:
+            return self.num_restarts
+        return RESTARTS if self.version == "plus" or (name, norm) == ("apgd_ce", "l1") else 1
 
 
 def clean(logits_fn: LogitsFn, x: Array, labels: Array, plan: Plan) -> StagedResult:
@@ -314,13 +296,13 @@ def single_of(name: str, logits_fn: LogitsFn, x: Array, threat: Threat, plan: Pl
 
     def apgd_ce(key: Key, x: Array, label: Array, threat: Threat, target: Array):
         del target
-        won = walk(key, x, label, threat=threat, num_restarts=plan.num_restarts[0])
+        won = walk(key, x, label, threat=threat, num_restarts=plan.restarts(name, norm))
         return won.adversarial, won.queries
 
     def apgd_dlr(key: Key, x: Array, label: Array, threat: Threat, target: Array):
         del target
         loss_fn = losses.margin if num_classes < 3 else losses.dlr
-        restarts = plan.num_restarts[1]
+        restarts = plan.restarts(name, norm)
         won = walk(key, x, label, threat=threat, num_restarts=restarts, loss_fn=loss_fn)
         return won.adversarial, won.queries
 
@@ -350,7 +332,9 @@ def single_of(name: str, logits_fn: LogitsFn, x: Array, threat: Threat, plan: Pl
     def fab(key: Key, x: Array, label: Array, threat: Threat, target: Array):
         del target
         linearize = nearest.nearest_class(logits_fn, label, norm)
-        return boundary(linearize, num_classes + 1, key, x, label, threat, plan.num_restarts[1])
+        return boundary(
+            linearize, num_classes + 1, key, x, label, threat, plan.restarts(name, norm)
+        )
 
     def fab_t(key: Key, x: Array, label: Array, threat: Threat, target: Array):
         linearize = fast_boundary.class_ahead(logits_fn, label, target)
@@ -418,7 +402,7 @@ def improve(
     """
 
     def alone(key: Key, image: Array, label: Array, budget: Array, target: Array) -> AttackResult:
-        scaled = threat.replace(epsilon=budget)  # pyright: ignore[reportAttributeAccessIssue]
+        scaled = dataclasses.replace(threat, epsilon=budget)
         point, queries = single(key, image[None], label[None], scaled, target[None])
         return _alone(logits_fn, point, label[None], queries + 1)
 

@@ -78,7 +78,8 @@ def firm(
 
     def success(logits: Array) -> Array:
         aim = labels if targets is None else targets
-        lead, aimed = losses.margin(base.precise(logits), aim), base.precise(logits)[rows, aim]
+        precise = base.precise(logits)
+        lead, aimed = losses.margin(precise, aim), precise[rows, aim]
         ahead = lead if targets is None else -lead
         return goal.success(logits) & (ahead > firm_lead(aimed, aimed + lead, logits.dtype))
 

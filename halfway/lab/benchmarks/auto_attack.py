@@ -44,9 +44,7 @@ class Staged:
         self._key = jax.random.key(0)
         self._x, self._labels = split(problem.images), split(problem.labels)
         logits_fn, make = problem.logits_fn, getattr(attacks, norm)
-        plan = suite.Plan.of(
-            norm, version, num_steps=num_steps, num_queries=num_queries, chunk_size=CHUNK
-        )
+        plan = suite.Plan(version, num_steps=num_steps, num_queries=num_queries, chunk_size=CHUNK)
 
         def run(index: int, key, x, labels, result, epsilon):
             def part(member, epsilon):

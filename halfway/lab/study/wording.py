@@ -62,7 +62,7 @@ _QUESTIONS = {
 def format_estimate(estimate: float, low: float = math.nan, high: float = math.nan) -> str:
     """Returns an estimate and its 95 % interval, e.g. "0.990 [0.985, 0.995]".
 
-    Two significant digits of the standard error decide the decimals, five at most where a number
+    Two significant digits of the standard error decide the decimals, six at most where a number
     is no power of ten; it is taken from the interval as (high − low)/(2 × 1.96), or from its one
     finite side. Unbounded ends are written
     as ∞, an undefined estimate as "undefined", a missing interval is left out.
@@ -125,7 +125,7 @@ def _digits(estimate: float, low: float, high: float) -> tuple[int, int]:
     if largest and (lowest > 3 or (lowest < -6 and largest < 0.01)):
         power = math.floor(math.log10(largest))
         return max(0, power - lowest), power
-    return min(max(0, -lowest), 5), 0
+    return min(max(0, -lowest), 6), 0
 
 
 def _fixed(value: float, decimals: int, power: int = 0) -> str:

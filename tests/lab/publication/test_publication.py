@@ -267,3 +267,9 @@ def test_an_effect_is_clear_by_half_widths_of_its_interval():
     assert figures.clear_by(
         _verdict("supported", direction="less", estimate=-0.1, low=-0.2, high=0.0)
     ) == pytest.approx(1.0)
+
+
+@pytest.mark.quick
+def test_percentages_have_no_negative_zero():
+    assert tables.percent((-0.0046, -0.0115, 0.0024)) == "0 %"
+    assert tables.percent((-0.03, -0.05, -0.01)) == "−3 %"

@@ -353,6 +353,9 @@ def test_format_estimate_unbounded_and_undefined():
 def test_format_estimate_has_no_negative_zero_and_shortens_extremes():
     assert wording.format_estimate(-0.0001, -0.1, 0.1).startswith("0.000 [")
     assert wording.format_estimate(2e-9, 1e-9, 3e-9) == "2.00 [1.00, 3.00] × 10^−9"
+    # A number of ordinary size stays one, however narrow its interval is.
+    shown = wording.format_estimate(0.42702, 0.42702, 0.42703)
+    assert shown == "0.427020 [0.427020, 0.427030]"
     assert [piece.kind for piece in page.pieces("2 × 10^−9")] == ["plain", "power"]
 
 
