@@ -253,7 +253,7 @@ def test_add_a_hypothesis(tree, monkeypatch):
     rules = importlib.import_module("lab.studies.test_rules")
     planted = tree.tests("tests/lab/studies/plants/g9.py")
     monkeypatch.setitem(rules.PLANTS, "G9", planted)
-    monkeypatch.setattr(rules, "STUDIES", studies.available())
+    monkeypatch.setattr(rules, "STUDIES", rules.deciding())
     assert list(studies.available())[8] == "G9"
     rules.test_every_study_is_planted_and_has_its_words()
     (boundary,) = planted.BOUNDARIES

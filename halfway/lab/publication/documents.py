@@ -10,11 +10,13 @@ from halfway.lab.config.user import UserError
 from halfway.lab.publication import figures, literature, result, tables
 from halfway.lab.publication.result import Result
 from halfway.lab.report import drawing
+from halfway.lab.studies.d1 import figures as d1_figures
 from halfway.lab.studies.t3 import study as t3
+from halfway.lab.study import rules
 
 DOCUMENTS = ("README.md", "docs/results.md", "docs/law.md", "docs/literature.md")
 """Documents that have such blocks, relative to the repository."""
-_BLOCK = re.compile(r"(<!-- begin ([\w:-]+) -->\n).*?(\n<!-- end \2 -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- begin ([\w:-]+) -->\n)(?:.*?\n)?(<!-- end \2 -->)", re.DOTALL)
 _NUM_DECIDING = 1 + len(t3.COMPARED)
 
 
@@ -25,8 +27,9 @@ def blocks(results: Sequence[Result]) -> dict[str, Callable[[], str]]:
       results: all that are published, in order.
     """
     shipped = result.shipped(results)
+    unshuffled = [published for published in results if not published.shuffled]
     again = [
-        published for published in results if not published.shuffled and published not in shipped
+        published for published in unshuffled if published not in shipped and published.decides
     ]
     return {
         "runs": lambda: tables.runs(shipped),
@@ -46,6 +49,12 @@ def blocks(results: Sequence[Result]) -> dict[str, Callable[[], str]]:
         "questions": lambda: questions(shipped),
         "literature-disagreement": lambda: literature.disagreement(shipped),
         "literature-onsets": lambda: literature.onsets(shipped),
+        "literature-calibration": lambda: literature.calibration(shipped),
+        "literature-noise": lambda: literature.noise_scale(shipped),
+        "literature-order": lambda: literature.attack_order(unshuffled),
+        "literature-steps": lambda: literature.attack_steps(unshuffled),
+        "literature-joint": lambda: literature.joint(unshuffled),
+        "literature-targeted": lambda: literature.targeted(unshuffled),
     }
 
 
@@ -95,7 +104,7 @@ def filled(text: str, results: Sequence[Result]) -> str:
         name = match[2]
         if name not in known:
             raise UserError(f"no block {name!r} is made from results: there are {', '.join(known)}")
-        return f"{match[1]}{known[name]()}{match[3]}"
+        return f"{match[1]}{known[name]()}\n{match[3]}"
 
     return _BLOCK.sub(fill, text)
 
@@ -130,5 +139,8 @@ def _draw(folder: Path, results: Sequence[Result]) -> None:
         "results_clearness": figures.clearness(results),
         "results_law": figures.law(results, _NUM_DECIDING, t3.LARGEST_ERROR),
     }
+    if points := literature.calibration_points(results):
+        axes = d1_figures.against_bound(points)
+        drawn[literature.CALIBRATION_FIGURE] = rules.figure_of(axes)
     for name, figure in drawn.items():
         storage.write_whole(folder / f"{name}.png", drawing.png(figure, dpi=130))

@@ -41,7 +41,7 @@ def verdict_map(results: Sequence[Result]) -> Figure:
     Args:
       results: shipped ones.
     """
-    listed = studies.listed()
+    listed = [study for study in studies.listed() if study.kind != "description"]
     figure = new_figure(3.9 + 1.25 * len(results), 0.6 + 0.25 * len(listed))
     ax = figure.subplots()
     for row, study in enumerate(listed):

@@ -1,12 +1,17 @@
 """Published numbers beside ours: tables of the literature page."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from halfway.lab.publication.result import Result
 from halfway.lab.publication.tables import markdown, name_of
+from halfway.lab.studies.d1 import study as d1
+from halfway.lab.studies.d2 import study as d2
+from halfway.lab.studies.d3 import study as d3
 from halfway.lab.study.verdict import Headline, Verdict
 from halfway.lab.study.wording import format_estimate
+
+NOT_MEASURED = "*Not measured yet.*"
 
 DISAGREEMENT = {
     "all different": "1.036",
@@ -83,3 +88,160 @@ def onsets(results: Sequence[Result]) -> str:
             for name, label in ONSETS.items():
                 cells[name].append(_shown(verdict, label.format(architecture)))
     return markdown(["", *columns], [[name, *row] for name, row in cells.items()])
+
+
+def calibration_points(results: Sequence[Result]) -> dict[str, dict[str, d1.Point]]:
+    """Returns disagreement minus error and its bound, by data set and condition of the grid.
+
+    Args:
+      results: shipped ones.
+    """
+    measured = {name_of(result): result.verdict("D1") for result in results}
+    return {
+        name: d1.points(verdict.headlines)
+        for name, verdict in measured.items()
+        if verdict is not None
+    }
+
+
+def calibration(results: Sequence[Result]) -> str:
+    """Returns how far disagreement and error differ, and how much of the bound that is.
+
+    Args:
+      results: shipped ones.
+    """
+    rows = []
+    for name, by_condition in calibration_points(results).items():
+        farthest = max(by_condition, key=lambda condition: abs(by_condition[condition][0]))
+        estimate, low, high, bound = by_condition[farthest]
+        above = sum(abs(values[0]) > values[3] for values in by_condition.values())
+        shares = sorted(abs(values[0]) / values[3] for values in by_condition.values() if values[3])
+        rows.append(
+            [
+                name,
+                f"{len(by_condition)}",
+                f"{above}",
+                f"{100 * shares[len(shares) // 2]:.0f} %",
+                f"{farthest}: {format_estimate(estimate, low, high)}, bound {bound:.3f}",
+            ]
+        )
+    columns = [
+        "data set",
+        "conditions",
+        "of these above the bound",
+        "median share of the bound",
+        "largest difference",
+    ]
+    if not rows:
+        return NOT_MEASURED
+    alt = "Disagreement minus error of each condition against its calibration error."
+    return f"{markdown(columns, rows)}\n\n![{alt}](figures/{CALIBRATION_FIGURE}.png)"
+
+
+CALIBRATION_FIGURE = "literature_calibration"
+
+
+NOISE_SCALE = "about 900"
+"""Of MNIST: McCandlish et al., arXiv 1812.06162, the mean over training."""
+
+
+def noise_scale(results: Sequence[Result]) -> str:
+    """Returns n_half at the first, a middle and the last step, and its mean over training.
+
+    Args:
+      results: shipped ones.
+    """
+    rows = []
+    for result in results:
+        verdict = result.verdict("D2")
+        for (architecture, half), curve in d2.curves(verdict.headlines).items() if verdict else ():
+            steps = sorted(curve)
+            places = (steps[0], steps[1], steps[len(steps) // 2], steps[-1])
+            shown = [f"{format_estimate(*curve[step])} ({step})" for step in places]
+            mean = f"{d2.mean_over_training(curve):,.0f}"
+            published = NOISE_SCALE if result.dataset == "mnist" else "–"
+            rows.append(
+                [f"{name_of(result)}, {architecture.upper()}, {half}", *shown, mean, published]
+            )
+    columns = ["n_half (after steps)", "start", "next", "middle", "end", "mean", "published mean"]
+    return markdown(columns, rows) if rows else NOT_MEASURED
+
+
+ORDER: Mapping[str, str] = {
+    "I-FGSM": "36",
+    "FGSM": "55",
+    "MI-FGSM": "58",
+    "TIM": "58",
+    "NI-FGSM": "67",
+    "SIM": "70 to 71",
+    "VMI-FGSM": "70 to 71",
+    "DIM": "70 to 71",
+}
+"""Success in %, ResNet-50 to CNNs at 16/255: survey, arXiv 2602.23117."""
+JOINT = {"ensemble": "32.2", "ensemble, SVRE": "31.5"}
+"""Success in % on vision transformers, same survey."""
+TARGETED = {
+    "MI-FGSM": "–",
+    "MI-FGSM, targeted": "0 to 4",
+    "ensemble": "–",
+    "ensemble, targeted": "11 to 46",
+}
+"""Success in %, ImageNet networks: Liu et al., arXiv 1611.02770."""
+
+
+def attack_order(results: Sequence[Result]) -> str:
+    """Returns how far published attacks transfer, published and ours.
+
+    Args:
+      results: all that are published.
+    """
+    return _ways(results, ORDER)
+
+
+def attack_steps(results: Sequence[Result]) -> str:
+    """Returns the differences along the published order, and of SVRE from the plain ensemble.
+
+    Args:
+      results: all that are published.
+    """
+    names = [f"{stronger} minus {weaker}" for weaker, stronger in d3.STEPS]
+    return _ways(results, dict.fromkeys(names), 100)
+
+
+def targeted(results: Sequence[Result]) -> str:
+    """Returns success towards a class and away from one, of one surrogate and of several.
+
+    Args:
+      results: all that are published.
+    """
+    return _ways(results, TARGETED)
+
+
+def joint(results: Sequence[Result]) -> str:
+    """Returns success of an ensemble with and without reduced variance.
+
+    Args:
+      results: all that are published.
+    """
+    return _ways(results, JOINT)
+
+
+def _ways(results: Sequence[Result], published: Mapping[str, str | None], scale: int = 100) -> str:
+    """Returns a row a way to attack, a column a data set and architecture of the targets, in %."""
+    columns: dict[str, Mapping[str, d3.Interval]] = {}
+    for result in results:
+        verdict = result.verdict("D3")
+        if verdict is not None:
+            surrogate = d3.architectures(verdict.headlines)[0]
+            for architecture, values in d3.rates(verdict.headlines, list(published)).items():
+                where = f"{surrogate.upper()} to {architecture.upper()}"
+                columns[f"{name_of(result)}, {where}"] = values
+    if not columns:
+        return NOT_MEASURED
+    told = any(published.values())
+    rows = [
+        [name, *([number] if told else [])]
+        + [format_estimate(*(scale * end for end in values[name])) for values in columns.values()]
+        for name, number in published.items()
+    ]
+    return markdown(["%", *(["published"] if told else []), *columns], rows)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from halfway import stats, storage
+from halfway.lab import studies
 from halfway.lab.config import config_file
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.config.user import UserError
 from halfway.lab.measurements import learning
 from halfway.lab.measurements.learning import LEARNING
@@ -68,6 +70,11 @@ class Result:
     meeting: dict[str, dict[str, Triple]]
     tables: dict[str, dict[str, Any]]
 
+    @property
+    def decides(self) -> bool:
+        """Whether anything was decided, and not described alone."""
+        return any(verdict.kind != "description" for verdict in self.verdicts)
+
     def verdict(self, study_id: str) -> Verdict | None:
         """Returns the verdict of a study; None where it was not run.
 
@@ -89,7 +96,7 @@ def of_run(run: Run, *, exploratory: bool = False) -> Result:
         confirmatory nor a replication and `exploratory` is not set.
     """
     decided = pipeline.decide(run)
-    others = [verdict.id for verdict in decided.verdicts if not verdict.is_locked]
+    others = [verdict.id for verdict in decided.verdicts if verdict.is_locked is False]
     name = evidence.nearest(run.config)
     if others or not registration.is_config_locked(name):
         what = f"the rule of {', '.join(others)}" if others else f"the config {name}"
@@ -144,10 +151,16 @@ def _name(run: Run) -> str:
     """Returns the name of a result: two runs that differ in what decides never share it."""
     shipped = config_file.load(evidence.nearest(run.config)).config
     parts = [run.config.dataset.replace("/", "-").replace(":", "-")]
+    parts += [] if _decides(shipped) else [evidence.nearest(run.config)]
     parts += ["shuffled"] if run.config.shuffled_labels else []
     parts += [f"seed{run.config.seed}"] if run.config.seed != shipped.seed else []
     parts += [f"pairs{run.config.num_pairs}"] if run.config.num_pairs != shipped.num_pairs else []
     return "-".join(parts)
+
+
+def _decides(config: RunConfig) -> bool:
+    """Returns whether a shipped config has a study that decides, and not descriptions alone."""
+    return any(study.kind != "description" for study in studies.choose(config.hypotheses))
 
 
 def _law(records: Records, verdicts: Sequence[Verdict]) -> t3.Points | None:

@@ -88,7 +88,7 @@ def verdicts(results: Sequence[Result], *, checks: bool = False) -> str:
         [study.id, f"{study.text.claim} *{study.text.decides}*"]
         + [cell(result.verdict(study.id)) for result in results]
         for study in studies.available().values()
-        if (study.kind != "hypothesis") == checks
+        if study.kind in (("control", "verification") if checks else ("hypothesis",))
     ]
     return markdown(["", "claim, and *what decides*", *map(column_of, results)], rows)
 
@@ -332,6 +332,7 @@ def replication(first: Result, again: Sequence[Result]) -> str:
         [study.id, study.text.short]
         + [cell(result.verdict(study.id)) for result in (first, *again)]
         for study in studies.available().values()
+        if study.kind != "description"
     ]
     return markdown(["", "claim", *map(column_of, (first, *again))], rows)
 
@@ -354,7 +355,7 @@ def null(results: Sequence[Result]) -> str:
     ]
     rows = []
     for study in studies.available().values():
-        if study.kind == "verification":
+        if study.kind in ("verification", "description"):
             continue
         row = [study.id, study.text.short]
         for rows_by_id in claims:

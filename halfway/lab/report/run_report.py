@@ -223,7 +223,8 @@ def _card(
     return {
         "verdict": verdict,
         "paragraphs": [part for part in explained.split("\n\n") if part.strip()],
-        "numbers": [number for number in numbers if number not in explained],
+        # Those of a description stand in the table of its figure.
+        "numbers": [number for number in numbers if verdict.parts and number not in explained],
         "figures": () if verdict.id == LAW else figures,
         "figure_above": verdict.id == LAW and bool(figures),
         "parts": _parts(verdict),
@@ -292,7 +293,11 @@ def forest_figure(verdicts: Sequence[Verdict], listed: Sequence[Listed]) -> Figu
       verdicts: what was decided.
       listed: all studies in the order of the map.
     """
-    rows = [_forest_row(verdict) for verdict in wording.in_order(verdicts, listed)]
+    rows = [
+        _forest_row(verdict)
+        for verdict in wording.in_order(verdicts, listed)
+        if verdict.kind != "description"
+    ]
     if not rows:
         return None
     caption = (

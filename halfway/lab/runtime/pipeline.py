@@ -261,10 +261,16 @@ def decide(run: Run) -> Decided:
         outcomes,
         family_size=studies.family_size(),
         evidence=evidence.kind(run.config),
-        by_study={study.id: evidence.kind(run.config, study) for study in chosen},
+        by_study={
+            study.id: evidence.kind(run.config, study)
+            for study in chosen
+            if study.kind != "description"
+        },
     )
     verdicts = [
-        dataclasses.replace(
+        verdict
+        if study.kind == "description"
+        else dataclasses.replace(
             verdict,
             rule=registration.described_rule(study),
             is_locked=registration.is_locked(study),

@@ -13,7 +13,7 @@ from halfway.lab.study.verdict import Listed
 
 @functools.cache
 def available() -> Mapping[str, Study]:
-    """Returns every study by id, in the order of the report: G, T and V, each by number."""
+    """Returns every study by id, in the order of the report: G, T, V and D, each by number."""
     listed = [
         importlib.import_module(f"{__name__}.{module.name}").STUDY
         for module in pkgutil.iter_modules(__path__)
@@ -21,8 +21,12 @@ def available() -> Mapping[str, Study]:
     return MappingProxyType({study.id: study for study in sorted(listed, key=_place)})
 
 
-def _place(study: Study) -> tuple[str, int]:
-    return study.id[0], int(study.id[1:])
+_LETTERS = "GTVD"
+"""Halves, models, verifications, descriptions."""
+
+
+def _place(study: Study) -> tuple[int, int]:
+    return _LETTERS.index(study.id[0]), int(study.id[1:])
 
 
 def listed() -> tuple[Listed, ...]:
@@ -45,7 +49,7 @@ def choose(names: Sequence[str]) -> list[Study]:
     """Returns the named studies, and those they stand on, in the order of the report.
 
     Args:
-      names: ids, or "all" for every study that exists.
+      names: ids, or "all" for every study that decides: descriptions are named.
 
     Raises:
       UserError: for an unknown name, or none.
@@ -60,6 +64,7 @@ def choose(names: Sequence[str]) -> list[Study]:
             raise UserError(
                 f"unknown hypothesis {name!r}: {near}there are {', '.join(known)}, or 'all'"
             )
-    chosen = list(known) if "all" in wanted else wanted
+    deciding = [name for name, study in known.items() if study.kind != "description"]
+    chosen = [name for name in wanted if name != "all"] + deciding * ("all" in wanted)
     below = {name for chosen_name in chosen for name in known[chosen_name].stands_on}
     return [study for name, study in known.items() if name in {*chosen, *below}]

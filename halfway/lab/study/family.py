@@ -1,5 +1,6 @@
 """How the tests of all studies together become verdicts."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from halfway import stats
@@ -34,7 +35,8 @@ def conclude(
     p-value a hypothesis, the largest over its tests; Holm over all, those not run entering as 1.
     Supported: adjusted p < .05. Refuted: the adjusted p of the reverse < .05. Otherwise, and where
     a gate is not met, a control that it stands on is not, or too many pairs are left out,
-    inconclusive with the reason. In a run of evidence "none" hypotheses have no verdict.
+    inconclusive with the reason. In a run of evidence "none" hypotheses have no verdict. A
+    description is "described", whatever it found.
 
     Args:
       outcomes: study and outcome of each that was run.
@@ -45,7 +47,7 @@ def conclude(
     checks = {
         study.id: _check(study, outcome)
         for study, outcome in outcomes
-        if study.kind != "hypothesis"
+        if study.kind in ("control", "verification")
     }
     family = [(study, outcome) for study, outcome in outcomes if study.kind == "hypothesis"]
     adjusted = stats.holm([outcome.p_value for _, outcome in family], family_size)
@@ -65,6 +67,9 @@ def conclude(
             word, reason = checks[study.id]
             verdicts.append(_verdict(study, outcome, word, reason, None, kinds(study)))
             continue
+        if study.kind == "description":
+            verdicts.append(_described(study, outcome, kinds(study)))
+            continue
         p_adjusted, p_reverse = p_values[study.id]
         word, reason = _decide(outcome, p_adjusted, p_reverse, family_size)
         if reason_to_doubt := doubt(study, words):
@@ -73,6 +78,28 @@ def conclude(
             word, reason = "not at this size", f"at least {MIN_PAIRS} pairs are needed"
         verdicts.append(_verdict(study, outcome, word, reason, p_adjusted, kinds(study)))
     return verdicts
+
+
+def _described(study: Study, outcome: Outcome, evidence: Evidence) -> Verdict:
+    """Returns what stands for the verdict of a description: its first number, and no test."""
+    first = outcome.headlines[0]
+    return Verdict(
+        id=study.id,
+        claim=study.claim,
+        verdict="described",
+        reason="a description decides nothing",
+        effect=first.estimate,
+        interval=(first.low, first.high),
+        p_value=math.nan,
+        p_adjusted=None,
+        control="; ".join(study.text.controls),
+        num_pairs=outcome.num_pairs,
+        evidence=evidence,
+        parts=(),
+        headlines=outcome.headlines,
+        warnings=outcome.warnings,
+        kind=study.kind,
+    )
 
 
 def _check(study: Study, outcome: Outcome) -> tuple[Word, str]:

@@ -51,7 +51,7 @@ def claimed(
     """
     rows = []
     for verdict in verdicts:
-        if verdict.kind == "verification":
+        if verdict.kind in ("verification", "description"):
             continue
         level = LEVEL / family_size if verdict.kind == "hypothesis" else LEVEL
         p_value = verdict.p_value

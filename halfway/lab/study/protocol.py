@@ -51,7 +51,7 @@ def _no_words(verdict: Verdict) -> Mapping[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A hypothesis, a control or a verification. It reads records alone, never a model.
+    """A hypothesis, a control, a verification or a description. It reads records, never a model.
 
     Attributes:
       id: such as "G1".
@@ -62,7 +62,7 @@ class Study:
       words: the verdict to what the text's sentences are filled with, beside what all have.
       kind: a hypothesis can come out either way and is a member of the family; a control must hold
         for the instrument to be trusted; a verification is of an identity or a law with known
-        assumptions.
+        assumptions; a description decides nothing: it has headlines and no part of a rule.
       stands_on: ids of controls and verifications without which a verdict is inconclusive.
     """
 

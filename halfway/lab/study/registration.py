@@ -143,6 +143,7 @@ def updated(studies: Iterable[Study], fitted_now: Mapping[str, Any], today: str)
     rules = {
         study.id: _renewed(before.get("rules", {}).get(study.id), rule_digest(study), today)
         for study in studies
+        if study.kind != "description"  # it has no rule
     }
     for entry in rules.values():
         entry.setdefault("seen", list(LOOKED_AT))

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-Kind = Literal["hypothesis", "control", "verification"]
+Kind = Literal["hypothesis", "control", "verification", "description"]
 Word = Literal[
     "supported",
     "refuted",
@@ -16,11 +16,13 @@ Word = Literal[
     "not met",
     "verified",
     "off",
+    "described",
 ]
 WORDS: dict[Kind, tuple[Word, ...]] = {
     "hypothesis": ("supported", "refuted", "inconclusive"),
     "control": ("met", "not met"),
     "verification": ("verified", "off"),
+    "description": ("described",),
 }
 """What a study of each kind can come to. A hypothesis of too few pairs is "not at this size"."""
 HELD: tuple[Word, ...] = ("met", "verified")
@@ -107,16 +109,18 @@ class Outcome:
     """What `decide` returns, before the family of hypotheses is looked at together.
 
     Attributes:
-      parts: every test and gate.
+      parts: every test and gate; a description has none.
       first: names of the rule's first part for each architecture; the worse one is the effect.
       headlines: numbers for the answer and the card, e.g. M_θ of each architecture.
       warnings: what a reader should distrust, a sentence each.
+      num_pairs: of a description: valid pairs used. Elsewhere parts say it.
     """
 
     parts: tuple[PartResult, ...]
     first: tuple[str, ...]
     headlines: tuple[Headline, ...] = ()
     warnings: tuple[str, ...] = ()
+    num_pairs: int = 0
 
     @property
     def effect(self) -> PartResult:
@@ -151,7 +155,8 @@ class Verdict:
 
     Attributes:
       kind: of the study.
-      effect: estimate of the rule's first part, worse architecture; always finite.
+      effect: estimate of the rule's first part, worse architecture; always finite. Of a description
+        its first headline.
       interval: its 95 % interval; -inf and inf where unbounded.
       p_value: raw; p_adjusted: Holm over the family of hypotheses, None for other kinds.
       num_pairs: smallest number of valid pairs over the conditions used.

@@ -20,6 +20,7 @@ MARKS = {
     "not met": "✗",
     "verified": "≡",
     "off": "≠",
+    "described": "–",
 }
 EVIDENCE = {
     "exploratory": "exploratory (rules or settings were chosen with this data set in sight)",
@@ -225,7 +226,7 @@ ROWS = {"G": "halves", "T": "models", "checks": "checks"}
 
 
 def tiles(verdicts: Sequence[Verdict], listed: Sequence[Listed]) -> list[Tile]:
-    """Returns the map: a tile for each study, in the order of the list.
+    """Returns the map: a tile for each study that decides, in the order of the list.
 
     Args:
       verdicts: in any order.
@@ -240,6 +241,7 @@ def tiles(verdicts: Sequence[Verdict], listed: Sequence[Listed]) -> list[Tile]:
             study.id[0] if study.kind == "hypothesis" else "checks",
         )
         for study in listed
+        if study.kind != "description"
     ]
 
 
@@ -333,6 +335,8 @@ def terminal_map(verdicts: Sequence[Verdict], listed: Sequence[Listed]) -> str:
     rows = [("id", "verdict", "what was measured", "effect [95 % interval]", "p", "pairs")]
     for verdict in in_order(verdicts, listed):
         p_value = verdict.p_value if verdict.p_adjusted is None else verdict.p_adjusted
+        if verdict.kind == "description":
+            p_value = None
         rows.append(
             (
                 verdict.id,
@@ -351,6 +355,8 @@ def terminal_map(verdicts: Sequence[Verdict], listed: Sequence[Listed]) -> str:
 
 def quantity(verdict: Verdict) -> str:
     """Returns what the effect of a verdict is: whose, such as an architecture's, and what."""
+    if verdict.kind == "description":
+        return verdict.headlines[0].label
     part = effect_part(verdict)
     return "effect" if part is None else f"{part.name}: {part.statistic}"
 

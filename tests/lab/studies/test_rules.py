@@ -20,7 +20,14 @@ from halfway.lab.study import family, registration, wording
 from halfway.lab.study.records import NUMBERS, Records, Request
 from halfway.lab.study.verdict import WORDS
 
-STUDIES = studies.available()
+
+def deciding():
+    """All studies that have a rule."""
+    known = studies.available().items()
+    return {name: study for name, study in known if study.kind != "description"}
+
+
+STUDIES = deciding()
 PLANTS = {
     info.name.upper(): importlib.import_module(f"lab.studies.plants.{info.name}")
     for info in pkgutil.iter_modules(folder.__path__)
