@@ -46,7 +46,7 @@ from halfway.stats.inference import (
     slope,
 )
 from halfway.stats.ranks import RankCorrelation, kendall, spearman
-from halfway.stats.shares import bounded
+from halfway.stats.shares import Share, bounded, share
 from halfway.stats.validity import Side, valid_pairs
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "Influence",
     "Linearized",
     "RankCorrelation",
+    "Share",
     "Side",
     "SignFlips",
     "SlopeSums",
@@ -85,6 +86,7 @@ __all__ = [
     "ratio_difference",
     "ratio_equivalence",
     "ratio_test",
+    "share",
     "sign_flip_test",
     "sign_holds",
     "slope",

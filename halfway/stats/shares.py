@@ -1,6 +1,10 @@
 """Intervals of shares and of their differences, within the range that they can have."""
 
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike
 
 
 class _Interval(Protocol):
@@ -41,3 +45,45 @@ def bounded(estimate: IntervalT, low: float = 0.0, high: float = 1.0) -> Interva
     return estimate._replace(
         low=min(max(estimate.low, low), high), high=max(min(estimate.high, high), low)
     )
+
+
+class Share(NamedTuple):
+    """A share of independent trials, with the ends of its 95 % interval.
+
+    Attributes:
+      estimate: NaN without trials.
+      low: lower end.
+      high: upper end.
+      num_trials: how many there were.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    num_trials: int
+
+
+def share(successes: ArrayLike, valid: ArrayLike | None = None) -> Share:
+    """Returns the share of successes among independent trials, with its 95 % interval.
+
+    For the trials of *one* model; what several models share is clustered: see `crossed_ratio`.
+
+    Args:
+      successes: `[N]` bool.
+      valid: `[N]` bool, the trials that count; None: all.
+
+    Formula: Wilson's score interval, which has the ends that a share can have.
+    Source: Wilson (1927).
+
+    Examples:
+      >>> rate = stats.share([True] * 9 + [False])
+      >>> rate.estimate, round(rate.low, 3), round(rate.high, 3), rate.num_trials
+      (0.9, 0.596, 0.982, 10)
+    """
+    won = np.asarray(successes, bool)
+    mask = np.ones(won.shape, bool) if valid is None else np.asarray(valid, bool)
+    number, total = int((won & mask).sum()), int(mask.sum())
+    if not total:
+        return Share(float("nan"), 0.0, 1.0, 0)
+    interval = scipy.stats.binomtest(number, total).proportion_ci(method="wilson")
+    return Share(number / total, float(interval.low), float(interval.high), total)

@@ -17,7 +17,7 @@ from support import commands
 from support.launcher import FOLDERS
 
 from halfway.lab import studies
-from halfway.lab.commands import launch
+from halfway.lab.entry import launch
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -220,7 +220,7 @@ def test_add_an_attack(tree):
     pages.test_options_of_an_attack_are_those_of_the_table("adam_fgsm")
     assert len(pages.find_examples("halfway.attacks.adaptive")) == 1
     pages.test_examples_in_docstrings_run("halfway.attacks.adaptive")
-    user_models = importlib.import_module("halfway.lab.runtime.user_models")
+    user_models = importlib.import_module("halfway.lab.user_models.loading")
     assert "adam_fgsm" in user_models.attack_names()
 
 

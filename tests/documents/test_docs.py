@@ -22,7 +22,7 @@ from support import plants
 import halfway
 from halfway import attacks, data
 from halfway.lab.commands import __main__ as commands
-from halfway.lab.commands import launch
+from halfway.lab.entry import launch
 from halfway.lab.measurements.learning import LEARNING
 from halfway.lab.measurements.transfer import TRANSFER
 from halfway.lab.runtime.runs import Identity, Run

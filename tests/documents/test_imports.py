@@ -22,9 +22,10 @@ ORDER = (
     *("types", "trees", "keys", "stats"),
     *("sharding", "losses", "models", "data", "storage"),
     *("attacks", "landscapes", "meeting"),
-    *("populations", "transfer", "input_space", "plots"),
+    *("populations", "transfer", "robustness", "input_space", "plots"),
     *("lab.config", "lab.study", "lab.measurements", "lab.studies"),
-    *("lab.report", "lab.runtime", "lab.publication", "lab.benchmarks", "lab.commands"),
+    *("lab.report", "lab.runtime", "lab.publication", "lab.benchmarks"),
+    *("lab.user_models", "lab.entry", "lab.commands"),
 )
 """The rooms of the package; a room imports itself and rooms before it."""
 MOST_FILES = 15

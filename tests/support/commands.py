@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
-from halfway.lab.commands import launch
 from halfway.lab.config.user import LOG
+from halfway.lab.entry import launch
 from halfway.lab.runtime import datasets, processes
 
 PATIENCE = 3600.0

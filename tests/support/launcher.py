@@ -17,7 +17,7 @@ from halfway.lab.runtime import datasets
 CACHE = os.environ["HALFWAY_TEST_CACHE"]
 _CONTEXT = multiprocessing.get_context("forkserver")
 # Modules, not JAX's backend: that and all of our state begin in the child.
-_CONTEXT.set_forkserver_preload(["halfway.lab.commands.launch", "orbax.checkpoint"])
+_CONTEXT.set_forkserver_preload(["halfway.lab.entry.launch", "orbax.checkpoint"])
 SMALL = f"--config={Path(__file__).with_name('small_config.py')}"
 FOLDERS = (f"--compilation_cache={CACHE}/jax", f"--data_dir={CACHE}/data")
 

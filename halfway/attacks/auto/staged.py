@@ -96,11 +96,11 @@ def _steps(
 ) -> Iterator[Progress]:
     """Yields as `auto_attack_steps`, of what has been checked."""
     num_inputs, chunk_size = len(x), plan.chunk_size
-    look = jax.jit(functools.partial(_clean, logits_fn, plan=plan))
+    look = functools.partial(_clean, logits_fn=_hashable(logits_fn), plan=plan)
     parts = []
     for begin in range(0, num_inputs, chunk_size):
-        filled = _filled(np.arange(begin, min(begin + chunk_size, num_inputs)), chunk_size)
-        parts.append(look(x[filled], labels[filled]))
+        rows = filled(np.arange(begin, min(begin + chunk_size, num_inputs)), chunk_size)
+        parts.append(look(x[rows], labels[rows]))
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_inputs], *parts)
     untouched, order = joined
     if progress is None:
@@ -112,7 +112,9 @@ def _steps(
     for index in range(max(progress.stage, 0), len(plan.stages)):
         name = plan.stages[index]
         targeted = name.endswith("_t")
-        run = jax.jit(functools.partial(_attack, name, logits_fn, index=index, plan=plan))
+        run = functools.partial(
+            _attack, name=name, logits_fn=_hashable(logits_fn), index=index, plan=plan
+        )
         for rank in range(min(plan.num_targets, order.shape[1]) if targeted else 1):
             place = (index, rank)
             if place < (progress.stage, progress.rank):
@@ -125,10 +127,10 @@ def _steps(
             targets = order[:, rank] if targeted else labels
             while len(left):
                 rows, left = left[:chunk_size], left[chunk_size:]
-                filled = _filled(rows, chunk_size)
-                arrays: Any = [array[filled] for array in (keys, x, labels, budgets, targets)]
+                places = filled(rows, chunk_size)
+                arrays: Any = [array[places] for array in (keys, x, labels, budgets, targets)]
                 chunk = Chunk(*arrays)
-                old = jax.tree.map(lambda leaf, rows=filled: leaf[rows], result)
+                old = jax.tree.map(lambda leaf, rows=places: leaf[rows], result)
                 new = run(chunk, old, threat)
                 for whole, part in zip(result, new, strict=True):
                     whole[rows] = np.asarray(part)[: len(rows)]
@@ -141,18 +143,29 @@ def _cast(progress: Progress, dtype: Any) -> Progress:
     return progress._replace(result=progress.result._replace(adversarial=adversarial))
 
 
-def _clean(logits_fn: LogitsFn, x: Array, labels: Array, *, plan: Plan) -> tuple[Any, Array]:
+def _hashable(logits_fn: LogitsFn) -> LogitsFn:
+    """Returns a model that can be a static argument: programs are kept for the same one."""
+    try:
+        hash(logits_fn)
+    except TypeError:
+        return lambda x: logits_fn(x)
+    return logits_fn
+
+
+@functools.partial(jax.jit, static_argnames=("logits_fn", "plan"))
+def _clean(x: Array, labels: Array, *, logits_fn: LogitsFn, plan: Plan) -> tuple[Any, Array]:
     """Returns the result before any attack, and the order of the wrong classes."""
     return suite.clean(logits_fn, x, labels, plan), suite.ranked(logits_fn, x, labels, plan)
 
 
+@functools.partial(jax.jit, static_argnames=("name", "logits_fn", "index", "plan"))
 def _attack(
-    name: str,
-    logits_fn: LogitsFn,
     chunk: Chunk,
     old: StagedResult,
     threat: Threat,
     *,
+    name: str,
+    logits_fn: LogitsFn,
     index: int,
     plan: Plan,
 ) -> StagedResult:
@@ -161,6 +174,11 @@ def _attack(
     return suite.improve(single, logits_fn, chunk, old, index=index, threat=threat)
 
 
-def _filled(rows: np.ndarray, size: int) -> np.ndarray:
-    """Returns rows `[size]`: these, and the first of them as often as it takes."""
+def filled(rows: np.ndarray, size: int) -> np.ndarray:
+    """Returns rows `[size]`: these, and the first of them as often as it takes.
+
+    Args:
+      rows: at least one, at most `size`.
+      size: of the batch.
+    """
     return np.concatenate([rows, np.full(size - len(rows), rows[0])])

@@ -11,6 +11,7 @@ COMMANDS = {
     "publish": "a finished run as data, and documents made from all results",
     "sweep": "many settings of a config, one table",
     "compare": "two or more runs side by side",
+    "evaluate": "how robust a model of your own is, at several budgets",
     "transfer": "attack models of your own through each other",
     "landscape": "draw the landscapes of a run, or of your own model",
     "laws": "check the laws of the framework and draw them",

@@ -12,8 +12,8 @@ from absl import flags
 from halfway import storage
 from halfway.lab import benchmarks
 from halfway.lab.benchmarks.timing import Row
-from halfway.lab.commands import launch, shared
 from halfway.lab.config.user import UserError
+from halfway.lab.entry import launch, shared
 from halfway.lab.runtime import devices
 from halfway.lab.study import wording
 

@@ -9,9 +9,9 @@ from absl import flags
 
 from halfway import storage
 from halfway.lab import studies
-from halfway.lab.commands import launch, shared
 from halfway.lab.config import settings
 from halfway.lab.config.user import UserError
+from halfway.lab.entry import launch, shared
 from halfway.lab.report import comparison
 from halfway.lab.report.comparison import Summary
 from halfway.lab.runtime.runs import Run

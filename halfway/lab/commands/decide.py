@@ -7,8 +7,8 @@ from pathlib import Path
 
 from absl import flags
 
-from halfway.lab.commands import launch
 from halfway.lab.config.user import UserError
+from halfway.lab.entry import launch
 from halfway.lab.runtime import pipeline
 from halfway.lab.runtime.runs import Run
 

@@ -20,11 +20,11 @@ from absl import flags
 
 from halfway import sharding, storage
 from halfway.keys import named_key
-from halfway.lab.commands import launch, shared
 from halfway.lab.config import user
 from halfway.lab.config.config_file import ConfigFile
 from halfway.lab.config.settings import LandscapeSizes
 from halfway.lab.config.user import LOG, UserError
+from halfway.lab.entry import launch, shared
 from halfway.lab.measurements import weight_space
 from halfway.lab.report import landscape_page
 from halfway.lab.report.page import write

@@ -16,9 +16,9 @@ from absl import flags
 from halfway import sharding
 from halfway.data import Split
 from halfway.keys import named_key
-from halfway.lab.commands import launch, shared
 from halfway.lab.config.settings import RunConfig
 from halfway.lab.config.user import LOG
+from halfway.lab.entry import launch, shared
 from halfway.lab.measurements import laws
 from halfway.lab.report import laws_page
 from halfway.lab.report.page import write

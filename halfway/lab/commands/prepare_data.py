@@ -9,8 +9,8 @@ from absl import flags
 from tqdm import tqdm
 
 from halfway import data
-from halfway.lab.commands import launch, shared
 from halfway.lab.config.user import UserError
+from halfway.lab.entry import launch, shared
 from halfway.lab.runtime import datasets
 
 FLAGS = flags.FlagValues()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from absl import flags
 
-from halfway.lab.commands import launch
 from halfway.lab.config import config_file
 from halfway.lab.config.user import UserError
+from halfway.lab.entry import launch
 from halfway.lab.publication import documents, result
 from halfway.lab.runtime.runs import Run
 

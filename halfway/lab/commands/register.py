@@ -16,8 +16,8 @@ from absl import flags
 
 from halfway import storage
 from halfway.lab import studies
-from halfway.lab.commands import launch
 from halfway.lab.config.user import UserError
+from halfway.lab.entry import launch
 from halfway.lab.runtime import pipeline
 from halfway.lab.runtime.runs import Run
 from halfway.lab.studies.t3 import law

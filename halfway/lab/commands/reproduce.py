@@ -9,7 +9,7 @@ from absl import flags
 
 from halfway import sharding
 from halfway.lab import studies
-from halfway.lab.commands import launch, shared
+from halfway.lab.entry import launch, shared
 from halfway.lab.runtime import datasets, devices, environment, pipeline, processes, runs
 from halfway.lab.runtime.runs import Run
 

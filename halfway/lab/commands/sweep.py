@@ -19,9 +19,9 @@ from pathlib import Path
 from absl import flags
 
 from halfway import storage
-from halfway.lab.commands import launch, shared
 from halfway.lab.config import user
 from halfway.lab.config.user import UserError
+from halfway.lab.entry import launch, shared
 from halfway.lab.report import sweep_page
 from halfway.lab.report.page import write
 from halfway.lab.runtime import sweep_file, sweep_table

@@ -18,11 +18,12 @@ import tqdm
 from absl import flags
 
 from halfway import sharding, storage, transfer
-from halfway.lab.commands import launch, shared
 from halfway.lab.config.user import LOG, UserError
+from halfway.lab.entry import launch, shared
 from halfway.lab.report import transfer_page, transfer_summary
 from halfway.lab.report.page import write
-from halfway.lab.runtime import devices, pipeline, processes, user_models
+from halfway.lab.runtime import devices, pipeline, processes
+from halfway.lab.user_models import loading
 
 FLAGS = flags.FlagValues()
 SURROGATES = flags.DEFINE_string(
@@ -48,9 +49,7 @@ DATA = flags.DEFINE_string(
 )
 ATTACKS = flags.DEFINE_list("attacks", ["pgd"], "names from halfway.attacks", flag_values=FLAGS)
 EPSILON = shared.budgets(FLAGS, "epsilon", [0.1], "budgets, e.g. 8/255 or 0.05,0.1")
-NORM = flags.DEFINE_enum(
-    "norm", "linf", list(user_models.NORMS), "of the budget", flag_values=FLAGS
-)
+NORM = flags.DEFINE_enum("norm", "linf", list(loading.NORMS), "of the budget", flag_values=FLAGS)
 NUM_STEPS = flags.DEFINE_integer(
     "num_steps",
     None,
@@ -59,7 +58,7 @@ NUM_STEPS = flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 NUM_EXAMPLES = flags.DEFINE_integer(
-    "num_examples", 1000, "the first so many images are attacked", 1, flag_values=FLAGS
+    "num_examples", 1000, "so many images, drawn evenly from the classes", 1, flag_values=FLAGS
 )
 OUT_DIR = flags.DEFINE_string(
     "out_dir",
@@ -77,16 +76,16 @@ def main() -> None:
     started = time.monotonic()
     if not SURROGATES.value:
         raise UserError("--surrogates is needed: pkg.module:fn, a function that returns the models")
-    budgets, threat_fn = EPSILON.value, user_models.NORMS[NORM.value]
-    attack_fns = user_models.choose_attacks(ATTACKS.value, NUM_STEPS.value)
+    budgets, threat_fn = EPSILON.value, loading.NORMS[NORM.value]
+    attack_fns = loading.choose_attacks(ATTACKS.value, NUM_STEPS.value)
     devices.start(PLACE.value)
     folder = Path(OUT_DIR.value)
     processes.shared(lambda: _check_empty(folder))
-    examples = user_models.load_examples(DATA.value, DATA_DIR.value, NUM_EXAMPLES.value)
+    examples = loading.load_examples(DATA.value, DATA_DIR.value, NUM_EXAMPLES.value)
     surrogates, targets = _load_models()
-    user_models.check_models({"surrogates": surrogates, "targets": targets}, examples)
-    (_, first), *_ = user_models.members(surrogates)
-    user_models.check_attacks(attack_fns, threat_fn(budgets[0]), first, examples)
+    loading.check_models({"surrogates": surrogates, "targets": targets}, examples)
+    (_, first), *_ = loading.members(surrogates)
+    loading.check_attacks(attack_fns, threat_fn(budgets[0]), first, examples)
     LOG.info("%d images of %s", len(examples.labels), examples.source)
     layout = devices.lay_out(PLACE.value)
     with sharding.use(layout):
@@ -121,16 +120,16 @@ def main() -> None:
 
 def _load_models() -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns surrogates and targets, which are the same if only one function is named."""
-    surrogates = user_models.load_models("surrogates", str(SURROGATES.value))
+    surrogates = loading.load_models("surrogates", str(SURROGATES.value))
     if not TARGETS.value or TARGETS.value == SURROGATES.value:
         return surrogates, surrogates
-    return surrogates, user_models.load_models("targets", TARGETS.value)
+    return surrogates, loading.load_models("targets", TARGETS.value)
 
 
 def _write(
     folder: Path,
     grid: transfer.TransferGrid,
-    examples: user_models.Examples,
+    examples: loading.Examples,
     settings: dict[str, Any],
     lead: str,
 ) -> None:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 
 from halfway import stats, transfer
 from halfway.transfer import TransferGrid, TransferMatrix
@@ -129,8 +128,8 @@ def summarize(cell: TransferMatrix) -> Summary:
     triple: Triple = bootstrap[:3]
     if left_out.size == 1 and attacked[1].sum():
         # One pair of models is a binomial share, of which no example need be fooled.
-        test = scipy.stats.binomtest(int(attacked[0].sum()), int(attacked[1].sum()))
-        triple = (bootstrap.estimate, *test.proportion_ci(method="wilson"))
+        alone = stats.share(attacked[0] > 0, attacked[1] > 0)
+        triple = (bootstrap.estimate, alone.low, alone.high)
     beyond = stats.bounded(transfer.paired_bootstrap(attacked, noisy, _rng(), **options), -1.0)
     own_rise = np.asarray(transfer.own_increase(cell), float)[:, None] * kept
     rise = {

@@ -23,8 +23,9 @@ from halfway.lab.benchmarks import (
 )
 from halfway.lab.benchmarks import transfer as transfer_suite
 from halfway.lab.benchmarks.timing import Row
-from halfway.lab.commands import benchmark, launch
+from halfway.lab.commands import benchmark
 from halfway.lab.config.user import UserError
+from halfway.lab.entry import launch
 
 FIELDS = {
     "work",

@@ -13,8 +13,9 @@ from halfway.lab.benchmarks import mnist, peers
 from halfway.lab.benchmarks.optimality import measure, networks, ours, suite, theirs
 from halfway.lab.benchmarks.optimality.passes import NORM_ORDERS, Attack, Cost, Found
 from halfway.lab.benchmarks.optimality.suite import Standing
-from halfway.lab.commands import benchmark, launch
+from halfway.lab.commands import benchmark
 from halfway.lab.config.user import UserError
+from halfway.lab.entry import launch
 
 FIRST, SECOND = (1.0, 4.0, np.inf), (2.0, 2.0, 4.0)
 BEST = (1.0, 2.0, 4.0)

@@ -6,9 +6,10 @@ import pytest
 from support import tiny_run
 
 from halfway.lab import studies
-from halfway.lab.commands import compare, launch
+from halfway.lab.commands import compare
 from halfway.lab.config import settings
 from halfway.lab.config.user import UserError
+from halfway.lab.entry import launch
 from halfway.lab.report import comparison
 from halfway.lab.report.comparison import Summary
 

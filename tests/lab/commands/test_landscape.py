@@ -11,10 +11,11 @@ from support import commands
 from support.launcher import FOLDERS
 
 from halfway import landscapes, losses, models, populations, storage
-from halfway.lab.commands import landscape, launch
+from halfway.lab.commands import landscape
 from halfway.lab.config import user
 from halfway.lab.config.settings import LandscapeSizes
 from halfway.lab.config.user import UserError
+from halfway.lab.entry import launch
 from halfway.lab.measurements import weight_space
 from halfway.lab.report import landscape_page
 from halfway.lab.runtime import devices

@@ -13,9 +13,10 @@ from support import commands, launcher
 
 from halfway.lab import studies
 from halfway.lab.commands import __main__ as console
-from halfway.lab.commands import decide, launch, reproduce, shared, transfer
+from halfway.lab.commands import decide, reproduce, transfer
 from halfway.lab.config import config_file, settings
 from halfway.lab.config.user import UserError
+from halfway.lab.entry import launch, shared
 from halfway.lab.runtime import datasets, devices, environment, runs
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -7,8 +7,9 @@ import pytest
 from support import commands, idx_files
 
 from halfway.data import raw
-from halfway.lab.commands import launch, prepare_data
+from halfway.lab.commands import prepare_data
 from halfway.lab.config.user import UserError
+from halfway.lab.entry import launch
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ import pytest
 from support import commands, run_folder
 
 from halfway import attacks, plots, storage, transfer
-from halfway.lab.commands import launch
 from halfway.lab.commands import transfer as command
 from halfway.lab.config.user import UserError
+from halfway.lab.entry import launch
 from halfway.lab.report import page, transfer_page, transfer_summary
-from halfway.lab.runtime import user_models
 from halfway.lab.runtime.runs import Run
 from halfway.lab.study.conditions import condition
+from halfway.lab.user_models import loading
 
 CLASSES, SHAPE = 3, (4, 4, 1)
 MODULE = """
@@ -151,10 +151,10 @@ def test_the_table_is_what_the_outcomes_say(out):
 
 def test_models_are_those_of_the_user(out, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    groups = user_models.load_models("surrogates", "own_models:load_models")
+    groups = loading.load_models("surrogates", "own_models:load_models")
     images, labels = problem()
     arrays = storage.read_arrays(out / "outcomes.npz")
-    for place, (name, model) in enumerate(user_models.members(groups)):
+    for place, (name, model) in enumerate(loading.members(groups)):
         assert arrays["targets"][place] == name
         expected = transfer.evaluate(model, jnp.asarray(images), jnp.asarray(labels)).predicted
         np.testing.assert_array_equal(arrays["pgd_0.1/target_clean_predicted"][place], expected)
@@ -236,21 +236,21 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_models_that_are_no_classifiers(name):
     images, labels = problem()
-    examples = user_models.Examples(images, labels, "x")
+    examples = loading.Examples(images, labels, "x")
     model, message = BROKEN[name]
     good = {"good": weight}
     with pytest.raises(UserError, match=message) as caught:
-        user_models.check_models({"surrogates": good, "targets": {name: model}}, examples)
+        loading.check_models({"surrogates": good, "targets": {name: model}}, examples)
     assert f"--targets: model {name!r}" in str(caught.value)
-    user_models.check_models({"surrogates": good, "targets": good}, examples)
+    loading.check_models({"surrogates": good, "targets": good}, examples)
 
 
 def test_models_of_other_classes_than_the_others():
     images, labels = problem()
-    examples = user_models.Examples(images, labels, "x")
+    examples = loading.Examples(images, labels, "x")
     other = {"other": lambda x: weight(x, 5)}
     with pytest.raises(UserError, match="'other' has 5 classes, --surrogates: model 'good' has 3"):
-        user_models.check_models({"surrogates": {"good": weight}, "targets": other}, examples)
+        loading.check_models({"surrogates": {"good": weight}, "targets": other}, examples)
 
 
 @pytest.mark.quick
@@ -269,7 +269,7 @@ def test_functions_that_return_no_models(tmp_path, monkeypatch, value, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "no_models", raising=False)
     with pytest.raises(UserError, match=message):
-        user_models.load_models("targets", "no_models:load")
+        loading.load_models("targets", "no_models:load")
 
 
 @pytest.mark.quick
@@ -285,15 +285,15 @@ def test_functions_that_return_no_models(tmp_path, monkeypatch, value, message):
 def test_images_that_are_none(tmp_path, arrays, message):
     storage.write_arrays(tmp_path / "x.npz", arrays)
     with pytest.raises(UserError, match=message):
-        user_models.load_examples(str(tmp_path / "x.npz"), None, 10)
+        loading.load_examples(str(tmp_path / "x.npz"), None, 10)
 
 
 def test_bytes_and_data_sets_are_images_too(tmp_path, digits):
     whole = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
     storage.write_arrays(tmp_path / "x.npz", {"images": whole, "labels": np.arange(3)})
-    examples = user_models.load_examples(str(tmp_path / "x.npz"), None, 2)
+    examples = loading.load_examples(str(tmp_path / "x.npz"), None, 2)
     np.testing.assert_allclose(examples.images, whole[:2] / 255.0, rtol=1e-6)
-    mixture = user_models.load_examples("mixture", str(tmp_path), 5)
+    mixture = loading.load_examples("mixture", str(tmp_path), 5)
     assert mixture.images.shape == (5, 8, 8, 1) and mixture.source == "mixture, test split"
 
 
@@ -413,8 +413,8 @@ def test_models_of_a_run_are_those_of_its_halves(trained):
     population = trained.load_population(condition(trained.config, "linear"))
     images = jax.random.uniform(jax.random.key(0), (7, 8, 8, 1))
     for place, ending in enumerate(("", ":B")):
-        models = user_models.load_models("surrogates", f"run:{trained.path}{ending}")
-        members = user_models.members(models)
+        models = loading.load_models("surrogates", f"run:{trained.path}{ending}")
+        members = loading.members(models)
         assert [name for name, _ in members] == [
             f"linear/{index}" for index in range(trained.config.num_pairs)
         ]
@@ -426,11 +426,11 @@ def test_models_of_a_run_are_those_of_its_halves(trained):
 
 def test_a_folder_that_is_no_run_has_no_models(trained, tmp_path):
     with pytest.raises(UserError, match=r"--surrogates=run:.*holds no run"):
-        user_models.load_models("surrogates", f"run:{tmp_path}")
+        loading.load_models("surrogates", f"run:{tmp_path}")
     shutil.copytree(trained.path, tmp_path / "empty")
     shutil.rmtree(tmp_path / "empty" / "populations")
     with pytest.raises(UserError, match="holds no population at ρ = 0 of linear"):
-        user_models.load_models("targets", f"run:{tmp_path / 'empty'}:B")
+        loading.load_models("targets", f"run:{tmp_path / 'empty'}:B")
 
 
 @pytest.mark.quick
@@ -443,4 +443,4 @@ def test_every_attack_with_a_threat_on_one_model_can_be_named():
         and {"logits_fn", "threat"} <= set(inspect.signature(fn).parameters)
         and "attack" not in inspect.signature(fn).parameters
     }
-    assert set(user_models.attack_names()) == with_threat - {"universal", "auto_attack_steps"}
+    assert set(loading.attack_names()) == with_threat - {"universal", "auto_attack_steps"}

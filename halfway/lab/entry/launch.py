@@ -14,8 +14,8 @@ import jax
 from absl import flags
 from absl import logging as absl_logging
 
-from halfway.lab.commands import shared
 from halfway.lab.config.user import LOG, UserError
+from halfway.lab.entry import shared
 from halfway.lab.runtime import processes
 
 _WIDTH = 98

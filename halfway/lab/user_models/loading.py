@@ -32,7 +32,7 @@ NORMS: dict[str, Callable[..., Threat]] = {
 
 
 class Examples(NamedTuple):
-    """Labelled images to attack.
+    """Labelled images to attack, drawn evenly from all classes where not all are taken.
 
     Attributes:
       images: `[B, ...]` float32 in [0, 1].
@@ -80,6 +80,34 @@ def load_models(flag: str, name: str) -> dict[str, Model]:
     return dict(loaded)
 
 
+def load_model(flag: str, name: str) -> LogitsFn:
+    """Returns the one model that a user's function returns.
+
+    Args:
+      flag: the flag that names it.
+      name: the value of the flag, `pkg.module:fn`: a function without arguments that returns a
+        function from images to logits.
+
+    Raises:
+      UserError: if there is no such function, it fails, or it returns something else.
+    """
+    load = user.load_function(flag, name)
+    try:
+        model = load()
+    except Exception as error:  # somebody else's code
+        raise UserError(f"--{flag}={name} fails: {_reason(error)}") from error
+    if isinstance(model, Mapping):
+        raise UserError(
+            f"--{flag}={name} returns {len(model)} models: return one; halfway transfer takes many"
+        )
+    if not callable(model):
+        raise UserError(
+            f"--{flag}={name} must return a function from images to logits, got "
+            f"{type(model).__name__}"
+        )
+    return model
+
+
 _RUN = "run:"
 _PARTIES = ("A", "B")
 
@@ -107,13 +135,16 @@ def _models_of_run(flag: str, name: str) -> dict[str, Model]:
     return stacked
 
 
-def load_examples(name: str, data_dir: str | None, num_examples: int) -> Examples:
-    """Returns the first images of a data set's test split, or of an .npz file.
+def load_examples(
+    name: str, data_dir: str | None, num_examples: int | None, seed: int = 0
+) -> Examples:
+    """Returns images of a data set's test split, or of an .npz file.
 
     Args:
       name: the name of a data set of `halfway.data`, or a path that ends in .npz.
       data_dir: data folder.
-      num_examples: the largest number of images.
+      num_examples: the largest number of images, drawn by `draw_evenly`; None: all, as they lie.
+      seed: of the draw.
 
     Raises:
       UserError: if the images cannot be read, are not images in [0, 1] with labels, or fewer than
@@ -143,10 +174,39 @@ def load_examples(name: str, data_dir: str | None, num_examples: int) -> Example
             )
         if not (images.min(initial=0) >= 0 and images.max(initial=0) <= 1):
             raise UserError(f"--data={name}: images must lie in [0, 1], or be uint8")
-    if min(num_examples, len(labels)) < 2:
-        raise UserError(f"--data={name}: at least 2 examples are needed, got {len(labels)}")
-    first = slice(num_examples)
-    return Examples(images[first].astype(np.float32), labels[first].astype(np.int32), source)
+    labels = np.asarray(labels)
+    number = len(labels) if num_examples is None else min(num_examples, len(labels))
+    if number < 2:
+        raise UserError(f"--data={name}: at least 2 examples are needed, got {number}")
+    rows = draw_evenly(labels, number, seed)
+    return Examples(images[rows].astype(np.float32), labels[rows].astype(np.int32), source)
+
+
+def draw_evenly(labels: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """Returns rows `[number]` in ascending order: of each class as many as of any other.
+
+    Folders and archives are sorted by class, so that the first rows would be of one. Where a class
+    has too few, the others have more; a rest is drawn from all.
+
+    Args:
+      labels: `[N]` integers.
+      number: of rows, at most N.
+      seed: of the draw.
+
+    Examples:
+      >>> labels = np.array([0, 0, 0, 0, 1, 1, 2])
+      >>> labels[loading.draw_evenly(labels, 5, 0)].tolist()
+      [0, 0, 1, 1, 2]
+    """
+    if number == len(labels):
+        return np.arange(number)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    turns = np.zeros(len(labels), int)
+    for label in np.unique(labels):
+        rows = order[labels[order] == label]
+        turns[rows] = np.arange(len(rows))
+    # First the first of each class, then the second of each, and so on.
+    return np.sort(order[np.argsort(turns[order], kind="stable")][:number])
 
 
 def check_models(models: Mapping[str, Mapping[str, Model]], examples: Examples) -> None:

@@ -144,12 +144,72 @@ def place(values: flags.FlagValues) -> PlaceFlags:
         flags.DEFINE_integer(
             "process_id", None, "which one this is, from 0, with --coordinator", 0, **here
         ),
-        flags.DEFINE_string(
-            "compilation_cache",
-            None,
-            "folder of compiled programs, or 'off'; the user's cache folder by default",
-            **here,
-        ),
+        compilation_cache(values),
+    )
+
+
+def compilation_cache(values: flags.FlagValues) -> flags.FlagHolder:
+    """Declares --compilation_cache.
+
+    Args:
+      values: the flags of the command.
+    """
+    text = "folder of compiled programs, or 'off'; the user's cache folder by default"
+    return flags.DEFINE_string("compilation_cache", None, text, flag_values=values)
+
+
+NORMS = ("linf", "l2", "l1")
+"""Of budgets that a flag names."""
+
+
+class ThreatText(NamedTuple):
+    """A norm and a budget of it, as typed."""
+
+    norm: str
+    epsilon: float
+
+
+class _ThreatParser(flags.ArgumentParser):
+    """Reads "linf:4/255,8/255,l2:0.5" as norms with budgets."""
+
+    syntactic_help = f"norms of {', '.join(NORMS)} with budgets, e.g. linf:8/255,l2:0.5"
+
+    def parse(self, argument: Any) -> tuple[ThreatText, ...]:
+        """Returns norms and budgets in the order of the text; a norm holds until the next one.
+
+        Args:
+          argument: the text of the flag, or what it stands for.
+
+        Raises:
+          ValueError: for another norm, or what is no positive number.
+        """
+        if isinstance(argument, tuple):
+            return argument
+        threats, norm = [], ""
+        for word in argument.split(","):
+            name, colon, budget = word.strip().rpartition(":")
+            norm = name if colon else norm
+            try:
+                epsilon = settings.number(budget)
+            except ValueError:
+                epsilon = -1.0
+            if norm not in NORMS or not 0 < epsilon < float("inf"):
+                raise ValueError(f"must be {self.syntactic_help}")
+            threats.append(ThreatText(norm, epsilon))
+        return tuple(dict.fromkeys(threats))
+
+
+def threats(values: flags.FlagValues, name: str, default: str, text: str) -> Any:
+    """Declares a flag of norms with budgets, such as "linf:8/255,l2:0.5".
+
+    Args:
+      values: the flags of the command.
+      name: the name of the flag.
+      default: as it would be typed.
+      text: the help of the flag.
+    """
+    return flags.DEFINE(  # pyright: ignore
+        _ThreatParser(), name, default, text, flag_values=values
     )
 
 

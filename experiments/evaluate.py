@@ -1,0 +1,9 @@
+"""Evaluates how robust a model is: accuracy under attack at several budgets, with intervals.
+
+The command is `halfway.lab.commands.evaluate`; `--help` prints what it takes.
+"""
+
+from halfway.lab.commands.evaluate import run
+
+if __name__ == "__main__":
+    run()

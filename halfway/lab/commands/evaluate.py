@@ -1,0 +1,201 @@
+"""Evaluate how robust a model of yours is: any JAX classifier, at several budgets, with intervals.
+
+A function of yours without arguments returns the model: images [B, H, W, D] to logits [B, C].
+
+Example: halfway evaluate --model=mine:load --data=cifar10 --threat=linf:8/255,l2:0.5
+"""
+
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+
+from halfway import attacks, robustness, storage
+from halfway.attacks import Threat
+from halfway.lab.config.user import LOG, UserError, writing
+from halfway.lab.entry import launch, shared
+from halfway.lab.report import evaluation_page
+from halfway.lab.report.page import write
+from halfway.lab.runtime import devices, processes
+from halfway.lab.study.wording import format_duration
+from halfway.lab.user_models import evaluations, loading
+from halfway.robustness import Step
+from halfway.types import LogitsFn
+
+FLAGS = flags.FlagValues()
+MODEL = flags.DEFINE_string(
+    "model", None, "pkg.module:fn, which returns the model: images to logits", flag_values=FLAGS
+)
+DATA = flags.DEFINE_string(
+    "data",
+    None,
+    "a data set, whose test split is used, or FILE.npz with images [N, ...] in [0, 1] and labels",
+    flag_values=FLAGS,
+)
+THREAT = shared.threats(
+    FLAGS, "threat", "linf:8/255", "norms with budgets, e.g. linf:4/255,8/255,l2:0.5"
+)
+ATTACKS = flags.DEFINE_list(
+    "attacks", ["auto_attack"], "names from halfway.attacks", flag_values=FLAGS
+)
+VERSION = flags.DEFINE_enum(
+    "version", "standard", ["standard", "plus"], "of auto_attack", flag_values=FLAGS
+)
+NUM_EXAMPLES = flags.DEFINE_integer(
+    "num_examples",
+    None,
+    "so many images, drawn evenly from the classes; all by default",
+    2,
+    flag_values=FLAGS,
+)
+SEED = flags.DEFINE_integer("seed", 0, "of that draw and of the attacks", 0, flag_values=FLAGS)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 64, "images that are attacked at once", 1, flag_values=FLAGS
+)
+CURVES = flags.DEFINE_bool(
+    "curves", True, "look for the smallest change of each image too", flag_values=FLAGS
+)
+ADVERSARIAL = flags.DEFINE_bool(
+    "adversarial", False, "write the images that fool the model: adversarial.npz", flag_values=FLAGS
+)
+OUT_DIR = flags.DEFINE_string(
+    "out_dir", "runs/evaluate", "folder for the page and what was found", flag_values=FLAGS
+)
+DATA_DIR = shared.data_dir(FLAGS)
+CACHE = shared.compilation_cache(FLAGS)
+SAVE_EVERY = 30.0
+"""Seconds from one time that the state is stored to the next."""
+SAY_EVERY = 10.0
+"""Seconds from one line about the progress to the next."""
+
+
+def main() -> None:
+    """Writes one page about a model, and what attacks have found."""
+    if not MODEL.value:
+        raise UserError("--model is needed: pkg.module:fn, a function that returns the model")
+    if not DATA.value:
+        raise UserError("--data is needed: the name of a data set, or FILE.npz")
+    devices.start(devices.Place(None, None, False, None, None, None, CACHE.value))
+    fns = _attacks()
+    threats = tuple(loading.NORMS[threat.norm](threat.epsilon) for threat in THREAT.value)
+    examples = loading.load_examples(DATA.value, DATA_DIR.value, NUM_EXAMPLES.value, SEED.value)
+    model = loading.load_model("model", MODEL.value)
+    loading.check_models({"model": {"model": model}}, examples)
+    loading.check_attacks(fns, threats[0], model, examples)
+    step = _evaluated(model, examples, threats, fns)
+    page, tables = evaluation_page.page(
+        step.robustness,
+        examples.images,
+        predicted=_seen_as(model, step),
+        model=MODEL.value,
+        source=examples.source,
+        command=launch.command_line(),
+        settings=_settings() | {"JAX": jax.__version__, "devices": jax.devices()[0].device_kind},
+    )
+    folder = Path(OUT_DIR.value)
+    files = {"numbers.json": lambda path: storage.write_json(path, page.content["numbers"])}
+    if ADVERSARIAL.value:
+        arrays = evaluation_page.adversarial_arrays(step.robustness)
+        files["adversarial.npz"] = lambda path: storage.write_arrays(path, arrays)
+    path = write(folder, page, files, resumes=True)
+    for sentence in page.content["sentences"]:
+        print(sentence)
+    for table in tables:
+        print(f"\n{table}")
+    print(f"\n{path}")
+
+
+def _attacks() -> dict[str, functools.partial]:
+    """Returns the attacks by name, AutoAttack in the version that was asked for."""
+    known = loading.attack_names()
+    fns = {}
+    for name in dict.fromkeys(name.strip() for name in ATTACKS.value):
+        if name not in known:
+            raise UserError(f"--attacks must be among {', '.join(known)}, got {name!r}")
+        options = {"version": VERSION.value} if name == "auto_attack" else {}
+        fns[name] = functools.partial(getattr(attacks, name), **options)
+    if not fns:
+        raise UserError("--attacks needs at least one name, e.g. auto_attack")
+    return fns
+
+
+def _settings() -> dict[str, Any]:
+    """Returns what decides what is computed, by name."""
+    return {
+        "model": MODEL.value,
+        "data": DATA.value,
+        "threat": [f"{threat.norm}:{threat.epsilon:.12g}" for threat in THREAT.value],
+        "attacks": list(ATTACKS.value),
+        "version": VERSION.value,
+        "num_examples": NUM_EXAMPLES.value,
+        "seed": SEED.value,
+        "batch_size": BATCH_SIZE.value,
+        "curves": CURVES.value,
+    }
+
+
+def _evaluated(
+    model: LogitsFn,
+    examples: loading.Examples,
+    threats: tuple[Threat, ...],
+    fns: dict[str, functools.partial],
+) -> Step:
+    """Returns the last step, taken up where the folder has an earlier one."""
+    folder = Path(OUT_DIR.value)
+    facts = evaluations.identity(_settings(), examples)
+    logits = evaluations.logits_of(model, examples)
+    step = evaluations.load(folder, facts, logits, threats, examples.labels)
+    if step is not None and step.share == 1:
+        LOG.info("%s holds this evaluation: nothing is computed", folder)
+        return step
+    if step is not None:
+        LOG.info("resumed at %d %%: %s", 100 * step.share, step.words)
+    LOG.info("%d images of %s", len(examples.labels), examples.source)
+    started = said = saved = time.monotonic()
+    begun = 0.0 if step is None else step.share
+    try:
+        steps = robustness.evaluate_steps(
+            model,
+            examples.images,
+            examples.labels,
+            threats=threats,
+            attacks=fns,
+            key=jax.random.key(SEED.value),
+            curves=CURVES.value,
+            batch_size=BATCH_SIZE.value,
+            step=step,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    with processes.in_pieces(), writing(f"--out_dir={folder}", resumes=True):
+        for step in steps:
+            now = time.monotonic()
+            if now - said > SAY_EVERY and step.share > begun + 0.02:
+                left = (now - started) * (1 - step.share) / (step.share - begun)
+                line = "%d %%, %s left: %s"
+                LOG.info(line, 100 * step.share, format_duration(left), step.words)
+                said = now
+            ending = processes.is_ending()
+            if now - saved > SAVE_EVERY or step.share == 1 or ending:
+                evaluations.save(folder, step, facts, logits)
+                saved = time.monotonic()
+            if ending and step.share < 1:
+                raise processes.Terminated
+    assert step is not None
+    return step
+
+
+def _seen_as(model: LogitsFn, step: Step) -> Any:
+    """Returns the class that the model sees in each point that fools it, `[T, B]`."""
+    result = step.robustness
+    return [
+        robustness.predictions(model, points, BATCH_SIZE.value) for points in result.adversarial
+    ]
+
+
+def run() -> None:
+    """Runs the command with the arguments of the process."""
+    launch.run(main, FLAGS)

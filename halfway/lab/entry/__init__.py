@@ -1,0 +1,1 @@
+"""What every command begins and ends with: its flags, and a mistake as one line."""

@@ -1,0 +1,1 @@
+"""Models and images that a user brings: loaded, checked, evaluated."""
