@@ -30,6 +30,8 @@ NUM_DIAGNOSED = 64
 """Images on which the model and the attack are looked at for signs of masked gradients."""
 SLACK = 1e-4
 """Share of the budget by which a point may be farther away: rounding of 16 bits aside."""
+MOST_CLASSES = 20
+"""Of a model whose curves DeepFool helps to draw."""
 MARGIN = "margin"
 """The loss that attacks are run with a second time where cross-entropy saturates."""
 
@@ -193,7 +195,8 @@ def evaluate_steps(
     Args:
       logits_fn, images, labels, threats, attacks: as of `evaluate`.
       key: consumed; None: that of seed 0, so that the same call has the same result.
-      curves: whether `attacks.fmn` looks for the smallest change in each norm, 100 steps an image.
+      curves: whether the smallest change of each image is looked for in each norm, by
+        `attacks.fmn`, 100 steps, and in linf and l2 of few classes `attacks.deepfool`.
       batch_size: images that are attacked at once; larger on accelerators.
       step: where to go on from: what an earlier call with the same arguments has yielded.
 
@@ -460,8 +463,18 @@ def _attacked(key, x, labels, threat, *, logits_fn: LogitsFn, attack_fn: Callabl
 
 @functools.partial(jax.jit, static_argnames=("logits_fn", "norm"))
 def _nearest(key, x, labels, threat, *, logits_fn: LogitsFn, norm: str):
-    made = library.fmn(logits_fn, key, x, labels, norm=norm, bounds=threat.bounds)
-    return made.adversarial, made.loss
+    """Returns the nearer success of FMN and DeepFool: each is stuck now and then.
+
+    DeepFool is not in l1, and takes a gradient for each class, too many of hundreds.
+    """
+    many = jax.eval_shape(logits_fn, x).shape[1] > MOST_CLASSES
+    fns = [library.fmn] if norm == "l1" or many else [library.fmn, library.deepfool]
+    made = [fn(logits_fn, key, x, labels, norm=norm, bounds=threat.bounds) for fn in fns]
+    lengths = jnp.stack(
+        [jnp.where(m.success, library.distance(m.adversarial, x, norm), jnp.inf) for m in made]
+    )
+    shorter = (lengths[-1] < lengths[0]).reshape(-1, *[1] * (x.ndim - 1))
+    return jnp.where(shorter, made[-1].adversarial, made[0].adversarial), made[0].loss
 
 
 @functools.partial(jax.jit, static_argnames=("logits_fn", "norms"))

@@ -29,6 +29,7 @@ NUM_SHOWN = 8
 """Images that are drawn, at most."""
 FEW = 20
 """Fewer images that are right as they are say little."""
+AXES = {"linf": "l∞", "l2": "l2", "l1": "l1"}
 NORM_WORDS = {"linf": "in each pixel (l∞)", "l2": "in Euclidean length (l2)", "l1": "in sum (l1)"}
 
 
@@ -62,7 +63,7 @@ def sentences(result: Robustness) -> list[str]:
     """
     clean = result.clean_accuracy
     lines = [
-        f"The model is right about {percent(clean)} % of {clean.num_trials} images as they are."
+        f"The model classifies {percent(clean)} % of {clean.num_trials} images rightly as they are."
     ]
     for place, threat in enumerate(result.threats):
         share = result.robust_accuracy(place)
@@ -161,7 +162,7 @@ def curves(result: Robustness) -> MplFigure:
         )
         clean = 100 * result.clean_accuracy.estimate
         ax.plot(0, clean, MARKERS[0], color=VERMILLION, ms=6, mec=PAPER, label="as they are")
-        ax.set(xlim=(-0.03 * top, top), ylim=(-2, 102), xlabel=f"largest change, {norm}")
+        ax.set(xlim=(-0.03 * top, top), ylim=(-2, 102), xlabel=f"largest change, {AXES[norm]}")
         ax.set_ylabel("right, % of all images")
     figure.axes[-1].legend(frameon=False, fontsize=8.5, loc="upper right")
     return figure
@@ -301,6 +302,12 @@ def page(
         "doubts": warnings(result),
         "numbers": numbers(result),
         "command": command,
-        "settings": settings_table(settings),
+        "settings": settings_table(
+            {
+                name: ", ".join(map(str, value)) if isinstance(value, list) else value
+                for name, value in settings.items()
+                if value is not None
+            }
+        ),
     }
     return Page("evaluation", "halfway: evaluation", "How robust is it?", content, drawn), shown[:1]

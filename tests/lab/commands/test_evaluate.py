@@ -100,7 +100,7 @@ def test_it_says_and_writes_what_the_library_finds(folder, done):
     shares = [f"{100 * truth.robust_accuracy(place).estimate:.1f}" for place in range(3)]
     for share, budget in zip(shares, ("0.05", "8/255", "0.2"), strict=True):
         assert re.search(rf"^{share} .*at most {budget} ", done.out, flags=re.M), done.out
-    assert done.out.startswith("The model is right about 86.7 [70.3, 94.7] % of 30 images")
+    assert done.out.startswith("The model classifies 86.7 [70.3, 94.7] % of 30 images")
     page = (folder / "out" / "evaluation.html").read_text()
     for words in ("How robust is it?", "my_model:load", "Class by class", "Square"):
         assert words in page
