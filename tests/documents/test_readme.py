@@ -26,9 +26,9 @@ def test_the_example_of_a_model_of_ones_own_runs(digits, monkeypatch, capsys):
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
     monkeypatch.setattr("halfway.data.load", lambda name: {"digits": digits}[name])
     exec(compile(code, "README.md", "exec"), {})
-    carried = float(capsys.readouterr().out.strip("[] \n"))
-    # Both are least squares on 700 images of ten digits: much is shared, not all.
-    assert 0.1 < carried < 1.0
+    clean, robust = map(float, capsys.readouterr().out.split())
+    # Least squares on ten digits: most are right, and a small change is enough for half of them.
+    assert 0.8 < clean < 0.95 and 0.2 < robust < 0.6
 
 
 def test_files_that_the_readme_names_exist():
