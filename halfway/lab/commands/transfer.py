@@ -4,26 +4,28 @@ A function of yours returns the models: {"mlp": lambda images: logits, ...}, of 
 or plain JAX. Models called NAME/0, NAME/1, ... are replicates of one kind, and (apply_fn, params)
 with stacked parameters stands for several of them. run:FOLDER are the models of a run.
 
-Example: halfway transfer --surrogates=pkg.module:load_models --attacks=pgd,mi_fgsm --epsilon=8/255
+Example: halfway transfer --surrogates=mine:load_models --data=cifar10 --attacks=pgd,mi_fgsm
 """
 
 import functools
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import tqdm
 from absl import flags
 
 from halfway import sharding, storage, transfer
-from halfway.lab.config.user import LOG, UserError
+from halfway.attacks import Threat
+from halfway.lab.config.user import LOG, UserError, writing
 from halfway.lab.entry import launch, shared
 from halfway.lab.report import transfer_page, transfer_summary
 from halfway.lab.report.page import write
-from halfway.lab.runtime import devices, pipeline, processes
-from halfway.lab.user_models import loading
+from halfway.lab.runtime import devices, environment, pipeline, processes
+from halfway.lab.user_models import evaluations, grids, loading
 
 FLAGS = flags.FlagValues()
 SURROGATES = flags.DEFINE_string(
@@ -42,7 +44,7 @@ TARGETS = flags.DEFINE_string(
 )
 DATA = flags.DEFINE_string(
     "data",
-    "digits",
+    None,
     "a data set, whose test split is used, or FILE.npz with images [N, ...] in "
     "[0, 1] and labels [N]",
     flag_values=FLAGS,
@@ -60,6 +62,7 @@ NUM_STEPS = flags.DEFINE_integer(
 NUM_EXAMPLES = flags.DEFINE_integer(
     "num_examples", 1000, "so many images, drawn evenly from the classes", 1, flag_values=FLAGS
 )
+SEED = flags.DEFINE_integer("seed", 0, "of that draw and of the attacks", 0, flag_values=FLAGS)
 OUT_DIR = flags.DEFINE_string(
     "out_dir",
     "runs/transfer",
@@ -76,31 +79,27 @@ def main() -> None:
     started = time.monotonic()
     if not SURROGATES.value:
         raise UserError("--surrogates is needed: pkg.module:fn, a function that returns the models")
+    if not DATA.value:
+        raise UserError("--data is needed: the name of a data set, or FILE.npz")
     budgets, threat_fn = EPSILON.value, loading.NORMS[NORM.value]
     attack_fns = loading.choose_attacks(ATTACKS.value, NUM_STEPS.value)
     devices.start(PLACE.value)
     folder = Path(OUT_DIR.value)
-    processes.shared(lambda: _check_empty(folder))
-    examples = loading.load_examples(DATA.value, DATA_DIR.value, NUM_EXAMPLES.value)
+    processes.shared(lambda: grids.check_folder(folder, list(attack_fns), budgets))
+    examples = loading.load_examples(DATA.value, DATA_DIR.value, NUM_EXAMPLES.value, SEED.value)
     surrogates, targets = _load_models()
     loading.check_models({"surrogates": surrogates, "targets": targets}, examples)
+    if targets is surrogates and len(loading.members(surrogates)) == 1:
+        raise UserError(
+            "there is one model, and nothing to transfer to: name --targets, or ask how robust it "
+            "is by halfway evaluate"
+        )
     (_, first), *_ = loading.members(surrogates)
     loading.check_attacks(attack_fns, threat_fn(budgets[0]), first, examples)
     LOG.info("%d images of %s", len(examples.labels), examples.source)
     layout = devices.lay_out(PLACE.value)
     with sharding.use(layout):
-        grid = transfer.transfer_grid(
-            surrogates,
-            targets,
-            jax.random.key(0),
-            examples.images,
-            examples.labels,
-            attack_fns=attack_fns,
-            budgets=budgets,
-            threat_fn=threat_fn,
-            chunk_size=IMAGES_AT_ONCE,
-            progress=_progress,
-        )
+        grid = _grid(surrogates, targets, examples, attack_fns, budgets, threat_fn)
     settings = {
         "surrogates": list(grid.surrogates),
         "targets": list(grid.targets),
@@ -109,6 +108,8 @@ def main() -> None:
         "budgets": budgets,
         "data": examples.source,
         "num_examples": len(examples.labels),
+        "seed": SEED.value,
+        "versions": environment.versions(),
     }
     lead = (
         f"{len(grid.surrogates)} surrogates, {len(grid.targets)} targets, "
@@ -116,6 +117,63 @@ def main() -> None:
         f"{NORM.value}; {time.monotonic() - started:.0f} s on {layout.mesh.size} devices."
     )
     processes.shared(lambda: _write(folder, grid, examples, settings, lead))
+
+
+def _grid(
+    surrogates: dict[str, Any],
+    targets: dict[str, Any],
+    examples: loading.Examples,
+    attack_fns: Mapping[str, functools.partial],
+    budgets: Sequence[float],
+    threat_fn: Callable[[float], Threat],
+) -> transfer.TransferGrid:
+    """Returns the grid, each attack at each budget stored once it is done, or taken from disk."""
+    folder = Path(OUT_DIR.value)
+    groups = [surrogates] if targets is surrogates else [surrogates, targets]
+    logits = np.stack(
+        [
+            evaluations.logits_of(model, examples)
+            for group in groups
+            for _, model in loading.members(group)
+        ]
+    )
+    sides = [[name for name, _ in loading.members(group)] for group in (surrogates, targets)]
+    cells: dict[tuple[str, float], transfer.TransferMatrix] = {}
+    for name, attack_fn in attack_fns.items():
+        described = {
+            "models": sides,
+            "options": {option: str(value) for option, value in _options(attack_fn).items()},
+            "norm": NORM.value,
+        }
+        facts = evaluations.identity(described | {"seed": SEED.value}, examples)
+        for budget in budgets:
+            stored = functools.partial(grids.load_cell, folder, name, budget, facts, logits)
+            cell = processes.shared(stored)
+            if cell is None:
+                made = transfer.transfer_grid(
+                    surrogates,
+                    targets,
+                    jax.random.key(SEED.value),
+                    examples.images,
+                    examples.labels,
+                    attack_fns={name: attack_fn},
+                    budgets=[budget],
+                    threat_fn=threat_fn,
+                    chunk_size=IMAGES_AT_ONCE,
+                    progress=_progress,
+                )
+                cell = made.cells[name, budget]
+                store = functools.partial(
+                    grids.save_cell, folder, name, budget, cell, facts, logits
+                )
+                with writing(f"--out_dir={folder}", resumes=True):
+                    processes.shared(store)
+            else:
+                LOG.info("%s at %g is there already", name, budget)
+            cells[name, float(budget)] = cell
+    return transfer.TransferGrid(
+        tuple(sides[0]), tuple(sides[1]), tuple(attack_fns), tuple(map(float, budgets)), cells
+    )
 
 
 def _load_models() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -133,26 +191,39 @@ def _write(
     settings: dict[str, Any],
     lead: str,
 ) -> None:
+    counts = np.bincount(examples.labels)
+    by_class = ", ".join(f"{label}: {count}" for label, count in enumerate(counts) if count)
+    shown = {
+        name: ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        for name, value in settings.items()
+        if name not in ("attacks", "versions")
+    }
     page, tables = transfer_page.page(
         grid,
+        examples.labels,
         lead=lead,
         source=examples.source,
         command=launch.command_line(),
-        settings=settings | {"JAX": jax.__version__},
+        settings=shown | {"images by class": by_class} | settings["versions"],
     )
-    table = transfer_summary.long_table(grid)
+    numbers = transfer_summary.long_table(grid)
     outcomes = transfer_summary.arrays(grid, examples.labels)
     path = write(
         folder,
         page,
         {
             "settings.json": lambda path: storage.write_json(path, settings),
-            "transfer.parquet": lambda path: storage.write_table(path, table),
+            "transfer.parquet": lambda path: storage.write_table(path, numbers),
             "outcomes.npz": lambda path: storage.write_arrays(path, outcomes),
         },
+        resumes=True,
     )
-    for shown in tables:
-        print(f"{shown}\n")
+    for sentence in page.content["sentences"]:
+        print(sentence)
+    for doubt in page.content["doubts"]:
+        LOG.warning("warning: %s", doubt)
+    for table in tables:
+        print(f"\n{table}")
     print(path)
 
 
@@ -166,14 +237,6 @@ def _progress(blocks: Iterable[Any]) -> Iterable[Any]:
     for block in tqdm.tqdm(blocks, desc="transfer", disable=disable, leave=False):
         pipeline.stop_if_asked()
         yield block
-
-
-def _check_empty(folder: Path) -> None:
-    """Checks that a folder does not exist yet or is empty."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out_dir={folder} is not a folder: choose another")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"--out_dir={folder} is not empty: choose another folder")
 
 
 def run() -> None:

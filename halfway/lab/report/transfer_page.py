@@ -54,7 +54,8 @@ def figures(
       cells: the same by kinds of surrogate and target; empty where there are too many kinds.
     """
     drawn = []
-    limits = 0.0, max([s.rate[0] for by in cells.values() for s in by.values()], default=1.0) or 1.0
+    rates = [s.rate[0] for by in cells.values() for s in by.values()]
+    limits = 0.0, max([rate for rate in rates if not np.isnan(rate)], default=1.0) or 1.0
     for (attack, budget), cell in grid.cells.items():
         words = f"{attack}, ε = {budget:g}"
         by = cells[attack, budget]
@@ -232,13 +233,105 @@ def tables(whole: Mapping[tuple[str, float], Summary], cells: Cells) -> list[Tab
     return page_tables
 
 
+FEW = 20
+"""Fewer examples that both models have right say little."""
+
+
+def sentences(whole: Mapping[tuple[str, float], Summary], cells: Cells) -> list[str]:
+    """Returns the answer in plain words, of the first attack at its largest budget.
+
+    Args:
+      whole: over all models, by attack and budget.
+      cells: the same by kinds of surrogate and target.
+    """
+    first = next(iter(whole))[0]
+    place = max((place for place in whole if place[0] == first), key=lambda place: place[1])
+    summary = whole[place]
+    if np.isnan(summary.rate[0]):
+        return ["No image is classified rightly by both models of any pair: there is no rate."]
+    lines = [
+        f"An attack on one model ({first}, changes of at most {place[1]:g}) fools another one on "
+        f"{_percent(*summary.rate)} % of the images that both have right. Noise of equal size does "
+        f"on {_percent(summary.noise)} %."
+    ]
+    means: list[dict[str, float]] = [{}, {}]
+    for side, by_name in enumerate(means):
+        for name in dict.fromkeys(pair[side] for pair in cells[place]):
+            rates = [
+                s.rate[0]
+                for pair, s in cells[place].items()
+                if pair[side] == name and s.num_cells and not np.isnan(s.rate[0])
+            ]
+            if rates:
+                by_name[name] = float(np.mean(rates))
+    surrogates, targets = means
+    if len(surrogates) > 1:
+        name = max(surrogates, key=lambda each: surrogates[each])
+        lines.append(
+            f"The strongest surrogate is {name}: attacks on it fool others on "
+            f"{_percent(surrogates[name])} %, mean over the kinds of targets."
+        )
+    if len(targets) > 1:
+        name = max(targets, key=lambda each: targets[each])
+        lines.append(
+            f"The target that is fooled most easily is {name}: on {_percent(targets[name])} %, "
+            "mean over the kinds of surrogates."
+        )
+    return lines
+
+
+def _percent(estimate: float, low: float = np.nan, high: float = np.nan) -> str:
+    return format_estimate(100 * estimate, 100 * low, 100 * high)
+
+
+def warnings(
+    grid: TransferGrid, labels: np.ndarray, whole: Mapping[tuple[str, float], Summary]
+) -> list[str]:
+    """Returns what should make a reader doubt the numbers, a sentence each.
+
+    Args:
+      grid: of `transfer.transfer_grid`.
+      labels: `[B]` of the images.
+      whole: over all models, by attack and budget.
+    """
+    said = []
+    number = next(iter(whole.values())).num_examples
+    if number < FEW:
+        said.append(
+            f"Surrogate and target have {number:.0f} images right together, on average: fewer than "
+            f"{FEW} say little."
+        )
+    chance = np.bincount(labels).max() / len(labels)
+    cell = next(iter(grid.cells.values()))
+    sides = (grid.surrogates, cell.surrogate["clean"]), (grid.targets, cell.target["clean"])
+    accuracies = {
+        name: float(np.asarray(right).mean())
+        for names, outcome in sides
+        for name, right in zip(names, np.asarray(outcome.correct), strict=True)
+    }
+    guessing = [name for name, accuracy in accuracies.items() if accuracy < 1.2 * chance]
+    if guessing:
+        said.append(
+            f"Accuracy of {', '.join(guessing)} is about that of a constant answer, "
+            f"{100 * chance:.0f} %: are images scaled as it expects, and classes numbered alike?"
+        )
+    return said
+
+
 def page(
-    grid: TransferGrid, *, lead: str, source: str, command: str, settings: Mapping[str, Any]
+    grid: TransferGrid,
+    labels: np.ndarray,
+    *,
+    lead: str,
+    source: str,
+    command: str,
+    settings: Mapping[str, Any],
 ) -> tuple[Page, list[Table]]:
     """Returns the page of transfer, and its tables for the terminal.
 
     Args:
       grid: of `transfer.transfer_grid`.
+      labels: `[B]` of the images.
       lead: a paragraph that says what was attacked.
       source: of the images.
       command: as typed.
@@ -247,9 +340,12 @@ def page(
     whole, cells = summarize(grid)
     drawn, tabled = figures(grid, whole, cells), tables(whole, cells)
     places = [(f"{attack}, ε = {budget:g}", summary) for (attack, budget), summary in whole.items()]
+    doubts = warnings(grid, labels, whole)
     curves = ("mistakes", "budgets")
     content = {
         "lead": lead,
+        "sentences": sentences(whole, cells),
+        "doubts": doubts,
         "tables": tabled,
         "matrices": [figure for figure in drawn if figure.name not in curves],
         "others": [figure for figure in drawn if figure.name in curves],

@@ -23,12 +23,10 @@ def describe(dataset: data.Dataset, command: str) -> dict[str, Any]:
       dataset: the data set, of which version and size are noted.
       command: the command of the run, as it can be pasted into a shell.
     """
-    versions = {"halfway": halfway.__version__, "python": sys.version.split()[0]}
-    versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
     devices = jax.devices()
     return {
         "command": command,
-        "versions": versions,
+        "versions": versions(),
         "commit": _commit(),
         "devices": f"{devices[0].device_kind} ({os.cpu_count()} cores)",
         "layout": _layout(),
@@ -36,6 +34,12 @@ def describe(dataset: data.Dataset, command: str) -> dict[str, Any]:
         "data_version": dataset.version,
         "data_size": {"train": len(dataset.train.labels), "test": len(dataset.test.labels)},
     }
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of this package, of Python, and of what it is built on."""
+    ours = {"halfway": halfway.__version__, "python": sys.version.split()[0]}
+    return ours | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def _layout() -> str:

@@ -42,6 +42,18 @@ def logits_of(model: LogitsFn, examples: Examples) -> np.ndarray:
     return np.asarray(jax.jit(lambda x: model(x))(jnp.asarray(examples.images[:NUM_CHECKED])))
 
 
+def is_same_model(before: np.ndarray, logits: np.ndarray) -> bool:
+    """Returns whether logits on the same images are the same but for rounding.
+
+    Args:
+      before: as they were stored.
+      logits: as they are.
+    """
+    if before.shape != logits.shape:
+        return False
+    return np.allclose(before, logits, rtol=_SAME, atol=_SAME * np.ptp(logits))
+
+
 def save(folder: Path, step: Step, facts: Mapping[str, Any], logits: np.ndarray) -> None:
     """Writes how far an evaluation has come.
 
@@ -113,10 +125,7 @@ def load(
             f"--out_dir={folder} holds another evaluation ({', '.join(other)} differ): choose "
             "another folder"
         )
-    before = arrays["logits"]
-    if before.shape != logits.shape or not np.allclose(
-        before, logits, rtol=_SAME, atol=_SAME * np.ptp(logits)
-    ):
+    if not is_same_model(arrays["logits"], logits):
         raise UserError(
             f"--out_dir={folder} holds an evaluation of a model with other logits: choose another "
             "folder"

@@ -264,13 +264,32 @@ def members(group: Mapping[str, Model]) -> list[tuple[str, LogitsFn]]:
 
 def _logits(where: str, model: LogitsFn, x: Any) -> np.ndarray:
     try:
+        if type(model).__module__.split(".")[0] == "torch" or hasattr(model, "state_dict"):
+            raise UserError(
+                f"{where} is a PyTorch module: a function of JAX is needed, from images to logits"
+            )
         # Parameters are arguments of the program, so that members of a stack share it.
         bound = model if isinstance(model, functools.partial) else None
         call = _call if bound else jax.jit(model)
-        logits = np.asarray(call(bound.func, bound.args[0], x) if bound else call(x))  # pyright: ignore
+        made = call(bound.func, bound.args[0], x) if bound else call(x)  # pyright: ignore
+        if isinstance(made, tuple | list | dict):
+            raise UserError(
+                f"{where} returns a {type(made).__name__}: return the logits alone, e.g. "
+                "lambda x: model(x)[0]"
+            )
+        logits = np.asarray(made)
+    except UserError:
+        raise
     except Exception as error:  # somebody else's code
+        if "trace level" in str(error):
+            raise UserError(
+                f"{where} changes its own state when it is called, as NNX modules do in training: "
+                "call model.eval() first"
+            ) from error
         shape = list(x.shape[1:])
-        raise UserError(f"{where} fails on images of shape {shape}: {_reason(error)}") from error
+        raise UserError(
+            f"{where} fails on images of shape {shape}, which --data has: {_reason(error)}"
+        ) from error
     if logits.ndim != 2 or logits.shape[0] != len(x) or logits.shape[1] < 2:
         raise UserError(
             f"{where} must return logits of shape [{len(x)}, classes], got {list(logits.shape)}"

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from flax import nnx
 from support import commands, run_folder
 
 from halfway import attacks, plots, storage, transfer
@@ -17,6 +18,7 @@ from halfway.lab.commands import transfer as command
 from halfway.lab.config.user import UserError
 from halfway.lab.entry import launch
 from halfway.lab.report import page, transfer_page, transfer_summary
+from halfway.lab.runtime import processes
 from halfway.lab.runtime.runs import Run
 from halfway.lab.study.conditions import condition
 from halfway.lab.user_models import loading
@@ -40,6 +42,9 @@ def load_models():
     weights = jax.random.normal(jax.random.key(0), (3, 16, 3))
     net = Net(nnx.Rngs(0))
     return {"linear": (linear, weights), "nnx": lambda x: net(x)}
+
+def one():
+    return {"nnx": load_models()["nnx"]}
 """
 
 
@@ -88,6 +93,7 @@ def out(folder):
 def test_everything_is_written(out):
     names = {path.name for path in out.iterdir()}
     assert names == {
+        "cells",
         "figures",
         "outcomes.npz",
         "settings.json",
@@ -103,12 +109,16 @@ def test_everything_is_written(out):
     settings = storage.read_json(out / "settings.json")
     assert settings["surrogates"] == ["linear/0", "linear/1", "linear/2", "nnx"]
     assert settings["attacks"]["pgd"] == {"loss_fn": "margin", "num_steps": 3}
+    assert settings["seed"] == 0 and settings["versions"]["jax"] == jax.__version__
 
 
 def test_the_page_is_whole_and_says_how_to_repeat_it(out):
     page = (out / "transfer.html").read_text()
     for words in ("Who fools whom", "What to distrust", "clean error", "linear → nnx"):
         assert words in page
+    assert "An attack on one model (pgd, changes of at most 0.3) fools another one on" in page
+    assert "The strongest surrogate is" in page and "fooled most easily is" in page
+    assert "images by class" in page
     assert (
         "halfway transfer --surrogates=own_models:load_models" in page
         and page.count("<figure") == 10
@@ -162,14 +172,52 @@ def test_models_are_those_of_the_user(out, folder, monkeypatch):
     assert (arrays["pgd_0.1/target_clean_predicted"][0] == labels).all()
 
 
-def test_a_folder_that_holds_anything_is_left_alone(out, folder, monkeypatch):
-    monkeypatch.chdir(folder)
+def test_a_folder_that_holds_anything_else_is_left_alone(out, folder):
     before = (out / "transfer.html").read_bytes()
-    with pytest.raises(UserError, match="is not empty: choose another folder"):
-        launch.call(command.main, command.FLAGS, options(folder))
-    with pytest.raises(UserError, match="is not a folder"):
-        launch.call(command.main, command.FLAGS, options(folder, out_dir=str(folder / "x.npz")))
+    (folder / "full").mkdir()
+    (folder / "full" / "letter.txt").write_text("dear")
+    for given, words in (
+        ({"out_dir": "full"}, "holds something else: choose another folder"),
+        ({"out_dir": "x.npz"}, "is not a folder"),
+        ({"attacks": "pgd"}, "holds other attacks or budgets"),
+        ({"num_steps": "4"}, "holds another grid (options differ)"),
+        ({"seed": "1"}, "holds another grid (seed differ)"),
+        ({"norm": "l2"}, "holds another grid (norm differ)"),
+    ):
+        assert words in commands.call(folder, "transfer", *options(folder, **given)).err, given
     assert (out / "transfer.html").read_bytes() == before
+
+
+def test_the_same_command_answers_from_disk(out, folder, monkeypatch):
+    monkeypatch.setattr(transfer_summary, "NUM_RESAMPLES", 50)
+    monkeypatch.setattr(transfer, "transfer_grid", None)
+    tables = (out / "transfer.parquet").read_bytes()
+    again = commands.call(folder, "transfer", *options(folder))
+    assert again.code == 0 and again.err.count("is there already") == 4, again
+    assert (out / "transfer.parquet").read_bytes() == tables
+
+
+def test_ended_by_a_signal_it_goes_on(out, folder, monkeypatch):
+    monkeypatch.setattr(transfer_summary, "NUM_RESAMPLES", 50)
+    whole, asked = transfer.transfer_grid, []
+
+    def ended(*arguments, **options):
+        asked.append(1)
+        if len(asked) == 3:
+            raise processes.Terminated
+        return whole(*arguments, **options)
+
+    given = {"out_dir": "ended"}
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer, "transfer_grid", ended)
+        first = commands.call(folder, "transfer", *options(folder, **given))
+    assert first.code == processes.EXIT_TERMINATED
+    second = commands.call(folder, "transfer", *options(folder, **given))
+    assert second.code == 0 and second.err.count("is there already") == 2
+    ours, theirs = (storage.read_arrays(path / "outcomes.npz") for path in (folder / "ended", out))
+    assert set(ours) == set(theirs)
+    for name, values in ours.items():
+        np.testing.assert_array_equal(values, theirs[name])
 
 
 # Mistakes of a user
@@ -177,7 +225,7 @@ def test_a_folder_that_holds_anything_is_left_alone(out, folder, monkeypatch):
 
 @pytest.mark.quick
 def test_a_mistake_is_one_line(folder, tmp_path):
-    options = ("--surrogates=own:models", "--compilation_cache=off")
+    options = ("--surrogates=own:models", "--data=digits", "--compilation_cache=off")
     result = commands.call(folder, "transfer", *options, f"--out_dir={tmp_path}/out")
     assert "--surrogates=own:models cannot be imported" in result.complaint
 
@@ -186,6 +234,8 @@ def test_a_mistake_is_one_line(folder, tmp_path):
     ("given", "message"),
     [
         ({"surrogates": None}, "--surrogates is needed"),
+        ({"data": None}, "--data is needed"),
+        ({"surrogates": "own_models:one"}, "nothing to transfer to: name --targets"),
         ({"surrogates": "own_models"}, "names no function"),
         ({"surrogates": "own_models:none"}, "--surrogates=own_models:none cannot be imported"),
         ({"targets": "nowhere_at_all:f"}, "--targets=nowhere_at_all:f cannot be imported"),
@@ -219,12 +269,38 @@ def coupled(x):
     return weight((values - values.mean(0)[None]) / (values.std(0)[None] + 0.1))
 
 
+class Module:
+    """What a PyTorch module looks like."""
+
+    def state_dict(self):
+        return {}
+
+    def __call__(self, x):
+        return x
+
+
+class Counting(nnx.Module):
+    """A module of NNX that changes its state in training."""
+
+    def __init__(self):
+        self.layer, self.drop = (
+            nnx.Linear(16, 3, rngs=nnx.Rngs(0)),
+            nnx.Dropout(0.5, rngs=nnx.Rngs(1)),
+        )
+
+    def __call__(self, x):
+        return self.drop(self.layer(x.reshape(len(x), -1)))
+
+
 BROKEN = {
+    "tuple": (lambda x: (weight(x), x), r"returns a tuple: return the logits alone"),
+    "torch": (Module(), "is a PyTorch module: a function of JAX is needed"),
+    "training": (Counting(), r"call model\.eval\(\) first"),
     "probabilities": (lambda x: jax.nn.softmax(weight(x)), "returns probabilities: return logits"),
     "nan": (lambda x: weight(x) * jnp.nan, "not a finite number: NaN"),
     "shape": (
         lambda x: x.reshape(-1, 9) @ jnp.ones((9, 3)),
-        r"fails on images of shape \[4, 4, 1\]",
+        r"fails on images of shape \[4, 4, 1\], which --data has",
     ),
     "flat": (lambda x: weight(x)[:, 0], r"must return logits of shape \[30, classes\], got \[30\]"),
     "few": (lambda x: weight(x, 2), "has 2 classes, the labels go up to 2"),
@@ -292,7 +368,8 @@ def test_bytes_and_data_sets_are_images_too(tmp_path, digits):
     whole = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
     storage.write_arrays(tmp_path / "x.npz", {"images": whole, "labels": np.arange(3)})
     examples = loading.load_examples(str(tmp_path / "x.npz"), None, 2)
-    np.testing.assert_allclose(examples.images, whole[:2] / 255.0, rtol=1e-6)
+    assert len(set(examples.labels)) == 2
+    np.testing.assert_allclose(examples.images, whole[examples.labels] / 255.0, rtol=1e-6)
     mixture = loading.load_examples("mixture", str(tmp_path), 5)
     assert mixture.images.shape == (5, 8, 8, 1) and mixture.source == "mixture, test split"
 
@@ -387,7 +464,8 @@ def test_a_weak_attack_is_said_to_be_weak():
     grid = transfer.TransferGrid(
         ("a", "b"), ("c", "d", "e"), ("pgd",), (0.1,), {("pgd", 0.1): outcomes}
     )
-    made, _ = transfer_page.page(grid, lead="", source="x", command="", settings={})
+    labels = np.arange(outcomes.norm.shape[1]) % 10
+    made, _ = transfer_page.page(grid, labels, lead="", source="x", command="", settings={})
     words = " ".join(page.render(made).split())
     assert "fools its own surrogates on 0 %" in words and "50.0 % of the noise falls short" in words
 
@@ -444,3 +522,28 @@ def test_every_attack_with_a_threat_on_one_model_can_be_named():
         and "attack" not in inspect.signature(fn).parameters
     }
     assert set(loading.attack_names()) == with_threat - {"universal", "auto_attack_steps"}
+
+
+def test_a_rate_that_is_undefined_colours_no_other_white():
+    """The first kind has no replicate: its cell is empty, and the scale is that of the others."""
+    outcomes = cell(2, 2)
+    for side in (outcomes.surrogate, outcomes.target):
+        side["clean"].loss[:] = 0.5  # every target is its surrogate
+    outcomes.target["clean"].loss[1] += 1.0
+    outcomes.surrogate["clean"].loss[1] += 1.0
+    grid = transfer.TransferGrid(("a", "b"), ("a", "b"), ("pgd",), (0.1,), {("pgd", 0.1): outcomes})
+    whole, cells = transfer_page.summarize(grid)
+    assert np.isnan(cells["pgd", 0.1]["a", "a"].rate[0])
+    figure = transfer_page.figures(grid, whole, cells)[0].figure
+    (image,) = figure.axes[0].images
+    assert np.isfinite(image.get_clim()).all()
+
+
+def test_few_images_and_guessing_models_are_warned_of():
+    outcomes = cell(1, 1, 12)
+    outcomes.target["clean"].correct[:] = False
+    outcomes.target["clean"].correct[:, 0] = True
+    grid = transfer.TransferGrid(("a",), ("b",), ("pgd",), (0.1,), {("pgd", 0.1): outcomes})
+    whole, _ = transfer_page.summarize(grid)
+    said = " ".join(transfer_page.warnings(grid, np.arange(12) % 3, whole))
+    assert "fewer than 20 say little" in said and "Accuracy of b is about that" in said
