@@ -24,6 +24,16 @@ from halfway.attacks.diagnostics import ZERO_GRADIENT
 from halfway.keys import named_key
 from halfway.types import Array, Key, LogitsFn
 
+__all__ = [
+    "Attacks",
+    "Robustness",
+    "Step",
+    "chosen",
+    "evaluate",
+    "evaluate_steps",
+    "name_of",
+    "predictions",
+]
 Attacks = Sequence[str] | Mapping[str, Callable[..., AttackResult]]
 """Names of attacks of `halfway.attacks`, or functions with a `threat` by name."""
 NUM_DIAGNOSED = 64
@@ -32,7 +42,7 @@ SLACK = 1e-4
 """Share of the budget by which a point may be farther away: rounding of 16 bits aside."""
 MOST_CLASSES = 20
 """Of a model whose curves DeepFool helps to draw."""
-MARGIN = "margin"
+SECOND_LOSS = "margin"
 """The loss that attacks are run with a second time where cross-entropy saturates."""
 
 
@@ -482,8 +492,9 @@ def _look(points, x, *, logits_fn: LogitsFn, norms: tuple[str, ...]):
     """Returns the class of each point, −1 where a logit is NaN, and lengths of its change."""
     logits = logits_fn(points)
     predicted = jnp.where(jnp.isnan(logits).any(-1), -1, logits.argmax(-1)).astype(jnp.int16)
-    wide = [values.astype(jnp.promote_types(x.dtype, jnp.float32)) for values in (points, x)]
-    return predicted, [library.distance(*wide, norm) for norm in norms]
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    moved, start = points.astype(wide), x.astype(wide)
+    return predicted, [library.distance(moved, start, norm) for norm in norms]
 
 
 def predictions(logits_fn: LogitsFn, x: np.ndarray, size: int) -> np.ndarray:
@@ -557,7 +568,7 @@ def _with_margin(fns: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..
     for name, fn in fns.items():
         bound = fn.keywords if isinstance(fn, functools.partial) else {}
         if "loss_fn" in inspect.signature(fn).parameters and "loss_fn" not in bound:
-            others[f"{name}, {MARGIN}"] = functools.partial(fn, loss_fn=losses.margin)
+            others[f"{name}, {SECOND_LOSS}"] = functools.partial(fn, loss_fn=losses.margin)
     return others
 
 

@@ -81,5 +81,6 @@ def test_an_all_capital_name_means_one_thing():
     assert not set(double) - FLAG_NAMES, double
 
 
-FLAG_NAMES = {"FLAGS", "CONFIG", "WORKDIR", "DATA_DIR", "PLACE"}
+FLAG_NAMES = {"FLAGS", "CONFIG", "WORKDIR", "DATA_DIR", "PLACE", "DATA", "ATTACKS", "NUM_EXAMPLES"}
+FLAG_NAMES |= {"OUT_DIR", "SEED"}
 """The flags of a command, which are its own."""

@@ -26,7 +26,7 @@ from halfway.robustness import Step
 from halfway.types import LogitsFn
 
 FLAGS = flags.FlagValues()
-MODEL = flags.DEFINE_string(
+MODEL_FN = flags.DEFINE_string(
     "model", None, "pkg.module:fn, which returns the model: images to logits", flag_values=FLAGS
 )
 DATA = flags.DEFINE_string(
@@ -41,7 +41,7 @@ THREAT = shared.threats(
 ATTACKS = flags.DEFINE_list(
     "attacks", ["auto_attack"], "names from halfway.attacks", flag_values=FLAGS
 )
-VERSION = flags.DEFINE_enum(
+AUTO_VERSION = flags.DEFINE_enum(
     "version", "standard", ["standard", "plus"], "of auto_attack", flag_values=FLAGS
 )
 NUM_EXAMPLES = flags.DEFINE_integer(
@@ -65,7 +65,7 @@ OUT_DIR = flags.DEFINE_string(
     "out_dir", "runs/evaluate", "folder for the page and what was found", flag_values=FLAGS
 )
 DATA_DIR = shared.data_dir(FLAGS)
-CACHE = shared.compilation_cache(FLAGS)
+COMPILATION_CACHE = shared.compilation_cache(FLAGS)
 SAVE_EVERY = 30.0
 """Seconds from one time that the state is stored to the next."""
 SAY_EVERY = 10.0
@@ -74,15 +74,15 @@ SAY_EVERY = 10.0
 
 def main() -> None:
     """Writes one page about a model, and what attacks have found."""
-    if not MODEL.value:
+    if not MODEL_FN.value:
         raise UserError("--model is needed: pkg.module:fn, a function that returns the model")
     if not DATA.value:
         raise UserError("--data is needed: the name of a data set, or FILE.npz")
-    devices.start(devices.Place(None, None, False, None, None, None, CACHE.value))
+    devices.start(devices.Place(None, None, False, None, None, None, COMPILATION_CACHE.value))
     fns = _attacks()
     threats = tuple(loading.NORMS[threat.norm](threat.epsilon) for threat in THREAT.value)
     examples = loading.load_examples(DATA.value, DATA_DIR.value, NUM_EXAMPLES.value, SEED.value)
-    model = loading.load_model("model", MODEL.value)
+    model = loading.load_model("model", MODEL_FN.value)
     loading.check_models({"model": {"model": model}}, examples)
     loading.check_attacks(fns, threats[0], model, examples)
     step = _evaluated(model, examples, threats, fns)
@@ -90,7 +90,7 @@ def main() -> None:
         step.robustness,
         examples.images,
         predicted=_seen_as(model, step),
-        model=MODEL.value,
+        model=MODEL_FN.value,
         source=examples.source,
         command=launch.command_line(),
         settings=_settings() | {"JAX": jax.__version__, "devices": jax.devices()[0].device_kind},
@@ -115,7 +115,7 @@ def _attacks() -> dict[str, functools.partial]:
     for name in dict.fromkeys(name.strip() for name in ATTACKS.value):
         if name not in known:
             raise UserError(f"--attacks must be among {', '.join(known)}, got {name!r}")
-        options = {"version": VERSION.value} if name == "auto_attack" else {}
+        options = {"version": AUTO_VERSION.value} if name == "auto_attack" else {}
         fns[name] = functools.partial(getattr(attacks, name), **options)
     if not fns:
         raise UserError("--attacks needs at least one name, e.g. auto_attack")
@@ -125,11 +125,11 @@ def _attacks() -> dict[str, functools.partial]:
 def _settings() -> dict[str, Any]:
     """Returns what decides what is computed, by name."""
     return {
-        "model": MODEL.value,
+        "model": MODEL_FN.value,
         "data": DATA.value,
         "threat": [f"{threat.norm}:{threat.epsilon:.12g}" for threat in THREAT.value],
         "attacks": list(ATTACKS.value),
-        "version": VERSION.value,
+        "version": AUTO_VERSION.value,
         "num_examples": NUM_EXAMPLES.value,
         "seed": SEED.value,
         "batch_size": BATCH_SIZE.value,

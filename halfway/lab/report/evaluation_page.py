@@ -258,7 +258,7 @@ def warnings(result: Robustness) -> list[str]:
             "as the model expects, and are classes numbered as it numbers them?"
         )
     for name in result.attacks:
-        if name.endswith(f", {robustness.MARGIN}"):
+        if name.endswith(f", {robustness.SECOND_LOSS}"):
             said.append(f"{name}: run beside the other because cross-entropy saturates")
     return said
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from halfway import plots, transfer
 from halfway.lab.report import transfer_summary
+from halfway.lab.report.evaluation_page import FEW
 from halfway.lab.report.landscape_page import settings_table
 from halfway.lab.report.page import Page
 from halfway.lab.report.transfer_summary import Summary
@@ -231,10 +232,6 @@ def tables(whole: Mapping[tuple[str, float], Summary], cells: Cells) -> list[Tab
         caption = "Every kind of surrogate and target; examples: that both have right, on average."
         page_tables.append(Table("Kinds of models", caption, names, rows))
     return page_tables
-
-
-FEW = 20
-"""Fewer examples that both models have right say little."""
 
 
 def sentences(whole: Mapping[tuple[str, float], Summary], cells: Cells) -> list[str]:

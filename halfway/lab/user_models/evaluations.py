@@ -15,7 +15,7 @@ from halfway.lab.user_models.loading import NUM_CHECKED, Examples
 from halfway.robustness import Robustness, Step
 from halfway.types import LogitsFn
 
-NAME = "evaluation.npz"
+FILE_NAME = "evaluation.npz"
 _OUTCOMES = ("predicted", "fooled", "undecided", "adversarial", "found_by", "distance")
 _SAME = 1e-3
 """Relative difference of logits up to which a model is the same one."""
@@ -85,7 +85,7 @@ def save(folder: Path, step: Step, facts: Mapping[str, Any], logits: np.ndarray)
         "words": step.words,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    storage.write_arrays(folder / NAME, arrays, stored)
+    storage.write_arrays(folder / FILE_NAME, arrays, stored)
 
 
 def load(
@@ -107,7 +107,7 @@ def load(
     Raises:
       UserError: if the folder holds another evaluation, or something else.
     """
-    path = folder / NAME
+    path = folder / FILE_NAME
     if not path.is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"--out_dir={folder} holds something else: choose another folder")
@@ -144,5 +144,6 @@ def load(
     progress = None
     if stored["stage"] is not None:
         staged = StagedResult(*(arrays[f"result.{name}"] for name in StagedResult._fields))  # pyright: ignore
-        progress = Progress(staged, *stored["stage"], arrays["stage_left"])
+        stage, rank = stored["stage"]
+        progress = Progress(staged, stage, rank, arrays["stage_left"])
     return Step(result, stored["place"], arrays["left"], progress, stored["share"], stored["words"])

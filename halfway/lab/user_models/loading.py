@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +93,7 @@ def load_model(flag: str, name: str) -> LogitsFn:
     """
     load = user.load_function(flag, name)
     try:
-        model = load()
+        model: Any = load()
     except Exception as error:  # somebody else's code
         raise UserError(f"--{flag}={name} fails: {_reason(error)}") from error
     if isinstance(model, Mapping):
@@ -105,7 +105,7 @@ def load_model(flag: str, name: str) -> LogitsFn:
             f"--{flag}={name} must return a function from images to logits, got "
             f"{type(model).__name__}"
         )
-    return model
+    return cast(LogitsFn, model)
 
 
 _RUN = "run:"

@@ -56,12 +56,12 @@ def against_bound(
     for sign in (1, -1):
         ax.plot(edge, sign * edge, color=INK, lw=1, ls=(0, (4, 3)))
     ax.axhline(0, color=INK, lw=0.8)
-    ax.set_xlim(edge)
+    ax.set_xlim(0.0, float(edge[1]))
     ax.set_xlabel("class-aggregated calibration error of the vote")
     ax.set_ylabel("disagreement minus error")
     ax.annotate(
         "the bound",
-        edge[1:].repeat(2),
+        (float(edge[1]), float(edge[1])),
         xytext=(-6, -2),
         textcoords="offset points",
         ha="right",

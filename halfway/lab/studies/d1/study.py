@@ -130,7 +130,9 @@ def decide(records: Records) -> Outcome:
         test, bound = described(measured, trained.num_classes)
         shown = rules.headline(f"{DIFFERENCE}, {name}", test)
         headlines.append(
-            Headline(shown.label, shown.estimate, shown.low, shown.high, BOUND, (bound,) * 3)
+            Headline(
+                shown.label, shown.estimate, shown.low, shown.high, BOUND, (bound, bound, bound)
+            )
         )
         counts.append(test.num_pairs)
     return Outcome((), (), tuple(headlines), num_pairs=min(counts))

@@ -37,7 +37,7 @@ def along_training(
         color = (*COLORS, INK)[names.index(architecture) % 4]
         style = ("-", (0, (4, 2)))[halves.index(half) % 2]
         ends = [clip_ends(values[shown]) for values in (np.maximum(low, 1e-3), high)]
-        ax.fill_between(x, *ends, color=color, alpha=0.15, lw=0)
+        ax.fill_between(x, ends[0], ends[1], color=color, alpha=0.15, lw=0)
         ax.plot(
             x,
             middle[shown],
