@@ -158,10 +158,15 @@ def noise_scale(results: Sequence[Result]) -> str:
             steps = sorted(curve)
             places = (steps[0], steps[1], steps[len(steps) // 2], steps[-1])
             shown = [f"{format_estimate(*curve[step])} ({step})" for step in places]
-            mean = f"{d2.mean_over_training(curve):,.0f}"
+            mean = d2.mean_over_training(curve)
             published = NOISE_SCALE if result.dataset == "mnist" else "–"
             rows.append(
-                [f"{name_of(result)}, {architecture.upper()}, {half}", *shown, mean, published]
+                [
+                    f"{name_of(result)}, {architecture.upper()}, {half}",
+                    *shown,
+                    "undefined" if math.isnan(mean) else f"{mean:,.0f}",
+                    published,
+                ]
             )
     columns = ["n_half (after steps)", "start", "next", "middle", "end", "mean", "published mean"]
     return markdown(columns, rows) if rows else NOT_MEASURED

@@ -34,7 +34,7 @@ def against_bound(
       ax: where to draw, or None for a new figure.
     """
     ax = new_figure(5.0, 4.2).subplots() if ax is None else ax
-    highest = 0.0
+    highest = farthest = 0.0
     for place, (name, conditions) in enumerate(points.items()):
         values = np.array(list(conditions.values()), float)
         middle, low, high, bound = values.T
@@ -52,20 +52,20 @@ def against_bound(
             label=name or None,
         )
         highest = max(highest, float(np.nanmax(bound)))
-    edge = np.array([0.0, 1.08 * highest])
+        farthest = max(farthest, float(np.nanmax(np.abs([low, high]))))
+    edge, top = 1.08 * highest, min(1.08 * highest, 1.6 * farthest)
     for sign in (1, -1):
-        ax.plot(edge, sign * edge, color=INK, lw=1, ls=(0, (4, 3)))
+        ax.plot([0.0, edge], [0.0, sign * edge], color=INK, lw=1, ls=(0, (4, 3)))
     ax.axhline(0, color=INK, lw=0.8)
-    ax.set_xlim(0.0, float(edge[1]))
+    ax.set(xlim=(0.0, edge), ylim=(-top, top))
     ax.set_xlabel("class-aggregated calibration error of the vote")
     ax.set_ylabel("disagreement minus error")
     ax.annotate(
         "the bound",
-        (float(edge[1]), float(edge[1])),
-        xytext=(-6, -2),
+        (0.9 * top, 0.9 * top),
+        xytext=(8, 0),
         textcoords="offset points",
-        ha="right",
-        va="top",
+        va="center",
         fontsize=8.5,
     )
     if any(points):

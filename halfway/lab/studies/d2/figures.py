@@ -29,11 +29,13 @@ def along_training(
     halves = list(dict.fromkeys(half for _, half in curves))
     ax.set_xscale("symlog", linthresh=10)
     ax.set_yscale("log")
+    extremes = [float(batch_size)]
     for (architecture, half), curve in curves.items():
         steps = sorted(curve)
         middle, low, high = np.array([curve[step] for step in steps], float).T
         shown = np.isfinite(middle) & (middle > 0)
         x = np.array(steps, float)[shown]
+        extremes += middle[shown].tolist()
         color = (*COLORS, INK)[names.index(architecture) % 4]
         style = ("-", (0, (4, 2)))[halves.index(half) % 2]
         ends = [clip_ends(values[shown]) for values in (np.maximum(low, 1e-3), high)]
@@ -50,14 +52,15 @@ def along_training(
     ax.axhline(batch_size, color=GREY, lw=0.9)
     ax.annotate(
         f"batch size, {batch_size}",
-        (1, batch_size),
+        (0, batch_size),
         xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
+        xytext=(6, -3),
         textcoords="offset points",
-        ha="right",
+        va="top",
         color=GREY,
         fontsize=8.5,
     )
+    ax.set_ylim(min(extremes) / 3, 3 * max(extremes))
     ax.set_xlabel("training steps")
     ax.set_ylabel(symbols("n_half, examples"))
     ax.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2)

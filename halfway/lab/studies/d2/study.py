@@ -38,7 +38,10 @@ def needs(config: RunConfig) -> Sequence[Request]:
 
 
 def decide(records: Records) -> Outcome:
-    """Returns n_half = tr Cov(g)/‖E g‖², a ratio of sums over pairs and models, at every step."""
+    """Returns n_half = tr Cov(g)/‖E g‖², a ratio of sums over pairs and models, at every step.
+
+    It is undefined where the estimate of the signal is not positive, as on a half that is fitted.
+    """
     headlines, counts = [], []
     for name, trained in conditions(records.config).items():
         measured = records.get(NOISE, trained)
@@ -50,7 +53,10 @@ def decide(records: Records) -> Outcome:
                     for each in ("noise", "signal")
                 )
                 label = f"n_half, {name}, {HALF_WORDS[half]}, step {step}"
-                headlines.append(rules.headline(label, stats.fieller(noise, signal)))
+                estimate = stats.fieller(noise, signal)
+                if estimate.estimate <= 0:
+                    estimate = estimate._replace(estimate=math.nan, low=-math.inf, high=math.inf)
+                headlines.append(rules.headline(label, estimate))
     return Outcome((), (), tuple(headlines), num_pairs=min(counts))
 
 
@@ -109,7 +115,7 @@ def words(verdict: Verdict) -> dict[str, str]:
 
 
 def mean_over_training(curve: Curve) -> float:
-    """Returns the mean of n_half over the steps after the first one looked at; NaN for none.
+    """Returns the mean of n_half over the steps looked at after the first; NaN where one is.
 
     Args:
       curve: see `Curve`.
