@@ -74,7 +74,8 @@ def call(folder, name, *arguments, positional=False):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             launch.guard(
-                lambda: launch.call(command.main, command.FLAGS, arguments, positional=positional)
+                lambda: launch.call(command.main, command.FLAGS, arguments, positional=positional),
+                getattr(command, "resumes", launch.always),
             )
         except SystemExit as end:
             code = end.code

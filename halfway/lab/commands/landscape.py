@@ -212,6 +212,11 @@ def load_params(path: Path) -> Params:
     return tree
 
 
+def resumes() -> bool:
+    """Returns whether the same command goes on where it ended; of a user's model it cannot."""
+    return not PARAMS.value
+
+
 def run() -> None:
     """Runs the command with the arguments of the process."""
-    launch.run(main, FLAGS)
+    launch.run(main, FLAGS, resumes=resumes)

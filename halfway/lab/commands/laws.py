@@ -81,6 +81,11 @@ def _measure(config: RunConfig, models: dict[str, Condition], pool: Split):
     return first, second, laws.linear_gaussian(keys[2])
 
 
+def resumes() -> bool:
+    """Returns whether the same command goes on where it ended: it keeps nothing."""
+    return False
+
+
 def run() -> None:
     """Runs the command with the arguments of the process."""
-    launch.run(main, FLAGS)
+    launch.run(main, FLAGS, resumes=resumes)

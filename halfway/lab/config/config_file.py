@@ -1,5 +1,6 @@
 """Config files: where they are found, what they return, and the fields that flags set."""
 
+import difflib
 import importlib.machinery
 import importlib.util
 import sys
@@ -95,9 +96,11 @@ def load(text: str = DEFAULT, overrides: Mapping[str, str] | None = None) -> Con
     given, _, variant = text.partition(":")
     path = find(given)
     if path is None:
+        close = difflib.get_close_matches(given, shipped_names(), n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(
-            f"config file {given!r} does not exist: there are {', '.join(shipped_names())}, or the "
-            "path of a file of yours"
+            f"config file {given!r} does not exist: {hint}there are "
+            f"{', '.join(shipped_names())}, or the path of a file of yours"
         )
     plain = _get_config(path, given, variant).to_dict()
     fresh = settings.parse(plain)

@@ -27,13 +27,25 @@ OUT_OF_MEMORY = (
 )
 
 
-def run(main: Callable[[], None], values: flags.FlagValues, *, positional: bool = False) -> None:
+def always() -> bool:
+    """Returns True: the same command goes on from what is stored."""
+    return True
+
+
+def run(
+    main: Callable[[], None],
+    values: flags.FlagValues,
+    *,
+    positional: bool = False,
+    resumes: Callable[[], bool] = always,
+) -> None:
     """Runs a command with the arguments of the process.
 
     Args:
       main: the command; the docstring of its module is the help.
       values: the flags that its module declares.
       positional: whether the command takes arguments that are no flags, for `shared.arguments`.
+      resumes: whether the same command goes on from what is stored, once its flags are read.
     """
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks ρ or ● shows "?"
         if isinstance(stream, io.TextIOWrapper):
@@ -48,7 +60,7 @@ def run(main: Callable[[], None], values: flags.FlagValues, *, positional: bool 
     if {"--help", "-help", "-h"} & set(sys.argv[1:]):
         print(usage(main, values))
         return
-    guard(lambda: call(main, values, sys.argv[1:], positional=positional))
+    guard(lambda: call(main, values, sys.argv[1:], positional=positional), resumes)
 
 
 def call(
@@ -136,23 +148,24 @@ def _fields_as_flags(values: flags.FlagValues, arguments: Sequence[str]) -> list
     return rewritten
 
 
-def guard(command: Callable[[], None]) -> None:
+def guard(command: Callable[[], None], resumes: Callable[[], bool] = always) -> None:
     """Calls a command, and ends the process with one line for an error that a user can mend.
 
     Args:
       command: the command, a function without arguments.
+      resumes: whether the same command goes on from what is stored.
     """
     try:
         command()
     except UserError as error:
         _fail(error)
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
+        print(f"interrupted: {_what_next(resumes)}", file=sys.stderr)
         processes.abandon(130)
         sys.exit(130)
     except processes.Terminated:
         if processes.is_first():
-            print("terminated: the same command goes on from here", file=sys.stderr)
+            print(f"terminated: {_what_next(resumes)}", file=sys.stderr)
         sys.exit(processes.EXIT_TERMINATED)
     except (jax.errors.JaxRuntimeError, ValueError, MemoryError) as error:
         if processes.lost(error):
@@ -164,6 +177,13 @@ def guard(command: Callable[[], None]) -> None:
     except Exception:
         _abandon()
         raise
+
+
+def _what_next(resumes: Callable[[], bool]) -> str:
+    """Returns what the same command would do."""
+    if resumes():
+        return "the same command goes on from here"
+    return "nothing was kept, the same command begins anew"
 
 
 def _abandon() -> None:

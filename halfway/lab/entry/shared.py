@@ -199,6 +199,23 @@ class _ThreatParser(flags.ArgumentParser):
         return tuple(dict.fromkeys(threats))
 
 
+class _ThreatSerializer(flags.ArgumentSerializer):
+    """Writes norms and budgets as they are typed."""
+
+    def serialize(self, value: Any) -> str:
+        """Returns a text that `_ThreatParser` reads as the same.
+
+        Args:
+          value: norms and budgets.
+        """
+        return ",".join(f"{threat.norm}:{_as_typed(threat.epsilon)}" for threat in value)
+
+
+def _as_typed(epsilon: float) -> str:
+    levels = round(255 * epsilon)
+    return f"{levels}/255" if abs(levels / 255 - epsilon) < 1e-9 else f"{epsilon:g}"
+
+
 def threats(values: flags.FlagValues, name: str, default: str, text: str) -> Any:
     """Declares a flag of norms with budgets, such as "linf:8/255,l2:0.5".
 
@@ -209,7 +226,7 @@ def threats(values: flags.FlagValues, name: str, default: str, text: str) -> Any
       text: the help of the flag.
     """
     return flags.DEFINE(  # pyright: ignore
-        _ThreatParser(), name, default, text, flag_values=values
+        _ThreatParser(), name, default, text, flag_values=values, serializer=_ThreatSerializer()
     )
 
 

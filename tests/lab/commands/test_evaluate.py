@@ -205,6 +205,7 @@ def test_budgets_are_read_with_their_norms():
     assert command.THREAT.value == (("linf", 4 / 255), ("linf", 8 / 255), ("l2", 0.5))
     launch.parse(command.FLAGS, [])
     assert command.THREAT.value == (("linf", 8 / 255),)
+    assert "(default linf:8/255)" in launch.usage(command.main, command.FLAGS)
 
 
 @pytest.mark.quick

@@ -17,7 +17,7 @@ from halfway.lab.commands import decide, reproduce, transfer
 from halfway.lab.config import config_file, settings
 from halfway.lab.config.user import UserError
 from halfway.lab.entry import launch, shared
-from halfway.lab.runtime import datasets, devices, environment, runs
+from halfway.lab.runtime import datasets, devices, environment, processes, runs
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = "--config=configs/digits.py:tiny"
@@ -440,3 +440,23 @@ def test_other_faults_of_a_program_keep_their_traceback():
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="a fault"):
         launch.guard(main)
+
+
+@pytest.mark.quick
+def test_what_is_said_at_an_end_is_true(tmp_path, monkeypatch):
+    """A command that keeps nothing does not promise to go on."""
+
+    def end(*_):
+        raise processes.Terminated
+
+    monkeypatch.setattr(devices, "start", end)
+    ends = {
+        "reproduce": ((), "the same command goes on from here"),
+        "laws": ((), "nothing was kept, the same command begins anew"),
+        "landscape": ((), "the same command goes on from here"),
+    }
+    for name, (arguments, words) in ends.items():
+        result = commands.call(tmp_path, name, *arguments, "--compilation_cache=off")
+        assert result.err == f"terminated: {words}\n", (name, result)
+    own = ("--params=x.npz", "--loss=mine:loss", "--compilation_cache=off")
+    assert "begins anew" in commands.call(tmp_path, "landscape", *own).err
