@@ -13,6 +13,7 @@ ROOMS = (
     "attacks",
     "data",
     "input_space",
+    "interop",
     "landscapes",
     "losses",
     "meeting",

@@ -21,7 +21,7 @@ FOLDERS = ("halfway", "experiments", "configs")
 ORDER = (
     *("types", "trees", "keys", "stats"),
     *("sharding", "losses", "models", "data", "storage"),
-    *("attacks", "landscapes", "meeting"),
+    *("attacks", "landscapes", "meeting", "interop"),
     *("populations", "transfer", "robustness", "input_space", "plots"),
     *("lab.config", "lab.study", "lab.measurements", "lab.studies"),
     *("lab.report", "lab.runtime", "lab.publication", "lab.benchmarks"),

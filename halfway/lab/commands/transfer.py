@@ -7,6 +7,7 @@ with stacked parameters stands for several of them. run:FOLDER are the models of
 Example: halfway transfer --surrogates=mine:load_models --data=cifar10 --attacks=pgd,mi_fgsm
 """
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -97,7 +98,10 @@ def main() -> None:
     (_, first), *_ = loading.members(surrogates)
     loading.check_attacks(attack_fns, threat_fn(budgets[0]), first, examples)
     LOG.info("%d images of %s", len(examples.labels), examples.source)
-    layout = devices.lay_out(PLACE.value)
+    place = PLACE.value
+    if loading.runs_on_host([surrogates, targets]):  # several devices would wait for each other
+        place = dataclasses.replace(place, mesh="member:1,data:1")
+    layout = devices.lay_out(place)
     with sharding.use(layout):
         grid = _grid(surrogates, targets, examples, attack_fns, budgets, threat_fn)
     settings = {

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from halfway import attacks, losses, storage
+from halfway import attacks, interop, losses, storage
 from halfway.attacks import AttackResult, StagedResult, Threat
 from halfway.lab.config import user
 from halfway.lab.config.user import UserError
@@ -262,11 +262,22 @@ def members(group: Mapping[str, Model]) -> list[tuple[str, LogitsFn]]:
     return models
 
 
+def runs_on_host(groups: Sequence[Mapping[str, Model]]) -> bool:
+    """Returns whether any model calls a library on the host, so that one device must do.
+
+    Args:
+      groups: models by name.
+    """
+    models = [model for group in groups for model in group.values()]
+    fns = [model[0] if isinstance(model, tuple) else model for model in models]
+    return any(getattr(fn, interop.ON_HOST, False) for fn in fns)
+
+
 def _logits(where: str, model: LogitsFn, x: Any) -> np.ndarray:
     try:
         if type(model).__module__.split(".")[0] == "torch" or hasattr(model, "state_dict"):
             raise UserError(
-                f"{where} is a PyTorch module: a function of JAX is needed, from images to logits"
+                f"{where} is a PyTorch module: return halfway.interop.torch_logits(module)"
             )
         # Parameters are arguments of the program, so that members of a stack share it.
         bound = model if isinstance(model, functools.partial) else None

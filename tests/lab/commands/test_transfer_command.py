@@ -294,7 +294,7 @@ class Counting(nnx.Module):
 
 BROKEN = {
     "tuple": (lambda x: (weight(x), x), r"returns a tuple: return the logits alone"),
-    "torch": (Module(), "is a PyTorch module: a function of JAX is needed"),
+    "torch": (Module(), r"is a PyTorch module: return halfway\.interop\.torch_logits\(module\)"),
     "training": (Counting(), r"call model\.eval\(\) first"),
     "probabilities": (lambda x: jax.nn.softmax(weight(x)), "returns probabilities: return logits"),
     "nan": (lambda x: weight(x) * jnp.nan, "not a finite number: NaN"),

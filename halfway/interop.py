@@ -1,0 +1,156 @@
+"""Models of other libraries as functions of JAX: PyTorch with its gradients, scikit-learn without.
+
+The model runs on the host, where its library is, and JAX calls it. A program with such a call runs
+on one device: where several take part it would wait for ever.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from halfway.types import Array, LogitsFn
+
+ON_HOST = "runs_on_host"
+"""Attribute of functions whose programs call the host."""
+
+
+def torch_logits(module: Any, *, channels_first: bool = True) -> LogitsFn:
+    """Returns a function of JAX from images to the logits of a PyTorch module, with its gradient.
+
+    It works under `jit`, `grad` (once) and `vmap`; all of a batch goes to the module at once.
+
+    Args:
+      module: a `torch.nn.Module` in evaluation, from images `[B, D, H, W]` to logits `[B, C]`.
+      channels_first: whether the module takes channels before height and width, as PyTorch's do;
+        images come as `[B, H, W, D]`. Inputs of another rank are handed over as they are.
+
+    Raises:
+      ImportError: if PyTorch is not installed.
+      ValueError: if this is no module, or it is in training.
+    """
+    torch: Any = importlib.import_module("torch")  # of an extra
+    if not isinstance(module, torch.nn.Module):
+        raise ValueError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    if module.training:
+        raise ValueError("the module is in training: call module.eval() first")
+    parameter = next(iter(module.parameters()), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+
+    def tensor(x: np.ndarray) -> Any:
+        images = torch.from_numpy(np.array(x, np.float32)).to(device)
+        return images.permute(0, 3, 1, 2) if channels_first and images.ndim == 4 else images
+
+    def forward(x: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return module(tensor(x)).float().cpu().numpy()
+
+    def backward(x: np.ndarray, cotangent: np.ndarray) -> np.ndarray:
+        images = tensor(x).detach().requires_grad_()
+        weights = torch.from_numpy(np.array(cotangent, np.float32)).to(device)
+        (gradient,) = torch.autograd.grad(module(images), images, weights)
+        if channels_first and gradient.ndim == 4:
+            gradient = gradient.permute(0, 2, 3, 1)
+        return gradient.float().cpu().numpy()
+
+    return _function(forward, backward)
+
+
+def sklearn_logits(classifier: Any) -> LogitsFn:
+    """Returns a function of JAX from inputs to the logits of a scikit-learn classifier.
+
+    It has no gradient: for black-box attacks, such as `attacks.square`. Logits are what
+    `decision_function` says, of two classes its two signs, or else the logarithms of
+    `predict_proba`.
+
+    Args:
+      classifier: fitted on rows of flat inputs, with classes 0 to C − 1.
+
+    Raises:
+      ValueError: if the classes are others, or it has neither method.
+    """
+    classes = np.asarray(classifier.classes_)
+    if not np.array_equal(classes, np.arange(len(classes))):
+        raise ValueError(f"classes must be 0 to C − 1, got {classes.tolist()}")
+    decides = hasattr(classifier, "decision_function")
+    if not decides and not hasattr(classifier, "predict_proba"):
+        raise ValueError("the classifier has neither decision_function nor predict_proba")
+
+    def forward(x: np.ndarray) -> np.ndarray:
+        rows = x.reshape(len(x), -1)
+        if not decides:
+            return np.log(np.maximum(classifier.predict_proba(rows), 1e-30)).astype(np.float32)
+        values = np.asarray(classifier.decision_function(rows), np.float32)
+        return np.stack([-values, values], -1) if values.ndim == 1 else values
+
+    return _function(forward, None)
+
+
+def _function(
+    forward: Callable[[np.ndarray], np.ndarray],
+    backward: Callable[[np.ndarray, np.ndarray], np.ndarray] | None,
+) -> LogitsFn:
+    """Returns a function of JAX that calls the host, with a derivative where there is one."""
+    classes: dict[tuple[int, ...], int] = {}
+
+    def number(shape: tuple[int, ...]) -> int:
+        if shape not in classes:
+            classes[shape] = forward(np.zeros((1, *shape), np.float32)).shape[-1]
+        return classes[shape]
+
+    def call(x: Array) -> Array:
+        shape = jax.ShapeDtypeStruct((x.shape[0], number(x.shape[1:])), jnp.float32)
+        looked = functools.partial(_flat, forward, x.ndim)
+        return jax.pure_callback(looked, shape, x, vmap_method="expand_dims")
+
+    def logits_fn(x: Array) -> Array:
+        return call(x.astype(jnp.float32))
+
+    if backward is None:
+        setattr(logits_fn, ON_HOST, True)
+        return logits_fn
+
+    @jax.custom_vjp
+    def differentiable(x: Array) -> Array:
+        return call(x)
+
+    def ahead(x: Array) -> tuple[Array, Array]:
+        return call(x), x
+
+    def back(x: Array, cotangent: Array) -> tuple[Array]:
+        shape = jax.ShapeDtypeStruct(x.shape, jnp.float32)
+        looked = functools.partial(_flat, backward, x.ndim, 2)
+        return (jax.pure_callback(looked, shape, x, cotangent, vmap_method="expand_dims"),)
+
+    differentiable.defvjp(ahead, back)
+
+    def with_gradient(x: Array) -> Array:
+        return differentiable(x.astype(jnp.float32)).astype(jnp.float32)
+
+    setattr(with_gradient, ON_HOST, True)
+    return with_gradient
+
+
+def _flat(fn: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
+    """Returns what a function of a batch says of arrays with more axes in front, of `vmap`.
+
+    Args:
+      fn: of arrays `[B, ...]`.
+      *arguments: number of axes of a batch of inputs, of one of cotangents where there is one, and
+        the arrays.
+    """
+    ranks = [each for each in arguments if isinstance(each, int)]
+    arrays = [np.asarray(each) for each in arguments if not isinstance(each, int)]
+    leads = [array.shape[: array.ndim - rank] for array, rank in zip(arrays, ranks, strict=True)]
+    lead = np.broadcast_shapes(*leads)
+    whole = [
+        np.broadcast_to(array, (*lead, *array.shape[array.ndim - rank :]))
+        for array, rank in zip(arrays, ranks, strict=True)
+    ]
+    flat = [array.reshape(-1, *array.shape[len(lead) + 1 :]) for array in whole]
+    made = fn(*flat)
+    return np.asarray(made, np.float32).reshape(*lead, -1, *made.shape[1:])
