@@ -40,11 +40,21 @@ def disagreement(results: Sequence[Result]) -> str:
     )
     rows = []
     for setting in (*DISAGREEMENT, *larger):
-        cells = [_ratio(verdict, setting) for _, verdict in measured]
+        cells = [
+            _other_data(result) if setting == d1.OTHER_DATA else _ratio(verdict, setting)
+            for result, verdict in measured
+        ]
         rows.append([setting, DISAGREEMENT.get(setting, "–"), *cells])
     return markdown(
         ["what differs", "published", *(name_of(result) for result, _ in measured)], rows
     )
+
+
+def _other_data(result: Result) -> str:
+    """Returns the ratio where data alone differ, which D1 has; a dash where it was not run."""
+    verdict = result.verdict("D1")
+    label = f"disagreement over error, {d1.OTHER_DATA}"
+    return "–" if verdict is None else _shown(verdict, label)
 
 
 def _ratio(verdict: Verdict, setting: str) -> str:

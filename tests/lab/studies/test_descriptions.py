@@ -18,6 +18,7 @@ from halfway.lab.studies.d2 import study as d2
 from halfway.lab.studies.d2.measure import NOISE, steps_of
 from halfway.lab.studies.d3 import measure as published
 from halfway.lab.studies.d3 import study as d3
+from halfway.lab.studies.g4 import measure as g4_measure
 from halfway.lab.study import family, registration, wording
 from halfway.lab.study.conditions import condition
 from halfway.lab.study.records import Measured, Records
@@ -94,9 +95,12 @@ def test_predictions_are_those_of_each_model(trained, pool):
 @pytest.mark.quick
 def test_every_condition_of_the_grid_is_asked_for_once():
     config = tiny_run.digits()
-    asked = d1.needs(config)
+    *asked, last = d1.needs(config)
     assert len(asked) == len(d1.conditions(config)) == 1 + len(grid.design(config).interventions)
     assert len({request.id for request in asked}) == len(asked)
+    (other_data,) = last.conditions
+    assert (other_data.overlap, other_data.num_examples) == (0, 150)
+    assert other_data.shared_start and other_data.shared_order
 
 
 # D2
@@ -273,6 +277,14 @@ def _described():
         (PREDICTIONS.name, each.id): plants.dataset(condition(CONFIG, "mlp"), {}, outcomes)
         for each in d1.conditions(CONFIG).values()
     }
+    small = d1.other_data(CONFIG)
+    counts = {"num_compared": 100.0, "num_disagree": 30.0, "num_largest": 15.0}
+    numbers = {
+        name: (("pair",), value + rng.normal(size=small.num_pairs))
+        for name, value in counts.items()
+    }
+    numbers["num_wrong"] = ("pair", "model"), 20 + rng.normal(size=(small.num_pairs, 2))
+    planted[g4_measure.AGREEMENT.name, small.id] = plants.dataset(small, numbers)
     return Records(CONFIG, planted)
 
 
@@ -283,9 +295,10 @@ def test_a_description_has_no_verdict_and_does_not_enter_the_family():
     verdict = family.conclude([(study, outcome)], family_size=19, evidence="exploratory")[0]
     assert (verdict.verdict, verdict.parts, verdict.p_adjusted) == ("described", (), None)
     assert verdict.num_pairs == 4 and verdict.effect == outcome.headlines[0].estimate
+    assert outcome.headlines[-1].estimate == pytest.approx(1.5, abs=0.1)
     words = study.explain(verdict)
     assert "bounds the first" in words and "{" not in words
     lines = wording.terminal_map([verdict], studies.listed())
     assert "D1  described" in lines and "disagreement minus error, base" in lines
     (figure,) = study.figures(_described(), verdict)
-    assert figure.table is not None and len(figure.table.rows) == len(outcome.headlines)
+    assert figure.table is not None and len(figure.table.rows) == len(outcome.headlines) - 1

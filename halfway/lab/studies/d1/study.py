@@ -1,5 +1,6 @@
 """D1: how far disagreement and error differ in every condition of the grid, and its bound."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,17 +11,21 @@ from halfway.lab.config.settings import RunConfig
 from halfway.lab.measurements import grid
 from halfway.lab.studies.d1 import figures as drawing
 from halfway.lab.studies.d1.measure import PREDICTIONS
+from halfway.lab.studies.g4 import study as g4
+from halfway.lab.studies.g4.measure import AGREEMENT
 from halfway.lab.study import rules, text
 from halfway.lab.study.protocol import Figure, Study, Table
 from halfway.lab.study.records import Measured, Records, Request
 from halfway.lab.study.verdict import Headline, Outcome, Verdict
-from halfway.lab.study.wording import format_estimate
+from halfway.lab.study.wording import format_estimate, format_headline
 from halfway.populations import Condition
 from halfway.stats import Decision
 
 TEXT = text.load(__file__, "description")
 BASE = "base"
 DIFFERENCE = "disagreement minus error"
+OTHER_DATA = "same start and order, other data"
+"""The setting of Jiang et al. that G4 leaves out."""
 BOUND = "class-aggregated calibration error"
 
 
@@ -53,9 +58,20 @@ def conditions(config: RunConfig) -> dict[str, Condition]:
     return {BASE: design.bases[grid.MLP]} | changed
 
 
+def other_data(config: RunConfig) -> Condition:
+    """Returns G4's condition of small halves whose models differ in their data alone.
+
+    Args:
+      config: of the run.
+    """
+    different = g4.setting(config, g4.DECIDES)
+    return dataclasses.replace(different, shared_start=True, shared_order=True)
+
+
 def needs(config: RunConfig) -> Sequence[Request]:
-    """Returns the predictions of every condition of the grid."""
-    return [Request(PREDICTIONS, (trained,)) for trained in conditions(config).values()]
+    """Returns predictions of every condition of the grid, and agreement where data alone differ."""
+    of_grid = [Request(PREDICTIONS, (trained,)) for trained in conditions(config).values()]
+    return [*of_grid, Request(AGREEMENT, (other_data(config),))]
 
 
 def equal_numbers(ballot: Ballot, number: int) -> Ballot:
@@ -135,6 +151,11 @@ def decide(records: Records) -> Outcome:
             )
         )
         counts.append(test.num_pairs)
+    agreement = records.get(AGREEMENT, other_data(records.config))
+    shares = g4.shares(agreement)
+    ratio = stats.fieller(shares.disagreement, shares.error)
+    headlines.append(rules.headline(f"disagreement over error, {OTHER_DATA}", ratio))
+    counts.append(ratio.num_pairs)
     return Outcome((), (), tuple(headlines), num_pairs=min(counts))
 
 
@@ -183,6 +204,7 @@ def words(verdict: Verdict) -> dict[str, str]:
         "num_conditions": str(len(by_name)),
         "largest": f"{format_estimate(*values[:3])}, of the condition {name}; "
         f"its bound is {values[3]:.3f}",
+        "other_data": format_headline(verdict.headlines[-1]),
         "num_above": str(sum(abs(value[0]) > value[3] for value in by_name.values())),
     }
 
