@@ -51,10 +51,10 @@ def blocks(results: Sequence[Result]) -> dict[str, Callable[[], str]]:
         "literature-onsets": lambda: literature.onsets(shipped),
         "literature-calibration": lambda: literature.calibration(shipped),
         "literature-noise": lambda: literature.noise_scale(shipped),
-        "literature-order": lambda: literature.attack_order(unshuffled),
+        "literature-order": lambda: literature.ways(unshuffled, literature.ORDER),
         "literature-steps": lambda: literature.attack_steps(unshuffled),
-        "literature-joint": lambda: literature.joint(unshuffled),
-        "literature-targeted": lambda: literature.targeted(unshuffled),
+        "literature-joint": lambda: literature.ways(unshuffled, literature.JOINT),
+        "literature-targeted": lambda: literature.ways(unshuffled, literature.TARGETED),
     }
 
 

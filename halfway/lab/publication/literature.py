@@ -204,15 +204,6 @@ TARGETED = {
 """Success in %, ImageNet networks: Liu et al., arXiv 1611.02770."""
 
 
-def attack_order(results: Sequence[Result]) -> str:
-    """Returns how far published attacks transfer, published and ours.
-
-    Args:
-      results: all that are published.
-    """
-    return _ways(results, ORDER)
-
-
 def attack_steps(results: Sequence[Result]) -> str:
     """Returns the differences along the published order, and of SVRE from the plain ensemble.
 
@@ -220,29 +211,16 @@ def attack_steps(results: Sequence[Result]) -> str:
       results: all that are published.
     """
     names = [f"{stronger} minus {weaker}" for weaker, stronger in d3.STEPS]
-    return _ways(results, dict.fromkeys(names), 100)
+    return ways(results, dict.fromkeys(names))
 
 
-def targeted(results: Sequence[Result]) -> str:
-    """Returns success towards a class and away from one, of one surrogate and of several.
-
-    Args:
-      results: all that are published.
-    """
-    return _ways(results, TARGETED)
-
-
-def joint(results: Sequence[Result]) -> str:
-    """Returns success of an ensemble with and without reduced variance.
+def ways(results: Sequence[Result], published: Mapping[str, str | None]) -> str:
+    """Returns how far attacks transfer in %: a column a data set and architecture of the targets.
 
     Args:
       results: all that are published.
+      published: success in % by name of the way to attack, or of a step; None where none is told.
     """
-    return _ways(results, JOINT)
-
-
-def _ways(results: Sequence[Result], published: Mapping[str, str | None], scale: int = 100) -> str:
-    """Returns a row a way to attack, a column a data set and architecture of the targets, in %."""
     columns: dict[str, Mapping[str, d3.Interval]] = {}
     for result in results:
         verdict = result.verdict("D3")
@@ -256,7 +234,7 @@ def _ways(results: Sequence[Result], published: Mapping[str, str | None], scale:
     told = any(published.values())
     rows = [
         [name, *([number] if told else [])]
-        + [format_estimate(*(scale * end for end in values[name])) for values in columns.values()]
+        + [format_estimate(*(100 * end for end in values[name])) for values in columns.values()]
         for name, number in published.items()
     ]
     return markdown(["%", *(["published"] if told else []), *columns], rows)

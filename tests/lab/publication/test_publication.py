@@ -12,8 +12,10 @@ from support import commands, drawings, run_folder
 import halfway
 from halfway.lab import studies
 from halfway.lab.config.user import UserError
-from halfway.lab.publication import documents, figures, result, tables
+from halfway.lab.publication import documents, figures, literature, result, tables
 from halfway.lab.runtime.runs import Run
+from halfway.lab.studies.d3 import study as d3
+from halfway.lab.studies.d3.measure import WAYS
 from halfway.lab.study import registration
 from halfway.lab.study.verdict import Headline, PartResult
 
@@ -275,3 +277,20 @@ def test_an_effect_is_clear_by_half_widths_of_its_interval():
 def test_percentages_have_no_negative_zero():
     assert tables.percent((-0.0046, -0.0115, 0.0024)) == "0 %"
     assert tables.percent((-0.03, -0.05, -0.01)) == "−3 %"
+
+
+def test_transfer_of_published_attacks_stands_beside_the_published_numbers():
+    names = [*WAYS, *(f"{stronger} minus {weaker}" for weaker, stronger in d3.STEPS)]
+    headlines = tuple(
+        Headline(f"{name} to {target}", 0.3 + shift, 0.2 + shift, 0.4 + shift)
+        for shift, target in ((0.0, "cnn"), (0.1, "residual"))
+        for name in names
+    )
+    described = dataclasses.replace(DIGITS.verdict("D2"), id="D3", headlines=headlines)
+    published = dataclasses.replace(DIGITS, verdicts=[described])
+    text = literature.ways([published], literature.TARGETED)
+    head, _, *rows = text.splitlines()
+    assert head == "| % | published | digits, CNN to CNN | digits, CNN to RESIDUAL |"
+    assert rows[1].startswith("| MI-FGSM, targeted | 0 to 4 | 30.0 [20.0, 40.0] | 40.0 [")
+    assert "| ensemble, SVRE minus ensemble | 30.0 [" in literature.attack_steps([published])
+    assert literature.ways([DIGITS], literature.ORDER) == literature.NOT_MEASURED
