@@ -104,53 +104,44 @@ def _function(
 
     def call(x: Array) -> Array:
         shape = jax.ShapeDtypeStruct((x.shape[0], number(x.shape[1:])), jnp.float32)
-        looked = functools.partial(_flat, forward, x.ndim)
+        looked = functools.partial(_flat, forward, (x.ndim,))
         return jax.pure_callback(looked, shape, x, vmap_method="expand_dims")
-
-    def logits_fn(x: Array) -> Array:
-        return call(x.astype(jnp.float32))
-
-    if backward is None:
-        setattr(logits_fn, ON_HOST, True)
-        return logits_fn
-
-    @jax.custom_vjp
-    def differentiable(x: Array) -> Array:
-        return call(x)
 
     def ahead(x: Array) -> tuple[Array, Array]:
         return call(x), x
 
     def back(x: Array, cotangent: Array) -> tuple[Array]:
+        assert backward is not None
         shape = jax.ShapeDtypeStruct(x.shape, jnp.float32)
-        looked = functools.partial(_flat, backward, x.ndim, 2)
+        looked = functools.partial(_flat, backward, (x.ndim, cotangent.ndim))
         return (jax.pure_callback(looked, shape, x, cotangent, vmap_method="expand_dims"),)
 
-    differentiable.defvjp(ahead, back)
+    on_host = call
+    if backward is not None:
+        on_host = jax.custom_vjp(call)
+        on_host.defvjp(ahead, back)
 
-    def with_gradient(x: Array) -> Array:
-        return differentiable(x.astype(jnp.float32)).astype(jnp.float32)
+    def logits_fn(x: Array) -> Array:
+        return on_host(x.astype(jnp.float32))
 
-    setattr(with_gradient, ON_HOST, True)
-    return with_gradient
+    setattr(logits_fn, ON_HOST, True)
+    return logits_fn
 
 
-def _flat(fn: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
+def _flat(fn: Callable[..., np.ndarray], ranks: tuple[int, ...], *arrays: Any) -> np.ndarray:
     """Returns what a function of a batch says of arrays with more axes in front, of `vmap`.
 
     Args:
       fn: of arrays `[B, ...]`.
-      *arguments: number of axes of a batch of inputs, of one of cotangents where there is one, and
-        the arrays.
+      ranks: number of axes that the function takes of each array.
+      *arrays: with more axes in front, of length 1 where an array is not mapped.
     """
-    ranks = [each for each in arguments if isinstance(each, int)]
-    arrays = [np.asarray(each) for each in arguments if not isinstance(each, int)]
-    leads = [array.shape[: array.ndim - rank] for array, rank in zip(arrays, ranks, strict=True)]
+    whole = [np.asarray(array) for array in arrays]
+    leads = [array.shape[: array.ndim - rank] for array, rank in zip(whole, ranks, strict=True)]
     lead = np.broadcast_shapes(*leads)
-    whole = [
-        np.broadcast_to(array, (*lead, *array.shape[array.ndim - rank :]))
-        for array, rank in zip(arrays, ranks, strict=True)
-    ]
-    flat = [array.reshape(-1, *array.shape[len(lead) + 1 :]) for array in whole]
-    made = fn(*flat)
-    return np.asarray(made, np.float32).reshape(*lead, -1, *made.shape[1:])
+    flat = []
+    for array, rank in zip(whole, ranks, strict=True):
+        inner = array.shape[array.ndim - rank :]
+        flat.append(np.broadcast_to(array, (*lead, *inner)).reshape(-1, *inner[1:]))
+    made = np.asarray(fn(*flat), np.float32)
+    return made.reshape(*lead, -1, *made.shape[1:])

@@ -18,7 +18,7 @@ import numpy as np
 from halfway import attacks as library
 from halfway import losses, stats
 from halfway.attacks import AttackResult, Diagnosis, Threat, door
-from halfway.attacks.auto.staged import filled
+from halfway.attacks.auto.staged import filled, hashable
 from halfway.attacks.auto.suite import Plan
 from halfway.attacks.diagnostics import ZERO_GRADIENT
 from halfway.keys import named_key
@@ -32,7 +32,6 @@ __all__ = [
     "evaluate",
     "evaluate_steps",
     "name_of",
-    "predictions",
 ]
 Attacks = Sequence[str] | Mapping[str, Callable[..., AttackResult]]
 """Names of attacks of `halfway.attacks`, or functions with a `threat` by name."""
@@ -61,6 +60,7 @@ class Robustness(NamedTuple):
       adversarial: `[T, B, ...]`, a point that fools the model within the budget, of the attack that
         found one first; the image itself where there is none.
       found_by: `[T, B]` int8, the place of that attack; −1 where there is none.
+      seen_as: `[T, B]` int16, the class that the model sees in `adversarial`.
       norms: names of the norms whose curves were drawn.
       distance: `[N, B]`, the length of the smallest change in each of these norms that was found to
         fool the model: 0 where it errs from the start, infinite where none was found.
@@ -76,6 +76,7 @@ class Robustness(NamedTuple):
     undecided: np.ndarray
     adversarial: np.ndarray
     found_by: np.ndarray
+    seen_as: np.ndarray
     norms: tuple[str, ...]
     distance: np.ndarray
     diagnosis: Diagnosis | None
@@ -200,7 +201,8 @@ def evaluate_steps(
     Budgets of a norm are taken in ascending order, and each attack is run on the images that are
     right as they are and that it has not fooled at a smaller budget. Whether an image is fooled is
     found out by looking at the point again, not taken from the attack. Where cross-entropy
-    saturates, attacks that take a loss are run with the margin loss too.
+    saturates, attacks that take a loss are run with the margin loss too. Programs are kept for the
+    same `logits_fn`, until `jax.clear_caches`.
 
     Args:
       logits_fn, images, labels, threats, attacks: as of `evaluate`.
@@ -220,11 +222,16 @@ def evaluate_steps(
     if not threats or not fns:
         raise ValueError("at least one threat model and one attack are needed")
     for threat in threats:
-        door.check(logits_fn, jnp.asarray(x), jnp.asarray(y), threat)
+        door.check(logits_fn, x, y, threat)
         if np.ndim(threat.epsilon):
             raise ValueError(f"a threat model of one budget is needed, got {threat.epsilon}")
+    model = _Model(hashable(logits_fn), x, y, max(1, min(batch_size, len(x))))
     key = jax.random.key(0) if key is None else key
-    return _steps(logits_fn, x, y, threats, fns, key, curves, max(1, batch_size), step)
+    if step is None:
+        step = _start(model, threats, fns, key, curves)
+    else:
+        step = step._replace(robustness=_copied(step.robustness))
+    return _steps(model, fns, key, step)
 
 
 def chosen(attacks: Attacks) -> dict[str, Callable[..., AttackResult]]:
@@ -259,6 +266,15 @@ def name_of(threat: Threat) -> str:
     return f"{threat.norm.name} {float(threat.epsilon):.3g}{part}"
 
 
+class _Model(NamedTuple):
+    """What is attacked: a model on images `[B, ...]` with labels `[B]`, so many at once."""
+
+    logits_fn: LogitsFn
+    x: np.ndarray
+    labels: np.ndarray
+    batch_size: int
+
+
 class _Work(NamedTuple):
     """An attack at a budget, or without an attack the curve of a norm.
 
@@ -273,21 +289,17 @@ class _Work(NamedTuple):
     before: int | None
 
 
-def _plan(threats: tuple[Threat, ...], num_attacks: int, norms: Sequence[str]) -> tuple[_Work, ...]:
-    """Returns the pieces of work in order: attack by attack, budgets of a norm ascending."""
+def _plan(result: Robustness) -> tuple[_Work, ...]:
+    """Returns the pieces of work in order: attack by attack, budgets ascending; then curves."""
+    threats = result.threats
     order = sorted(range(len(threats)), key=lambda place: float(threats[place].epsilon))
     works = []
-    for attack in range(num_attacks):
-        for place in range(len(threats)):
-            smaller = [
-                other
-                for other in order[: order.index(place)]
-                if _is_alike(threats[other], threats[place])
-            ]
-            works.append(_Work(attack, place, smaller[-1] if smaller else None))
-    works.sort(key=lambda work: (work.attack, float(threats[work.threat].epsilon), work.threat))
+    for attack in range(len(result.attacks)):
+        for rank, place in enumerate(order):
+            smaller = (p for p in reversed(order[:rank]) if _is_alike(threats[p], threats[place]))
+            works.append(_Work(attack, place, next(smaller, None)))
     names = [threat.norm.name for threat in threats]
-    return (*works, *(_Work(None, names.index(norm), None) for norm in norms))
+    return (*works, *(_Work(None, names.index(norm), None) for norm in result.norms))
 
 
 def _is_alike(threat: Threat, other: Threat) -> bool:
@@ -297,65 +309,68 @@ def _is_alike(threat: Threat, other: Threat) -> bool:
     return all(map(np.array_equal, threat.bounds, other.bounds))
 
 
-def _steps(
-    logits_fn: LogitsFn,
-    x: np.ndarray,
-    labels: np.ndarray,
+def _start(
+    model: _Model,
     threats: tuple[Threat, ...],
-    fns: dict[str, Callable[..., AttackResult]],
+    fns: Mapping[str, Callable[..., AttackResult]],
     key: Key,
     curves: bool,
-    batch_size: int,
-    step: Step | None,
-) -> Iterator[Step]:
-    """Yields as `evaluate_steps`, of what has been checked."""
-    number = len(x)
-    size = max(1, min(batch_size, number))
-    diagnosis = _diagnosis(logits_fn, x, labels, threats[0], next(iter(fns.values())), key)
-    if diagnosis is not None and float(diagnosis.saturated) > ZERO_GRADIENT:
-        fns = {**fns, **_with_margin(fns)}
-    norms = tuple(
-        dict.fromkeys(threat.norm.name for threat in threats if threat.mask is None and curves)
+) -> Step:
+    """Returns the step before any attack: the images as they are, and what is to be done."""
+    first = next(iter(fns.values()))
+    diagnosis = _diagnosis(model, threats[0], first, key)
+    saturates = diagnosis is not None and float(diagnosis.saturated) > ZERO_GRADIENT
+    names = (*fns, *(_with_margin(fns) if saturates else ()))
+    norms = [threat.norm.name for threat in threats if threat.mask is None and curves]
+    norms = tuple(dict.fromkeys(norms))
+    predicted = _predictions(model)
+    right = predicted == model.labels
+    shape = len(names), len(threats), len(model.x)
+    result = Robustness(
+        attacks=names,
+        threats=threats,
+        labels=model.labels,
+        predicted=predicted,
+        fooled=np.zeros(shape, bool),
+        undecided=np.zeros(shape, bool),
+        adversarial=np.broadcast_to(model.x, (len(threats), *model.x.shape)).copy(),
+        found_by=np.full(shape[1:], -1, np.int8),
+        seen_as=np.broadcast_to(predicted, shape[1:]).copy(),
+        norms=norms,
+        distance=np.where(right, np.inf, np.zeros((len(norms), len(right)))),
+        diagnosis=diagnosis,
     )
-    works = _plan(threats, len(fns), norms)
-    if step is None:
-        predicted = predictions(logits_fn, x, size)
-        right = predicted == labels
-        shape = len(fns), len(threats), number
-        result = Robustness(
-            attacks=tuple(fns),
-            threats=threats,
-            labels=labels,
-            predicted=predicted,
-            fooled=np.zeros(shape, bool),
-            undecided=np.zeros(shape, bool),
-            adversarial=np.broadcast_to(x, (len(threats), *x.shape)).copy(),
-            found_by=np.full(shape[1:], -1, np.int8),
-            norms=norms,
-            distance=np.where(right, np.inf, np.zeros((len(norms), number))),
-            diagnosis=diagnosis,
-        )
-        step = Step(result, 0, _begin(result, works[0]), None, 0.0, "the images as they are")
-    else:
-        step = step._replace(robustness=_copied(step.robustness)._replace(diagnosis=diagnosis))
+    left = _begin(result, _plan(result)[0])
+    return Step(result, 0, left, None, 0.0, "the images as they are")
+
+
+def _steps(
+    model: _Model, fns: Mapping[str, Callable[..., AttackResult]], key: Key, step: Step
+) -> Iterator[Step]:
+    """Yields as `evaluate_steps`, from a step on."""
     yield step
-    result, progress, left = step.robustness, step.progress, step.left
+    result, left, progress = step.robustness, step.left, step.progress
+    fns, works = {**_with_margin(fns), **fns}, _plan(result)
     for place in range(step.place, len(works)):
-        work = works[place]
+        work, words = works[place], _words(result, works[place])
         if place > step.place:
-            progress, left = None, _begin(result, work)
+            left, progress = _begin(result, work), None
         _carry(result, work)
-        for rows, reached, inner in _run(
-            work, logits_fn, x, result, fns, key, size, left, progress
-        ):
-            words = _words(result, work)
-            if reached is None:
-                words += f": {len(rows)} left"
-            elif reached.stage >= 0:
-                fn = fns[result.attacks[work.attack or 0]]
-                stage = Plan(**(_auto_options(fn) or {})).stages[reached.stage]
-                words += f", stage {stage}, class {1 + reached.rank}: {len(reached.left)} left"
-            yield Step(result, place, rows, reached, (place + inner) / len(works), words)
+        threat, key_here = result.threats[work.threat], named_key(key, words)
+        note = functools.partial(_note, result, work, model)
+        attack_fn = None if work.attack is None else fns[result.attacks[work.attack]]
+        options = None if attack_fn is None else _auto_options(attack_fn)
+        if options is not None:
+            pieces = _run_auto(note, options, threat, key_here, left, progress, model)
+        else:
+            run = functools.partial(_attacked, attack_fn=attack_fn)
+            if attack_fn is None:
+                run = functools.partial(_nearest, norm=threat.norm.name)
+            run = functools.partial(run, threat, logits_fn=model.logits_fn)
+            pieces = _run_batches(note, run, key_here, left, model)
+        for rows, reached, share, said in pieces:
+            share = (place + share) / len(works)
+            yield Step(result, place, rows, reached, share, f"{words}: {said}")
     yield Step(result, len(works), np.zeros(0, int), None, 1.0, "done")
 
 
@@ -373,6 +388,7 @@ def _copied(result: Robustness) -> Robustness:
         undecided=result.undecided.copy(),
         adversarial=result.adversarial.copy(),
         found_by=result.found_by.copy(),
+        seen_as=result.seen_as.copy(),
         distance=result.distance.copy(),
     )
 
@@ -394,65 +410,82 @@ def _carry(result: Robustness, work: _Work) -> None:
     new = fooled & (result.found_by[work.threat] < 0)
     result.adversarial[work.threat][new] = result.adversarial[work.before][new]
     result.found_by[work.threat, new] = result.found_by[work.before, new]
+    result.seen_as[work.threat, new] = result.seen_as[work.before, new]
 
 
-def _run(
-    work: _Work,
-    logits_fn: LogitsFn,
-    x: np.ndarray,
-    result: Robustness,
-    fns: Mapping[str, Callable[..., AttackResult]],
-    key: Key,
-    size: int,
-    left: np.ndarray,
-    progress: library.Progress | None,
-) -> Iterator[tuple[np.ndarray, library.Progress | None, float]]:
-    """Yields (rows left, progress of AutoAttack, share done) after each batch of a piece."""
-    labels, threat = result.labels, result.threats[work.threat]
-    total = max(1, len(left))
-    name = "" if work.attack is None else result.attacks[work.attack]
-    key = named_key(key, _words(result, work))
-    options = None if work.attack is None else _auto_options(fns[name])
-    if options is not None:
-        if not len(left):
-            return
-        num_stages = len(Plan(**options).stages)
-        for reached in library.auto_attack_steps(
-            logits_fn,
-            key,
-            x[left],  # pyright: ignore[reportArgumentType]
-            labels[left],  # pyright: ignore[reportArgumentType]
-            threat=threat,
-            chunk_size=size,
-            progress=progress,
-            **options,
-        ):
-            progress = reached
-            inner = (1 + reached.stage - len(reached.left) / total) / (1 + num_stages)
-            yield left, reached, min(max(inner, 0.0), 1.0)
-        assert progress is not None
-        points, loss = (
-            np.asarray(each) for each in (progress.result.adversarial, progress.result.loss)
-        )
-        for begin in range(0, total, size):
-            part = slice(begin, begin + size)
-            _note(result, work, logits_fn, x, left[part], points[part], loss[part], size)
-        yield left[:0], None, 1.0
-        return
-    if work.attack is None:
-        run = functools.partial(_nearest, logits_fn=logits_fn, norm=threat.norm.name)
-    else:
-        run = functools.partial(_attacked, logits_fn=logits_fn, attack_fn=fns[name])
+class _Reached(NamedTuple):
+    """Where a piece of work stands after a batch: the fields of `Step`, within the piece."""
+
+    left: np.ndarray
+    progress: library.Progress | None
+    share: float
+    words: str
+
+
+def _run_batches(
+    note: Callable[..., None], run: Callable[..., Any], key: Key, left: np.ndarray, model: _Model
+) -> Iterator[_Reached]:
+    """Attacks the rows that are left, batch by batch.
+
+    Args:
+      note: writes down rows, points and losses.
+      run: key, images and labels to points and losses.
+      key: of this piece of work.
+      left: rows.
+      model: that is attacked.
+    """
+    total, size = len(left), model.batch_size
     while len(left):
         rows, left = left[:size], left[size:]
         places = filled(rows, size)
-        batch_key = jax.random.fold_in(key, int(rows[0]))
-        points, loss = (
-            np.asarray(each)[: len(rows)]
-            for each in run(batch_key, x[places], labels[places], threat)
-        )
-        _note(result, work, logits_fn, x, rows, points, loss, size)
-        yield left, None, 1 - len(left) / total
+        made = run(jax.random.fold_in(key, int(rows[0])), model.x[places], model.labels[places])
+        note(rows, *(np.asarray(values)[: len(rows)] for values in made))
+        yield _Reached(left, None, 1 - len(left) / total, f"{len(left)} left")
+
+
+def _run_auto(
+    note: Callable[..., None],
+    options: dict[str, Any],
+    threat: Threat,
+    key: Key,
+    left: np.ndarray,
+    progress: library.Progress | None,
+    model: _Model,
+) -> Iterator[_Reached]:
+    """Attacks the rows that are left by AutoAttack, stage by stage over all of them.
+
+    Args:
+      note: writes down rows, points and losses.
+      options: of AutoAttack.
+      threat: of the attack.
+      key: of this piece of work.
+      left: rows.
+      progress: where an earlier run of this piece stood, or None.
+      model: that is attacked.
+    """
+    if not len(left):
+        return
+    stages = ("", *Plan(**options).stages)
+    for progress in library.auto_attack_steps(  # noqa: B020
+        model.logits_fn,
+        key,
+        model.x[left],  # pyright: ignore[reportArgumentType]
+        model.labels[left],  # pyright: ignore[reportArgumentType]
+        threat=threat,
+        chunk_size=model.batch_size,
+        progress=progress,
+        **options,
+    ):
+        share = (1 + progress.stage - len(progress.left) / len(left)) / len(stages)
+        stage = f"stage {stages[1 + progress.stage]}, class {1 + progress.rank}, "
+        words = f"{stage if progress.stage >= 0 else ''}{len(progress.left)} left"
+        yield _Reached(left, progress, min(max(share, 0.0), 1.0), words)
+    assert progress is not None
+    result = progress.result
+    for begin in range(0, len(left), model.batch_size):
+        part = slice(begin, begin + model.batch_size)
+        note(left[part], np.asarray(result.adversarial)[part], np.asarray(result.loss)[part])
+    yield _Reached(left[:0], None, 1.0, "0 left")
 
 
 def _auto_options(fn: Callable[..., Any]) -> dict[str, Any] | None:
@@ -466,13 +499,13 @@ def _auto_options(fn: Callable[..., Any]) -> dict[str, Any] | None:
 
 
 @functools.partial(jax.jit, static_argnames=("logits_fn", "attack_fn"))
-def _attacked(key, x, labels, threat, *, logits_fn: LogitsFn, attack_fn: Callable[..., Any]):
+def _attacked(threat, key, x, labels, *, logits_fn: LogitsFn, attack_fn: Callable[..., Any]):
     made = attack_fn(logits_fn, key, x, labels, threat=threat)
     return made.adversarial, made.loss
 
 
 @functools.partial(jax.jit, static_argnames=("logits_fn", "norm"))
-def _nearest(key, x, labels, threat, *, logits_fn: LogitsFn, norm: str):
+def _nearest(threat, key, x, labels, *, logits_fn: LogitsFn, norm: str):
     """Returns the nearer success of FMN and DeepFool: each is stuck now and then.
 
     DeepFool is not in l1, and takes a gradient for each class, too many of hundreds.
@@ -497,19 +530,13 @@ def _look(points, x, *, logits_fn: LogitsFn, norms: tuple[str, ...]):
     return predicted, [library.distance(moved, start, norm) for norm in norms]
 
 
-def predictions(logits_fn: LogitsFn, x: np.ndarray, size: int) -> np.ndarray:
-    """Returns the class `[B]` of each image; −1 where a logit is NaN.
-
-    Args:
-      logits_fn: of the model.
-      x: `[B, ...]`.
-      size: of a batch.
-    """
+def _predictions(model: _Model) -> np.ndarray:
+    """Returns the class `[B]` of each image; −1 where a logit is NaN."""
     parts = [np.zeros(0, np.int16)]
-    for begin in range(0, len(x), size):
-        rows = np.arange(begin, min(begin + size, len(x)))
-        batch = x[filled(rows, size)]
-        predicted, _ = _look(batch, batch, logits_fn=logits_fn, norms=())
+    for begin in range(0, len(model.x), model.batch_size):
+        rows = np.arange(begin, min(begin + model.batch_size, len(model.x)))
+        batch = model.x[filled(rows, model.batch_size)]
+        predicted, _ = _look(batch, batch, logits_fn=model.logits_fn, norms=())
         parts.append(np.asarray(predicted)[: len(rows)])
     return np.concatenate(parts)
 
@@ -517,27 +544,26 @@ def predictions(logits_fn: LogitsFn, x: np.ndarray, size: int) -> np.ndarray:
 def _note(
     result: Robustness,
     work: _Work,
-    logits_fn: LogitsFn,
-    x: np.ndarray,
+    model: _Model,
     rows: np.ndarray,
     points: np.ndarray,
     loss: np.ndarray,
-    size: int,
 ) -> None:
-    """Writes down what became of at most `size` images, looked at again."""
-    threat = result.threats[work.threat]
-    places = filled(np.arange(len(rows)), size)
+    """Writes down what became of the images of a batch, looked at again."""
+    threat, x = result.threats[work.threat], model.x[rows]
+    places = filled(np.arange(len(rows)), model.batch_size)
     norms = tuple(dict.fromkeys((*result.norms, threat.norm.name)))
-    looked = _look(points[places], x[rows][places], logits_fn=logits_fn, norms=norms)
+    looked = _look(points[places], x[places], logits_fn=model.logits_fn, norms=norms)
     predicted, *lengths = (np.asarray(each)[: len(rows)] for each in jax.tree.leaves(looked))
     silent = (predicted < 0) | np.isnan(loss)
     fooled = (predicted != result.labels[rows]) & ~silent
     if work.attack is not None:
         moved = lengths[norms.index(threat.norm.name)]
-        _check_feasible(result.attacks[work.attack], threat, x[rows], points, moved)
+        _check_feasible(result.attacks[work.attack], threat, x, points, moved)
         new = fooled & (result.found_by[work.threat, rows] < 0)
         result.adversarial[work.threat][rows[new]] = points[new]
         result.found_by[work.threat, rows[new]] = work.attack
+        result.seen_as[work.threat, rows[new]] = predicted[new]
         result.fooled[work.attack, work.threat, rows[fooled]] = True
         result.undecided[work.attack, work.threat, rows[silent]] = True
     for place in range(len(result.norms)):
@@ -554,7 +580,8 @@ def _check_feasible(
     rounding = max(1e-6, 2 * float(jnp.finfo(x.dtype).eps))
     outside = (points < lower - rounding * width) | (points > upper + rounding * width)
     budget = float(threat.epsilon)
-    slack = budget * SLACK + rounding * float(np.max(width)) * np.sqrt(x[0].size)
+    features = 1 if threat.norm.name == "linf" else x[0].size
+    slack = budget * SLACK + rounding * float(np.max(width)) * np.sqrt(features)
     if outside.any() or (moved > budget + slack).any():
         raise ValueError(
             f"attack {name!r} left the threat model {name_of(threat)}: it moved an image by "
@@ -573,25 +600,20 @@ def _with_margin(fns: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..
 
 
 def _diagnosis(
-    logits_fn: LogitsFn,
-    x: np.ndarray,
-    labels: np.ndarray,
-    threat: Threat,
-    attack_fn: Callable[..., Any],
-    key: Key,
+    model: _Model, threat: Threat, attack_fn: Callable[..., Any], key: Key
 ) -> Diagnosis | None:
     """Returns signs of masked gradients on a few images, by PGD in the place of AutoAttack."""
-    rows = np.unique(np.linspace(0, len(x) - 1, min(len(x), NUM_DIAGNOSED)).astype(int))
-    if not len(x):
+    number = len(model.x)
+    if not number:
         return None
-    probe = library.pgd if _auto_options(attack_fn) is not None else attack_fn
+    rows = np.unique(np.linspace(0, number - 1, min(number, NUM_DIAGNOSED)).astype(int))
     looked = _diagnosed(
         named_key(key, "diagnosis"),
-        x[rows],
-        labels[rows],
+        model.x[rows],
+        model.labels[rows],
         threat,
-        logits_fn=logits_fn,
-        attack_fn=probe,
+        logits_fn=model.logits_fn,
+        attack_fn=attack_fn if _auto_options(attack_fn) is None else library.pgd,
     )
     return jax.tree.map(np.asarray, looked)
 

@@ -1,6 +1,7 @@
 """Robustness of one model: against closed forms, resumed, and handed nonsense."""
 
 import copy
+import dataclasses
 import functools
 
 import jax
@@ -226,3 +227,47 @@ def test_the_key_decides_the_draws():
     ]
     np.testing.assert_array_equal(runs[0].adversarial, runs[1].adversarial)
     assert (runs[0].adversarial != runs[2].adversarial).any()
+
+
+def test_a_model_that_cannot_be_hashed_is_a_model():
+    @dataclasses.dataclass
+    class Model:  # equal where its fields are, and so without a hash
+        scale: float
+
+        def __call__(self, x):
+            return self.scale * linear(x)
+
+    found = robustness.evaluate(
+        Model(2.0),
+        IMAGES,
+        LABELS,
+        threats=[attacks.linf(0.06)],
+        attacks={"few": FEW, "pgd": attacks.pgd},
+    )
+    np.testing.assert_array_equal(found.robust(0), found.right & (NEAREST["linf"] > 0.06))
+
+
+def test_what_is_kept_of_a_point_belongs_to_it(result):
+    """The class that is seen in it, and the length of its change, which the curve knows too."""
+    for place, threat in enumerate(result.threats):
+        seen_as = np.asarray(linear(result.adversarial[place]).argmax(-1))
+        np.testing.assert_array_equal(result.seen_as[place], seen_as)
+        rows = result.found_by[place] >= 0
+        length = np.asarray(
+            attacks.distance(
+                jnp.asarray(result.adversarial[place]), jnp.asarray(IMAGES), threat.norm.name
+            )
+        )
+        known = result.distance[result.norms.index(threat.norm.name)]
+        assert rows.any() and (known[rows] <= length[rows] + 1e-6).all()
+
+
+def test_a_step_that_is_given_is_not_diagnosed_again(monkeypatch):
+    options = {"threats": [attacks.linf(0.06)], "attacks": ["fgsm"], "curves": False}
+    steps = robustness.evaluate_steps(linear, IMAGES, LABELS, **options)
+    first = copy.deepcopy(next(steps))
+    *_, last = steps
+    monkeypatch.setattr(robustness, "_diagnosed", None)
+    *_, again = robustness.evaluate_steps(linear, IMAGES, LABELS, **options, step=first)
+    assert last.robustness.fooled.any() and not first.robustness.fooled.any()
+    np.testing.assert_array_equal(again.robustness.fooled, last.robustness.fooled)

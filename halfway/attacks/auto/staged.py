@@ -96,7 +96,7 @@ def _steps(
 ) -> Iterator[Progress]:
     """Yields as `auto_attack_steps`, of what has been checked."""
     num_inputs, chunk_size = len(x), plan.chunk_size
-    look = functools.partial(_clean, logits_fn=_hashable(logits_fn), plan=plan)
+    look = functools.partial(_clean, logits_fn=hashable(logits_fn), plan=plan)
     parts = []
     for begin in range(0, num_inputs, chunk_size):
         rows = filled(np.arange(begin, min(begin + chunk_size, num_inputs)), chunk_size)
@@ -113,7 +113,7 @@ def _steps(
         name = plan.stages[index]
         targeted = name.endswith("_t")
         run = functools.partial(
-            _attack, name=name, logits_fn=_hashable(logits_fn), index=index, plan=plan
+            _attack, name=name, logits_fn=hashable(logits_fn), index=index, plan=plan
         )
         for rank in range(min(plan.num_targets, order.shape[1]) if targeted else 1):
             place = (index, rank)
@@ -143,8 +143,12 @@ def _cast(progress: Progress, dtype: Any) -> Progress:
     return progress._replace(result=progress.result._replace(adversarial=adversarial))
 
 
-def _hashable(logits_fn: LogitsFn) -> LogitsFn:
-    """Returns a model that can be a static argument: programs are kept for the same one."""
+def hashable(logits_fn: LogitsFn) -> LogitsFn:
+    """Returns a model that can be a static argument: programs are kept for the same one.
+
+    Args:
+      logits_fn: of the model.
+    """
     try:
         hash(logits_fn)
     except TypeError:

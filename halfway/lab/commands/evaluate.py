@@ -7,21 +7,24 @@ Example: halfway evaluate --model=mine:load --data=cifar10 --threat=linf:8/255,l
 
 import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
 
 from halfway import attacks, robustness, storage
 from halfway.attacks import Threat
+from halfway.attacks.minimum_norm.nearest import MAKE
 from halfway.lab.config.user import LOG, UserError, writing
 from halfway.lab.entry import launch, shared
 from halfway.lab.report import evaluation_page
 from halfway.lab.report.page import write
 from halfway.lab.runtime import devices, processes
 from halfway.lab.study.wording import format_duration
-from halfway.lab.user_models import evaluations, loading
+from halfway.lab.user_models import evaluations, loading, stored
 from halfway.robustness import Step
 from halfway.types import LogitsFn
 
@@ -79,23 +82,23 @@ def main() -> None:
     if not DATA.value:
         raise UserError("--data is needed: the name of a data set, or FILE.npz")
     devices.start(devices.Place(None, None, False, None, None, None, COMPILATION_CACHE.value))
+    folder = Path(OUT_DIR.value)
+    stored.check_folder(folder, evaluations.FILE_NAME)
     fns = _attacks()
-    threats = tuple(loading.NORMS[threat.norm](threat.epsilon) for threat in THREAT.value)
+    threats = tuple(MAKE[threat.norm](threat.epsilon) for threat in THREAT.value)
     examples = loading.load_examples(DATA.value, DATA_DIR.value, NUM_EXAMPLES.value, SEED.value)
     model = loading.load_model("model", MODEL_FN.value)
-    loading.check_models({"model": {"model": model}}, examples)
+    logits = loading.check_models({"model": {"model": model}}, examples)
     loading.check_attacks(fns, threats[0], model, examples)
-    step = _evaluated(model, examples, threats, fns)
+    step = _evaluated(model, examples, threats, fns, logits)
     page, tables = evaluation_page.page(
         step.robustness,
         examples.images,
-        predicted=_seen_as(model, step),
         model=MODEL_FN.value,
         source=examples.source,
         command=launch.command_line(),
         settings=_settings() | {"JAX": jax.__version__, "devices": jax.devices()[0].device_kind},
     )
-    folder = Path(OUT_DIR.value)
     files = {"numbers.json": lambda path: storage.write_json(path, page.content["numbers"])}
     if ADVERSARIAL.value:
         arrays = evaluation_page.adversarial_arrays(step.robustness)
@@ -108,17 +111,13 @@ def main() -> None:
     print(f"\n{path}")
 
 
-def _attacks() -> dict[str, functools.partial]:
+def _attacks() -> dict[str, Callable[..., Any]]:
     """Returns the attacks by name, AutoAttack in the version that was asked for."""
-    known = loading.attack_names()
-    fns = {}
-    for name in dict.fromkeys(name.strip() for name in ATTACKS.value):
-        if name not in known:
-            raise UserError(f"--attacks must be among {', '.join(known)}, got {name!r}")
-        options = {"version": AUTO_VERSION.value} if name == "auto_attack" else {}
-        fns[name] = functools.partial(getattr(attacks, name), **options)
+    fns = loading.named_attacks(ATTACKS.value)
     if not fns:
         raise UserError("--attacks needs at least one name, e.g. auto_attack")
+    if "auto_attack" in fns:
+        fns["auto_attack"] = functools.partial(attacks.auto_attack, version=AUTO_VERSION.value)
     return fns
 
 
@@ -141,12 +140,12 @@ def _evaluated(
     model: LogitsFn,
     examples: loading.Examples,
     threats: tuple[Threat, ...],
-    fns: dict[str, functools.partial],
+    fns: dict[str, Callable[..., Any]],
+    logits: np.ndarray,
 ) -> Step:
     """Returns the last step, taken up where the folder has an earlier one."""
     folder = Path(OUT_DIR.value)
-    facts = evaluations.identity(_settings(), examples)
-    logits = evaluations.logits_of(model, examples)
+    facts = stored.identity(_settings(), examples)
     step = evaluations.load(folder, facts, logits, threats, examples.labels)
     if step is not None and step.share == 1:
         LOG.info("%s holds this evaluation: nothing is computed", folder)
@@ -186,14 +185,6 @@ def _evaluated(
                 raise processes.Terminated
     assert step is not None
     return step
-
-
-def _seen_as(model: LogitsFn, step: Step) -> Any:
-    """Returns the class that the model sees in each point that fools it, `[T, B]`."""
-    result = step.robustness
-    return [
-        robustness.predictions(model, points, BATCH_SIZE.value) for points in result.adversarial
-    ]
 
 
 def run() -> None:

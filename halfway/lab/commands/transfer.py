@@ -21,12 +21,13 @@ from absl import flags
 
 from halfway import sharding, storage, transfer
 from halfway.attacks import Threat
+from halfway.attacks.minimum_norm.nearest import MAKE
 from halfway.lab.config.user import LOG, UserError, writing
 from halfway.lab.entry import launch, shared
 from halfway.lab.report import transfer_page, transfer_summary
 from halfway.lab.report.page import write
 from halfway.lab.runtime import devices, environment, pipeline, processes
-from halfway.lab.user_models import evaluations, grids, loading
+from halfway.lab.user_models import grids, loading, stored
 
 FLAGS = flags.FlagValues()
 SURROGATES = flags.DEFINE_string(
@@ -52,7 +53,7 @@ DATA = flags.DEFINE_string(
 )
 ATTACKS = flags.DEFINE_list("attacks", ["pgd"], "names from halfway.attacks", flag_values=FLAGS)
 EPSILON = shared.budgets(FLAGS, "epsilon", [0.1], "budgets, e.g. 8/255 or 0.05,0.1")
-NORM = flags.DEFINE_enum("norm", "linf", list(loading.NORMS), "of the budget", flag_values=FLAGS)
+NORM = flags.DEFINE_enum("norm", "linf", list(MAKE), "of the budget", flag_values=FLAGS)
 NUM_STEPS = flags.DEFINE_integer(
     "num_steps",
     None,
@@ -82,14 +83,14 @@ def main() -> None:
         raise UserError("--surrogates is needed: pkg.module:fn, a function that returns the models")
     if not DATA.value:
         raise UserError("--data is needed: the name of a data set, or FILE.npz")
-    budgets, threat_fn = EPSILON.value, loading.NORMS[NORM.value]
+    budgets, threat_fn = EPSILON.value, MAKE[NORM.value]
     attack_fns = loading.choose_attacks(ATTACKS.value, NUM_STEPS.value)
     devices.start(PLACE.value)
     folder = Path(OUT_DIR.value)
     processes.shared(lambda: grids.check_folder(folder, list(attack_fns), budgets))
     examples = loading.load_examples(DATA.value, DATA_DIR.value, NUM_EXAMPLES.value, SEED.value)
     surrogates, targets = _load_models()
-    loading.check_models({"surrogates": surrogates, "targets": targets}, examples)
+    logits = loading.check_models({"surrogates": surrogates, "targets": targets}, examples)
     if targets is surrogates and len(loading.members(surrogates)) == 1:
         raise UserError(
             "there is one model, and nothing to transfer to: name --targets, or ask how robust it "
@@ -103,7 +104,7 @@ def main() -> None:
         place = dataclasses.replace(place, mesh="member:1,data:1")
     layout = devices.lay_out(place)
     with sharding.use(layout):
-        grid = _grid(surrogates, targets, examples, attack_fns, budgets, threat_fn)
+        grid = _grid(surrogates, targets, examples, attack_fns, budgets, threat_fn, logits)
     settings = {
         "surrogates": list(grid.surrogates),
         "targets": list(grid.targets),
@@ -130,17 +131,10 @@ def _grid(
     attack_fns: Mapping[str, functools.partial],
     budgets: Sequence[float],
     threat_fn: Callable[[float], Threat],
+    logits: np.ndarray,
 ) -> transfer.TransferGrid:
     """Returns the grid, each attack at each budget stored once it is done, or taken from disk."""
     folder = Path(OUT_DIR.value)
-    groups = [surrogates] if targets is surrogates else [surrogates, targets]
-    logits = np.stack(
-        [
-            evaluations.logits_of(model, examples)
-            for group in groups
-            for _, model in loading.members(group)
-        ]
-    )
     sides = [[name for name, _ in loading.members(group)] for group in (surrogates, targets)]
     cells: dict[tuple[str, float], transfer.TransferMatrix] = {}
     for name, attack_fn in attack_fns.items():
@@ -149,10 +143,10 @@ def _grid(
             "options": {option: str(value) for option, value in _options(attack_fn).items()},
             "norm": NORM.value,
         }
-        facts = evaluations.identity(described | {"seed": SEED.value}, examples)
+        facts = stored.identity(described | {"seed": SEED.value}, examples)
         for budget in budgets:
-            stored = functools.partial(grids.load_cell, folder, name, budget, facts, logits)
-            cell = processes.shared(stored)
+            load = functools.partial(grids.load_cell, folder, name, budget, facts, logits)
+            cell = processes.shared(load)
             if cell is None:
                 made = transfer.transfer_grid(
                     surrogates,
@@ -197,11 +191,7 @@ def _write(
 ) -> None:
     counts = np.bincount(examples.labels)
     by_class = ", ".join(f"{label}: {count}" for label, count in enumerate(counts) if count)
-    shown = {
-        name: ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-        for name, value in settings.items()
-        if name not in ("attacks", "versions")
-    }
+    shown = {k: value for k, value in settings.items() if k not in ("attacks", "versions")}
     page, tables = transfer_page.page(
         grid,
         examples.labels,

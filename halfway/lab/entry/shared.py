@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from halfway.attacks.minimum_norm.nearest import MAKE
 from halfway.lab.config import config_file, settings
 from halfway.lab.config.config_file import ConfigFile
 from halfway.lab.config.user import UserError
 from halfway.lab.runtime.devices import Place
+from halfway.lab.study.wording import format_budget
 
 FIELD = "set"
 """The name of the flag that --config.FIELD=VALUE becomes."""
@@ -158,10 +160,6 @@ def compilation_cache(values: flags.FlagValues) -> flags.FlagHolder:
     return flags.DEFINE_string("compilation_cache", None, text, flag_values=values)
 
 
-NORMS = ("linf", "l2", "l1")
-"""Of budgets that a flag names."""
-
-
 class ThreatText(NamedTuple):
     """A norm and a budget of it, as typed."""
 
@@ -172,7 +170,7 @@ class ThreatText(NamedTuple):
 class _ThreatParser(flags.ArgumentParser):
     """Reads "linf:4/255,8/255,l2:0.5" as norms with budgets."""
 
-    syntactic_help = f"norms of {', '.join(NORMS)} with budgets, e.g. linf:8/255,l2:0.5"
+    syntactic_help = f"norms of {', '.join(MAKE)} with budgets, e.g. linf:8/255,l2:0.5"
 
     def parse(self, argument: Any) -> tuple[ThreatText, ...]:
         """Returns norms and budgets in the order of the text; a norm holds until the next one.
@@ -193,7 +191,7 @@ class _ThreatParser(flags.ArgumentParser):
                 epsilon = settings.number(budget)
             except ValueError:
                 epsilon = -1.0
-            if norm not in NORMS or not 0 < epsilon < float("inf"):
+            if norm not in MAKE or not 0 < epsilon < float("inf"):
                 raise ValueError(f"must be {self.syntactic_help}")
             threats.append(ThreatText(norm, epsilon))
         return tuple(dict.fromkeys(threats))
@@ -203,17 +201,12 @@ class _ThreatSerializer(flags.ArgumentSerializer):
     """Writes norms and budgets as they are typed."""
 
     def serialize(self, value: Any) -> str:
-        """Returns a text that `_ThreatParser` reads as the same.
+        """Returns a text as `_ThreatParser` reads it.
 
         Args:
           value: norms and budgets.
         """
-        return ",".join(f"{threat.norm}:{_as_typed(threat.epsilon)}" for threat in value)
-
-
-def _as_typed(epsilon: float) -> str:
-    levels = round(255 * epsilon)
-    return f"{levels}/255" if abs(levels / 255 - epsilon) < 1e-9 else f"{epsilon:g}"
+        return ",".join(f"{threat.norm}:{format_budget(threat.epsilon)}" for threat in value)
 
 
 def threats(values: flags.FlagValues, name: str, default: str, text: str) -> Any:

@@ -140,7 +140,7 @@ def _draw(folder: Path, results: Sequence[Result]) -> None:
         "results_law": figures.law(results, _NUM_DECIDING, t3.LARGEST_ERROR),
     }
     if points := literature.calibration_points(results):
-        axes = d1_figures.against_bound(points)
+        axes = d1_figures.against_bound(points, colors=figures.DATASET_COLORS)
         drawn[literature.CALIBRATION_FIGURE] = rules.figure_of(axes)
     for name, figure in drawn.items():
         storage.write_whole(folder / f"{name}.png", drawing.png(figure, dpi=130))

@@ -9,7 +9,7 @@ from halfway.lab.studies.d1 import study as d1
 from halfway.lab.studies.d2 import study as d2
 from halfway.lab.studies.d3 import study as d3
 from halfway.lab.study.verdict import Headline, Verdict
-from halfway.lab.study.wording import format_estimate
+from halfway.lab.study.wording import format_estimate, format_percent
 
 NOT_MEASURED = "*Not measured yet.*"
 
@@ -234,7 +234,7 @@ def ways(results: Sequence[Result], published: Mapping[str, str | None]) -> str:
     told = any(published.values())
     rows = [
         [name, *([number] if told else [])]
-        + [format_estimate(*(100 * end for end in values[name])) for values in columns.values()]
+        + [format_percent(*values[name]) for values in columns.values()]
         for name, number in published.items()
     ]
     return markdown(["%", *(["published"] if told else []), *columns], rows)

@@ -1,17 +1,16 @@
 """An evaluation of one model to sentences, tables, figures and one page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure as MplFigure
 
 from halfway import attacks, plots, robustness, stats
-from halfway.lab.report.landscape_page import settings_table
-from halfway.lab.report.page import Page
+from halfway.lab.report.page import Page, settings_table
 from halfway.lab.study.protocol import Figure, Table
 from halfway.lab.study.rules import figure_of
-from halfway.lab.study.wording import format_estimate
+from halfway.lab.study.wording import format_budget, format_percent
 from halfway.plots.style import (
     BLUE,
     GREY,
@@ -33,28 +32,6 @@ AXES = {"linf": "l∞", "l2": "l2", "l1": "l1"}
 NORM_WORDS = {"linf": "in each pixel (l∞)", "l2": "in Euclidean length (l2)", "l1": "in sum (l1)"}
 
 
-def budget_of(epsilon: float) -> str:
-    """Returns a budget as it is written: as a fraction of 255 where it is one and not round.
-
-    Args:
-      epsilon: of images in [0, 1].
-    """
-    levels = 255 * epsilon
-    is_round = abs(float(f"{epsilon:.2g}") - epsilon) < 1e-6
-    if abs(levels - round(levels)) < 1e-4 and 1 <= round(levels) <= 64 and not is_round:
-        return f"{round(levels)}/255"
-    return f"{epsilon:.3g}"
-
-
-def percent(share: Share) -> str:
-    """Returns a share in % with its interval.
-
-    Args:
-      share: of images.
-    """
-    return format_estimate(*(100 * end for end in share[:3]))
-
-
 def sentences(result: Robustness) -> list[str]:
     """Returns the answer in plain words: what is right as it is, and what stays so under attack.
 
@@ -63,16 +40,21 @@ def sentences(result: Robustness) -> list[str]:
     """
     clean = result.clean_accuracy
     lines = [
-        f"The model classifies {percent(clean)} % of {clean.num_trials} images rightly as they are."
+        f"The model classifies {_percent(clean)} % of {clean.num_trials} images rightly as they "
+        "are."
     ]
     for place, threat in enumerate(result.threats):
         share = result.robust_accuracy(place)
         lines.append(
-            f"{percent(share)} % stay right under every attack that was tried with changes of at "
-            f"most {budget_of(float(threat.epsilon))} {NORM_WORDS[threat.norm.name]}."
+            f"{_percent(share)} % stay right under every attack that was tried with changes of at "
+            f"most {format_budget(float(threat.epsilon))} {NORM_WORDS[threat.norm.name]}."
         )
     lines.append("An attack that was not tried can only lower this. Brackets are 95 % intervals.")
     return lines
+
+
+def _percent(share: Share) -> str:
+    return format_percent(share.estimate, share.low, share.high)
 
 
 def accuracy_table(result: Robustness) -> Table:
@@ -87,9 +69,9 @@ def accuracy_table(result: Robustness) -> Table:
         undecided = int((result.undecided[:, place] & right).any(0).sum())
         rows.append(
             [
-                f"{threat.norm.name} {budget_of(float(threat.epsilon))}",
-                percent(result.robust_accuracy(place)),
-                *(percent(result.robust_accuracy(place, name)) for name in result.attacks),
+                f"{threat.norm.name} {format_budget(float(threat.epsilon))}",
+                _percent(result.robust_accuracy(place)),
+                *(_percent(result.robust_accuracy(place, name)) for name in result.attacks),
                 str(undecided),
             ]
         )
@@ -112,7 +94,7 @@ def class_table(result: Robustness) -> Table:
         "class",
         "images",
         "as they are",
-        *(f"{t.norm.name} {budget_of(float(t.epsilon))}" for t in result.threats),
+        *(f"{t.norm.name} {format_budget(float(t.epsilon))}" for t in result.threats),
     ]
     rows = []
     for label in np.unique(result.labels):
@@ -122,7 +104,7 @@ def class_table(result: Robustness) -> Table:
             [
                 str(label),
                 str(int(chosen.sum())),
-                *(percent(stats.share(values, chosen)) for values in shares),
+                *(_percent(stats.share(values, chosen)) for values in shares),
             ]
         )
     return Table("By class", "Accuracy in % with 95 % intervals.", columns, rows)
@@ -168,13 +150,12 @@ def curves(result: Robustness) -> MplFigure:
     return figure
 
 
-def worst(result: Robustness, images: np.ndarray, predicted: Sequence[np.ndarray]) -> Figure | None:
+def worst(result: Robustness, images: np.ndarray) -> Figure | None:
     """Returns the images that the smallest changes fool; None where these are no pictures.
 
     Args:
       result: of `robustness.evaluate`.
       images: `[B, ...]`.
-      predicted: `[T, B]`, the class that is seen in each point.
     """
     if images.ndim != 4 or images.shape[3] not in (1, 3):
         return None
@@ -192,12 +173,12 @@ def worst(result: Robustness, images: np.ndarray, predicted: Sequence[np.ndarray
             images[rows],
             result.adversarial[place][rows],
             titles=[f"{result.labels[row]}" for row in rows],
-            perturbed_titles=[f"{predicted[place][row]}" for row in rows],
+            perturbed_titles=[f"{result.seen_as[place][row]}" for row in rows],
         )
+        budget = f"{format_budget(float(threat.epsilon))} {NORM_WORDS[threat.norm.name]}"
         caption = (
-            f"Images that the smallest changes fool, attacked with at most "
-            f"{budget_of(float(threat.epsilon))} {NORM_WORDS[threat.norm.name]}: label above, the "
-            "class that the model sees below."
+            f"Images that the smallest changes fool, attacked with at most {budget}: label above, "
+            "the class that the model sees below."
         )
         return Figure("worst", caption, figure_of(axes))
     return None
@@ -236,7 +217,7 @@ def adversarial_arrays(result: Robustness) -> dict[str, np.ndarray]:
     arrays = {"labels": result.labels}
     for place, threat in enumerate(result.threats):
         rows = np.flatnonzero(result.found_by[place] >= 0)
-        name = robustness.name_of(threat).replace(" ", "_")
+        name = f"{threat.norm.name}_{float(threat.epsilon):g}"
         arrays |= {f"{name}_images": result.adversarial[place][rows], f"{name}_rows": rows}
     return arrays
 
@@ -267,7 +248,6 @@ def page(
     result: Robustness,
     images: np.ndarray,
     *,
-    predicted: Sequence[np.ndarray],
     model: str,
     source: str,
     command: str,
@@ -278,7 +258,6 @@ def page(
     Args:
       result: of `robustness.evaluate`.
       images: `[B, ...]`, as they are.
-      predicted: `[T, B]`, the class that is seen in each point.
       model: as the user names it.
       source: of the images.
       command: as typed.
@@ -290,7 +269,7 @@ def page(
         "the budgets asked for, with 95 % intervals."
     )
     drawn = [Figure("curve", caption, curves(result))]
-    pictures = worst(result, images, predicted)
+    pictures = worst(result, images)
     drawn += [] if pictures is None else [pictures]
     shown = [accuracy_table(result), class_table(result)]
     content = {
@@ -302,12 +281,6 @@ def page(
         "doubts": warnings(result),
         "numbers": numbers(result),
         "command": command,
-        "settings": settings_table(
-            {
-                name: ", ".join(map(str, value)) if isinstance(value, list) else value
-                for name, value in settings.items()
-                if value is not None
-            }
-        ),
+        "settings": settings_table(settings),
     }
     return Page("evaluation", "halfway: evaluation", "How robust is it?", content, drawn), shown[:1]

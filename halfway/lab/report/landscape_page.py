@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from halfway import landscapes, plots
-from halfway.lab.report.page import Page
+from halfway.lab.report.page import Page, settings_table
 from halfway.lab.report.run_report import RunInfo
 from halfway.lab.study import wording
 from halfway.lab.study.protocol import Figure, Table
@@ -299,11 +299,6 @@ def page(
     }
     saved = [figure for many in drawn.values() for figure in many]
     return Page("landscape", f"halfway: {heading}", heading, content, saved)
-
-
-def settings_table(facts: Mapping[str, Any]) -> Table:
-    """Returns what a page was made with as a table."""
-    return Table("Facts", "", ["What", "Value"], [[k, str(v)] for k, v in facts.items()])
 
 
 def _alignments(arrays: Arrays) -> Table | None:

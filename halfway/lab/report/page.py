@@ -88,6 +88,20 @@ def column_kinds(table: Table) -> list[str]:
     return kinds
 
 
+def settings_table(facts: Mapping[str, Any]) -> Table:
+    """Returns what a page was made with as a table; what was not set is left out.
+
+    Args:
+      facts: values by name; of a list each item is shown.
+    """
+    rows = [
+        [name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)]
+        for name, value in facts.items()
+        if value is not None
+    ]
+    return Table("Facts", "", ["What", "Value"], rows)
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(

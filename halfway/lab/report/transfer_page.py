@@ -8,12 +8,11 @@ import numpy as np
 from halfway import plots, transfer
 from halfway.lab.report import transfer_summary
 from halfway.lab.report.evaluation_page import FEW
-from halfway.lab.report.landscape_page import settings_table
-from halfway.lab.report.page import Page
+from halfway.lab.report.page import Page, settings_table
 from halfway.lab.report.transfer_summary import Summary
 from halfway.lab.study.protocol import Figure, Table
 from halfway.lab.study.rules import figure_of
-from halfway.lab.study.wording import format_estimate
+from halfway.lab.study.wording import format_estimate, format_percent
 from halfway.transfer import TransferGrid
 
 MOST_CELLS = 100
@@ -248,8 +247,8 @@ def sentences(whole: Mapping[tuple[str, float], Summary], cells: Cells) -> list[
         return ["No image is classified rightly by both models of any pair: there is no rate."]
     lines = [
         f"An attack on one model ({first}, changes of at most {place[1]:g}) fools another one on "
-        f"{_percent(*summary.rate)} % of the images that both have right. Noise of equal size does "
-        f"on {_percent(summary.noise)} %."
+        f"{format_percent(*summary.rate)} % of the images that both have right. Noise of equal "
+        f"size does on {format_percent(summary.noise)} %."
     ]
     means: list[dict[str, float]] = [{}, {}]
     for side, by_name in enumerate(means):
@@ -266,19 +265,15 @@ def sentences(whole: Mapping[tuple[str, float], Summary], cells: Cells) -> list[
         name = max(surrogates, key=lambda each: surrogates[each])
         lines.append(
             f"The strongest surrogate is {name}: attacks on it fool others on "
-            f"{_percent(surrogates[name])} %, mean over the kinds of targets."
+            f"{format_percent(surrogates[name])} %, mean over the kinds of targets."
         )
     if len(targets) > 1:
         name = max(targets, key=lambda each: targets[each])
         lines.append(
-            f"The target that is fooled most easily is {name}: on {_percent(targets[name])} %, "
-            "mean over the kinds of surrogates."
+            f"The target that is fooled most easily is {name}: on "
+            f"{format_percent(targets[name])} %, mean over the kinds of surrogates."
         )
     return lines
-
-
-def _percent(estimate: float, low: float = np.nan, high: float = np.nan) -> str:
-    return format_estimate(100 * estimate, 100 * low, 100 * high)
 
 
 def warnings(

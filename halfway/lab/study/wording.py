@@ -86,6 +86,34 @@ def format_estimate(estimate: float, low: float = math.nan, high: float = math.n
     return text
 
 
+def format_percent(estimate: float, low: float = math.nan, high: float = math.nan) -> str:
+    """Returns a share and its interval in %, as `format_estimate` writes them.
+
+    Args:
+      estimate: 0 to 1.
+      low: lower end of the interval.
+      high: upper end of the interval.
+    """
+    return format_estimate(*(100 * value for value in (estimate, low, high)))
+
+
+def format_budget(epsilon: float) -> str:
+    """Returns a budget as it is typed: as a fraction of 255 where it is one and not round.
+
+    Args:
+      epsilon: of images in [0, 1].
+
+    Examples:
+      >>> [wording.format_budget(epsilon) for epsilon in (8 / 255, 0.2, 0.035)]
+      ['8/255', '0.2', '0.035']
+    """
+    levels = round(255 * epsilon)
+    is_round = abs(float(f"{epsilon:.2g}") - epsilon) < 1e-6
+    if abs(levels - 255 * epsilon) < 1e-4 and 1 <= levels <= 64 and not is_round:
+        return f"{levels}/255"
+    return f"{epsilon:g}"
+
+
 def format_stored(effect: float | None, low: float | None, high: float | None) -> str:
     """Returns an effect as a JSON file gives it back: null stands for what was not finite.
 

@@ -4,54 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from halfway import storage
 from halfway.attacks import Diagnosis, Progress, StagedResult, Threat
-from halfway.lab.config.user import UserError
-from halfway.lab.user_models.loading import NUM_CHECKED, Examples
+from halfway.lab.user_models import stored
 from halfway.robustness import Robustness, Step
-from halfway.types import LogitsFn
 
 FILE_NAME = "evaluation.npz"
-_OUTCOMES = ("predicted", "fooled", "undecided", "adversarial", "found_by", "distance")
-_SAME = 1e-3
-"""Relative difference of logits up to which a model is the same one."""
-
-
-def identity(settings: Mapping[str, Any], examples: Examples) -> dict[str, Any]:
-    """Returns what makes an evaluation the same one, as plain data; the model apart.
-
-    Args:
-      settings: flags that decide what is computed.
-      examples: that are attacked.
-    """
-    digest = storage.tree_digest({"images": examples.images, "labels": examples.labels})
-    return {**settings, "examples": digest}
-
-
-def logits_of(model: LogitsFn, examples: Examples) -> np.ndarray:
-    """Returns logits of the first images, by which a model is recognized.
-
-    Args:
-      model: of the user.
-      examples: that are attacked.
-    """
-    return np.asarray(jax.jit(lambda x: model(x))(jnp.asarray(examples.images[:NUM_CHECKED])))
-
-
-def is_same_model(before: np.ndarray, logits: np.ndarray) -> bool:
-    """Returns whether logits on the same images are the same but for rounding.
-
-    Args:
-      before: as they were stored.
-      logits: as they are.
-    """
-    if before.shape != logits.shape:
-        return False
-    return np.allclose(before, logits, rtol=_SAME, atol=_SAME * np.ptp(logits))
+_OUTCOMES = ("predicted", "fooled", "undecided", "adversarial", "found_by", "seen_as", "distance")
 
 
 def save(folder: Path, step: Step, facts: Mapping[str, Any], logits: np.ndarray) -> None:
@@ -60,32 +20,31 @@ def save(folder: Path, step: Step, facts: Mapping[str, Any], logits: np.ndarray)
     Args:
       folder: of the evaluation, made where it is missing.
       step: where it stands.
-      facts: of `identity`.
-      logits: of `logits_of`.
+      facts: of `stored.identity`.
+      logits: of `loading.check_models`.
 
     Raises:
       OSError: if the file cannot be written.
     """
-    result = step.robustness
-    arrays = {name: getattr(result, name) for name in _OUTCOMES}
-    arrays |= {"left": step.left, "logits": logits}
+    result, progress = step.robustness, step.progress
+    arrays = {name: getattr(result, name) for name in _OUTCOMES} | {"left": step.left}
     if result.diagnosis is not None:
         arrays |= {f"diagnosis.{k}": np.asarray(v) for k, v in result.diagnosis._asdict().items()}
-    if step.progress is not None:
-        arrays |= {f"result.{k}": v for k, v in step.progress.result._asdict().items()}
-        arrays["stage_left"] = step.progress.left
-    stage = None if step.progress is None else [step.progress.stage, step.progress.rank]
-    stored = {
-        "identity": facts,
-        "attacks": list(result.attacks),
-        "norms": list(result.norms),
-        "place": step.place,
-        "stage": stage,
-        "share": step.share,
-        "words": step.words,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    storage.write_arrays(folder / FILE_NAME, arrays, stored)
+    if progress is not None:
+        arrays |= {f"result.{k}": v for k, v in progress.result._asdict().items()}
+        arrays["stage_left"] = progress.left
+    stored.write(
+        folder / FILE_NAME,
+        arrays,
+        facts,
+        logits,
+        attacks=list(result.attacks),
+        norms=list(result.norms),
+        place=step.place,
+        stage=None if progress is None else [progress.stage, progress.rank],
+        share=step.share,
+        words=step.words,
+    )
 
 
 def load(
@@ -99,51 +58,32 @@ def load(
 
     Args:
       folder: of the evaluation.
-      facts: of `identity`.
-      logits: of `logits_of`.
+      facts: of `stored.identity`.
+      logits: of `loading.check_models`.
       threats: that are asked for.
       labels: of the images.
 
     Raises:
-      UserError: if the folder holds another evaluation, or something else.
+      UserError: if the folder holds another evaluation, or a file that cannot be read.
     """
     path = folder / FILE_NAME
-    if not path.is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"--out_dir={folder} holds something else: choose another folder")
+    kept = stored.read(path, facts, logits, folder=folder, what="evaluation")
+    if kept is None:
         return None
-    try:
-        arrays, stored = storage.read_facts(path)
-        known = stored["identity"]
-    except storage.UNREADABLE as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): remove it, or choose another --out_dir"
-        ) from error
-    other = sorted(name for name in {*known, *facts} if known.get(name) != facts.get(name))
-    if other:
-        raise UserError(
-            f"--out_dir={folder} holds another evaluation ({', '.join(other)} differ): choose "
-            "another folder"
-        )
-    if not is_same_model(arrays["logits"], logits):
-        raise UserError(
-            f"--out_dir={folder} holds an evaluation of a model with other logits: choose another "
-            "folder"
-        )
+    arrays, plain = kept
     diagnosis = None
     if "diagnosis.num_inputs" in arrays:
         diagnosis = Diagnosis(*(arrays[f"diagnosis.{name}"] for name in Diagnosis._fields))  # pyright: ignore
     result = Robustness(
-        attacks=tuple(stored["attacks"]),
+        attacks=tuple(plain["attacks"]),
         threats=threats,
         labels=labels,
-        norms=tuple(stored["norms"]),
+        norms=tuple(plain["norms"]),
         diagnosis=diagnosis,
         **{name: arrays[name] for name in _OUTCOMES},
     )
     progress = None
-    if stored["stage"] is not None:
+    if plain["stage"] is not None:
         staged = StagedResult(*(arrays[f"result.{name}"] for name in StagedResult._fields))  # pyright: ignore
-        stage, rank = stored["stage"]
-        progress = Progress(staged, stage, rank, arrays["stage_left"])
-    return Step(result, stored["place"], arrays["left"], progress, stored["share"], stored["words"])
+        progress = Progress(staged, *plain["stage"], arrays["stage_left"])  # pyright: ignore
+    return Step(result, plain["place"], arrays["left"], progress, plain["share"], plain["words"])

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from halfway import storage, transfer
+from halfway import transfer
 from halfway.lab.config.user import UserError
-from halfway.lab.user_models.evaluations import is_same_model
+from halfway.lab.user_models import stored
 from halfway.transfer import TransferMatrix
 
 FOLDER = "cells"
@@ -33,21 +33,19 @@ def save_cell(
       attack: its name.
       budget: ε.
       cell: the outcomes.
-      facts: what makes it the same grid.
-      logits: `[M, B, C]` of all models on a few images, by which they are recognized.
+      facts: of `stored.identity`.
+      logits: of `loading.check_models`.
 
     Raises:
       OSError: if it cannot be written.
     """
-    arrays = {"norm": np.asarray(cell.norm), "logits": logits}
+    arrays = {"norm": np.asarray(cell.norm)}
     for side in ("surrogate", "target"):
         for points, outcome in getattr(cell, side).items():
             for field, values in outcome._asdict().items():
                 arrays[f"{side}.{points}.{field}"] = np.asarray(values)
     arrays |= {f"matched.{name}": np.asarray(values) for name, values in cell.matched.items()}
-    path = _path(folder, attack, budget)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    storage.write_arrays(path, arrays, facts)
+    stored.write(_path(folder, attack, budget), arrays, facts, logits)
 
 
 def load_cell(
@@ -59,27 +57,17 @@ def load_cell(
       folder: of the command's results.
       attack: its name.
       budget: ε.
-      facts: what makes it the same grid.
-      logits: `[M, B, C]` of all models on a few images.
+      facts: of `stored.identity`.
+      logits: of `loading.check_models`.
 
     Raises:
       UserError: if the folder holds another grid, or the file cannot be read.
     """
     path = _path(folder, attack, budget)
-    if not path.is_file():
+    kept = stored.read(path, facts, logits, folder=folder, what="grid")
+    if kept is None:
         return None
-    try:
-        arrays, known = storage.read_facts(path)
-    except storage.UNREADABLE as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): remove it, or choose another --out_dir"
-        ) from error
-    other = sorted(name for name in {*known, *facts} if known.get(name) != facts.get(name))
-    if other or not is_same_model(arrays["logits"], logits):
-        what = ", ".join(other) or "the models"
-        raise UserError(
-            f"--out_dir={folder} holds another grid ({what} differ): choose another folder"
-        )
+    arrays, _ = kept
 
     def outcomes(side: str) -> dict[str, transfer.Evaluation]:
         return {
@@ -105,12 +93,7 @@ def check_folder(folder: Path, attacks: Sequence[str], budgets: Sequence[float])
     Raises:
       UserError: if it is no folder, or holds something else.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out_dir={folder} is not a folder: choose another")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    if not (folder / FOLDER).is_dir():
-        raise UserError(f"--out_dir={folder} holds something else: choose another folder")
+    stored.check_folder(folder, FOLDER)
     ours = {_path(folder, attack, budget) for attack in attacks for budget in budgets}
     if set((folder / FOLDER).glob("*.npz")) - ours:
         raise UserError(f"--out_dir={folder} holds other attacks or budgets: choose another folder")

@@ -24,11 +24,6 @@ from halfway.types import LogitsFn
 
 NUM_CHECKED = 64
 """Number of images on which each model is checked."""
-NORMS: dict[str, Callable[..., Threat]] = {
-    "linf": attacks.linf,
-    "l2": attacks.l2,
-    "l1": attacks.l1,
-}
 
 
 class Examples(NamedTuple):
@@ -209,8 +204,11 @@ def draw_evenly(labels: np.ndarray, number: int, seed: int) -> np.ndarray:
     return np.sort(order[np.argsort(turns[order], kind="stable")][:number])
 
 
-def check_models(models: Mapping[str, Mapping[str, Model]], examples: Examples) -> None:
-    """Checks that all models map the images to finite logits of the same number of classes.
+def check_models(models: Mapping[str, Mapping[str, Model]], examples: Examples) -> np.ndarray:
+    """Returns logits of the first images, `[M, B, C]`, after checking that all models have them.
+
+    They are finite, of equally many classes, and those of an image do not depend on others. Models
+    that several flags name come once.
 
     Args:
       models: the models that each flag names.
@@ -220,6 +218,7 @@ def check_models(models: Mapping[str, Mapping[str, Model]], examples: Examples) 
       UserError: if a model does not; the message names the first such model.
     """
     x, classes = jnp.asarray(examples.images[:NUM_CHECKED]), {}
+    outputs: list[np.ndarray] = []
     needed = int(examples.labels.max()) + 1
     distinct: dict[int, tuple[str, Mapping[str, Model]]] = {}
     for flag, group in models.items():
@@ -242,6 +241,8 @@ def check_models(models: Mapping[str, Mapping[str, Model]], examples: Examples) 
                     f"{where} gives an image other logits alone than among others: switch dropout "
                     "and batch normalization to evaluation"
                 )
+            outputs.append(logits)
+    return np.stack(outputs)
 
 
 def members(group: Mapping[str, Model]) -> list[tuple[str, LogitsFn]]:
@@ -274,23 +275,13 @@ def runs_on_host(groups: Sequence[Mapping[str, Model]]) -> bool:
 
 
 def _logits(where: str, model: LogitsFn, x: Any) -> np.ndarray:
+    if type(model).__module__.split(".")[0] == "torch" or hasattr(model, "state_dict"):
+        raise UserError(f"{where} is a PyTorch module: return halfway.interop.torch_logits(module)")
     try:
-        if type(model).__module__.split(".")[0] == "torch" or hasattr(model, "state_dict"):
-            raise UserError(
-                f"{where} is a PyTorch module: return halfway.interop.torch_logits(module)"
-            )
         # Parameters are arguments of the program, so that members of a stack share it.
         bound = model if isinstance(model, functools.partial) else None
         call = _call if bound else jax.jit(model)
         made = call(bound.func, bound.args[0], x) if bound else call(x)  # pyright: ignore
-        if isinstance(made, tuple | list | dict):
-            raise UserError(
-                f"{where} returns a {type(made).__name__}: return the logits alone, e.g. "
-                "lambda x: model(x)[0]"
-            )
-        logits = np.asarray(made)
-    except UserError:
-        raise
     except Exception as error:  # somebody else's code
         if "trace level" in str(error):
             raise UserError(
@@ -301,6 +292,12 @@ def _logits(where: str, model: LogitsFn, x: Any) -> np.ndarray:
         raise UserError(
             f"{where} fails on images of shape {shape}, which --data has: {_reason(error)}"
         ) from error
+    if isinstance(made, tuple | list | dict):
+        raise UserError(
+            f"{where} returns a {type(made).__name__}: return the logits alone, e.g. "
+            "lambda x: model(x)[0]"
+        )
+    logits = np.asarray(made)
     if logits.ndim != 2 or logits.shape[0] != len(x) or logits.shape[1] < 2:
         raise UserError(
             f"{where} must return logits of shape [{len(x)}, classes], got {list(logits.shape)}"
@@ -330,6 +327,22 @@ def attack_names() -> list[str]:
     return names
 
 
+def named_attacks(names: Sequence[str]) -> dict[str, Callable[..., Any]]:
+    """Returns attacks by name, each once.
+
+    Args:
+      names: names of attacks in `halfway.attacks`.
+
+    Raises:
+      UserError: for a name that is no attack.
+    """
+    known, wanted = attack_names(), dict.fromkeys(name.strip() for name in names)
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"--attacks must be among {', '.join(known)}, got {name!r}")
+    return {name: getattr(attacks, name) for name in wanted}
+
+
 def choose_attacks(names: Sequence[str], num_steps: int | None) -> dict[str, functools.partial]:
     """Returns attacks by name; attacks that take a loss use the margin loss, as M_x does.
 
@@ -340,11 +353,8 @@ def choose_attacks(names: Sequence[str], num_steps: int | None) -> dict[str, fun
     Raises:
       UserError: for a name that is no attack.
     """
-    known, chosen = attack_names(), {}
-    for name in dict.fromkeys(name.strip() for name in names):
-        if name not in known:
-            raise UserError(f"--attacks must be among {', '.join(known)}, got {name!r}")
-        fn = getattr(attacks, name)
+    chosen = {}
+    for name, fn in named_attacks(names).items():
         parameters = inspect.signature(fn).parameters
         passes = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         options: dict[str, Any] = {}

@@ -1,29 +1,26 @@
 """The figure of D1: how far disagreement and error differ against what bounds it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from halfway.plots.style import (
     BLUE,
-    GREY,
     INK,
     MARKERS,
     PAPER,
-    VERMILLION,
     clip_ends,
     new_figure,
     styled,
 )
-
-_COLORS = (BLUE, VERMILLION, INK, GREY)
 
 
 @styled
 def against_bound(
     points: Mapping[str, Mapping[str, tuple[float, float, float, float]]],
     *,
+    colors: Sequence[str] = (BLUE,),
     ax: Axes | None = None,
 ) -> Axes:
     """Returns axes of disagreement minus error against its bound, a mark a condition.
@@ -31,6 +28,7 @@ def against_bound(
     Args:
       points: by name of the data set and of the condition: the difference with the ends of its 95 %
         interval, and the calibration error. A data set without a name gets no legend.
+      colors: of the data sets.
       ax: where to draw, or None for a new figure.
     """
     ax = new_figure(5.0, 4.2).subplots() if ax is None else ax
@@ -44,7 +42,7 @@ def against_bound(
             middle,
             ends,
             fmt=MARKERS[place % len(MARKERS)],
-            color=_COLORS[place % len(_COLORS)],
+            color=colors[place % len(colors)],
             ms=5,
             mec=PAPER,
             mew=0.5,
