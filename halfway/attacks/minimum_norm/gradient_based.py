@@ -1,5 +1,7 @@
 """Attacks that look for the nearest adversarial point by gradients: DeepFool, DDN, FMN."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -10,6 +12,9 @@ from halfway.attacks.minimum_norm import nearest
 from halfway.attacks.minimum_norm.nearest import MAKE, Nearest, distance
 from halfway.attacks.threat import Bounds
 from halfway.types import Array, Key, LogitsFn
+
+SHARPNESS = (6.0, 32.0)
+"""Margin of x over the temperature of `fmn`, at its first and its last step."""
 
 
 @door.checked
@@ -97,7 +102,9 @@ def ddn(
     """Returns the nearest success of a walk whose radius shrinks and grows (Rony et al., 2019).
 
     l2. After each normalized step of length 1 → .01 (cosine) the perturbation is set to a radius
-    that is multiplied by 1 − γ where the last point was a success, by 1 + γ where not.
+    that is multiplied by 1 − γ where the last point was a success, by 1 + γ where not. Steps follow
+    the gradient of the cross-entropy, taken from the log-odds of an error, which have the same
+    direction and do not vanish where softmax saturates.
 
     Args:
       logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
@@ -117,7 +124,8 @@ def ddn(
     """
     del key
     nearest.check("l2", ("l2",), num_steps)
-    goal = nearest.firm(logits_fn, labels, losses.cross_entropy, targets)
+    log_odds = functools.partial(_soft_margin, temperature=1.0)
+    goal = nearest.firm(logits_fn, labels, log_odds, targets)
     estimator, ball = base.exact_gradient(goal), threat.l2(0.0, bounds)
 
     def step(index: Array, carry: tuple[Array, Array, Nearest]) -> tuple[Array, Array, Nearest]:
@@ -136,7 +144,8 @@ def ddn(
     radius = jnp.full(labels.shape, first_norm, x.dtype)
     carry = (jnp.zeros_like(x), radius, nearest.nothing(x))
     move, _, kept = jax.lax.fori_loop(0, num_steps, step, carry)
-    return nearest.end(goal, kept, x + move, x, "l2", num_steps)
+    reported = nearest.firm(logits_fn, labels, losses.cross_entropy, targets)
+    return nearest.end(reported, kept, x + move, x, "l2", num_steps)
 
 
 @door.checked
@@ -158,8 +167,11 @@ def fmn(
 
     The budget of each example follows its boundary: before the first success it is what a linear
     model would need; then it shrinks by γ from the nearest success, or grows where the last point
-    was none, γ from .05 to 10⁻⁴ along a cosine, as the steps, which follow the l2-normalized
-    gradient of the margin loss.
+    was none, γ from .05 to 10⁻⁴ along a cosine, as the steps, which follow an l2-normalized
+    gradient: that of the margin loss in which a soft maximum, T log Σ_{c ≠ y} exp(z_c/T), stands
+    for the largest other logit. This is the one departure from the authors, who follow the margin
+    itself and so keep the class that it meets first, often not the nearest. T falls from 1/6 to
+    1/32 of the margin of x, so that the scale of logits does not matter.
 
     Args:
       logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
@@ -181,11 +193,16 @@ def fmn(
     del key
     nearest.check(norm, tuple(MAKE), num_steps)
     goal = nearest.firm(logits_fn, labels, losses.margin, targets)
-    estimator, ball, unit = base.exact_gradient(goal), MAKE[norm](0.0, bounds), threat.l2(0.0)
+    ball, unit = MAKE[norm](0.0, bounds), threat.l2(0.0)
+    margin = jnp.abs(goal.value(x)[0])
+    margin = jnp.where(margin > 0, margin, 1)
 
     def step(index: Array, carry: tuple[Array, Array, Nearest]) -> tuple[Array, Array, Nearest]:
         point, epsilon, kept = carry
-        estimate = estimator.estimate(None, (), point)
+        sharpness = SHARPNESS[0] * (SHARPNESS[1] / SHARPNESS[0]) ** (index / num_steps)
+        soft_margin = functools.partial(_soft_margin, temperature=margin / sharpness)
+        soft = nearest.firm(logits_fn, labels, soft_margin, targets)
+        estimate = base.exact_gradient(soft).estimate(None, (), point)
         gradient, success = base.finite(estimate.gradient), goal.success(estimate.logits)
         before = jnp.isinf(kept.distance)
         kept = nearest.keep(kept, point, x, success, norm)
@@ -193,7 +210,7 @@ def fmn(
         dual = ball.dual_norm(gradient)
         # A little beyond what a linear model needs: steps to the boundary itself would come ever
         # nearer to it and never cross.
-        reach = jnp.abs(estimate.loss) / jnp.where(dual > 0, dual, 1)
+        reach = jnp.abs(goal.loss(estimate.logits)) / jnp.where(dual > 0, dual, 1)
         linear = (1 + shrink) * (distance(point, x, norm) + reach)
         outward = jnp.where(before, linear, epsilon * (1 + shrink))
         inward = jnp.minimum(epsilon, kept.distance) * (1 - shrink)
@@ -205,3 +222,23 @@ def fmn(
     carry = (x, jnp.zeros(labels.shape, x.dtype), nearest.nothing(x))
     point, _, kept = jax.lax.fori_loop(0, num_steps, step, carry)
     return nearest.end(goal, kept, point, x, norm, num_steps)
+
+
+def _soft_margin(logits: Array, labels: Array, *, temperature: Array | float) -> Array:
+    """Returns T log Σ_{c ≠ y} exp(z_c/T) − z_y `[B]`; T = 1 gives the log-odds of an error.
+
+    For T → 0 it is the margin loss. Its gradient is a mean over the other classes, with the weights
+    of a softmax at temperature T.
+
+    Args:
+      logits: `[B, C]`, C ≥ 2.
+      labels: `[B]` integers.
+      temperature: T > 0, a number or `[B]`.
+    """
+    temperature = jnp.asarray(temperature, logits.dtype)
+    is_label = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
+    ahead = logits - jnp.sum(jnp.where(is_label, logits, 0), 1, keepdims=True)
+    scaled = jnp.where(
+        is_label, -jnp.inf, ahead / jnp.broadcast_to(temperature, labels.shape)[:, None]
+    )
+    return temperature * jax.nn.logsumexp(scaled, axis=1)
