@@ -60,6 +60,11 @@ class Memory(NamedTuple):
     step: int
     look: int
 
+    @property
+    def most(self) -> int:
+        """Returns what is held, and the larger of what a step and what looking needs, in bytes."""
+        return self.held + max(self.next_state + self.step, self.look)
+
 
 def sizes_of(condition: Condition, image_shape: Sequence[int]) -> Sizes:
     """Returns the memory of one model of a condition.
@@ -125,20 +130,6 @@ def memory_of(condition: Condition, image_shape: Sequence[int]) -> Memory:
         step=2 * (sizes.params + batch * example),
         look=2 * (2 * sizes.params + together * example),
     )
-
-
-def member_bytes(condition: Condition, image_shape: Sequence[int]) -> int:
-    """Returns the bytes that a pair of a condition needs at most while it trains.
-
-    They are what is held all the time, and the larger of what a training step needs (with the next
-    state) and what measuring landscapes needs.
-
-    Args:
-      condition: the condition.
-      image_shape: (H, W, D), the shape of an image.
-    """
-    memory = memory_of(condition, image_shape)
-    return memory.held + max(memory.next_state + memory.step, memory.look)
 
 
 def _drawn_bytes(condition: Condition) -> int:

@@ -5,7 +5,7 @@ import gc
 import logging
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -85,7 +85,12 @@ def lay_out(
     Raises:
       UserError: if there are fewer devices than the mesh has, or a process has none in it.
     """
-    wanted = list(wanted)
+    wanted, at_once = list(wanted), place.at_once
+    needs, memory = [], None
+    if wanted and pool is not None:
+        shape = pool.images.shape[1:]
+        needs = [costs.memory_of(condition, shape) for condition in wanted]
+        memory = processes.shared(device_bytes)
     if place.mesh is not None:
         sizes = sharding.parse_mesh(place.mesh)
         try:
@@ -99,16 +104,41 @@ def lay_out(
                 f"--mesh={place.mesh} leaves a process without a device: there are "
                 f"{jax.device_count()} devices on {jax.process_count()} processes"
             )
-    elif wanted and pool is not None:
-        shape, memory = pool.images.shape[1:], processes.shared(device_bytes)
+    elif needs:
         mesh = sharding.choose(
             min(condition.num_pairs for condition in wanted),
-            member_bytes=max(costs.member_bytes(c, shape) for c in wanted) if memory else 0,
+            member_bytes=max(need.most for need in needs) if memory else 0,
             device_bytes=memory,
         ).mesh
     else:
         mesh = sharding.make_mesh()
-    return sharding.Layout(mesh, place.at_once)
+    if at_once is None and memory:
+        at_once = _at_once_by_memory(wanted, needs, mesh, memory)
+    return sharding.Layout(mesh, at_once)
+
+
+def _at_once_by_memory(
+    wanted: Sequence[Condition], needs: Sequence[costs.Memory], mesh: jax.sharding.Mesh, memory: int
+) -> int | None:
+    """Returns how many pairs of a device run at once where all do not fit into memory, else None.
+
+    A CPU has no limit that a program would run into: the system ends the process.
+
+    Args:
+      wanted: the conditions of the populations.
+      needs: their memory.
+      mesh: the devices.
+      memory: the bytes of a device.
+    """
+    num_members, num_data = mesh.shape[sharding.MEMBER], mesh.shape[sharding.DATA]
+    fitting = math.inf
+    for condition, need in zip(wanted, needs, strict=True):
+        here = -(-condition.num_pairs // num_members)
+        left = FOR_POPULATIONS * memory - here * need.held
+        at_once = left // max(1, max(need.look, need.step) // num_data)
+        if at_once < here:
+            fitting = min(fitting, max(1, at_once))
+    return None if math.isinf(fitting) else int(fitting)
 
 
 def use_cores(number: int | None = None) -> None:
@@ -127,8 +157,19 @@ def use_cores(number: int | None = None) -> None:
 
 
 def device_bytes() -> int | None:
-    """Returns the bytes of a device's memory; None where they are not known, as on a CPU."""
-    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    """Returns the bytes of a device's memory, on a CPU its share; None where they are not known."""
+    if jax.default_backend() != "cpu":
+        return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    try:
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not on every system
+        return None
+    return machine // jax.local_device_count()
+
+
+FOR_POPULATIONS = 0.6
+"""Share of a device's memory that populations are planned for: what is left is for images,
+programs, and the error of the estimate."""
 
 
 MOST_MAPS = 30_000

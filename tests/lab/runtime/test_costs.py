@@ -80,14 +80,14 @@ def test_nothing_is_compiled_and_other_settings_count_nothing_anew(caplog):
     fresh = change(MLP, model={"kind": "mlp", "widths": (17,)})
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         costs.model_flops(fresh, IMAGE)
-        costs.member_bytes(fresh, IMAGE)
+        costs.memory_of(fresh, IMAGE)
     assert not [message for message in caplog.messages if "XLA compilation" in message]
     before = costs._work.cache_info().misses, costs._sizes.cache_info().misses
     other = change(
         fresh, noise_rate=0.4, seed=5, overlap=0.5, num_pairs=7, num_examples=50, capacity=50
     )
     assert costs.model_flops(other, IMAGE) != costs.model_flops(fresh, IMAGE)
-    costs.member_bytes(other, IMAGE)
+    costs.memory_of(other, IMAGE)
     assert (costs._work.cache_info().misses, costs._sizes.cache_info().misses) == before
 
 
@@ -148,7 +148,7 @@ def test_memory_of_a_member_is_what_xla_takes(condition):
     _, look = memory(
         populations.look_at_pair, key, params, drawn, images, probe_fn=populations.probe_landscapes
     )
-    ratio = costs.member_bytes(condition, IMAGE) / (held + max(step, look))
+    ratio = costs.memory_of(condition, IMAGE).most / (held + max(step, look))
     assert 0.8 < ratio < 1.5, (ratio, held, step, look)
 
 

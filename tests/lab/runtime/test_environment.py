@@ -1,12 +1,15 @@
-"""What a run stands on: programs are forgotten before a process runs out of memory maps."""
+"""What a run stands on: a process neither runs out of memory maps nor of memory."""
 
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from halfway.lab.runtime import devices
+from halfway import populations
+from halfway.data import Split
+from halfway.lab.runtime import costs, devices
 
 pytestmark = pytest.mark.quick
 
@@ -29,3 +32,44 @@ def test_programs_are_forgotten_only_where_they_hold_too_many_maps():
     assert len(traces) == 2
     # Linux gives 65,530 to a process: half of them are left for what compiles next.
     assert devices.MOST_MAPS < 65_530 / 2
+
+
+POOL = Split(np.zeros((5000, 8, 8, 1), np.float32), np.zeros(5000, np.int32))
+LARGE = populations.Condition(
+    dataset="digits",
+    architecture="residual",
+    model={"kind": "residual", "features": (16, 32), "blocks": 1},
+    num_classes=10,
+    num_examples=2000,
+    capacity=2000,
+    num_holdout=100,
+    probe_steps=(0, 10),
+    num_pairs=12,
+    seed=0,
+    batch_size=64,
+)
+
+
+def at_once(monkeypatch, memory, **flags):
+    monkeypatch.setattr(devices, "device_bytes", lambda: memory)
+    return devices.lay_out(devices.Place(**flags), [LARGE], POOL).at_once
+
+
+def test_as_many_members_run_at_once_as_fit_into_memory(monkeypatch):
+    """A system without memory ends a process and leaves no message: nothing may come that far."""
+    need = costs.memory_of(LARGE, (8, 8, 1))
+    here = LARGE.num_pairs // jax.device_count()
+    whole = (here * need.held + here * need.look) / devices.FOR_POPULATIONS
+    assert at_once(monkeypatch, int(1.01 * whole)) is None
+    for number in range(1, here):
+        some = (here * need.held + number * need.look) / devices.FOR_POPULATIONS
+        assert at_once(monkeypatch, int(1.001 * some)) == number
+    assert at_once(monkeypatch, need.most) == 1
+    assert at_once(monkeypatch, None) is None
+    assert at_once(monkeypatch, need.most, at_once=5) == 5
+
+
+def test_devices_of_a_cpu_share_the_memory_of_the_machine():
+    share = devices.device_bytes()
+    assert share is not None
+    assert 2**28 < share * jax.local_device_count() < 2**50

@@ -88,7 +88,7 @@ def test_memory_of_a_device_is_that_of_its_pairs():
         return estimates.estimate([condition], POOL, where).memory_bytes - image_bytes
 
     single, both = memory(large, layout(1)), memory(large, layout(2))
-    assert single == 4 * costs.member_bytes(large, (8, 8, 1))
+    assert single == 4 * costs.memory_of(large, (8, 8, 1)).most
     assert both == pytest.approx(single / 2)
     # Halved along `data` is the work and not what is held; taking turns leaves less at work.
     held = 4 * costs.memory_of(large, (8, 8, 1)).held
