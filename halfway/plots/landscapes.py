@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.contour import QuadContourSet
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
@@ -30,6 +31,8 @@ _STRENGTHS = (0.0, 0.75)
 """Opacity of grey from the lowest to the highest level, readable on light and dark pages."""
 _HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "ooo", "|||", "+++", "***")
 _DIVERGING = LinearSegmentedColormap.from_list("meeting", [VERMILLION, PAPER, BLUE])
+_POSITIVE = LinearSegmentedColormap.from_list("meet", [PAPER, BLUE])
+_NEGATIVE = LinearSegmentedColormap.from_list("oppose", [VERMILLION, PAPER])
 
 
 @styled
@@ -96,8 +99,10 @@ def contour(
     ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), aspect="equal")
     ax.set(xlabel=wrapped(xlabel, 34), ylabel=wrapped(ylabel, 34))
     ax.set_title(wrapped(title, 40), fontsize=10, loc="left")
-    if walks:
-        ax.legend(loc="upper right", fontsize=8, framealpha=0.85, handlelength=1.4)
+    # The outermost ticks would run into those of a panel beside this one.
+    ax.xaxis.set_major_locator(MaxNLocator(5, prune="both"))
+    if walks:  # below: the landscape fills the axes
+        ax.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=3, fontsize=9, frameon=False)
     return ax
 
 
@@ -183,6 +188,8 @@ def surface(
     )
     ax.set(xlabel="first direction", ylabel="second direction")
     ax.set_zlabel(symbols(zlabel))  # pyright: ignore[reportAttributeAccessIssue]
+    ax.locator_params(nbins=4)  # three axes meet at a corner: more ticks collide there
+    ax.tick_params(labelsize=8, pad=1)
     return ax
 
 
@@ -337,7 +344,8 @@ def spectrum(
         ax.plot(marks, np.full(marks.shape, floor * 1.6**index), "|", color=color, ms=9, mew=1.6)
     ax.set(yscale="log", ylim=(floor, None), xlim=(grid[0], grid[-1]))
     ax.set(xlabel=wrapped(xlabel, 42), ylabel="density")
-    ax.legend(fontsize=9, frameon=False)
+    # Above: densities fill the axes, and have no corner in common that is free.
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=9, frameon=False)
     return ax
 
 
@@ -351,6 +359,8 @@ def meeting_matrix(
     ax: Axes | None = None,
 ) -> Axes:
     """Returns axes with a class by class matrix: blue where halves meet, orange where they oppose.
+
+    Where all values have one sign, the colours run from white to that sign's.
 
     Args:
       matrix: `[C, C]`, a row for each class of A, a column for each of B.
@@ -370,8 +380,11 @@ def meeting_matrix(
             f"meeting_matrix: shape {values.shape} with {len(names)} names; it is [C, C] with C"
         )
     ax = new_figure(4.4, 3.7).subplots() if ax is None else ax
-    top = float(np.nanmax(np.abs(values))) if limit is None else limit
-    image = ax.imshow(values, cmap=_DIVERGING, vmin=-top or -1, vmax=top or 1)
+    top = (float(np.nanmax(np.abs(values))) if limit is None else limit) or 1.0
+    low = 0.0 if np.nanmin(values) >= 0 < np.nanmax(values) else -top
+    high = 0.0 if np.nanmax(values) <= 0 > np.nanmin(values) else top
+    ends = {(0.0, top): _POSITIVE, (-top, 0.0): _NEGATIVE}
+    image = ax.imshow(values, cmap=ends.get((low, high), _DIVERGING), vmin=low, vmax=high)
     ax.set_xticks(range(size), names)
     ax.set_yticks(range(size), names)
     ax.set(xlabel="class in B", ylabel="class in A")

@@ -135,6 +135,15 @@ def test_meeting_matrix_is_white_at_zero():
         plots.meeting_matrix(values, classes=["cat"])
 
 
+@pytest.mark.parametrize(("sign", "limits"), [(1, (0, 2)), (-1, (-2, 0))])
+def test_meeting_matrix_of_one_sign_has_all_its_colours_for_it(sign, limits):
+    (image,) = plots.meeting_matrix(sign * np.array([[2.0, 0.5], [0.0, 1.0]])).images
+    assert image.get_clim() == limits
+    np.testing.assert_allclose(image.to_rgba(0.0)[:3], to_rgb(plots.PAPER), atol=0.01)
+    red, _, blue, _ = image.to_rgba(2.0 * sign)
+    assert (blue > red) == (sign > 0)
+
+
 def test_decision_section_names_each_class_once_inside_its_region():
     x = y = np.linspace(-1, 1, 21)
     across, up = np.meshgrid(x, y)

@@ -9,7 +9,9 @@ Example: halfway landscape --params=a.npz,b.npz --loss=pkg.module:fn --workdir=D
 """
 
 import dataclasses
+import difflib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,13 @@ from halfway.lab.config.settings import LandscapeSizes
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.entry import launch, shared
 from halfway.lab.measurements import weight_space
-from halfway.lab.report import landscape_page
-from halfway.lab.report.page import write
+from halfway.lab.measurements.weight_space import Arrays
+from halfway.lab.report import landscape_page, model_landscape_page
+from halfway.lab.report.page import Page, write
 from halfway.lab.runtime import datasets, devices, environment, pipeline, processes, runs
 from halfway.lab.runtime.runs import Run
 from halfway.lab.study import conditions
+from halfway.lab.user_models import landscapes as user_landscapes
 from halfway.populations import Condition
 from halfway.types import Params
 
@@ -58,6 +62,10 @@ LOSS = flags.DEFINE_string(
 DATA_DIR = shared.data_dir(FLAGS)
 shared.checkpoint_every(FLAGS)
 PLACE = shared.place(FLAGS)
+
+
+SEED = 0
+"""Of the directions around a model of one's own."""
 
 
 def main() -> None:
@@ -95,20 +103,35 @@ def main() -> None:
             info = dataclasses.replace(
                 pipeline.run_info(run, seconds, [], 1), command=described["command"]
             )
-            lead = _lead(condition, arrays["slice_own"].shape[0])
-            heading = "What the two parties see"
-            processes.shared(
-                lambda: _write(folder / subfolder, arrays, heading=heading, lead=lead, run=info)
+            page = landscape_page.page(
+                arrays,
+                weight_space.summary(arrays),
+                lead=_lead(condition, arrays["slice_own"].shape[0]),
+                command=info.command,
+                run=info,
             )
+            processes.shared(lambda: _write(folder / subfolder, arrays, page))
 
 
 def _stored() -> ConfigFile | None:
-    """Returns the settings of the run in --workdir, where no config is given."""
-    folder = Path(WORKDIR.value or "")
-    if WORKDIR.value and not CONFIG.given and (folder / "config.json").is_file():
-        run = Run.open(folder)
-        return ConfigFile(run.config, run.name, {})
-    return None
+    """Returns the settings of the run in --workdir, where no config is given.
+
+    Raises:
+      UserError: if there is none: a name that was mistyped would train another run.
+    """
+    if not WORKDIR.value or CONFIG.given:
+        return None
+    folder = Path(WORKDIR.value)
+    if not (folder / "config.json").is_file():
+        runs_beside = [str(path.parent) for path in folder.parent.glob("*/config.json")]
+        close = difflib.get_close_matches(str(folder), runs_beside, n=1)
+        hint = f": did you mean {close[0]}?" if close else "."
+        raise UserError(
+            f"--workdir={folder} holds no run (no config.json){hint} To train one there, give "
+            "--config"
+        )
+    run = Run.open(folder)
+    return ConfigFile(run.config, run.name, {})
 
 
 def _lead(condition: Condition, num_drawn: int) -> str:
@@ -167,16 +190,24 @@ def _draw_user_model(names: list[str], loss: str) -> None:
         raise UserError(f"--loss={loss} is not finite at the parameters given")
     folder = Path(WORKDIR.value or "runs/landscape") / "landscape"
     with sharding.use(devices.lay_out(PLACE.value)):
-        arrays = weight_space.measure_own(loss_fn, members, jax.random.key(0), LandscapeSizes())
-    facts = {"Parameters": ", ".join(names), "Loss": loss, "JAX": jax.__version__}
-    heading, lead = "The landscape of a model", f"{', '.join(names)} under {loss}."
-    processes.shared(lambda: _write(folder, arrays, heading=heading, lead=lead, facts=facts))
-
-
-def _write(folder: Path, arrays: Any, **words: Any) -> None:
-    page = landscape_page.page(
-        arrays, weight_space.summary(arrays), command=launch.command_line(), **words
+        arrays = user_landscapes.measure(loss_fn, members, jax.random.key(SEED), LandscapeSizes())
+    page = model_landscape_page.page(
+        arrays,
+        user_landscapes.barriers(arrays),
+        _names([Path(name) for name in names]),
+        command=launch.command_line(),
+        facts={"Parameters": names, "Loss": loss, "Seed": SEED} | environment.versions(),
     )
+    processes.shared(lambda: _write(folder, arrays, page))
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Returns the names of files without their endings, whole where those are not different."""
+    stems = [path.stem for path in paths]
+    return stems if len(set(stems)) == len(stems) else list(map(str, paths))
+
+
+def _write(folder: Path, arrays: Arrays, page: Page) -> None:
     path = write(folder, page, {"arrays.npz": lambda path: storage.write_arrays(path, arrays)})
     for table in page.content["tabled"].values():
         if table:

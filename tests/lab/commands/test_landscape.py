@@ -17,10 +17,11 @@ from halfway.lab.config.settings import LandscapeSizes
 from halfway.lab.config.user import UserError
 from halfway.lab.entry import launch
 from halfway.lab.measurements import weight_space
-from halfway.lab.report import landscape_page
+from halfway.lab.report import landscape_page, model_landscape_page
 from halfway.lab.runtime import devices
 from halfway.lab.runtime.runs import Run
 from halfway.lab.study import conditions
+from halfway.lab.user_models import landscapes as user_landscapes
 
 SIZES = LandscapeSizes(
     num_pairs=2,
@@ -282,6 +283,7 @@ def test_the_page_is_whole_and_needs_nothing_else(folder):
     path, out = folder
     page = (path / "landscape" / "landscape.html").read_text()
     assert "walk of A" in page and "What to distrust" in page
+    assert "In short" in page and "once units are matched, by" in page
     assert not re.search(r'(?:src|href)="(?!#|data:)', page)
     assert out.strip().endswith("landscape.html")
     assert "as trained, error on S" in out
@@ -320,6 +322,38 @@ def test_populations_that_cannot_be_drawn(folder, monkeypatch, flags, message):
         launch.call(landscape.main, landscape.FLAGS, flags)
 
 
+def test_a_folder_that_holds_no_run_is_not_trained_into(folder, monkeypatch):
+    """A mistyped name had trained a run of the default config."""
+    monkeypatch.chdir(folder[0].parent)
+    monkeypatch.setattr(devices, "start", lambda place: None)
+    with pytest.raises(UserError, match=r"--workdir=rum holds no run .*did you mean run\?"):
+        launch.call(landscape.main, landscape.FLAGS, ("--workdir=rum",))
+    assert not (folder[0].parent / "rum").exists()
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_of_one_and_of_two_models_what_there_is_is_drawn(number):
+    """Two models have slices and spectra of both, and the line between them; one has no pair."""
+
+    def loss_fn(params):  # two wells, at −1 and 1: the barrier between them is 1
+        return ((params["w"] ** 2 - 1) ** 2).mean()
+
+    members = [{"w": jnp.full((3, 4), value)} for value in (-1.0, 1.0)][:number]
+    arrays = user_landscapes.measure(loss_fn, members, jax.random.key(0), SIZES)
+    heights, names = user_landscapes.barriers(arrays), ["left", "right"][:number]
+    drawn = model_landscape_page.figures(arrays, names)
+    assert set(drawn) == (
+        {"slices", "spectra"} if number == 1 else {"slices", "spectra", "segments"}
+    )
+    assert len(drawn["slices"][1].figure.axes) == number
+    assert len(model_landscape_page.tables(arrays, heights, names)["spectra"].rows) == number
+    told = model_landscape_page.sentences(arrays, heights, names)
+    assert len(told) == (1 if number == 1 else 3)
+    if number == 2:
+        assert heights["linear"] == pytest.approx(1, rel=1e-5)
+        assert "rises 1 above the line between the ends, at t = 0.5" in told[-1]
+
+
 def test_a_model_of_ones_own_gives_the_closed_form(tmp_path, monkeypatch):
     monkeypatch.setattr(landscape, "LandscapeSizes", lambda: SIZES)
     paths = [write_params(tmp_path / f"{i}.npz", i) for i in range(3)]
@@ -329,14 +363,23 @@ def test_a_model_of_ones_own_gives_the_closed_form(tmp_path, monkeypatch):
     assert done.code == 0, done
     arrays = storage.read_arrays(tmp_path / "own" / "landscape" / "arrays.npz")
     # H is 2 on the kernel, and 2 · ones on the bias: eigenvalues 6 once and 2 twelve times.
-    np.testing.assert_allclose(arrays["spectrum_end_tops"], [[6, 2]], rtol=1e-4)
-    first = storage.read_arrays(paths[0])
-    value = ((first["layer/kernel"] - 1) ** 2).sum() + first["bias"].sum() ** 2
-    assert arrays["segment_raw_loss"][0, 0] == pytest.approx(value, rel=1e-5)
-    assert arrays["plane_cross_entropy"].shape == (1, 5, 5)
+    np.testing.assert_allclose(arrays["spectrum_tops"], 3 * [[6, 2]], rtol=1e-4)
+    np.testing.assert_allclose(arrays["spectrum_trace"], 6 + 12 * 2, rtol=0.5)
+    stored = [storage.read_arrays(path) for path in paths]
+    values = [((a["layer/kernel"] - 1) ** 2).sum() + a["bias"].sum() ** 2 for a in stored]
+    np.testing.assert_allclose(arrays["slice_loss"][:, SIZES.grid // 2], values, rtol=1e-5)
+    middle = (slice(None), SIZES.grid // 2, SIZES.grid // 2)
+    np.testing.assert_allclose(arrays["slice_plane"][middle], values, rtol=1e-5)
+    ends = [[values[i], values[j]] for i, j in ((0, 1), (0, 2), (1, 2))]
+    np.testing.assert_allclose(arrays["segment_loss"][:, [0, -1]], ends, rtol=1e-5)
+    assert arrays["plane_loss"].shape == (5, 5)
     figures = {path.stem for path in (tmp_path / "own" / "landscape" / "figures").glob("*.png")}
     assert {"plane", "spectrum", "slice"} <= figures
     page = (tmp_path / "own" / "landscape" / "landscape.html").read_text()
-    assert "mine:loss" in page
+    assert "mine:loss" in page and "In short" in page
+    # A bowl has no barrier, and what is known of populations alone is not said.
+    assert page.count("no barrier") == 3
+    for words in ("95 % interval", "nats", "θ", "L_A", "pair", "seen in training", "S.", "nan"):
+        assert words not in re.sub(r"<(style|svg).*?</\1>", "", page, flags=re.DOTALL), words
     half = commands.call(tmp_path, "landscape", FOLDERS[0], *flags[:1])
     assert "--params and --loss belong together" in half.complaint

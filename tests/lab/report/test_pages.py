@@ -27,7 +27,9 @@ LAWS = ("first_law", "first_law_trained", "second_law", "linear_gaussian")
 PAGES = {
     "landscape": {
         "lead": NASTY,
-        "shown": ["spectra", "distrust", "repeat"],
+        "sentences": [NASTY],
+        "titles": {"spectra": NASTY},
+        "doubts": [NASTY],
         "drawn": {"spectra": None},
         "tabled": {"spectra": table()},
         "run": None,
