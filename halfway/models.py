@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from halfway import custom_models
+from halfway.custom_models import CustomModel
 from halfway.types import ApplyFn, Array, Params
 
 IMAGES_LAST = (("NHWC", "HWIO", "NHWC"), ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)))
@@ -317,29 +319,34 @@ def fields_of(kind: str) -> dict[str, Any]:
     """Returns the fields of a kind of model and their types, C left out.
 
     Args:
-      kind: "linear", "mlp", "cnn", "residual" or "transformer".
+      kind: "linear", "mlp", "cnn", "residual", "transformer", or a user's `pkg.module:build`.
 
     Raises:
       ValueError: for an unknown kind.
     """
+    if custom_models.is_custom(kind):
+        return custom_models.fields_of(kind)
     if kind not in _KINDS:
-        raise ValueError(f"unknown model kind {kind!r}: choose one of {', '.join(_KINDS)}")
+        raise ValueError(
+            f"unknown model kind {kind!r}: choose one of {', '.join(_KINDS)}, or pkg.module:build"
+        )
     # flax adds `parent` and `name`.
     added = ("num_classes", "parent", "name")
     annotations = _KINDS[kind].__annotations__.items()
     return {name: declared for name, declared in annotations if name not in added}
 
 
-def build(config: Mapping[str, Any], *, num_classes: int) -> nn.Module:
-    """Returns the linen module that a plain config describes.
+def build(config: Mapping[str, Any], *, num_classes: int) -> nn.Module | CustomModel:
+    """Returns the module that a plain config describes: `init` and `apply` as linen modules have.
 
     Args:
-      config: `kind` ("linear", "mlp", "cnn", "residual" or "transformer") and the module's fields,
-        lists allowed for tuples.
+      config: `kind` ("linear", "mlp", "cnn", "residual", "transformer", or a user's
+        `pkg.module:build`, see `custom_models`) and the module's fields, lists allowed for tuples.
       num_classes: C, the number of classes.
 
     Raises:
-      ValueError: for an unknown kind, field or activation, naming it and those that exist.
+      ValueError: for an unknown kind, field or activation, naming it and those that exist, and for
+        what `custom_models.build` refuses.
 
     Examples:
       >>> module = models.build({"kind": "mlp", "widths": [32]}, num_classes=10)
@@ -354,6 +361,8 @@ def build(config: Mapping[str, Any], *, num_classes: int) -> nn.Module:
     for name in fields:
         if name not in known:
             raise ValueError(f"unknown field {name!r} of a {kind!r} model: it has {sorted(known)}")
+    if custom_models.is_custom(kind):
+        return custom_models.build(kind, fields, num_classes=num_classes)
     if fields.get("activation", "relu") not in ACTIVATIONS:
         raise ValueError(
             f"unknown activation {fields['activation']!r}: choose one of {', '.join(ACTIVATIONS)}"

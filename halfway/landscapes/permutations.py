@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from halfway import models
+from halfway.custom_models import CustomModel
 from halfway.types import Array, Key, Params
 
 Permutations = dict[str, Any]
@@ -94,8 +95,8 @@ def declare_permutations(axes: Axes, params: Params) -> Specification:
     return Specification({name: tuple(entries) for name, entries in axes.items()}, sizes)
 
 
-def derive_permutations(module: nn.Module, params: Params) -> Specification:
-    """Returns the specification of a module of `halfway.models`.
+def derive_permutations(module: nn.Module | CustomModel, params: Params) -> Specification:
+    """Returns the specification of a module of `halfway.models`, or that a user's model declares.
 
     Its groups are hidden units of dense layers, channels of convolutions, the residual stream of
     each stage or of the transformer, hidden units within each block, and attention heads as wholes.
@@ -106,8 +107,10 @@ def derive_permutations(module: nn.Module, params: Params) -> Specification:
       params: the parameters of one model.
 
     Raises:
-      ValueError: for a module that is not of `halfway.models`.
+      ValueError: for a module that is not of `halfway.models` and declares no permutations.
     """
+    if isinstance(module, CustomModel) and module.permutations is not None:
+        return declare_permutations(module.permutations, params)
     rules: dict[type, Callable[[Any, dict[str, Any]], Axes]] = {
         models.Linear: lambda module, tensors: {
             name: (None,) * v.ndim for name, v in tensors.items()

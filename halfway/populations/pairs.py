@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from halfway import models, storage
+from halfway.custom_models import CustomModel
 from halfway.keys import named_key
 from halfway.populations import halves, training
 from halfway.populations.halves import Halves
@@ -159,8 +160,8 @@ class Condition:
         return _id(self)
 
     @property
-    def module(self) -> models.nn.Module:
-        """The linen module of the condition."""
+    def module(self) -> models.nn.Module | CustomModel:
+        """The module of the condition, which has `init` and `apply` as linen modules have."""
         return models.build(dict(self.model), num_classes=self.num_classes)
 
     @property

@@ -12,11 +12,15 @@ import shutil
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from support import commands
 from support.launcher import FOLDERS
 
+from halfway import models
 from halfway.lab import studies
+from halfway.lab.config import config_file
 from halfway.lab.entry import launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -296,3 +300,22 @@ def test_a_whole_run(tree, recipe):
     result = commands.call(tree.folder, "reproduce", *line.split(), *FOLDERS, "--workdir=run")
     assert result.code == 0, result
     assert "G1" in result.out and (tree.folder / "run" / "report.html").is_file()
+
+
+def test_a_model_is_used_without_adding_it(tmp_path, monkeypatch):
+    """The file and the flags of the recipe give a config whose model can be trained."""
+    section = re.search(r"^## Use a model without .*?(?=^## )", TEXT, flags=re.M | re.S)
+    assert section is not None
+    source, command = re.findall(r"```(?:python|sh)\n(.*?)```", section[0], flags=re.S)
+    (tmp_path / "mine.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    flags = dict(re.findall(r"--config\.(\S+?)=(\S+)", command))
+    config = config_file.load("digits:tiny", flags).config
+    module = models.build(config.models["mine"], num_classes=config.num_classes)
+    images = np.zeros((3, 8, 8, 1), np.float32)
+    variables = module.init(jax.random.key(0), images)
+    assert variables["params"]["first"]["kernel"].shape == (64, 32)
+    assert module.apply(variables, images).shape == (3, 10)
+    told = studies.unsuitable(studies.choose(["all"]), config)
+    assert set(told) == set(re.findall(r"\b[GT]\d+\b", section[0]))

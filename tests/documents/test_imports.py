@@ -20,7 +20,7 @@ ROOT = Path(halfway.__file__).parents[1]
 FOLDERS = ("halfway", "experiments", "configs")
 ORDER = (
     *("types", "trees", "keys", "stats"),
-    *("sharding", "losses", "models", "data", "storage"),
+    *("sharding", "losses", "custom_models", "models", "data", "storage"),
     *("attacks", "landscapes", "meeting", "interop"),
     *("populations", "transfer", "robustness", "input_space", "plots"),
     *("lab.config", "lab.study", "lab.measurements", "lab.studies"),

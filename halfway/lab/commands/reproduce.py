@@ -9,6 +9,7 @@ from absl import flags
 
 from halfway import sharding
 from halfway.lab import studies
+from halfway.lab.config.user import LOG, UserError
 from halfway.lab.entry import launch, shared
 from halfway.lab.runtime import datasets, devices, environment, pipeline, processes, runs
 from halfway.lab.runtime.runs import Run
@@ -40,10 +41,16 @@ PLACE = shared.place(FLAGS)
 
 def main() -> None:
     """Goes from a config to a report; each stage reads what earlier stages left on disk."""
+    devices.start(PLACE.value)  # first: a config may name a model whose file uses JAX
     file = CONFIG.load()
     chosen = studies.choose(file.config.hypotheses if ONLY.value is None else ONLY.value)
+    unsuitable = studies.unsuitable(chosen, file.config)
+    for name, reason in unsuitable.items():
+        LOG.info("%s is not for this architecture: %s", name, reason)
+    chosen = [study for study in chosen if study.id not in unsuitable]
+    if not chosen:
+        raise UserError("none of these hypotheses is for this architecture")
     pipeline.check_tensorboard(TENSORBOARD.value)
-    devices.start(PLACE.value)
     dataset = datasets.load_for(file.config, DATA_DIR.value)
     pool = datasets.pool_for(file.config, dataset)
     wanted = pipeline.conditions(chosen, file.config, pool)
@@ -61,6 +68,7 @@ def main() -> None:
         run.checkpoint_every = FLAGS.checkpoint_every
         with run.locked():
             run.describe(lambda: environment.describe(dataset, launch.command_line()))
+            run.note(unsuitable=unsuitable)
             pipeline.measure(run, chosen, pool)
             pipeline.write_events(run, chosen, TENSORBOARD.value)
             pipeline.finish(run)

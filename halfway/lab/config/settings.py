@@ -18,7 +18,7 @@ import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from halfway import models
+from halfway import custom_models, models
 from halfway.lab.config.user import UserError
 
 
@@ -234,12 +234,17 @@ def _model(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         1.
     """
     plain = {field: _plain(value) for field, value in fields.items()}
+    kind = str(plain.get("kind"))
+    if custom_models.is_custom(kind) and custom_models.DIGEST_FIELD in plain:
+        return plain  # of a stored run: it can be read where the user's file is not
     try:
-        declared = models.fields_of(str(plain.get("kind")))
+        declared = models.fields_of(kind)
         for field, value in plain.items():
             if field in declared:
                 plain[field] = _of_type(f"models.{name}.{field}", declared[field], value)
         models.build(plain, num_classes=2)
+        if custom_models.is_custom(kind):
+            plain[custom_models.DIGEST_FIELD] = custom_models.source_digest(kind)
     except ValueError as error:
         raise UserError(f"config.models.{name}: {error}") from error
     return plain
@@ -282,14 +287,20 @@ def override(plain: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str
 
     Args:
       plain: nested dicts of a config file.
-      overrides: the texts by dotted name of the field.
+      overrides: the texts by dotted name of the field; `models.NAME` may be a user's own model,
+        `pkg.module:build`.
 
     Raises:
       UserError: for a name that is no field; the message has the nearest field.
     """
-    known = fields_of(RunConfig) | leaves(plain) | _fields_of_models(plain)
     changed = {name: _copied(value) for name, value in plain.items()}
+    whole = {name: text for name, text in overrides.items() if _is_model(name, text)}
+    for name, text in whole.items():
+        changed.setdefault("models", {})[name.removeprefix(_MODELS)] = {"kind": text}
+    known = fields_of(RunConfig) | leaves(changed) | _fields_of_models(changed)
     for name, text in overrides.items():
+        if name in whole:
+            continue
         if name not in known:
             raise UserError(f"unknown config field {name!r}: {_hint(name, known)}")
         *groups, last = name.split(".")
@@ -299,6 +310,15 @@ def override(plain: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str
         # Fields of models are typed by their modules, so that a Python literal is read as such.
         place[last] = _literal(text) if groups[:1] == ["models"] else text
     return changed
+
+
+_MODELS = "models."
+
+
+def _is_model(name: str, text: str) -> bool:
+    """Returns whether a field is a whole model, `models.NAME=pkg.module:build`."""
+    rest = name.removeprefix(_MODELS)
+    return rest != name and "." not in rest and custom_models.is_custom(text)
 
 
 def _fields_of_models(plain: Mapping[str, Any]) -> dict[str, Any]:

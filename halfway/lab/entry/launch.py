@@ -9,6 +9,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 from absl import flags
@@ -47,6 +48,9 @@ def run(
       positional: whether the command takes arguments that are no flags, for `shared.arguments`.
       resumes: whether the same command goes on from what is stored, once its flags are read.
     """
+    # As `python -m` has it: modules of the user's are found from the console script too.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks ρ or ● shows "?"
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -342,7 +342,12 @@ def run_info(
       warnings: sentences, one for each warning.
       num_conditions: the number of conditions that were trained.
     """
-    config, noted = run.config, run.notes()["environment"]
+    config, notes = run.config, run.notes()
+    noted = notes["environment"]
+    left_out = [
+        f"{name} is not for this architecture: {reason}."
+        for name, reason in notes["unsuitable"].items()
+    ]
     return run_report.RunInfo(
         command=noted.get("command", ""),
         config=config.to_dict(),
@@ -359,7 +364,7 @@ def run_info(
         num_conditions=num_conditions,
         started=noted.get("started", ""),
         seconds=seconds,
-        warnings=warnings,
+        warnings=[*warnings, *left_out],
         evidence=evidence.kind(config),
         layout=noted.get("layout", ""),
         compute_dtype=config.training.compute_dtype,

@@ -425,13 +425,14 @@ class Run:
 
     @processes.collective
     def notes(self) -> dict[str, Any]:
-        """Returns the content of run.json: hypotheses, seconds by stage, environment.
+        """Returns the content of run.json: hypotheses, seconds by stage, environment, and the
+        studies that the architectures are unsuitable for, each with the reason.
 
         Raises:
           UserError: if it cannot be read.
         """
         path = self.path / "run.json"
-        empty = {"hypotheses": [], "seconds": {}, "environment": {}}
+        empty = {"hypotheses": [], "seconds": {}, "environment": {}, "unsuitable": {}}
         try:
             return empty | storage.read_json(path) if path.is_file() else empty
         except storage.UNREADABLE as error:

@@ -6,6 +6,8 @@ import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
+from halfway import custom_models, models
+from halfway.lab.config.settings import RunConfig
 from halfway.lab.config.user import UserError
 from halfway.lab.study.protocol import Study
 from halfway.lab.study.verdict import Listed
@@ -68,3 +70,37 @@ def choose(names: Sequence[str]) -> list[Study]:
     chosen = [name for name in wanted if name != "all"] + deciding * ("all" in wanted)
     below = {name for chosen_name in chosen for name in known[chosen_name].stands_on}
     return [study for name, study in known.items() if name in {*chosen, *below}]
+
+
+_OF_BUILT_IN = {
+    **dict.fromkeys(
+        ("G3", "T3", "T12", "D1"),
+        "the changes that it compares are of width, depth and activation of a built-in MLP and CNN",
+    ),
+    "T11": "the architectures that it compares are built in",
+    "T13": "it widens a built-in MLP",
+}
+"""Studies that train built-in models whatever the config's architectures are, and why."""
+
+
+def unsuitable(chosen: Sequence[Study], config: RunConfig) -> dict[str, str]:
+    """Returns the studies that a user's own architectures cannot answer, each with the reason.
+
+    Args:
+      chosen: the studies.
+      config: the settings of the run.
+    """
+    custom = {
+        name: models.build(config.models[name], num_classes=config.num_classes)
+        for name in config.architectures
+        if custom_models.is_custom(str(config.models[name]["kind"]))
+    }
+    reasons = {}
+    nameless = [
+        name for name, module in custom.items() if not getattr(module, "permutations", None)
+    ]
+    if nameless:
+        reasons["G6"] = f"{nameless[0]} declares no permutations of its hidden units"
+    if custom and len(custom) == len(config.architectures):
+        reasons |= _OF_BUILT_IN
+    return {study.id: reasons[study.id] for study in chosen if study.id in reasons}
