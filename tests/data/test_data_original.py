@@ -134,7 +134,15 @@ def _refused(source, root, match, name="mnist"):
     with pytest.raises(data.DataError, match=match) as caught:
         data.prepare(name, source, root)
     assert "\n" not in str(caught.value)
+    # Where the files can be had, whatever is wrong with those given.
+    assert ("its files are at" in str(caught.value)) == (name in data.preparable())
     assert not root.exists() or not list(root.iterdir())
+
+
+@pytest.mark.parametrize("name", data.preparable())
+def test_who_lacks_a_data_set_is_told_where_to_get_it(name, tmp_path):
+    with pytest.raises(data.DataError, match=r"prepare it .*its files are at .*, https?://\S+\)$"):
+        data.load(name, tmp_path)
 
 
 def _file(source, stem):
