@@ -41,6 +41,8 @@ time and CNNs 6 % (measured on digits with 8 pairs on each of 2 devices; residua
 user's own were not measured).
 """
 _LOG = logging.getLogger("halfway.placement")
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "YNNPACK operation failed")
+"""What errors say where memory is short; products of matrices on a CPU say no more than that."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +226,7 @@ def jit(
             except (jax.errors.JaxRuntimeError, ValueError) as error:
                 # Several processes could not agree: the others may be waiting for this one.
                 alone = jax.process_count() == 1 and max(chunks, default=1) > 1
-                if "RESOURCE_EXHAUSTED" not in str(error) or not alone:
+                if not any(sign in str(error) for sign in _OUT_OF_MEMORY) or not alone:
                     raise
                 layout = dataclasses.replace(layout, at_once=max(chunks) // 2)
                 fitting[wanted, statics] = layout

@@ -85,6 +85,7 @@ def lay_out(
     Raises:
       UserError: if there are fewer devices than the mesh has, or a process has none in it.
     """
+    limit_memory()
     wanted, at_once = list(wanted), place.at_once
     needs, memory = [], None
     if wanted and pool is not None:
@@ -160,11 +161,16 @@ def device_bytes() -> int | None:
     """Returns the bytes of a device's memory, on a CPU its share; None where they are not known."""
     if jax.default_backend() != "cpu":
         return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    machine = _machine_bytes()
+    return None if machine is None else machine // jax.local_device_count()
+
+
+def _machine_bytes() -> int | None:
+    """Returns the bytes of the machine's memory; None where they are not known."""
     try:
-        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # not on every system
         return None
-    return machine // jax.local_device_count()
 
 
 FOR_POPULATIONS = 0.6
@@ -172,6 +178,27 @@ FOR_POPULATIONS = 0.6
 programs, and the error of the estimate."""
 
 
+def limit_memory() -> None:
+    """Limits the memory of this process on a CPU, so that a program that needs more says so.
+
+    Without, the system ends the process and leaves no message; with it, XLA runs out of memory, and
+    the program goes on with fewer members at once (`sharding.jit`). A lower limit stays.
+    """
+    machine = _machine_bytes()
+    if jax.default_backend() != "cpu" or machine is None:
+        return
+    try:
+        import resource
+    except ImportError:  # not on every system
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = int(MOST_OF_MEMORY * machine)
+    if soft == resource.RLIM_INFINITY or soft > wanted:
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+
+
+MOST_OF_MEMORY = 0.9
+"""Share of a machine's memory that one process may take on a CPU."""
 MOST_MAPS = 30_000
 """Memory maps beyond which compiled programs are forgotten. Linux allows a process 65,530, and XLA
 crashes without a message where it gets no more."""

@@ -1,5 +1,8 @@
 """What a run stands on: a process neither runs out of memory maps nor of memory."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -73,3 +76,35 @@ def test_devices_of_a_cpu_share_the_memory_of_the_machine():
     share = devices.device_bytes()
     assert share is not None
     assert 2**28 < share * jax.local_device_count() < 2**50
+
+
+HUNGRY = """
+import logging, resource
+import jax, jax.numpy as jnp
+from halfway import sharding
+from halfway.lab.runtime import devices
+
+logging.basicConfig()
+devices.use_cores(1)
+devices._machine_bytes = lambda: 2**30
+devices.lay_out(devices.Place())
+assert resource.getrlimit(resource.RLIMIT_DATA)[0] == int(0.9 * 2**30)
+
+@sharding.jit
+def run(members):
+    def large(member):  # a product of 128 MB, of which the largest entry is wanted
+        return (member @ member[: 2**12].T).max()
+    return sharding.spread(large)(members)
+
+members = jax.random.normal(jax.random.key(0), (8, 2**13, 2))
+largest = run(members)
+expected = [(member @ member[: 2**12].T).max() for member in members]
+assert jnp.allclose(largest, jnp.stack(expected), rtol=1e-5), (largest, expected)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="limits are those of Linux")
+def test_a_program_that_needs_more_memory_than_there_is_goes_on_with_fewer_members():
+    command = [sys.executable, "-c", HUNGRY]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert re.search(r"out of memory: run goes on with \d members? at once", done.stderr)
