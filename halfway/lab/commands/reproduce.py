@@ -69,7 +69,7 @@ def main() -> None:
         with run.locked():
             run.describe(lambda: environment.describe(dataset, launch.command_line()))
             run.note(unsuitable=unsuitable)
-            pipeline.measure(run, chosen, pool)
+            pipeline.measure(run, chosen, pool, with_events=TENSORBOARD.value)
             pipeline.write_events(run, chosen, TENSORBOARD.value)
             pipeline.finish(run)
 

@@ -2,6 +2,8 @@
 
 import collections
 import dataclasses
+import functools
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +32,7 @@ MANY_IMAGES = 20
 """Times n from which on a pool is so large that pairs drawn from it count as independent."""
 
 
-def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
+def measure(run: Run, chosen: Sequence[Study], pool: Split, *, with_events: bool = False) -> None:
     """Trains and measures what the chosen studies need and the run does not hold yet.
 
     This includes hypotheses of earlier invocations: measurements of theirs that can no longer be
@@ -40,6 +42,7 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
       run: the run that stores the results.
       chosen: the studies of this invocation.
       pool: the examples that halves are drawn from.
+      with_events: whether TensorBoard's event files grow with each population that is trained.
     """
     studies_by_id = {study.id: study for study in (*_earlier(run), *chosen)}
     ids = studies.sort_ids(studies_by_id)
@@ -58,16 +61,34 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split) -> None:
     seconds: dict[str, float] = run.notes()["seconds"]
     root = jax.random.key(run.config.seed)
 
-    with ProgressBar(len(untrained) + len(missing)) as progress:
+    groups = ["training"] * len(untrained) + [request.measurement.name for request in missing]
+    compiled = set()
+
+    def compiles(program: Any) -> bool:
+        """Returns whether a program is met for the first time."""
+        is_new = program not in compiled
+        compiled.add(program)
+        return is_new
+
+    with ProgressBar(len(groups), groups=groups) as progress:
         for condition in untrained:
             stop_if_asked()
-            with progress.stage(f"train {label(condition)}", "training", seconds):
+            fresh = compiles(populations.program_of(condition))
+            with progress.stage(f"train {label(condition)}", "training", seconds, compiles=fresh):
                 in_memory[condition] = run.train(condition, pool, progress.within)
+            if with_events:
+                processes.shared(functools.partial(_write_events, run, in_memory[condition]))
             run.note(seconds=seconds)
         for request in missing:
             stop_if_asked()
             what = f"{request.measurement.name} {label(request.conditions[0])}"
-            with progress.stage(what, request.measurement.name, seconds):
+            fresh = compiles(
+                (
+                    request.measurement.name,
+                    *(populations.program_of(each, trains=False) for each in request.conditions),
+                )
+            )
+            with progress.stage(what, request.measurement.name, seconds, compiles=fresh):
                 parts = tuple(in_memory[condition] for condition in request.conditions)
                 key = named_key(root, "measurement", request.measurement.name)
                 context = Context(key, parts, pool, run.config)
@@ -137,16 +158,30 @@ def write_events(run: Run, chosen: Sequence[Study], wanted: bool = True) -> None
       wanted: whether to write any files.
     """
     if wanted:
-        processes.shared(lambda: _write_events(run, chosen))
+        processes.shared(lambda: _write_all_events(run, chosen))
 
 
-def _write_events(run: Run, chosen: Sequence[Study]) -> None:
+def _write_all_events(run: Run, chosen: Sequence[Study]) -> None:
     for condition in _conditions(requests(chosen, run.config)):
-        population = run.load_population(condition)
-        if population is not None:
-            name = f"{label(condition)} {condition.id}".replace("/", "-")
-            with run.writing():
-                tensorboard.write(run.path / "tensorboard" / name, population)
+        if not _events_folder(run, condition).is_dir():  # they are written whole or not at all
+            population = run.load_population(condition)
+            if population is not None:
+                _write_events(run, population)
+
+
+def _write_events(run: Run, population: populations.Population) -> None:
+    with run.writing():
+        tensorboard.write(_events_folder(run, population.condition), population)
+
+
+def _events_folder(run: Run, condition: Condition) -> Path:
+    """Returns the folder of a condition's events, whose name has letters, digits, _, . and - only.
+
+    TensorBoard shows it as the name of a run, and people filter by it.
+    """
+    words = label(condition).replace("ρ=", "rho").replace("ω=", "overlap").replace("×", "x")
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", words.replace("÷", "over"))
+    return run.path / "tensorboard" / f"{name}_{condition.id}"
 
 
 def plan(

@@ -4,7 +4,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from tqdm import tqdm
@@ -13,6 +13,9 @@ from halfway.lab.config.user import LOG
 
 LINE_SECONDS = 10.0
 """The fewest seconds between two log lines."""
+BEAT_SECONDS = 60.0
+"""The most seconds between two log lines: a stage that has no steps is seen to be alive."""
+COMPILING = "compiling"
 
 
 def duration(seconds: float) -> str:
@@ -39,10 +42,13 @@ class ProgressBar:
 
     On a terminal a bar names the stage and the time left. Elsewhere the first line is written at
     once, and later lines at least `LINE_SECONDS` apart; of the lines in between, the newest is
-    written as soon as that time is over.
+    written as soon as that time is over. Where nothing happens, the last line comes again every
+    `BEAT_SECONDS`, with the time that has passed.
 
     Args:
       total: the number of stages; 0 shows nothing.
+      groups: the group of each stage in its order, from which the time left is told once a stage is
+        done: the mean of its group so far, or of all.
       clock: a function that returns the time in seconds.
 
     Examples:
@@ -53,8 +59,15 @@ class ProgressBar:
       ['training']
     """
 
-    def __init__(self, total: int, *, clock: Callable[[], float] = time.monotonic):
-        self._total, self._clock = total, clock
+    def __init__(
+        self,
+        total: int,
+        *,
+        groups: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._total, self._groups, self._clock = total, tuple(groups), clock
+        self._taken: dict[str, list[float]] = {}
         shown = total > 0 and jax.process_index() == 0
         terminal = sys.stderr.isatty()
         self._bar = tqdm(total=total, unit="step", leave=False, disable=not (shown and terminal))
@@ -62,6 +75,7 @@ class ProgressBar:
         self._number, self._name, self._share = 0, "", ""
         self._last: float | None = None
         self._timer: threading.Timer | None = None
+        self._is_held = False  # whether the timer is that of a line which was held back
         self._lock = threading.RLock()
 
     def __enter__(self) -> "ProgressBar":
@@ -78,35 +92,44 @@ class ProgressBar:
             LOG.info("%d/%d done in %s", self._number, self._total, taken)
 
     @contextlib.contextmanager
-    def stage(self, name: str, group: str, seconds: dict[str, float]) -> Iterator[None]:
+    def stage(
+        self, name: str, group: str, seconds: dict[str, float], *, compiles: bool = False
+    ) -> Iterator[None]:
         """Counts one stage and adds its time to a group.
 
         Args:
           name: the name that is shown.
           group: the group of the stage.
           seconds: the seconds of each group, which are changed.
+          compiles: whether its programs are new, which is said until its first step is done.
         """
         started = self._clock()
+        share = COMPILING if compiles else ""
         with self._lock:
-            self._number, self._name, self._share = self._number + 1, name, ""
-        self._bar.set_postfix_str("", refresh=False)
+            self._number, self._name, self._share = self._number + 1, name, share
+        self._bar.set_postfix_str(share, refresh=False)
         self._bar.set_description(name)
         self._log()
         try:
             yield
         finally:
-            seconds[group] = seconds.get(group, 0.0) + self._clock() - started
+            taken = self._clock() - started
+            seconds[group] = seconds.get(group, 0.0) + taken
+            with self._lock:
+                self._taken.setdefault(group, []).append(taken)
             self._bar.update()
 
-    def within(self, done: int, of: int) -> None:
+    def within(self, done: int, of: int, loss: float | None = None) -> None:
         """Shows the progress within a stage.
 
         Args:
           done: the number of steps that were taken.
           of: the number of all steps.
+          loss: of training, where it was looked at.
         """
+        known = "" if loss is None else f", loss {loss:.3g}"
         with self._lock:
-            self._share = f"step {done} of {of}"
+            self._share = f"step {done} of {of}{known}"
         self._bar.set_postfix_str(self._share)
         self._log()
 
@@ -118,10 +141,16 @@ class ProgressBar:
             wait = 0.0 if self._last is None else self._last + LINE_SECONDS - self._clock()
             if wait <= 0:
                 self._write()
-            elif self._timer is None:
-                self._timer = threading.Timer(wait, self._catch_up)
-                self._timer.daemon = True
-                self._timer.start()
+            elif not self._is_held:
+                self._forget_timer()
+                self._wait(wait)
+                self._is_held = True
+
+    def _wait(self, seconds: float) -> None:
+        """Sets the timer that writes the next line."""
+        self._timer = threading.Timer(seconds, self._catch_up)
+        self._timer.daemon = True
+        self._timer.start()
 
     def _catch_up(self) -> None:
         """Writes the line that was held back, unless a line was written in the meantime."""
@@ -132,11 +161,25 @@ class ProgressBar:
     def _write(self) -> None:
         self._forget_timer()
         self._last = self._clock()
-        parts = (self._name, self._share, duration(self._last - self._begun))
+        parts = (self._name, self._share, duration(self._last - self._begun), self._left())
         line = ", ".join(part for part in parts if part)
         LOG.info("%d/%d %s", self._number, self._total, line)
+        self._wait(BEAT_SECONDS)
+
+    def _left(self) -> str:
+        """Returns the time left in words, nothing where no stage is done yet."""
+        done = [taken for each in self._taken.values() for taken in each]
+        to_come = self._groups[len(done) :]
+        if not done or not to_come:
+            return ""
+        means = {group: sum(taken) / len(taken) for group, taken in self._taken.items()}
+        mean = sum(done) / len(done)
+        left = sum(means.get(group, mean) for group in to_come)
+        left -= self._last - self._begun - sum(done) if self._last is not None else 0.0
+        return f"about {duration(max(left, 0.0))} left"
 
     def _forget_timer(self) -> None:
+        self._is_held = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

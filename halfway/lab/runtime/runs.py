@@ -25,6 +25,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import xarray as xr
 
 import halfway
@@ -257,7 +258,7 @@ class Run:
         self,
         condition: Condition,
         pool: Split,
-        within: Callable[[int, int], None] = lambda done, of: None,
+        within: Callable[[int, int, float | None], None] = lambda done, of, loss: None,
     ) -> Population:
         """Returns a population, trained from its newest checkpoint on, and stores it.
 
@@ -265,7 +266,7 @@ class Run:
           condition: the condition of the population.
           pool: the examples that halves are drawn from.
           within: a function that is called after each piece of training with the number of steps
-            done and of all steps.
+            done, of all steps, and the loss of the last probe, None before the first.
 
         Raises:
           processes.Terminated: if the run is asked to end; the progress of training is kept.
@@ -277,7 +278,7 @@ class Run:
             self.path / "checkpoints",
             condition,
             seconds_between=self.checkpoint_every,
-            then=lambda progress: within(progress.num_steps, last),
+            then=lambda progress: within(progress.num_steps, last, _loss(progress)),
         )
         with self.writing():
             population = checkpoints.train(condition, pool, keeper)
@@ -458,6 +459,14 @@ class Run:
           **changes: the new values of fields.
         """
         storage.write_json(self.path / "run.json", self.notes() | changes)
+
+
+def _loss(progress: populations.Progress) -> float | None:
+    """Returns the mean cross-entropy of models on their own halves at the last probe so far."""
+    if not progress.observations or processes.count() > 1:  # members lie on several processes
+        return None
+    values = progress.observations[-1]["landscapes"]["own"]["cross_entropy"]
+    return float(np.mean(np.asarray(values)))
 
 
 def _difference(name: str, mine: Any, theirs: Any) -> tuple[str, Any, Any]:

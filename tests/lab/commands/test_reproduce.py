@@ -5,6 +5,7 @@ import html
 import json
 import os
 import pty
+import re
 import shutil
 import struct
 import subprocess
@@ -20,6 +21,7 @@ from support import commands, launcher, run_folder
 from support.run_folder import assert_same, read
 
 from halfway.lab import studies
+from halfway.lab.runtime import processes
 from halfway.lab.runtime.runs import Run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -69,6 +71,32 @@ def small(tmp_path_factory):
 def requests(run, *names):
     """What hypotheses ask for in a run."""
     return [request for name in names for request in studies.available()[name].needs(run.config)]
+
+
+# Event files
+
+
+def test_event_files_grow_with_each_population_under_plain_names(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX")
+    flags = (*run_folder.G1, "--workdir=run", "--tensorboard")
+    train, trained = Run.train, []
+
+    def train_one(*arguments):
+        if trained:
+            raise processes.Terminated
+        trained.append(1)
+        return train(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "train", train_one)
+        commands.call(tmp_path, "reproduce", *flags)
+    folders = sorted(path.name for path in (tmp_path / "run" / "tensorboard").iterdir())
+    assert len(folders) == 1
+    done = commands.call(tmp_path, "reproduce", *flags)
+    assert done.code == 0, done
+    grown = sorted(path.name for path in (tmp_path / "run" / "tensorboard").iterdir())
+    assert len(grown) == 2 and folders[0] in grown
+    assert all(re.fullmatch(r"linear_(rho0|permuted)_[0-9a-f]{12}", name) for name in grown)
 
 
 # A plan

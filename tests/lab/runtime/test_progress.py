@@ -96,15 +96,19 @@ def test_never_two_lines_within_ten_seconds_but_the_last(lines, clock):
     assert min(gaps) >= progress.LINE_SECONDS and max(gaps) < progress.LINE_SECONDS + 1
 
 
-def test_what_is_held_back_comes_while_a_stage_runs(lines, clock, monkeypatch):
-    timers = []
+@pytest.fixture
+def timers(monkeypatch):
+    """Timers that wait until the test fires them, in the order in which they were set."""
+    timers, current = [], []
 
     class Timer:
-        """Waits until the test calls it."""
-
         def __init__(self, wait, fn):
             self.wait, self.fn = wait, fn
             timers.append(self)
+
+        def fire(self):
+            current.append(self)
+            self.fn()
 
         def start(self):
             pass
@@ -112,27 +116,75 @@ def test_what_is_held_back_comes_while_a_stage_runs(lines, clock, monkeypatch):
         def cancel(self):
             pass
 
-    monkeypatch.setattr(
-        progress,
-        "threading",
-        types.SimpleNamespace(
-            Timer=Timer, RLock=threading.RLock, current_thread=lambda: timers[-1]
-        ),
+    threads = types.SimpleNamespace(
+        Timer=Timer, RLock=threading.RLock, current_thread=lambda: current[-1]
     )
+    monkeypatch.setattr(progress, "threading", threads)
+    return timers
+
+
+def test_what_is_held_back_comes_while_a_stage_runs(lines, clock, timers):
     with progress.ProgressBar(3, clock=clock) as shown:
         for name in ("a", "b"):
             with shown.stage(name, "g", {}):
                 clock.now += 1.0
         with shown.stage("c", "g", {}):
             assert lines == ["1/3 a, 0 s"]
-            (timer,) = timers
+            timer = timers[-1]
             assert timer.wait == progress.LINE_SECONDS - 1  # from the first line on
             clock.now += timer.wait
-            timer.fn()
+            timer.fire()
             assert lines[1:] == ["3/3 c, 11 s"]  # the newest, not b
-            timer.fn()
+            timer.fire()
             assert len(lines) == 2  # once
     assert lines[2:] == ["3/3 done in 11 s"]
+
+
+def test_a_stage_without_steps_is_seen_to_be_alive(lines, clock, timers):
+    with progress.ProgressBar(1, clock=clock) as shown, shown.stage("boundaries", "g", {}):
+        for _ in range(2):
+            assert timers[-1].wait == progress.BEAT_SECONDS
+            clock.now += progress.BEAT_SECONDS
+            timers[-1].fire()
+    assert lines[:-1] == [f"1/1 boundaries, {passed}" for passed in ("0 s", "1 min", "2 min")]
+
+
+def test_a_new_program_is_said_to_compile_until_its_first_step_and_the_loss_after_it(lines, clock):
+    with (
+        progress.ProgressBar(1, clock=clock) as shown,
+        shown.stage("train mlp", "training", {}, compiles=True),
+    ):
+        clock.now += 12.0
+        shown.within(100, 700, None)
+        clock.now += 12.0
+        shown.within(200, 700, 0.34567)
+    assert lines == [
+        "1/1 train mlp, compiling, 0 s",
+        "1/1 train mlp, step 100 of 700, 12 s",
+        "1/1 train mlp, step 200 of 700, loss 0.346, 24 s",
+        "1/1 done in 24 s",
+    ]
+
+
+def test_the_time_left_is_that_of_stages_of_the_same_group(lines, clock):
+    groups = ["training", "training", "transfer", "transfer"]
+    with progress.ProgressBar(4, groups=groups, clock=clock) as shown:
+        for group, taken in zip(groups, (20.0, 40.0, 100.0, 60.0), strict=True):
+            with shown.stage(group, group, {}):
+                clock.now += taken / 2
+                shown.within(1, 2)
+                clock.now += taken / 2
+    assert lines == [
+        "1/4 training, 0 s",
+        "1/4 training, step 1 of 2, 10 s",
+        "2/4 training, 20 s, about 1 min left",  # of each of three what the first one took
+        "2/4 training, step 1 of 2, 40 s, about 40 s left",
+        "3/4 transfer, 1 min, about 1 min left",  # of two a mean training
+        "3/4 transfer, step 1 of 2, 1 min 50 s, about 10 s left",
+        "4/4 transfer, 2 min 40 s, about 1 min 40 s left",  # what the other transfer took
+        "4/4 transfer, step 1 of 2, 3 min 10 s, about 1 min 10 s left",
+        "4/4 done in 3 min 40 s",
+    ]
 
 
 def test_a_line_that_is_held_back_comes_by_itself(lines, monkeypatch):
@@ -146,7 +198,7 @@ def test_a_line_that_is_held_back_comes_by_itself(lines, monkeypatch):
 
 
 def test_nothing_is_shown_of_nothing_and_nothing_left_behind(lines, clock):
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with progress.ProgressBar(0, clock=clock):
         pass
     assert lines == []
@@ -154,11 +206,11 @@ def test_nothing_is_shown_of_nothing_and_nothing_left_behind(lines, clock):
         for _ in range(2):
             with shown.stage("a", "g", {}):
                 pass
-        assert threading.active_count() == before + 1
+        assert len(set(threading.enumerate()) - before) >= 1
     deadline = time.monotonic() + 60
-    while threading.active_count() > before and time.monotonic() < deadline:
+    while set(threading.enumerate()) - before and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert threading.active_count() == before
+    assert not set(threading.enumerate()) - before
 
 
 def test_an_error_is_no_end_and_its_time_counts(lines, clock):
