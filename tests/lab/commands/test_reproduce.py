@@ -159,7 +159,7 @@ def test_everything_is_there(small):
 def test_a_log_names_the_stages_and_the_end_is_a_table(small):
     _, result = small
     lines = result.err.splitlines()
-    assert lines[0] == "1/29 train linear ρ=0, 0 s"
+    assert lines[0] == "1/29 train linear ρ=0, compiling, 0 s"
     assert lines[-1].startswith("29/29 done in ")
     assert not [line for line in lines if "resumed" in line or "warn" in line.lower()]
     assert "G1" in result.out and "T2" in result.out
