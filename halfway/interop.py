@@ -6,7 +6,7 @@ on one device: where several take part it would wait for ever.
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,17 +33,8 @@ def torch_logits(module: Any, *, channels_first: bool = True) -> LogitsFn:
       ImportError: if PyTorch is not installed.
       ValueError: if this is no module, or it is in training.
     """
-    torch: Any = importlib.import_module("torch")  # of an extra
-    if not isinstance(module, torch.nn.Module):
-        raise ValueError(f"module must be a torch.nn.Module, got {type(module).__name__}")
-    if module.training:
-        raise ValueError("the module is in training: call module.eval() first")
-    parameter = next(iter(module.parameters()), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
-
-    def tensor(x: np.ndarray) -> Any:
-        images = torch.from_numpy(np.array(x, np.float32)).to(device)
-        return images.permute(0, 3, 1, 2) if channels_first and images.ndim == 4 else images
+    torch, device = _torch_of(module)
+    tensor = functools.partial(_tensor, torch, device, channels_first=channels_first)
 
     def forward(x: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -58,6 +49,115 @@ def torch_logits(module: Any, *, channels_first: bool = True) -> LogitsFn:
         return gradient.float().cpu().numpy()
 
     return _function(forward, backward)
+
+
+def torch_loss(
+    module: Any, images: Any, labels: Any, *, channels_first: bool = True
+) -> tuple[Callable[[Mapping[str, Array]], Array], dict[str, np.ndarray]]:
+    """Returns the loss of a PyTorch module as a function of its parameters, and these.
+
+    It is the mean cross-entropy on some images, with first and second derivatives: for landscapes.
+    It works under `jit`, `grad`, products of the Hessian with vectors, and `vmap` as a loop.
+
+    Args:
+      module: a `torch.nn.Module` in evaluation, from images to logits, as of `torch_logits`.
+      images: `[N, H, W, D]`.
+      labels: `[N]` integers.
+      channels_first: as of `torch_logits`.
+
+    Returns:
+      The function, of parameters by name, and the parameters as they are. Tensors of two axes and
+      more have their first axis, that of outputs, last, where tensors of JAX have it.
+
+    Raises:
+      ImportError: if PyTorch is not installed.
+      ValueError: if this is no module, or it is in training.
+    """
+    torch, device = _torch_of(module)
+    inputs = _tensor(torch, device, images, channels_first)
+    targets = torch.from_numpy(np.array(labels, np.int64)).to(device)
+    tensors = {name: tensor.detach() for name, tensor in module.named_parameters()}
+    names = sorted(tensors)  # the order of a dict in JAX
+
+    def value(*given: Any) -> Any:
+        logits = torch.func.functional_call(module, dict(zip(names, given, strict=True)), (inputs,))
+        return torch.nn.functional.cross_entropy(logits.float(), targets)
+
+    def to_torch(array: Any) -> Any:
+        array = np.array(array, np.float32)
+        first = np.moveaxis(array, -1, 0) if array.ndim > 1 else array
+        return torch.from_numpy(np.ascontiguousarray(first)).to(device)
+
+    def to_jax(tensor: Any) -> np.ndarray:
+        array = tensor.detach().float().cpu().numpy()
+        return np.ascontiguousarray(np.moveaxis(array, 0, -1) if array.ndim > 1 else array)
+
+    def slopes(arrays: Sequence[Any], create_graph: bool) -> tuple[list[Any], tuple[Any, ...]]:
+        at = [to_torch(array).requires_grad_() for array in arrays]
+        return at, torch.autograd.grad(value(*at), at, create_graph=create_graph)
+
+    def host_value(arrays: Sequence[Any]) -> np.ndarray:
+        with torch.no_grad():
+            return np.float32(value(*map(to_torch, arrays)).item())
+
+    def host_gradient(arrays: Sequence[Any]) -> list[np.ndarray]:
+        return list(map(to_jax, slopes(arrays, create_graph=False)[1]))
+
+    def host_product(arrays: Sequence[Any], tangents: Sequence[Any]) -> list[np.ndarray]:
+        at, gradient = slopes(arrays, create_graph=True)
+        along = sum((g * to_torch(t)).sum() for g, t in zip(gradient, tangents, strict=True))
+        # Of a piecewise linear network some parameters have no second derivative.
+        parts = torch.autograd.grad(along, at, allow_unused=True, materialize_grads=True)
+        return list(map(to_jax, parts))
+
+    params = {name: to_jax(tensors[name]) for name in names}
+    shapes = [jax.ShapeDtypeStruct(array.shape, jnp.float32) for array in params.values()]
+    call = functools.partial(jax.pure_callback, vmap_method="sequential")
+
+    @jax.custom_jvp
+    def slope(arrays: list[Array]) -> list[Array]:
+        return call(host_gradient, shapes, arrays)
+
+    @slope.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        return slope(*primals), call(host_product, shapes, *primals, *tangents)
+
+    @jax.custom_jvp
+    def height(arrays: list[Array]) -> Array:
+        return call(host_value, jax.ShapeDtypeStruct((), jnp.float32), arrays)
+
+    @height.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        parts = zip(slope(*primals), *tangents, strict=True)
+        return height(*primals), sum(jnp.vdot(part, tangent) for part, tangent in parts)
+
+    def loss_fn(params: Mapping[str, Array]) -> Array:
+        return height([jnp.asarray(params[name], jnp.float32) for name in names])
+
+    setattr(loss_fn, ON_HOST, True)
+    return loss_fn, params
+
+
+def _torch_of(module: Any) -> tuple[Any, Any]:
+    """Returns PyTorch and the device of a module's parameters.
+
+    Raises:
+      ImportError: if PyTorch is not installed.
+      ValueError: if this is no module, or it is in training.
+    """
+    torch: Any = importlib.import_module("torch")  # of an extra
+    if not isinstance(module, torch.nn.Module):
+        raise ValueError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    if module.training:
+        raise ValueError("the module is in training: call module.eval() first")
+    parameter = next(iter(module.parameters()), None)
+    return torch, torch.device("cpu") if parameter is None else parameter.device
+
+
+def _tensor(torch: Any, device: Any, x: Any, channels_first: bool) -> Any:
+    """Returns images of JAX as a tensor, channels first where the module takes them so."""
+    images = torch.from_numpy(np.array(x, np.float32)).to(device)
+    return images.permute(0, 3, 1, 2) if channels_first and images.ndim == 4 else images
 
 
 def sklearn_logits(classifier: Any) -> LogitsFn:

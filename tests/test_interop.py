@@ -1,5 +1,7 @@
 """Models of other libraries: values and gradients against their own, vmapped, attacked."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +47,44 @@ def test_values_and_gradients_are_those_of_pytorch(torch, module):
     gradient = jax.jit(jax.grad(total))(jnp.asarray(IMAGES))
     expected = x.grad.permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_the_loss_has_the_derivatives_of_the_same_network_in_jax(module):
+    """Value, gradient and products of the Hessian, alone and mapped."""
+    loss_fn, params = interop.torch_loss(module, IMAGES, LABELS)
+    assert params["0.weight"].shape == (1, 3, 3, 4) and params["3.weight"].shape == (36, 3)
+
+    def reference(params):
+        kernel = jnp.transpose(params["0.weight"], (1, 2, 0, 3))  # of PyTorch channels come first
+        hidden = jax.lax.conv_general_dilated(
+            jnp.asarray(IMAGES), kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        hidden = jnp.tanh(hidden + params["0.bias"][None, None, None])
+        flat = jnp.transpose(hidden, (0, 3, 1, 2)).reshape(len(IMAGES), -1)
+        logits = flat @ params["3.weight"] + params["3.bias"][None]
+        return losses.cross_entropy(logits, jnp.asarray(LABELS)).mean()
+
+    params = jax.tree.map(jnp.asarray, params)
+    along = {name: jnp.cos(jnp.arange(x.size)).reshape(x.shape) for name, x in params.items()}
+
+    def moved(fn, t):
+        return fn({name: x + t * along[name] for name, x in params.items()})
+
+    def looked_at(fn):
+        return {
+            "value": fn(params),
+            "gradient": jax.grad(fn)(params),
+            "product": jax.jvp(jax.grad(fn), (params,), (along,))[1],
+            "mapped": jax.vmap(functools.partial(moved, fn))(jnp.array([0.0, 0.1])),
+        }
+
+    expected, values = (jax.jit(functools.partial(looked_at, fn))() for fn in (reference, loss_fn))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), values, expected
+    )
+    with pytest.raises(ValueError, match=r"call module\.eval\(\) first"):
+        interop.torch_loss(module.train(), IMAGES, LABELS)
+    module.eval()
 
 
 def test_vmapped_it_is_a_loop(module):
