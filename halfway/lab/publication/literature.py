@@ -1,7 +1,7 @@
 """Published numbers beside ours: tables of the literature page."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from halfway.lab.publication.result import Result
 from halfway.lab.publication.tables import markdown, name_of
@@ -94,7 +94,7 @@ def onsets(results: Sequence[Result]) -> str:
         if verdict is None:
             continue
         for architecture in result.meeting:
-            columns.append(f"{name_of(result)}, {architecture.upper()}")
+            columns.append(f"{name_of(result)}, {_in_words(architecture)}")
             for name, label in ONSETS.items():
                 cells[name].append(_shown(verdict, label.format(architecture)))
     return markdown(["", *columns], [[name, *row] for name, row in cells.items()])
@@ -172,7 +172,7 @@ def noise_scale(results: Sequence[Result]) -> str:
             published = NOISE_SCALE if result.dataset == "mnist" else "–"
             rows.append(
                 [
-                    f"{name_of(result)}, {architecture.upper()}, {half}",
+                    f"{name_of(result)}, {_in_words(architecture)}, {half}",
                     *shown,
                     "undefined" if math.isnan(mean) else f"{mean:,.0f}",
                     published,
@@ -204,22 +204,57 @@ TARGETED = {
 """Success in %, ImageNet networks: Liu et al., arXiv 1611.02770."""
 
 
+STEPS = {
+    "FGSM minus I-FGSM": "19",
+    "MI-FGSM minus FGSM": "3",
+    "TIM minus FGSM": "3",
+    "NI-FGSM minus MI-FGSM": "9",
+    "SIM minus NI-FGSM": "3 to 4",
+    "VMI-FGSM minus NI-FGSM": "3 to 4",
+    "DIM minus NI-FGSM": "3 to 4",
+    "ensemble, SVRE minus ensemble": "−0.7",
+}
+"""The same as differences, in percentage points: all but the last are a gain."""
+_NO_GAIN = "ensemble, SVRE minus ensemble"
+
+
 def attack_steps(results: Sequence[Result]) -> str:
-    """Returns the differences along the published order, and of SVRE from the plain ensemble.
+    """Returns the differences along the published order, and whether each of them holds.
+
+    A gain holds where its whole interval lies above 0, and is reversed where it lies below; that
+    SVRE gains nothing holds unless its whole interval lies above 0.
 
     Args:
       results: all that are published.
     """
-    names = [f"{stronger} minus {weaker}" for weaker, stronger in d3.STEPS]
-    return ways(results, dict.fromkeys(names))
+
+    def judged(name: str, step: d3.Interval) -> str:
+        _, low, high = step
+        if name == _NO_GAIN:
+            word = "does not hold" if low > 0 else "holds"
+        else:
+            word = "holds" if low > 0 else "reversed" if high < 0 else "open"
+        return f"{format_percent(*step)}, {word}"
+
+    return ways(results, STEPS, cell=judged)
 
 
-def ways(results: Sequence[Result], published: Mapping[str, str | None]) -> str:
+def _percent(name: str, rate: d3.Interval) -> str:
+    del name
+    return format_percent(*rate)
+
+
+def ways(
+    results: Sequence[Result],
+    published: Mapping[str, str],
+    cell: Callable[[str, d3.Interval], str] = _percent,
+) -> str:
     """Returns how far attacks transfer in %: a column a data set and architecture of the targets.
 
     Args:
       results: all that are published.
-      published: success in % by name of the way to attack, or of a step; None where none is told.
+      published: success in % by name of the way to attack, or of a step.
+      cell: the name and our number to the text of a cell.
     """
     columns: dict[str, Mapping[str, d3.Interval]] = {}
     for result in results:
@@ -227,14 +262,18 @@ def ways(results: Sequence[Result], published: Mapping[str, str | None]) -> str:
         if verdict is not None:
             surrogate = d3.architectures(verdict.headlines)[0]
             for architecture, values in d3.rates(verdict.headlines, list(published)).items():
-                where = f"{surrogate.upper()} to {architecture.upper()}"
+                where = f"{_in_words(surrogate)} to {_in_words(architecture)}"
                 columns[f"{name_of(result)}, {where}"] = values
     if not columns:
         return NOT_MEASURED
-    told = any(published.values())
     rows = [
-        [name, *([number] if told else [])]
-        + [format_percent(*values[name]) for values in columns.values()]
+        [name, number, *(cell(name, values[name]) for values in columns.values())]
         for name, number in published.items()
     ]
-    return markdown(["%", *(["published"] if told else []), *columns], rows)
+    return markdown(["%", "published", *columns], rows)
+
+
+def _in_words(architecture: str) -> str:
+    """Returns an architecture of our configs as it is called in text."""
+    words = {"residual": "residual network", "transformer": "transformer", "linear": "linear model"}
+    return words.get(architecture, architecture.upper())

@@ -290,7 +290,24 @@ def test_transfer_of_published_attacks_stands_beside_the_published_numbers():
     published = dataclasses.replace(DIGITS, verdicts=[described])
     text = literature.ways([published], literature.TARGETED)
     head, _, *rows = text.splitlines()
-    assert head == "| % | published | digits, CNN to CNN | digits, CNN to RESIDUAL |"
+    assert head == "| % | published | digits, CNN to CNN | digits, CNN to residual network |"
     assert rows[1].startswith("| MI-FGSM, targeted | 0 to 4 | 30.0 [20.0, 40.0] | 40.0 [")
-    assert "| ensemble, SVRE minus ensemble | 30.0 [" in literature.attack_steps([published])
+    assert set(literature.STEPS) == set(names) - set(WAYS)
     assert literature.ways([DIGITS], literature.ORDER) == literature.NOT_MEASURED
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "gain", "no_gain"),
+    [
+        (0.01, 0.03, "holds", "does not hold"),
+        (-0.03, -0.01, "reversed", "holds"),
+        (-0.01, 0.01, "open", "holds"),
+    ],
+)
+def test_a_published_step_holds_where_its_whole_interval_is_on_its_side(low, high, gain, no_gain):
+    middle = (low + high) / 2
+    headlines = tuple(Headline(f"{name} to cnn", middle, low, high) for name in literature.STEPS)
+    described = dataclasses.replace(DIGITS.verdict("D2"), id="D3", headlines=headlines)
+    text = literature.attack_steps([dataclasses.replace(DIGITS, verdicts=[described])])
+    *gains, last = [row.rsplit(", ", 1)[1] for row in text.splitlines()[2:]]
+    assert set(gains) == {f"{gain} |"} and last == f"{no_gain} |"
