@@ -114,6 +114,26 @@ def blocks(page):
     return "\n".join(re.findall(r"```python\n(.*?)```", PAGES[page], flags=re.S))
 
 
+SECTIONS = dict(
+    re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGES["libraries.md"], flags=re.M | re.S)
+)
+EXTRAS = {"Equinox": "equinox", "PyTorch": "torch"}
+
+
+@pytest.mark.parametrize("library", SECTIONS)
+def test_a_model_of_each_library_takes_few_lines_and_gives_logits(library):
+    if library in EXTRAS:
+        pytest.importorskip(EXTRAS[library], reason=f"{library} is not installed")
+    (block,) = re.findall(r"```python\n(.*?)```", SECTIONS[library], flags=re.S)
+    assert len(block.strip().splitlines()) <= 10
+    scope = {}
+    exec(compile(block, library, "exec"), scope)
+    depth = 3 if "normalizes" in library else 1
+    images = jax.random.uniform(jax.random.key(0), (5, 8, 8, depth))
+    logits = jax.jit(scope["logits_fn"])(images)
+    assert logits.shape == (5, 10) and bool(jnp.isfinite(logits).all())
+
+
 @pytest.mark.parametrize("page", LIBRARY_PAGES)
 def test_blocks_of_a_page_run(page, digits, tmp_path, monkeypatch, capsys):
     load = data.load

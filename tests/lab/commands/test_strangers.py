@@ -51,7 +51,7 @@ def loss_fn(params):
 
 @jax.jit
 def train(params):
-    step = lambda p, _: (jax.tree.map(lambda a, g: a - 0.3 * g, p, jax.grad(loss_fn)(p)), None)
+    step = lambda p, _: (jax.tree.map(lambda a, g: a - 0.1 * g, p, jax.grad(loss_fn)(p)), None)
     return jax.lax.scan(step, params, length=60)[0]
 
 trained = train(params)
@@ -84,8 +84,8 @@ class Residual(torch.nn.Module):
 
 torch.manual_seed(0)
 net, began = Residual(), Residual().eval()
-x = torch.from_numpy(images[:200]).permute(0, 3, 1, 2)
-y = torch.from_numpy(labels[:200].astype(np.int64))
+x = torch.tensor(images[:200]).permute(0, 3, 1, 2)
+y = torch.tensor(labels[:200].astype(np.int64))
 optimizer = torch.optim.Adam(net.parameters(), 1e-2)
 for _ in range(60):
     optimizer.zero_grad()
