@@ -77,12 +77,11 @@ def fields_of(kind: str) -> dict[str, Any]:
     Raises:
       ValueError: if there is no such function.
     """
-    parameters = inspect.signature(_function(kind)).parameters.values()
-    added = (
-        ("num_classes", "parent", "name") if isinstance(_function(kind), type) else ("num_classes",)
-    )
+    function = _function(kind)
+    # flax adds `parent` and `name` to the fields of a module.
+    added = ("num_classes", *(("parent", "name") if isinstance(function, type) else ()))
     fields: dict[str, Any] = {DIGEST_FIELD: str}
-    for parameter in parameters:
+    for parameter in inspect.signature(function).parameters.values():
         named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         if named and parameter.name not in added:
             known = parameter.annotation in (int, float, bool, str)

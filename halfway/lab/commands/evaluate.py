@@ -22,7 +22,7 @@ from halfway.lab.config.user import LOG, UserError, writing
 from halfway.lab.entry import launch, shared
 from halfway.lab.report import evaluation_page
 from halfway.lab.report.page import write
-from halfway.lab.runtime import devices, processes
+from halfway.lab.runtime import devices, environment, processes
 from halfway.lab.study.wording import format_duration
 from halfway.lab.user_models import evaluations, loading, stored
 from halfway.robustness import Step
@@ -97,7 +97,7 @@ def main() -> None:
         model=MODEL_FN.value,
         source=examples.source,
         command=launch.command_line(),
-        settings=_settings() | {"JAX": jax.__version__, "devices": jax.devices()[0].device_kind},
+        settings=_settings() | environment.versions() | {"devices": jax.devices()[0].device_kind},
     )
     files = {"numbers.json": lambda path: storage.write_json(path, page.content["numbers"])}
     if ADVERSARIAL.value:
