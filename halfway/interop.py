@@ -98,7 +98,7 @@ def torch_loss(
 
     def host_value(arrays: Sequence[Any]) -> np.ndarray:
         with torch.no_grad():
-            return np.float32(value(*map(to_torch, arrays)).item())
+            return np.asarray(value(*map(to_torch, arrays)).item(), np.float32)
 
     def host_gradient(arrays: Sequence[Any]) -> list[np.ndarray]:
         return list(map(to_jax, slopes(arrays, create_graph=False)[1]))

@@ -5,11 +5,13 @@ import io
 import logging
 import re
 import shlex
+import signal
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 from absl import flags
@@ -64,6 +66,7 @@ def run(
     if {"--help", "-help", "-h"} & set(sys.argv[1:]):
         print(usage(main, values))
         return
+    processes.watch(lambda number: _say_ended(number, resumes))
     guard(lambda: call(main, values, sys.argv[1:], positional=positional), resumes)
 
 
@@ -164,14 +167,15 @@ def guard(command: Callable[[], None], resumes: Callable[[], bool] = always) -> 
     except UserError as error:
         _fail(error)
     except KeyboardInterrupt:
-        print(f"interrupted: {_what_next(resumes)}", file=sys.stderr)
-        processes.abandon(130)
-        sys.exit(130)
+        _end(signal.SIGINT, resumes)
     except processes.Terminated:
-        if processes.is_first():
-            print(f"terminated: {_what_next(resumes)}", file=sys.stderr)
-        sys.exit(processes.EXIT_TERMINATED)
+        _end(signal.SIGTERM, resumes)
     except (jax.errors.JaxRuntimeError, ValueError, MemoryError) as error:
+        # What is raised in a callback comes as an error of the program that called.
+        if "KeyboardInterrupt" in str(error):
+            _end(signal.SIGINT, resumes)
+        if processes.count() == 1 and processes.is_ending():
+            _end(signal.SIGTERM, resumes)
         if processes.lost(error):
             processes.leave()
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
@@ -181,6 +185,23 @@ def guard(command: Callable[[], None], resumes: Callable[[], bool] = always) -> 
     except Exception:
         _abandon()
         raise
+
+
+def _end(number: int, resumes: Callable[[], bool]) -> NoReturn:
+    """Ends the process that was asked to end, with the code of its signal."""
+    processes.reacts()
+    if number == signal.SIGINT or processes.is_first():
+        _say_ended(number, resumes)
+    code = processes.CODES[number]
+    if number == signal.SIGINT:
+        processes.abandon(code)
+    sys.exit(code)
+
+
+def _say_ended(number: int, resumes: Callable[[], bool]) -> None:
+    """Writes how the process was ended, and what the same command would do."""
+    how = "terminated" if number == signal.SIGTERM else "interrupted"
+    print(f"{how}: {_what_next(resumes)}", file=sys.stderr)
 
 
 def _what_next(resumes: Callable[[], bool]) -> str:

@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -184,6 +185,40 @@ def listen() -> None:
         signal.signal(signal.SIGTERM, heard)
 
 
+def watch(say: Callable[[int], None]) -> None:
+    """Ends this process `GRACE_SECONDS` after SIGTERM or SIGINT, where it does not react by itself.
+
+    Python looks at signals between its own steps: a compiled program, or a call of another library
+    in it, may take minutes. What is stored is stored whole, so that a process may end at any time;
+    one that has reacted has `STORE_SECONDS` more, to store its progress.
+
+    Args:
+      say: the number of the signal to a message, called before the end.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def wait() -> None:
+        number = 0
+        while number not in (signal.SIGINT, signal.SIGTERM):
+            (number,) = os.read(reading, 1)
+        time.sleep(GRACE_SECONDS)
+        if _state.asked:
+            time.sleep(STORE_SECONDS)
+        say(number)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(CODES[number])
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+GRACE_SECONDS, STORE_SECONDS = 4.0, 60.0
+"""Seconds in which a process that was asked to end may react, and may store its progress."""
+
+
 @contextlib.contextmanager
 def in_pieces() -> Iterator[None]:
     """Holds SIGTERM back in a block, which asks `is_ending` after each piece of its work."""
@@ -254,5 +289,12 @@ def count() -> int:
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
-EXIT_LOST, EXIT_TERMINATED = 3, 143
-"""Exit codes after the loss of another process, and after SIGTERM."""
+def reacts() -> None:
+    """Notes that this process ends by itself, after SIGINT."""
+    _state.asked = True
+
+
+EXIT_LOST = 3
+"""Exit code after the loss of another process."""
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+"""Exit codes after signals."""

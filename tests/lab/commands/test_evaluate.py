@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 
 import jax.numpy as jnp
 import numpy as np
@@ -167,7 +168,7 @@ def test_ended_by_a_signal_it_goes_on(folder, monkeypatch, attack):
     with monkeypatch.context() as patch:
         patch.setattr(processes, "is_ending", ending)
         first = call(folder, **given)
-    assert first.code == processes.EXIT_TERMINATED
+    assert first.code == processes.CODES[signal.SIGTERM]
     assert "terminated: the same command goes on from here" in first.err and not first.out
     second = call(folder, **given)
     assert second.code == 0 and "resumed at" in second.err, second

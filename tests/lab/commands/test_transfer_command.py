@@ -3,6 +3,7 @@
 import inspect
 import re
 import shutil
+import signal
 import sys
 
 import jax
@@ -211,7 +212,7 @@ def test_ended_by_a_signal_it_goes_on(out, folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(transfer, "transfer_grid", ended)
         first = commands.call(folder, "transfer", *options(folder, **given))
-    assert first.code == processes.EXIT_TERMINATED
+    assert first.code == processes.CODES[signal.SIGTERM]
     second = commands.call(folder, "transfer", *options(folder, **given))
     assert second.code == 0 and second.err.count("is there already") == 2
     ours, theirs = (storage.read_arrays(path / "outcomes.npz") for path in (folder / "ended", out))

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -271,3 +272,45 @@ def test_two_processes_share_and_notice_when_one_is_gone(tmp_path, how, code):
         "empty": None,
         "ending": False,
     }
+
+
+BUSY = """
+import sys, time
+import jax, jax.numpy as jnp
+from halfway.lab.entry import launch
+from halfway.lab.runtime import processes
+
+def wait(x):
+    print("ready", flush=True)
+    time.sleep(3600)
+    return x
+
+def program():  # that never ends
+    print("ready", flush=True)
+    return jax.jit(lambda x: jax.lax.while_loop(lambda x: x < 2, jnp.cos, x))(1.0)
+
+def callback():
+    return jax.jit(lambda x: jax.pure_callback(wait, x, x))(1.0)
+
+processes.watch(lambda number: launch._say_ended(number, lambda: True))
+processes.listen()
+launch.guard(lambda: jax.block_until_ready(WHICH()))
+"""
+
+
+@pytest.mark.parametrize("which", ["program", "callback"])
+@pytest.mark.parametrize(
+    ("number", "code", "how"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_a_process_ends_in_the_middle_of_a_program(which, number, code, how):
+    """Python hears of a signal when the program is done; one in a callback is no error of it."""
+    command = [sys.executable, "-c", BUSY.replace("WHICH", which)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(1)  # of the program the first step is compiled
+        process.send_signal(number)
+        _, err = process.communicate(timeout=600)
+    assert process.returncode == code, err
+    assert err.decode().splitlines()[-1] == f"{how}: the same command goes on from here"
