@@ -296,5 +296,5 @@ def reacts() -> None:
 
 EXIT_LOST = 3
 """Exit code after the loss of another process."""
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+CODES: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
 """Exit codes after signals."""

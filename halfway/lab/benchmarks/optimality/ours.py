@@ -56,7 +56,7 @@ def composed(num_classes: int) -> list[Composed]:
     for norm in LARGEST_BUDGETS:
         fmn, fab = (functools.partial(fn, norm=norm) for fn in (attacks.fmn, attacks.fab))
         members += [
-            Composed("fmn", norm, Cost(2, 2), fmn),
+            Composed("fmn", norm, Cost(3, 2), fmn),
             Composed("fab", norm, Cost(7, boundaries), fab),
             Composed("apgd, bisection", norm, Cost(2 * runs, 2 * runs), _bisection(norm)),
         ]
