@@ -275,7 +275,8 @@ def test_two_processes_share_and_notice_when_one_is_gone(tmp_path, how, code):
 
 
 BUSY = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
 import jax, jax.numpy as jnp
 from halfway.lab.entry import launch
 from halfway.lab.runtime import processes
