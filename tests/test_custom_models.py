@@ -269,6 +269,9 @@ def test_a_run_of_ones_own_architecture_decides_and_its_file_is_watched(tmp_path
     assert "mine: M_θ in error" in done.out
     page = (tmp_path / "run" / "report.html").read_text()
     assert "G6 is not for this architecture" in page
+    again = commands.call(tmp_path, "reproduce", *flags, "--only=G1")
+    assert again.code == 0, again
+    assert "G6 is not for this architecture" in (tmp_path / "run" / "report.html").read_text()
     none = commands.call(tmp_path, "reproduce", *flags, "--only=D1")
     assert none.code == 2 and "none of these hypotheses is for this architecture" in none.err
     (tmp_path / "mine_of_a_run.py").write_text(SOURCE + "\nchanged = True\n")

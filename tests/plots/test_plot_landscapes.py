@@ -135,6 +135,30 @@ def test_meeting_matrix_is_white_at_zero():
         plots.meeting_matrix(values, classes=["cat"])
 
 
+def test_legends_lie_beside_what_fills_the_axes():
+    t = np.linspace(-1, 1, 9)
+    walk = np.stack([t, t], 1)
+    ax = plots.contour(t, t, np.add.outer(t**2, t**2) + 0.1, walks={"walk of A": walk})
+    ax.figure.canvas.draw()
+    assert ax.get_legend().get_window_extent().y1 < ax.get_window_extent().y0
+    ax = plots.spectrum(t, {"a": (np.exp(-(t**2)), 0 * t), "b": (np.exp(-t), 0 * t)})
+    ax.figure.canvas.draw()
+    assert ax.get_legend().get_window_extent().y0 >= ax.get_window_extent().y1 - 1
+
+
+def test_ticks_of_panels_side_by_side_do_not_meet():
+    """The outermost numbers of two panels were one word."""
+    t = np.linspace(-1, 1, 9)
+    figure = plots.new_figure(9, 4)
+    axes = figure.subplots(1, 2, sharey=True)
+    for ax in axes:
+        plots.contour(t, t, np.add.outer(t**2, t**2) + 0.1, ax=ax)
+    figure.canvas.draw()
+    left, right = ([label.get_window_extent() for label in ax.get_xticklabels()] for ax in axes)
+    low, high = (ax.get_window_extent() for ax in axes)
+    assert max(box.x1 for box in left) < low.x1 and min(box.x0 for box in right) > high.x0
+
+
 @pytest.mark.parametrize(("sign", "limits"), [(1, (0, 2)), (-1, (-2, 0))])
 def test_meeting_matrix_of_one_sign_has_all_its_colours_for_it(sign, limits):
     (image,) = plots.meeting_matrix(sign * np.array([[2.0, 0.5], [0.0, 1.0]])).images

@@ -68,7 +68,7 @@ def main() -> None:
         run.checkpoint_every = FLAGS.checkpoint_every
         with run.locked():
             run.describe(lambda: environment.describe(dataset, launch.command_line()))
-            run.note(unsuitable=unsuitable)
+            run.note(unsuitable=run.notes()["unsuitable"] | unsuitable)
             pipeline.measure(run, chosen, pool, with_events=TENSORBOARD.value)
             pipeline.write_events(run, chosen, TENSORBOARD.value)
             pipeline.finish(run)

@@ -44,10 +44,11 @@ def measure(
     }
     for name in ("nodes", "weights", "tops", "trace", "trace_error"):
         arrays[f"spectrum_{name}"] = stacked(f"spectrum_end_{name}")
-    pairs = list(itertools.combinations(members, 2))
-    if pairs:
+    if len(members) > 1:
         run = sharding.jit(lambda a, b: landscapes.interpolate(loss_fn, a, b, sizes.num_points))
-        arrays["segment_loss"] = np.stack([np.asarray(run(*pair)) for pair in pairs])
+        later = list(itertools.combinations(members, 2))[1:]  # the first is there
+        segments = [first["segment_raw_loss"], *(np.asarray(run(*pair))[None] for pair in later)]
+        arrays["segment_loss"] = np.concatenate(segments)
     if "plane_x" in first:
         arrays |= {name: first[name] for name in ("plane_x", "plane_y", "plane_points")}
         arrays["plane_loss"] = first["plane_cross_entropy"][0]

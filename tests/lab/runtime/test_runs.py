@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from support import plants, tiny_run
 
-from halfway import storage
+from halfway import populations, storage
 from halfway.lab.config.user import UserError
 from halfway.lab.runtime import runs
 from halfway.lab.runtime.runs import Identity, Run
@@ -278,6 +278,18 @@ def test_notes_are_kept_and_changed_by_name(run):
 
 
 # Populations
+
+
+@pytest.mark.quick
+def test_the_loss_that_is_shown_is_that_of_the_last_probe_on_the_own_half():
+    def observed(own, other):
+        losses = {"own": own, "other": other}
+        named = {name: {"cross_entropy": np.array(values)} for name, values in losses.items()}
+        return {"landscapes": named}
+
+    first, last = observed([[9.0, 9.0]], [[9.0, 9.0]]), observed([[1.0, 2.0]], [[5.0, 5.0]])
+    assert runs._loss(populations.Progress(20, None, (first, last))) == 1.5
+    assert runs._loss(populations.Progress(0, None, ())) is None
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's tasks
