@@ -192,15 +192,19 @@ def _write(
     counts = np.bincount(examples.labels)
     by_class = ", ".join(f"{label}: {count}" for label, count in enumerate(counts) if count)
     shown = {k: value for k, value in settings.items() if k not in ("attacks", "versions")}
+    whole, cells = transfer_page.summarize(grid)
     page, tables = transfer_page.page(
         grid,
         examples.labels,
+        whole,
+        cells,
         lead=lead,
         source=examples.source,
         command=launch.command_line(),
         settings=shown | {"images by class": by_class} | settings["versions"],
     )
     numbers = transfer_summary.long_table(grid)
+    summaries = transfer_summary.summary_table(whole, cells)
     outcomes = transfer_summary.arrays(grid, examples.labels)
     path = write(
         folder,
@@ -208,6 +212,7 @@ def _write(
         {
             "settings.json": lambda path: storage.write_json(path, settings),
             "transfer.parquet": lambda path: storage.write_table(path, numbers),
+            "summary.parquet": lambda path: storage.write_table(path, summaries),
             "outcomes.npz": lambda path: storage.write_arrays(path, outcomes),
         },
         resumes=True,

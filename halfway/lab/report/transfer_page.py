@@ -9,7 +9,7 @@ from halfway import plots, transfer
 from halfway.lab.report import transfer_summary
 from halfway.lab.report.evaluation_page import FEW
 from halfway.lab.report.page import Page, settings_table
-from halfway.lab.report.transfer_summary import Summary
+from halfway.lab.report.transfer_summary import Cells, Summary
 from halfway.lab.study.protocol import Figure, Table
 from halfway.lab.study.rules import figure_of
 from halfway.lab.study.wording import format_estimate, format_percent
@@ -17,8 +17,6 @@ from halfway.transfer import TransferGrid
 
 MOST_CELLS = 100
 """More kinds of surrogates times kinds of targets are drawn without intervals, and not tabled."""
-Cells = Mapping[tuple[str, float], Mapping[tuple[str, str], Summary]]
-"""(attack, budget) to (kind of surrogate, kind of target) to what happened."""
 _WEAK, _MATCHED = 0.5, 0.99
 
 
@@ -233,6 +231,28 @@ def tables(whole: Mapping[tuple[str, float], Summary], cells: Cells) -> list[Tab
     return page_tables
 
 
+def first_budget_table(cells: Cells) -> Table | None:
+    """Returns the smallest budgets at which kinds of models fool each other; None where none can.
+
+    Args:
+      cells: summaries by kinds of surrogate and target.
+    """
+    budgets = sorted({budget for _, budget in cells})
+    rows = [
+        [f"{a} → {b}", attack, *(_first(value) for value in first)]
+        for (a, b, attack), first in transfer_summary.first_budgets(cells).items()
+    ]
+    if len(budgets) < 2 or not rows:
+        return None
+    names = ["surrogate → target", "attack", "first ε beyond noise", "first ε that fools half"]
+    caption = (
+        f"The smallest of the budgets {', '.join(f'{budget:g}' for budget in budgets)} at which an "
+        "attack fools more than noise of equal norm does (95 % interval), and at which it fools "
+        "half of what both have right. None: at none of them."
+    )
+    return Table("First budget", caption, names, rows)
+
+
 def sentences(whole: Mapping[tuple[str, float], Summary], cells: Cells) -> list[str]:
     """Returns the answer in plain words, of the first attack at its largest budget.
 
@@ -313,6 +333,8 @@ def warnings(
 def page(
     grid: TransferGrid,
     labels: np.ndarray,
+    whole: Mapping[tuple[str, float], Summary],
+    cells: Cells,
     *,
     lead: str,
     source: str,
@@ -324,13 +346,14 @@ def page(
     Args:
       grid: of `transfer.transfer_grid`.
       labels: `[B]` of the images.
+      whole, cells: of `summarize`.
       lead: a paragraph that says what was attacked.
       source: of the images.
       command: as typed.
       settings: that were used, by name.
     """
-    whole, cells = summarize(grid)
     drawn, tabled = figures(grid, whole, cells), tables(whole, cells)
+    first_budgets = first_budget_table(cells)
     places = [(f"{attack}, ε = {budget:g}", summary) for (attack, budget), summary in whole.items()]
     doubts = warnings(grid, labels, whole)
     curves = ("mistakes", "budgets")
@@ -339,6 +362,7 @@ def page(
         "sentences": sentences(whole, cells),
         "doubts": doubts,
         "tables": tabled,
+        "first_budgets": first_budgets,
         "matrices": [figure for figure in drawn if figure.name not in curves],
         "others": [figure for figure in drawn if figure.name in curves],
         "source": source,
@@ -354,7 +378,12 @@ def page(
         "command": command,
         "settings": settings_table(settings),
     }
-    return Page("transfer", "halfway: transfer", "Who fools whom?", content, drawn), tabled
+    shown = [*tabled, *([first_budgets] if first_budgets else [])]
+    return Page("transfer", "halfway: transfer", "Who fools whom?", content, drawn), shown
+
+
+def _first(budget: float) -> str:
+    return "none" if np.isnan(budget) else f"{budget:g}"
 
 
 def _fixed(value: float) -> str:

@@ -52,6 +52,45 @@ class Summary(NamedTuple):
     shares: Mapping[str, float]
 
 
+Cells = Mapping[tuple[str, float], Mapping[tuple[str, str], Summary]]
+"""(attack, budget) to (kind of surrogate, kind of target) to what happened."""
+
+
+class FirstBudget(NamedTuple):
+    """The smallest of the budgets asked at which something happens; NaN where it never does.
+
+    Attributes:
+      beyond_noise: the attack fools more than noise of equal norm does, by a 95 % interval.
+      half: it fools at least half of the examples that both have right.
+    """
+
+    beyond_noise: float
+    half: float
+
+
+def first_budgets(cells: Cells) -> dict[tuple[str, str, str], FirstBudget]:
+    """Returns the first budgets by kind of surrogate, kind of target, and attack.
+
+    Args:
+      cells: summaries by kinds of models; a pair without any rate is left out.
+    """
+    budgets: dict[tuple[str, str, str], FirstBudget] = {}
+    for (attack, budget), by_pair in sorted(cells.items(), key=lambda item: item[0][1]):
+        for pair, summary in by_pair.items():
+            if not summary.num_cells or math.isnan(summary.rate[0]):
+                continue
+            before = budgets.get((*pair, attack), FirstBudget(math.nan, math.nan))
+            holds = summary.beyond[1] > 0, summary.rate[0] >= 0.5
+            budgets[(*pair, attack)] = FirstBudget(
+                *(
+                    budget if math.isnan(first) and is_so else first
+                    for first, is_so in zip(before, holds, strict=True)
+                )
+            )
+    order = {attack: place for place, (attack, _) in enumerate(cells)}
+    return dict(sorted(budgets.items(), key=lambda item: order[item[0][2]]))
+
+
 def itself(cell: TransferMatrix) -> np.ndarray:
     """Returns `[K, M]` whether a target is the surrogate: equal losses on all clean examples.
 
@@ -209,6 +248,35 @@ def long_table(grid: TransferGrid) -> pd.DataFrame:
                     )
                 )
     return pd.concat(parts, ignore_index=True)
+
+
+def summary_table(whole: Mapping[tuple[str, float], Summary], cells: Cells) -> pd.DataFrame:
+    """Returns the numbers of the page's tables: one row for each attack, budget and pair of kinds.
+
+    Columns: `attack, budget, surrogate, target`, "all" for the row over all models; the fields of
+    `Summary` but its shares, `X, X_low, X_high` for those with an interval; `first_beyond_noise`
+    and `first_half`, of `FirstBudget`, the same at each budget.
+
+    Args:
+      whole: over all models, by attack and budget.
+      cells: the same by kinds of models.
+    """
+    firsts = first_budgets(cells)
+    rows = []
+    for (attack, budget), summary in whole.items():
+        pairs = {("all", "all"): summary} | dict(cells[attack, budget])
+        for pair, part in pairs.items():
+            row: dict[str, Any] = dict(zip(("surrogate", "target"), pair, strict=True))
+            row |= {"attack": attack, "budget": budget}
+            for name, value in part._asdict().items():
+                if isinstance(value, tuple):
+                    row |= dict(zip((name, f"{name}_low", f"{name}_high"), value, strict=True))
+                elif name != "shares":
+                    row[name] = value
+            first = firsts.get((*pair, attack), FirstBudget(math.nan, math.nan))
+            row |= {f"first_{name}": value for name, value in first._asdict().items()}
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def arrays(grid: TransferGrid, labels: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Transfer between models of anybody's own, from the function that loads them to the page."""
 
 import inspect
+import math
 import re
 import shutil
 import signal
@@ -22,6 +23,7 @@ from halfway.lab.report import page, transfer_page, transfer_summary
 from halfway.lab.runtime import processes
 from halfway.lab.runtime.runs import Run
 from halfway.lab.study.conditions import condition
+from halfway.lab.study.wording import format_estimate
 from halfway.lab.user_models import loading
 
 CLASSES, SHAPE = 3, (4, 4, 1)
@@ -98,6 +100,7 @@ def test_everything_is_written(out):
         "figures",
         "outcomes.npz",
         "settings.json",
+        "summary.parquet",
         "transfer.html",
         "transfer.parquet",
     }
@@ -123,6 +126,7 @@ def test_the_page_is_whole_and_says_how_to_repeat_it(out):
     assert (
         "halfway transfer --surrogates=own_models:load_models" in page
         and page.count("<figure") == 10
+        and "First budget" in page
     )
     assert not re.search(r'(?:src|href)="(?!#|data:)', page)
 
@@ -158,6 +162,52 @@ def test_the_table_is_what_the_outcomes_say(out):
         rise = arrays["pgd_0.3/target_attack_loss"][k, m] - arrays["pgd_0.3/target_clean_loss"][m]
         sums = read.loc[("pgd", 0.3, "attack", "increase", "all", *where), "value"]
         assert sums == pytest.approx(rise.sum(), rel=1e-4)
+
+
+def test_the_numbers_of_the_page_are_in_a_file(out):
+    table = pd.read_parquet(out / "summary.parquet")
+    pairs = {tuple(pair) for pair in table[["surrogate", "target"]].to_numpy()}
+    kinds = {"linear", "nnx"}
+    assert pairs == {("all", "all"), *((a, b) for a in kinds for b in kinds)}
+    page = re.sub("<[^>]*>", "", (out / "transfer.html").read_text())
+    for row in table[table.num_cells > 0].to_dict("records"):
+        assert row["rate_low"] <= row["rate"] <= row["rate_high"]
+        assert format_estimate(row["rate"], row["rate_low"], row["rate_high"]) in page
+        assert f"{row['noise']:.3f}" in page
+
+
+def with_shares(shares, summary):
+    """Returns a summary with a share that is fooled, and how far above noise it is."""
+    rate, beyond = shares
+    return summary._replace(rate=(rate, rate, rate), beyond=(beyond, beyond - 0.1, beyond + 0.1))
+
+
+def test_the_first_budget_of_each_pair():
+    summary = transfer_summary.summarize(cell(2, 3))
+    by_budget = {
+        0.3: [(0.7, 0.5), (0.4, 0.2), (0.2, 0.05), (math.nan, math.nan)],
+        0.1: [(0.5, 0.3), (0.3, 0.05), (0.1, 0.05), (math.nan, math.nan)],
+        0.2: [(0.4, 0.3), (0.4, 0.2), (0.1, 0.05), (math.nan, math.nan)],
+    }
+    pairs = [("a", "c"), ("a", "d"), ("b", "c"), ("b", "d")]
+    cells = {
+        ("pgd", budget): {
+            pair: with_shares(values, summary) for pair, values in zip(pairs, rows, strict=True)
+        }
+        for budget, rows in by_budget.items()
+    }
+    firsts = transfer_summary.first_budgets(cells)
+    assert firsts[("a", "c", "pgd")] == (0.1, 0.1)
+    assert firsts["a", "d", "pgd"].beyond_noise == 0.2
+    assert math.isnan(firsts["a", "d", "pgd"].half)
+    assert all(math.isnan(value) for value in firsts["b", "c", "pgd"])
+    assert ("b", "d", "pgd") not in firsts
+    table = transfer_page.first_budget_table(cells)
+    assert table is not None
+    assert [row[2:] for row in table.rows] == [["0.1", "0.1"], ["0.2", "none"], ["none", "none"]]
+    assert "0.1, 0.2, 0.3" in table.caption
+    only = {("pgd", 0.1): cells["pgd", 0.1]}
+    assert transfer_page.first_budget_table(only) is None  # nothing to compare
 
 
 def test_models_are_those_of_the_user(out, folder, monkeypatch):
@@ -466,7 +516,15 @@ def test_a_weak_attack_is_said_to_be_weak():
         ("a", "b"), ("c", "d", "e"), ("pgd",), (0.1,), {("pgd", 0.1): outcomes}
     )
     labels = np.arange(outcomes.norm.shape[1]) % 10
-    made, _ = transfer_page.page(grid, labels, lead="", source="x", command="", settings={})
+    made, _ = transfer_page.page(
+        grid,
+        labels,
+        *transfer_page.summarize(grid),
+        lead="",
+        source="x",
+        command="",
+        settings={},
+    )
     words = " ".join(page.render(made).split())
     assert "fools its own surrogates on 0 %" in words and "50.0 % of the noise falls short" in words
 
