@@ -150,7 +150,8 @@ def together(study: Study, results: Sequence[Result]) -> str:
         if verdict.verdict == "inconclusive":
             words = {check.id: check.verdict for check in result.verdicts}
             why = family.doubt(study, words)
-            settled.append(f"On {name_of(result)} {f'{why}.' if why else settle(study, verdict)}")
+            why = f"{why}{_but(verdict)}." if why else settle(study, verdict)
+            settled.append(f"On {name_of(result)} {why}")
     if not by_word:
         return "Not run yet."
     said = "; ".join(f"{word} on {_listed(names)}" for word, names in by_word.items())
@@ -162,6 +163,13 @@ def together(study: Study, results: Sequence[Result]) -> str:
     elif number > 1 and len(by_word) == 1 and decided:
         opening = f"All agree: {said}."
     return " ".join([opening, *settled])
+
+
+def _but(verdict: Verdict) -> str:
+    """Returns what the rule of a hypothesis itself says, where what it stands on fails."""
+    gates = all(part.passed for part in verdict.parts if part.kind == "gate")
+    holds = verdict.p_adjusted is not None and verdict.p_adjusted < family.LEVEL and gates
+    return ", though every part of its own rule holds" if holds else ""
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -175,13 +175,14 @@ def _verdict(word, **part):
 MET = (DIGITS.verdict("G1"),)
 
 
-def _together(*words, checks=MET, **part):
+def _together(*words, checks=MET, p_adjusted=1.0, **part):
     names = ("digits", "mnist1d", "mnist")
+    verdicts = [
+        dataclasses.replace(_verdict(word, **part), p_adjusted=p_adjusted) for word in words
+    ]
     results = [
-        dataclasses.replace(
-            DIGITS, name=name, dataset=name, verdicts=[*checks, _verdict(word, **part)]
-        )
-        for name, word in zip(names, words, strict=False)
+        dataclasses.replace(DIGITS, name=name, dataset=name, verdicts=[*checks, verdict])
+        for name, verdict in zip(names, verdicts, strict=False)
     ]
     return tables.together(studies.available()["G5"], results)
 
@@ -224,6 +225,10 @@ def test_a_claim_that_has_nothing_to_stand_on_says_so():
     assert _together("inconclusive", checks=()) == f"{text} was not run."
     failed = dataclasses.replace(DIGITS.verdict("G1"), verdict="not met")
     assert _together("inconclusive", checks=(failed,)) == f"{text} is not met."
+    held = _together("inconclusive", checks=(failed,), p_adjusted=0.01)
+    assert held == f"{text} is not met, though every part of its own rule holds."
+    gate = {"kind": "gate", "p_value": 0.5, "p_adjusted": 0.01}
+    assert _together("inconclusive", checks=(failed,), **gate) == f"{text} is not met."
 
 
 def test_a_cell_names_confirmatory_evidence():
