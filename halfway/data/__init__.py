@@ -149,7 +149,7 @@ def load(
     try:
         return _load(str(name), data_dir, value_range, max_gb)
     except files.Refused as error:
-        raise DataError(f"{name}: {error}") from error
+        raise DataError(str(error)) from error
 
 
 def _load(

@@ -6,6 +6,7 @@ then an image or a class would be missing, or come from outside. The same rules 
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import tarfile
@@ -19,9 +20,10 @@ from halfway.data.images import ENDINGS
 
 _FILE, _FOLDER, _LINK = "a file", "a folder", "a link"
 _ROOT = PurePosixPath()
+_OUTSIDE, _CIRCLE = "a link out of it or to nowhere", "a link in a circle"
 _MOST_NAMES, _MOST_HOPS = 5_000_000, 40
-_BLOCK, _PIECE = 512, 1 << 20
-"""Bytes of a block of a tar, and bytes that are read at once, at most."""
+_BLOCK, _PIECE, _AFTER = 512, 1 << 20, 1 << 26
+"""Bytes of a block of a tar, that are read at once, and that may follow its end, at most."""
 _UNPACKED: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     b"BZ": bz2.BZ2File,
@@ -204,6 +206,7 @@ class _Forward:
 
     def __init__(self, file: Any, path: Path, max_gb: float):
         self._file, self._path, self._max_gb = file, path, max_gb
+        self._is_packed = not isinstance(file, io.BufferedReader)
         self._last = b""
 
     def tell(self) -> int:
@@ -214,7 +217,7 @@ class _Forward:
         """Goes on to a position."""
         if position < self.tell():
             raise DataError(f"{self._path} leads back to its own beginning: it is damaged")
-        if self._file.__class__.__name__ != "BufferedReader":  # it has to be unpacked up to there
+        if self._is_packed:  # it has to be unpacked up to there
             files.check_size(self._path, position, self._max_gb)
         return self._file.seek(position)
 
@@ -239,8 +242,10 @@ class _Forward:
         """Raises where what was read last is no end mark: `tarfile` takes a cut for the end."""
         if len(self._last) < _BLOCK or any(self._last):
             raise DataError(f"{self._path} has no end mark: it is truncated, get it again")
-        while self._file.read(_PIECE):  # a compressed file has its checksum at the end
-            files.check_size(self._path, self.tell(), self._max_gb)
+        most = self.tell() + _AFTER
+        while self._is_packed and self._file.read(_PIECE):  # its checksum comes last
+            if self.tell() > most:
+                raise DataError(f"{self._path} goes on for long after its end mark: it is damaged")
 
 
 def _check_number(path: Path, number: int) -> None:
@@ -275,9 +280,9 @@ def reach(path: Path, entries: Mapping[PurePosixPath, Entry]) -> Reached:
             real, fault = _follow(entries, below, name)
             kind = _FOLDER if real in below else entries[real].kind if not fault else ""
             if not fault and kind == _FOLDER and real in around:
-                fault = "links in a circle"
+                fault = _CIRCLE
             if not fault and kind != _FILE and kind != _FOLDER and has_image_name(name):
-                fault = f"{kind}, no regular file"
+                fault = f"{kind} in the place of an image"
             if fault:
                 faults.setdefault(fault, []).append(str(place))
             elif kind == _FOLDER:
@@ -289,10 +294,11 @@ def reach(path: Path, entries: Mapping[PurePosixPath, Entry]) -> Reached:
                 reached.skipped.append(place)
     if faults:
         listed = "; ".join(
-            f"{len(names):,} {fault}, e.g. {min(names)}" for fault, names in faults.items()
+            f"{fault}: {len(names):,}, e.g. {min(names)}" for fault, names in faults.items()
         )
         raise DataError(
-            f"{path} holds what is not read ({listed}): remove it, or put the files in its place"
+            f"{path} holds what is not followed or opened ({listed}): remove it, or put the files "
+            "themselves in its place"
         )
     return reached
 
@@ -327,7 +333,7 @@ def _follow(
         part = parts.pop()
         if part == "..":
             if place == _ROOT:
-                return name, "links out of it or nowhere"
+                return name, _OUTSIDE
             place = place.parent
             continue
         place = place / part
@@ -335,11 +341,11 @@ def _follow(
         if entry is not None and entry.kind == _LINK:
             hops += 1
             if entry.target is None:
-                return name, "links out of it or nowhere"
+                return name, _OUTSIDE
             if hops > _MOST_HOPS:
-                return name, "links in a circle"
+                return name, _CIRCLE
             parts += reversed(entry.target.parts)
             place = entry.base
         elif entry is None and place not in below:
-            return name, "links out of it or nowhere"
+            return name, _OUTSIDE
     return place, ""
