@@ -252,7 +252,16 @@ def _skipping(feature: Any) -> Any:
     inner = getattr(feature, "feature", feature)  # of a sequence
     if hasattr(inner, "items"):
         return {name: _skipping(part) for name, part in inner.items()}
-    return tfds.decode.SkipDecoding()
+
+    class Skipping(tfds.decode.SkipDecoding):
+        """What skips sequences of a feature too."""
+
+        def decode_batch_example_np(self, example: Any) -> Any:
+            return example
+
+        decode_ragged_example_np = decode_batch_example_np
+
+    return Skipping()
 
 
 _HOMES = {

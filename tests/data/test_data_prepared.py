@@ -76,6 +76,7 @@ def test_any_prepared_data_set_is_read(tmp_path):
         (hostile.EPS, r"example/7 cannot be read \(by its content neither PNG nor JPEG"),
         (hostile.large_png(9400, 9400), "images of several sizes"),
     ],
+    ids=["EPS", "large"],
 )
 def test_images_in_records_are_opened_as_those_in_folders(content, words, tmp_path, monkeypatch):
     def start(*_, **__):
