@@ -63,6 +63,9 @@ def _open(content: bytes, where: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(content), formats=FORMATS)
+            if image.format == "PNG":  # its checksums, which Pillow does not compare with pixels
+                image.verify()
+                image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise damaged(where, ValueError("by its content neither PNG nor JPEG")) from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:

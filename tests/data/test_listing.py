@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support import hostile
 
 from halfway import data
-from halfway.data import listing
+from halfway.data import images, listing
 
 GOOD = {f"{part}/{label}": None for part in ("train", "test") for label in ("a", "b")}
 IMAGES = [hostile.png(seed, (2, 2)) for seed in range(8)]
@@ -176,6 +176,24 @@ def test_a_damaged_tar_is_read_as_it_was_or_refused(choice):
         names = {label for rows in (read or before).values() for label, _ in rows}
         if read is not None and names == {"a", "b"} and mode != "w":
             assert_same(read, before)  # a compressed tar has a checksum of its own
+
+
+@pytest.mark.quick
+def test_a_flipped_bit_of_a_png_changes_nothing_or_is_refused():
+    """Pillow compares no checksum of what holds the pixels."""
+    content = hostile.png(0, (2, 2))
+    before = images.read({"x": content}, "here", max_gb=1)
+    refused = 0
+    for position in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[position // 8] ^= 1 << position % 8
+        try:
+            read = images.read({"x": bytes(changed)}, "here", max_gb=1)
+        except data.DataError:
+            refused += 1
+        else:
+            np.testing.assert_array_equal(read, before)
+    assert refused > 4 * len(content)
 
 
 @pytest.mark.quick
