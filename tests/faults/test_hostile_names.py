@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support import commands, launcher
 
-NASTY = ("<script>x", "<img onerror=x>", "'\"><b>&amp;", "a$b_{$\\frac", "javascript:x")
+NASTY = ("<script>x", "<img onerror=x>", "'\"><b>&amp;", "javascript:x")
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 POLICY = "default-src 'none'"
 _OF_PAGES = """html head meta title style body header p h1 h2 h3 nav a main section div article
@@ -130,6 +130,14 @@ def test_transfer(here):
     arguments = ["--surrogates=mine:load_models", DATA, "--attacks=fgsm", f"--out_dir={OUT} 2"]
     ended_well(commands.call(here, "transfer", *arguments, *launcher.FOLDERS))
     check(here / f"{OUT} 2" / "transfer.html", *NASTY, DATA[7:])
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("name", ["a$b_{$\\frac", "a\nb", "\x1b[2J"])
+def test_names_that_no_figure_can_show_are_refused(name, here):
+    (here / f"odd{ord(name[1])}.py").write_text(f"load = lambda: {{{name!r}: lambda x: x}}\n")
+    arguments = [f"--surrogates=odd{ord(name[1])}:load", DATA]
+    assert "rename the model" in commands.call(here, "transfer", *arguments).complaint
 
 
 def test_landscape_of_a_model(here):

@@ -62,6 +62,11 @@ def load_models(flag: str, name: str) -> dict[str, Model]:
             f"--{flag}={name} must return a dict of names to models, got {type(loaded).__name__}"
         )
     for model_name, model in loaded.items():
+        if "$" in str(model_name) or not str(model_name).isprintable():
+            raise UserError(
+                f"--{flag}={name}: the name {model_name!r} has a $, which begins a formula in "
+                "figures, or what cannot be printed: rename the model"
+            )
         stacked = isinstance(model, tuple) and len(model) == 2 and callable(model[0])
         sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(model[1])} if stacked else set()
         usable = callable(model) or (len(sizes) == 1 and () not in sizes)
