@@ -126,6 +126,7 @@ def test_evaluation(here):
     check(here / OUT / "evaluation.html", "<img src=x onerror=alert(1)>.npz", "out <script>alert(")
 
 
+@pytest.mark.slow
 def test_transfer(here):
     arguments = ["--surrogates=mine:load_models", DATA, "--attacks=fgsm", f"--out_dir={OUT} 2"]
     ended_well(commands.call(here, "transfer", *arguments, *launcher.FOLDERS))
@@ -140,6 +141,7 @@ def test_names_that_no_figure_can_show_are_refused(name, here):
     assert "rename the model" in commands.call(here, "transfer", *arguments).complaint
 
 
+@pytest.mark.slow
 def test_landscape_of_a_model(here):
     name = "'><script>x<!--$_{"
     arguments = [f"--params={name}.npz", "--loss=mine:loss", f"--workdir={OUT} 3"]
