@@ -14,7 +14,6 @@ Beside it, as a second or third entry of the tuple, may stand the axes of each t
 
 import functools
 import hashlib
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from halfway import user_code
 from halfway.types import Array, Key, Params
 
 DIGEST_FIELD = "source"
@@ -38,11 +38,13 @@ class CustomModel(NamedTuple):
       start: a key and images `[B, H, W, D]` to parameters, nested dicts of arrays.
       forward: parameters and images to logits `[B, C]`.
       permutations: the axes of each tensor by name, or None where they are not declared.
+      kind: its name, `pkg.module:build`, for messages.
     """
 
     start: Callable[[Key, Array], Params]
     forward: Callable[[Params, Array], Array]
     permutations: Mapping[str, Any] | None = None
+    kind: str = "the model"
 
     def init(self, key: Key, x: Any) -> dict[str, Params]:
         """Returns `{"params": ...}`, as the method of a linen module does.
@@ -51,7 +53,8 @@ class CustomModel(NamedTuple):
           key: consumed.
           x: `[B, H, W, D]`, of which the shape is used.
         """
-        return {"params": self.start(key, x)}
+        with user_code.running(f"{self.kind} fails to begin"):
+            return {"params": self.start(key, x)}
 
     def apply(self, variables: Mapping[str, Params], x: Any) -> Array:
         """Returns logits `[B, C]`, as the method of a linen module does.
@@ -60,7 +63,8 @@ class CustomModel(NamedTuple):
           variables: `{"params": ...}`.
           x: `[B, H, W, D]`.
         """
-        return jnp.asarray(self.forward(variables["params"], x))
+        with user_code.running(f"{self.kind} fails on images of shape {jnp.shape(x)}"):
+            return jnp.asarray(self.forward(variables["params"], x))
 
 
 def is_custom(kind: str) -> bool:
@@ -77,7 +81,7 @@ def fields_of(kind: str) -> dict[str, Any]:
     Raises:
       ValueError: if there is no such function.
     """
-    function = _function(kind)
+    function = user_code.find_function(kind)
     # flax adds `parent` and `name` to the fields of a module.
     added = ("num_classes", *(("parent", "name") if isinstance(function, type) else ()))
     fields: dict[str, Any] = {DIGEST_FIELD: str}
@@ -101,7 +105,7 @@ def source_digest(kind: str) -> str:
       ValueError: if there is no such function, or no file of it.
     """
     try:
-        path = inspect.getsourcefile(inspect.unwrap(_function(kind)))
+        path = inspect.getsourcefile(inspect.unwrap(user_code.find_function(kind)))
         return hashlib.sha256(Path(str(path)).read_bytes()).hexdigest()[:12]
     except (OSError, TypeError) as error:
         raise ValueError(f"{kind} is not defined in a file: {error}") from error
@@ -131,11 +135,9 @@ def _build(kind: str, fields: tuple[tuple[str, Any], ...], num_classes: int) -> 
             f"the file of {kind} has changed since this run began: its digest was {digest}, now it "
             f"is {source_digest(kind)}; restore it, or choose another folder"
         )
-    function = _function(kind)
-    try:
+    function = user_code.find_function(kind)
+    with user_code.running(f"{kind} fails"):
         built = function(num_classes=num_classes, **arguments)
-    except Exception as error:  # somebody else's code
-        raise ValueError(f"{kind} fails: {type(error).__name__}: {error}") from error
     axes = None
     if isinstance(built, tuple) and not isinstance(built, nn.Module):
         *rest, last = built
@@ -152,18 +154,7 @@ def _build(kind: str, fields: tuple[tuple[str, Any], ...], num_classes: int) -> 
             f"{kind} must return a linen module, (init, apply), or a function of a key that makes "
             f"a model, got {type(built).__name__}"
         )
-    return CustomModel(start, forward, axes)
-
-
-def _function(kind: str) -> Callable[..., Any]:
-    module, _, name = kind.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except Exception as error:  # to import is to run somebody else's code
-        raise ValueError(f"{kind} cannot be imported: {error}") from error
-    if not callable(function):
-        raise ValueError(f"{kind} is no function")
-    return function
+    return CustomModel(start, forward, axes, kind)
 
 
 def _of_linen(module: nn.Module, kind: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -201,11 +192,11 @@ def _of_a_function(
 
     @functools.cache
     def held() -> _Held:
-        try:
-            with jax.ensure_compile_time_eval():  # one is made, whoever traces
-                template = make(jax.random.key(0))
-        except Exception as error:  # somebody else's code
-            raise ValueError(f"{kind} fails with a key: {type(error).__name__}: {error}") from error
+        with (
+            user_code.running(f"{kind} fails with a key"),
+            jax.ensure_compile_time_eval(),  # one is made, whoever traces
+        ):
+            template = make(jax.random.key(0))
         if not callable(template):
             raise ValueError(f"{kind}: what it makes of a key cannot be called with images")
         known = _of_nnx(template, kind) if isinstance(template, nnx.Module) else _of_tree(template)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+
+from halfway import files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,7 +199,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Returns the value of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(files.read(path))
 
 
 def write_table(path: Path, table: "pd.DataFrame") -> None:
@@ -239,10 +242,17 @@ def write_arrays(
     write_whole(path, buffer.getvalue())
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a NumPy archive; nothing is unpickled."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files if name != _FACTS}
+def read_arrays(path: Path, *, max_gb: float = files.MAX_GB) -> dict[str, np.ndarray]:
+    """Returns the arrays of a NumPy archive; nothing is unpickled.
+
+    Args:
+      path: the file.
+      max_gb: gigabytes that the arrays may take in memory.
+
+    Raises:
+      Exception: one of `UNREADABLE`, if it is no regular file, no such archive, damaged or larger.
+    """
+    return files.read_npz(path, max_gb=max_gb)
 
 
 def read_facts(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -254,7 +264,7 @@ def read_facts(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     Raises:
       Exception: one of `UNREADABLE`, if there are no facts or the digest is that of other content.
     """
-    arrays = read_arrays(path)
+    arrays = read_arrays(path, max_gb=math.inf)  # our own, as large as they were measured
     with zipfile.ZipFile(path) as archive:
         sealed = json.loads(archive.read(_FACTS))
     if sealed["sha256"] != _seal(arrays, sealed["facts"]):

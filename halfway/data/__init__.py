@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from halfway import files
 from halfway.data import digits, folder, mnist1d, original, prepared, raw, reencoded
 from halfway.data.arrays import DataError, Dataset, DataWarning, Split, checksum
 from halfway.data.prepared import default_root
@@ -125,6 +126,7 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     *,
     value_range: Sequence[float] = (),
+    max_gb: float = files.MAX_GB,
 ) -> Dataset:
     """Returns a data set by its name, with all arrays in memory.
 
@@ -139,23 +141,37 @@ def load(
         `~/tensorflow_datasets`).
       value_range: for signals, the two values that become 0 and 1; empty for the data set's own.
         Pixels are scaled by the largest that they can be.
+      max_gb: gigabytes that may be read into memory from files: sizes are compared before.
 
     Raises:
       DataError: if there is no such data set, or it cannot be read; the message says what to do.
     """
+    try:
+        return _load(str(name), data_dir, value_range, max_gb)
+    except files.Refused as error:
+        raise DataError(str(error)) from error
+
+
+def _load(
+    name: str,
+    data_dir: str | os.PathLike[str] | None,
+    value_range: Sequence[float],
+    max_gb: float,
+) -> Dataset:
+    """Returns a data set by its name."""
     if name in _SIGNALS:
         return _LOADERS[name](data_dir, value_range)
     if len(value_range):
         raise DataError(f"value_range is for signals ({', '.join(_SIGNALS)}), {name!r} has pixels")
     if name in _LOADERS:
         return _LOADERS[name](data_dir)
-    if str(name).startswith(_FOLDER):
-        return folder.load(name, Path(name.removeprefix(_FOLDER)).expanduser())
+    if name.startswith(_FOLDER):
+        return folder.load(name, Path(name.removeprefix(_FOLDER)).expanduser(), max_gb=max_gb)
     root = prepared.root(data_dir)
-    place = prepared.find(str(name), root)
+    place = prepared.find(name, root)
     if place is None:
         raise prepared.missing(name, root, tuple(_LOADERS), preparable())
-    return prepared.load(name, place)
+    return prepared.load(name, place, max_gb=max_gb)
 
 
 def prepare(
@@ -190,10 +206,10 @@ def prepare(
     root = prepared.root(data_dir)
     place = prepared.find(name, root)
     if place is not None:
-        return prepared.load(name, place)
+        return load(name, data_dir)
     path = Path(source).expanduser()
     try:
-        files = reencoded.read(path) if name == reencoded.CIFAR10_JPEG else raw.read(name, path)
-    except DataError as error:
+        content = reencoded.read(path) if name == reencoded.CIFAR10_JPEG else raw.read(name, path)
+    except (DataError, files.Refused) as error:
         raise DataError(f"{error} ({prepared.at_home(name)})") from error
-    return original.write(name, files, root, progress)
+    return original.write(name, content, root, progress)

@@ -9,7 +9,7 @@ import numpy as np
 
 
 class DataWarning(UserWarning):
-    """The data come from another place than was named, but the arrays are as they should be."""
+    """The data come from another place than was named, or files beside them are not read."""
 
 
 class DataError(ValueError):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from halfway import files
 from halfway.data import prepared
 from halfway.data.arrays import Dataset, DataWarning, Split, make_dataset, make_split
 
@@ -38,13 +39,15 @@ def load(data_dir: str | os.PathLike[str] | None) -> Dataset:
             f"the same digits come from scikit-learn, because {folder} cannot be used: {reason}. "
             f"Name one that can be written, or delete digits/{VERSION} in it if damaged",
             DataWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
         return _digits(*(make_split(*arrays, _LEVELS) for arrays in _sklearn_digits().values()))
 
 
 def _load_prepared(data_dir: str | os.PathLike[str] | None) -> Dataset:
     root = prepared.root(data_dir)
+    if (place := prepared.find("digits", root)) is not None:
+        prepared.check_files(place, files.MAX_GB)
     builder = _builder()(data_dir=root)
     if not (Path(builder.data_dir) / "dataset_info.json").exists():
         prepared.write(_builder(), root, _read)

@@ -18,11 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from halfway import files
+from halfway.data import images
 from halfway.data.arrays import DataError, Dataset, Split, check_split, make_dataset, make_split
 
 _NAME = re.compile(r"(?P<name>\w+(/[\w.+-]+)?)(:(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _SCRATCH = "incomplete."
+_FEATURES = "tensorflow_datasets.core.features."
 _TEST_SPLITS = ("test", "validation", "val", "valid")
 
 
@@ -106,7 +109,7 @@ def _versions(place: Path) -> list[Path]:
     ]
 
 
-def load(name: str, place: Path) -> Dataset:
+def load(name: str, place: Path, *, max_gb: float = files.MAX_GB) -> Dataset:
     """Returns a prepared data set with the features `image` and `label`.
 
     The split `test` is that of TFDS, or else its validation split; it has no examples where there
@@ -115,16 +118,19 @@ def load(name: str, place: Path) -> Dataset:
     Args:
       name: the name that `halfway.data.load` was given.
       place: the folder of the data set, from `find`.
+      max_gb: gigabytes that its images may take in memory as float32, and its files on disk.
 
     Raises:
       DataError: if the data set cannot be read, or does not hold labelled 8-bit images of one size.
+      files.Refused: if it is larger, or has something else than regular files.
     """
     with quiet():
         try:
+            check_files(place, max_gb)
             import tensorflow_datasets as tfds
 
-            return read(name, tfds.builder_from_directory(place))
-        except DataError:
+            return read(name, tfds.builder_from_directory(place), max_gb=max_gb)
+        except (DataError, files.Refused, MemoryError):
             raise
         except NotImplementedError as error:
             raise DataError(
@@ -138,15 +144,42 @@ def load(name: str, place: Path) -> Dataset:
             ) from error
 
 
-def read(name: str, builder: Any) -> Dataset:
+def check_files(place: Path, max_gb: float) -> None:
+    """Checks the files of a prepared data set before TFDS opens them.
+
+    Args:
+      place: the folder of the data set.
+      max_gb: gigabytes that all files may have.
+
+    Raises:
+      DataError: if a feature is of a class that TFDS does not have: TFDS would import its module.
+      files.Refused: if the files are larger, or one is no regular file.
+      OSError: if one cannot be read.
+    """
+    num_bytes = 0
+    for path in sorted(place.iterdir()):
+        with files.open_regular(path) as file:
+            num_bytes += os.fstat(file.fileno()).st_size
+    files.check_size(place, num_bytes, max_gb)
+    features = place / "features.json"
+    if not features.is_file():
+        return
+    classes = re.findall(r'"pythonClassName"\s*:\s*"([^"]*)"', files.read_text(features))
+    if strange := [name for name in classes if not name.startswith(_FEATURES)]:
+        raise DataError(f"{features} names {strange[0]!r}, no feature of TFDS: nothing is read")
+
+
+def read(name: str, builder: Any, *, max_gb: float = files.MAX_GB) -> Dataset:
     """Returns a data set as its builder reads it.
 
     Args:
       name: the name that `halfway.data.load` was given.
       builder: a TFDS builder whose data set is prepared.
+      max_gb: gigabytes that its images may take in memory as float32.
 
     Raises:
       DataError: if the data set does not hold labelled 8-bit images of one size.
+      files.Refused: if the images take more memory.
     """
     info, place = builder.info, builder.data_dir
     features = dict(info.features.items()) if hasattr(info.features, "items") else {}
@@ -164,26 +197,44 @@ def read(name: str, builder: Any) -> Dataset:
     parts = ["train", *[part for part in _TEST_SPLITS if part in info.splits][:1]]
     splits = []
     for part in parts:
-        images, labels = arrays_of(builder, part)
-        check_split(images, labels, len(classes), f"{place} ({part})")
-        splits.append(make_split(images, labels))
+        pixels, labels = arrays_of(builder, part, max_gb=max_gb)
+        check_split(pixels, labels, len(classes), f"{place} ({part})")
+        splits.append(make_split(pixels, labels))
     if len(splits) == 1:
         splits.append(Split(splits[0].images[:0].copy(), splits[0].labels[:0].copy()))
     return make_dataset(name, splits[0], splits[1], classes, str(info.version))
 
 
-def arrays_of(builder: Any, part: str) -> tuple[np.ndarray, np.ndarray]:
+def arrays_of(
+    builder: Any, part: str, *, max_gb: float = files.MAX_GB
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns images `[N, H, W, D]` and labels `[N]` of a split as they are stored.
 
     Args:
       builder: a TFDS builder whose data set is prepared.
       part: the name of the split.
+      max_gb: gigabytes that the images may take in memory as float32.
 
     Raises:
-      DataError: if the images have several shapes.
+      DataError: if the images have several shapes, or are neither PNG nor JPEG.
+      files.Refused: if the images take more memory.
     """
-    source = builder.as_data_source(split=part)
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    encoded = isinstance(features["image"], tfds.features.Image)
+    read_by_tfds = {"label"} if encoded else {"image", "label"}
+    decoders = {name: _skipping(features[name]) for name in set(features) - read_by_tfds}
+    source = builder.as_data_source(split=part, decoders=decoders)
     examples = source.__getitems__(range(len(source)))  # in bulk, since one by one is slower
+    labels = np.asarray([example["label"] for example in examples], np.int64)
+    if not examples:
+        return np.zeros((0, 1, 1, 1), np.uint8), labels
+    if encoded:
+        contents = {number: example["image"] for number, example in enumerate(examples)}
+        where = f"{builder.data_dir} ({part}), example"
+        channels = features["image"].shape[-1]
+        return images.read(contents, where, max_gb=max_gb, num_channels=channels), labels
     shapes = {np.shape(example["image"]) for example in examples}
     if len(shapes) > 1:
         first, second, *_ = sorted(shapes)
@@ -191,10 +242,26 @@ def arrays_of(builder: Any, part: str) -> tuple[np.ndarray, np.ndarray]:
             f"{builder.data_dir} ({part}) has images of several sizes, e.g. {first} and {second}: "
             "they must be of one size"
         )
-    labels = np.asarray([example["label"] for example in examples], np.int64)
-    if not examples:
-        return np.zeros((0, 1, 1, 1), np.uint8), labels
     return np.stack([example["image"] for example in examples]), labels
+
+
+def _skipping(feature: Any) -> Any:
+    """Returns what keeps TFDS from decoding a feature: it opens images of any format and size."""
+    import tensorflow_datasets as tfds
+
+    inner = getattr(feature, "feature", feature)  # of a sequence
+    if hasattr(inner, "items"):
+        return {name: _skipping(part) for name, part in inner.items()}
+
+    class Skipping(tfds.decode.SkipDecoding):
+        """What skips sequences of a feature too."""
+
+        def decode_batch_example_np(self, example: Any) -> Any:
+            return example
+
+        decode_ragged_example_np = decode_batch_example_np
+
+    return Skipping()
 
 
 _HOMES = {

@@ -7,20 +7,29 @@ Krizhevsky, *Learning multiple layers of features from tiny images*, 2009.
 
 import gzip
 import hashlib
+import io
 import lzma
+import math
 import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from halfway import files
 from halfway.data.arrays import DataError, check_split, damaged
 
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)
 """Exceptions that reading a truncated or damaged archive raises."""
-_DECOMPRESS = {"": bytes, ".gz": gzip.decompress, ".xz": lzma.decompress}
+_DECOMPRESS: dict[str, Callable[[Any], Any]] = {
+    "": lambda file: file,
+    ".gz": lambda file: gzip.GzipFile(fileobj=file),
+    ".xz": lzma.LZMAFile,
+}
+_MOST_BYTES = 1 << 28
+"""More than any original file has, unpacked."""
 _PARTS = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -158,14 +167,22 @@ def _read_idx(kind: Idx, path: Path, stem: str, num_axes: int) -> np.ndarray:
     """Returns the array of an idx file, its checksum verified."""
     ending = path.suffix if path.suffix in _DECOMPRESS else ""  # ".idx3-ubyte" is none
     try:
-        stored = path.read_bytes()
-        content = _DECOMPRESS[ending](stored)
+        stored = files.read(path, max_gb=_MOST_BYTES / 1e9)
+        content = _at_most(_DECOMPRESS[ending](io.BytesIO(stored)), path)
     except DAMAGED as error:
         raise damaged(path, error) from error
     array = parse_idx(content, path, num_axes)
     digest = hashlib.md5(stored if kind.packed else content).hexdigest()
     _compare_md5(path, digest, kind.md5[stem])
     return array
+
+
+def _at_most(file: Any, path: Path) -> bytes:
+    """Returns the content of a file that is no larger than any original one."""
+    content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise DataError(f"{path} unpacks to more than any original file has: get it again")
+    return content
 
 
 def parse_idx(content: bytes, path: Path, num_axes: int) -> np.ndarray:
@@ -183,7 +200,7 @@ def parse_idx(content: bytes, path: Path, num_axes: int) -> np.ndarray:
     if content[:4] != bytes((0, 0, 8, num_axes)) or len(content) < start:
         raise DataError(f"{path} is no idx file of bytes with {num_axes} axes: get it again")
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", num_axes, 4))
-    expected = start + int(np.prod(shape))
+    expected = start + math.prod(shape)
     if len(content) != expected:
         raise DataError(
             f"{path} holds {len(content)} bytes where its header says {expected}: it is truncated "
@@ -205,19 +222,20 @@ def _read_cifar(kind: Cifar, source: Path) -> Raw:
     wanted = {*kind.labels.values(), *(name for names in kind.members.values() for name in names)}
     contents = {}
     try:
-        with path.open("rb") as file:
+        with files.open_regular(path) as file:
+            # First: an archive with the digest of the original is no other, and harmless.
             md5 = hashlib.file_digest(file, "md5").hexdigest()
+        _compare_md5(path, md5, kind.md5)
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
                 name = Path(member.name).name
-                file = archive.extractfile(member) if member.isfile() else None
-                if file is not None and name in wanted:
-                    contents[name] = file.read()
+                content = archive.extractfile(member) if member.isfile() else None
+                if content is not None and name in wanted:
+                    contents[name] = content.read()
     except DAMAGED as error:
         raise damaged(path, error) from error
     if absent := sorted(wanted - set(contents)):
         raise DataError(f"{path} lacks {absent[0]}: it is another archive than {kind.archive}")
-    _compare_md5(path, md5, kind.md5)
     names = {
         feature: tuple(contents[file].decode().split()) for feature, file in kind.labels.items()
     }

@@ -103,6 +103,15 @@ def symbols(text: str) -> str:
     return SYMBOL.sub(_DRAWN, text)
 
 
+def literal(text: str) -> str:
+    """Returns a text as matplotlib draws it as it is: dollar signs begin no formula.
+
+    Args:
+      text: a name that somebody else has chosen.
+    """
+    return text.replace("$", r"\$")
+
+
 def wrapped(text: str, width: int) -> str:
     """Returns a label in lines of limited length, with its symbols in mathtext.
 

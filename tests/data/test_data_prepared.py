@@ -1,10 +1,13 @@
 """Data sets that a user has prepared with TFDS: found by name, read, and refused where unfit."""
 
+import io
 import os
 import shutil
 
 import numpy as np
 import pytest
+from PIL import EpsImagePlugin, Image
+from support import hostile
 
 from halfway import data
 
@@ -20,12 +23,14 @@ def _prepare(root, name="mine", *, image=None, label=None, parts=("train", "test
     make = options.pop("make", lambda index: np.full((6, 5, 3), index, np.uint8))
     number = options.pop("number", lambda index: index % 3)
     keys = options.pop("keys", ("image", "label"))
+    flat = options.pop("flat", False)  # of an image that is a dict
 
     class Mine(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version(options.pop("version", "1.2.0"))
 
         def _info(self):
-            features = tfds.features.FeaturesDict(dict(zip(keys, (image, label), strict=True)))
+            features = dict(zip(keys, (image, label), strict=True))
+            features = tfds.features.FeaturesDict(_flat(features) if flat else features)
             info = tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
             info.initialize_from_bucket = lambda: None
             return info
@@ -35,7 +40,8 @@ def _prepare(root, name="mine", *, image=None, label=None, parts=("train", "test
 
         def _generate_examples(self):
             for index in range(12):
-                yield index, dict(zip(keys, (make(index), number(index)), strict=True))
+                example = dict(zip(keys, (make(index), number(index)), strict=True))
+                yield index, _flat(example) if flat else example
 
         def _log_download_bytes(self): ...
         def _log_download_done(self): ...
@@ -49,6 +55,10 @@ def _prepare(root, name="mine", *, image=None, label=None, parts=("train", "test
     return root / name
 
 
+def _flat(example):
+    return {**example["image"], "label": example["label"]}
+
+
 def test_any_prepared_data_set_is_read(tmp_path):
     _prepare(tmp_path)
     dataset = data.load("mine", tmp_path)
@@ -58,6 +68,44 @@ def test_any_prepared_data_set_is_read(tmp_path):
     np.testing.assert_array_equal(dataset.train.images[7], np.float32(7) / np.float32(255))
     assert dataset.train.labels.tolist() == [0, 1, 2] * 4
     assert dataset.checksum == data.checksum((dataset.train, dataset.test))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (hostile.EPS, r"example/7 cannot be read \(by its content neither PNG nor JPEG"),
+        (hostile.large_png(9400, 9400), "images of several sizes"),
+    ],
+    ids=["EPS", "large"],
+)
+def test_images_in_records_are_opened_as_those_in_folders(content, words, tmp_path, monkeypatch):
+    def start(*_, **__):
+        raise AssertionError("Ghostscript was started")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", start)
+    image = tfds.features.Image(shape=(None, None, 3))
+    more = tfds.features.Sequence(image)  # not asked for, and not opened
+
+    def make(index):
+        return io.BytesIO(content if index == 7 else hostile.png(index, (6, 5, 3)))
+
+    _prepare(tmp_path, "mine", image=image, make=make)
+    with pytest.raises(data.DataError, match=words):
+        data.load("mine", tmp_path)
+    _prepare(
+        tmp_path,
+        "good",
+        image=tfds.features.FeaturesDict({"image": image, "other": image, "more": more}),
+        make=lambda index: {
+            "image": io.BytesIO(hostile.png(index, (6, 5, 3))),
+            "other": io.BytesIO(content),
+            "more": [io.BytesIO(content)],
+        },
+        flat=True,
+    )
+    pixels = data.load("good", tmp_path).train.images
+    expected = np.asarray(Image.open(io.BytesIO(hostile.png(7, (6, 5, 3)))))
+    np.testing.assert_array_equal(pixels[7], expected.astype(np.float32) / np.float32(255))
 
 
 def test_the_newest_version_is_read(tmp_path):

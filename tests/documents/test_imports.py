@@ -19,7 +19,7 @@ import halfway
 ROOT = Path(halfway.__file__).parents[1]
 FOLDERS = ("halfway", "experiments", "configs")
 ORDER = (
-    *("types", "trees", "keys", "stats"),
+    *("types", "trees", "keys", "files", "user_code", "stats"),
     *("sharding", "losses", "custom_models", "models", "data", "storage"),
     *("attacks", "landscapes", "meeting", "interop"),
     *("populations", "transfer", "robustness", "input_space", "plots"),

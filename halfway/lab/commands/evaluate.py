@@ -68,6 +68,7 @@ OUT_DIR = flags.DEFINE_string(
     "out_dir", "runs/evaluate", "folder for the page and what was found", flag_values=FLAGS
 )
 DATA_DIR = shared.data_dir(FLAGS)
+MAX_READ = shared.max_gb(FLAGS)
 COMPILATION_CACHE = shared.compilation_cache(FLAGS)
 SAVE_EVERY = 30.0
 """Seconds from one time that the state is stored to the next."""
@@ -86,7 +87,9 @@ def main() -> None:
     stored.check_folder(folder, evaluations.FILE_NAME)
     fns = _attacks()
     threats = tuple(MAKE[threat.norm](threat.epsilon) for threat in THREAT.value)
-    examples = loading.load_examples(DATA.value, DATA_DIR.value, NUM_EXAMPLES.value, SEED.value)
+    examples = loading.load_examples(
+        DATA.value, DATA_DIR.value, NUM_EXAMPLES.value, SEED.value, max_gb=MAX_READ.value
+    )
     model = loading.load_model("model", MODEL_FN.value)
     logits = loading.check_models({"model": {"model": model}}, examples)
     loading.check_attacks(fns, threats[0], model, examples)

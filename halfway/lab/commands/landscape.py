@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from halfway import sharding, storage
+from halfway import files, sharding, storage
 from halfway.keys import named_key
 from halfway.lab.config import user
 from halfway.lab.config.config_file import ConfigFile
@@ -60,6 +60,7 @@ LOSS = flags.DEFINE_string(
     "loss", None, "pkg.module:fn, a function from those parameters to a scalar", flag_values=FLAGS
 )
 DATA_DIR = shared.data_dir(FLAGS)
+MAX_READ = shared.max_gb(FLAGS)
 shared.checkpoint_every(FLAGS)
 PLACE = shared.place(FLAGS)
 
@@ -79,7 +80,7 @@ def main() -> None:
         return
     file = processes.shared(_stored) or CONFIG.load()
     condition, subfolder = _choose(file)
-    dataset = datasets.load_for(file.config, DATA_DIR.value)
+    dataset = datasets.load_for(file.config, DATA_DIR.value, max_gb=MAX_READ.value)
     pool = datasets.pool_for(file.config, dataset)
     pipeline.check_conditions([condition], pool)
     layout = devices.lay_out(PLACE.value, [condition], pool)
@@ -173,20 +174,20 @@ def _choose(file: ConfigFile) -> tuple[Condition, str]:
 
 
 def _draw_user_model(names: list[str], loss: str) -> None:
-    members = [load_params(Path(name)) for name in names]
+    members = [load_params(Path(name), max_gb=MAX_READ.value) for name in names]
     if len(members) > 3:
         raise UserError(f"--params takes one to three files, got {len(members)}")
     shapes = [jax.tree.map(jnp.shape, member) for member in members]
     if any(shape != shapes[0] for shape in shapes):
         raise UserError("the files of --params hold tensors of different names or shapes")
     loss_fn = user.load_function("loss", loss)
-    try:
+    with user.running(f"--loss={loss} fails on the parameters given"):
         value = jax.eval_shape(loss_fn, members[0])
-    except Exception as error:  # somebody else's code
-        raise UserError(f"--loss={loss} fails on the parameters given: {error}") from error
     if getattr(value, "shape", None) != ():
         raise UserError(f"--loss={loss} must return a scalar, got {value}")
-    if not np.isfinite(loss_fn(members[0])):
+    with user.running(f"--loss={loss} fails on the parameters given"):
+        number = loss_fn(members[0])
+    if not np.isfinite(number):
         raise UserError(f"--loss={loss} is not finite at the parameters given")
     folder = Path(WORKDIR.value or "runs/landscape") / "landscape"
     with sharding.use(devices.lay_out(PLACE.value)):
@@ -215,18 +216,21 @@ def _write(folder: Path, arrays: Arrays, page: Page) -> None:
     print(path)
 
 
-def load_params(path: Path) -> Params:
+def load_params(path: Path, *, max_gb: float = files.MAX_GB) -> Params:
     """Returns the parameters of a .npz file: a tree whose keys are the parts of each name.
 
     Args:
       path: the path of an archive with an array for each tensor, named as in "Dense_0/kernel".
+      max_gb: gigabytes that the arrays may take in memory.
 
     Raises:
       UserError: if the file cannot be read, holds no arrays, or holds an array that is not of
         floats.
     """
     try:
-        arrays = storage.read_arrays(path)
+        arrays = storage.read_arrays(path, max_gb=max_gb)
+    except files.Refused as error:
+        raise UserError(f"--params: {error}") from error
     except storage.UNREADABLE as error:
         raise UserError(f"--params={path} cannot be read as .npz ({error})") from error
     tree: dict[str, Any] = {}

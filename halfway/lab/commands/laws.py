@@ -30,6 +30,7 @@ FLAGS = flags.FlagValues()
 CONFIG = shared.config(FLAGS)
 WORKDIR = flags.DEFINE_string("workdir", "runs/laws", "where the page goes", flag_values=FLAGS)
 DATA_DIR = shared.data_dir(FLAGS)
+MAX_READ = shared.max_gb(FLAGS)
 PLACE = shared.place(FLAGS)
 
 
@@ -38,7 +39,7 @@ def main() -> None:
     started = time.monotonic()
     config = CONFIG.load().config
     devices.start(PLACE.value)
-    dataset = datasets.load_for(config, DATA_DIR.value)
+    dataset = datasets.load_for(config, DATA_DIR.value, max_gb=MAX_READ.value)
     pool = datasets.pool_for(config, dataset)
     models = {name: conditions.condition(config, name) for name in config.architectures}
     pipeline.check_conditions(models.values(), pool)

@@ -26,6 +26,7 @@ WORKDIR = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 DATA_DIR = shared.data_dir(FLAGS)
+MAX_READ = shared.max_gb(FLAGS)
 PLAN_ONLY = flags.DEFINE_bool(
     "dry_run",
     False,
@@ -51,7 +52,7 @@ def main() -> None:
     if not chosen:
         raise UserError("none of these hypotheses is for this architecture")
     pipeline.check_tensorboard(TENSORBOARD.value)
-    dataset = datasets.load_for(file.config, DATA_DIR.value)
+    dataset = datasets.load_for(file.config, DATA_DIR.value, max_gb=MAX_READ.value)
     pool = datasets.pool_for(file.config, dataset)
     wanted = pipeline.conditions(chosen, file.config, pool)
     layout = devices.lay_out(PLACE.value, wanted, pool)

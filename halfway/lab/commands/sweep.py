@@ -44,6 +44,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "runs/FILE by default", flag_valu
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "say what would be run", flag_values=FLAGS)
 PASSED_ON = (
     shared.data_dir(FLAGS),
+    shared.max_gb(FLAGS),
     flags.DEFINE_string(
         "compilation_cache", None, "folder of compiled programs, or 'off'", flag_values=FLAGS
     ),

@@ -72,6 +72,7 @@ OUT_DIR = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 DATA_DIR = shared.data_dir(FLAGS)
+MAX_READ = shared.max_gb(FLAGS)
 PLACE = shared.place(FLAGS)
 IMAGES_AT_ONCE = 128
 
@@ -88,7 +89,9 @@ def main() -> None:
     devices.start(PLACE.value)
     folder = Path(OUT_DIR.value)
     processes.shared(lambda: grids.check_folder(folder, list(attack_fns), budgets))
-    examples = loading.load_examples(DATA.value, DATA_DIR.value, NUM_EXAMPLES.value, SEED.value)
+    examples = loading.load_examples(
+        DATA.value, DATA_DIR.value, NUM_EXAMPLES.value, SEED.value, max_gb=MAX_READ.value
+    )
     surrogates, targets = _load_models()
     logits = loading.check_models({"surrogates": surrogates, "targets": targets}, examples)
     if targets is surrogates and len(loading.members(surrogates)) == 1:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from halfway.lab.config import settings
+from halfway import files, user_code
+from halfway.lab.config import settings, user
 from halfway.lab.config.settings import RunConfig
 from halfway.lab.config.user import UserError
 
@@ -95,6 +96,9 @@ def load(text: str = DEFAULT, overrides: Mapping[str, str] | None = None) -> Con
     """
     given, _, variant = text.partition(":")
     path = find(given)
+    if path is None and Path(given).exists():
+        kind = files.kind_of(Path(given).stat().st_mode)
+        raise UserError(f"config file {given!r} is {kind}: a regular file is needed")
     if path is None:
         close = difflib.get_close_matches(given, shipped_names(), n=1)
         hint = f"did you mean {close[0]}? " if close else ""
@@ -112,18 +116,12 @@ def load(text: str = DEFAULT, overrides: Mapping[str, str] | None = None) -> Con
 
 def _get_config(path: Path, given: str, variant: str) -> ConfigDict:
     """Returns what the function `get_config` of a file returns for a variant."""
-    try:
+    what = f"variant {variant!r} of " if variant else ""
+    with user.running(f"{what}config file {given!r} cannot be loaded"):
         get_config = getattr(_module(path), "get_config", None)
-        if get_config is None:
+        if not callable(get_config):
             raise UserError(f"config file {given!r} has no function get_config")
         config = get_config(*([variant] if variant else []))
-    except UserError:
-        raise
-    except Exception as error:  # a user's own code may raise anything
-        what = f"variant {variant!r} of " if variant else ""
-        raise UserError(
-            f"{what}config file {given!r} cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config of {given!r} must return a ConfigDict, got {config!r}")
     return config
@@ -134,6 +132,8 @@ def _module(path: Path) -> Any:
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
+    files.read_text(path)  # a regular file of a text, and no larger than a config can be
+    user_code.remember(path)
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # no cache beside the file
     try:
         loader.exec_module(module)

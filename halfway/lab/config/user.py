@@ -2,12 +2,13 @@
 
 import contextlib
 import errno
-import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from halfway import user_code
 
 LOG = logging.getLogger("halfway.lab")
 """The logger of lines that a user should read; loggers of other libraries are left alone."""
@@ -47,16 +48,31 @@ def load_function(flag: str, name: str) -> Callable[..., Any]:
       name: the value of the flag, `pkg.module:fn`.
 
     Raises:
-      UserError: if there is no such function.
+      UserError: if there is no such function, or its module cannot be imported.
     """
-    module, colon, function = name.partition(":")
-    if not colon or not function:
-        raise UserError(f"--{flag}={name} names no function: write pkg.module:fn")
-    sys.path.insert(0, str(Path.cwd()))
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
     try:
-        fn = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"--{flag}={name} cannot be imported: {error}") from error
+        return user_code.find_function(name)
+    except user_code.UserCodeError as error:
+        raise UserError(f"--{flag}={error}") from error
     finally:
-        sys.path.pop(0)
-    return fn
+        with contextlib.suppress(ValueError):  # the module may have taken it away
+            sys.path.remove(here)
+
+
+@contextlib.contextmanager
+def running(what: str) -> Iterator[None]:
+    """Turns what a user's code raises in the block, an exit too, into a user's error.
+
+    Args:
+      what: the beginning of the line, e.g. "--model=mine:load fails".
+
+    Raises:
+      UserError: with file and line; one that the code raises itself is left as it is.
+    """
+    try:
+        with user_code.running(what, passes=(UserError,)):
+            yield
+    except user_code.UserCodeError as error:
+        raise UserError(str(error)) from error

@@ -17,6 +17,7 @@ import jax
 from absl import flags
 from absl import logging as absl_logging
 
+from halfway import user_code
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.entry import shared
 from halfway.lab.runtime import processes
@@ -179,12 +180,21 @@ def guard(command: Callable[[], None], resumes: Callable[[], bool] = always) -> 
         if processes.lost(error):
             processes.leave()
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            _fail_for_user_code(error)
             _abandon()
             raise
         _fail(UserError(OUT_OF_MEMORY.format(" ".join(str(error).split())[:200])))
-    except Exception:
-        _abandon()
+    except (Exception, SystemExit) as error:
+        _fail_for_user_code(error)
+        if not isinstance(error, SystemExit):
+            _abandon()
         raise
+
+
+def _fail_for_user_code(error: BaseException) -> None:
+    """Ends with one line, where an error or an exit comes from the code that a flag named."""
+    if user_code.is_of_user(error):
+        _fail(UserError(f"code of yours fails: {user_code.reason(error)}"))
 
 
 def _end(number: int, resumes: Callable[[], bool]) -> NoReturn:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from halfway import files
 from halfway.attacks.minimum_norm.nearest import MAKE
 from halfway.lab.config import config_file, settings
 from halfway.lab.config.config_file import ConfigFile
@@ -91,6 +92,16 @@ def data_dir(values: flags.FlagValues) -> flags.FlagHolder:
     """
     text = "data folder; $TFDS_DATA_DIR, else ~/tensorflow_datasets, by default"
     return flags.DEFINE_string("data_dir", None, text, flag_values=values)
+
+
+def max_gb(values: flags.FlagValues) -> flags.FlagHolder:
+    """Declares --max_gb.
+
+    Args:
+      values: the flags of the command.
+    """
+    text = "gigabytes that data may take in memory; what declares more is not read"
+    return flags.DEFINE_float("max_gb", files.MAX_GB, text, lower_bound=0.0, flag_values=values)
 
 
 def checkpoint_every(values: flags.FlagValues) -> flags.FlagHolder:

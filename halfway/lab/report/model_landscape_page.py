@@ -11,6 +11,7 @@ from halfway.lab.report import landscape_page
 from halfway.lab.report.landscape_page import Arrays, Spectrum
 from halfway.lab.report.page import Page
 from halfway.lab.study.protocol import Figure, Table
+from halfway.plots.style import literal
 
 _TITLES = {
     "picture": "The plane through the three",
@@ -50,7 +51,7 @@ def page(
     return landscape_page.assemble(
         "The landscape of a model" if len(names) == 1 else "The landscape of models",
         _TITLES | ({"slices": "Around it"} if len(names) == 1 else {}),
-        figures(arrays, names),
+        figures(arrays, list(map(literal, names))),
         tables(arrays, barriers, names),
         lead=f"{', '.join(names)} under {facts['Loss']}.",
         sentences=sentences(arrays, barriers, names),

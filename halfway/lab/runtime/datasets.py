@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from halfway import data
+from halfway import data, files
 from halfway.keys import named_key
 from halfway.lab.config.settings import RunConfig
 from halfway.lab.config.user import LOG, UserError
@@ -26,13 +26,20 @@ def folder(given: str | None) -> str:
     return given or data.default_root()
 
 
-def load(name: str, data_dir: str | None, value_range: Sequence[float] = ()) -> data.Dataset:
+def load(
+    name: str,
+    data_dir: str | None,
+    value_range: Sequence[float] = (),
+    *,
+    max_gb: float = files.MAX_GB,
+) -> data.Dataset:
     """Returns a data set; a log line says that it is being read where that takes long.
 
     Args:
       name: a name that `data.load` takes.
       data_dir: the value of the flag.
       value_range: of signals, see `data.load`.
+      max_gb: gigabytes that may be read into memory.
 
     Raises:
       UserError: if there is no such data set, or it cannot be read.
@@ -42,7 +49,7 @@ def load(name: str, data_dir: str | None, value_range: Sequence[float] = ()) -> 
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", data.DataWarning)
-            dataset = data.load(name, folder(data_dir), value_range=value_range)
+            dataset = data.load(name, folder(data_dir), value_range=value_range, max_gb=max_gb)
     except data.DataError as error:
         raise UserError(str(error)) from error
     finally:
@@ -52,18 +59,21 @@ def load(name: str, data_dir: str | None, value_range: Sequence[float] = ()) -> 
     return dataset
 
 
-def load_for(config: RunConfig, data_dir: str | None) -> data.Dataset:
+def load_for(
+    config: RunConfig, data_dir: str | None, *, max_gb: float = files.MAX_GB
+) -> data.Dataset:
     """Returns the data set of a run, the same on all of its processes.
 
     Args:
       config: the settings of the run.
       data_dir: the value of the flag.
+      max_gb: gigabytes that may be read into memory.
 
     Raises:
       UserError: if the data set cannot be loaded, the number of its classes is not that of the
         settings, or processes have different data.
     """
-    dataset = load(config.dataset, data_dir, config.value_range)
+    dataset = load(config.dataset, data_dir, config.value_range, max_gb=max_gb)
     if dataset.num_classes != config.num_classes:
         raise UserError(
             f"config.num_classes is {config.num_classes}, but {config.dataset} has "

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from halfway import storage
+from halfway import files, storage
 from halfway.lab import studies
 from halfway.lab.config import config_file
 from halfway.lab.config.settings import RunConfig
@@ -61,11 +61,14 @@ def load(text: str) -> Sweep:
       UserError: if there is no such file, it is no sweep file, or a setting cannot be run.
     """
     path = _find(text)
+    if path is None and Path(text).exists():
+        kind = files.kind_of(Path(text).stat().st_mode)
+        raise UserError(f"sweep file {text!r} is {kind}: a regular file is needed")
     if path is None:
         raise UserError(f"sweep file {text!r} does not exist: see configs/sweeps/example.toml")
     try:
-        plain = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        plain = tomllib.loads(files.read_text(path))
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"sweep file {text!r} is no TOML file: {error}") from error
     if unknown := sorted(set(plain) - set(_FIELDS)):
         raise UserError(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from halfway import attacks, interop, losses, storage
+from halfway import attacks, files, interop, losses, storage, user_code
 from halfway.attacks import AttackResult, StagedResult, Threat
 from halfway.lab.config import user
 from halfway.lab.config.user import UserError
@@ -55,15 +55,18 @@ def load_models(flag: str, name: str) -> dict[str, Model]:
     if name.startswith(_RUN):
         return _models_of_run(flag, name)
     load = user.load_function(flag, name)
-    try:
+    with user.running(f"--{flag}={name} fails"):
         loaded = load()
-    except Exception as error:  # somebody else's code
-        raise UserError(f"--{flag}={name} fails: {_reason(error)}") from error
     if not isinstance(loaded, Mapping) or not loaded:
         raise UserError(
             f"--{flag}={name} must return a dict of names to models, got {type(loaded).__name__}"
         )
     for model_name, model in loaded.items():
+        if "$" in str(model_name) or not str(model_name).isprintable():
+            raise UserError(
+                f"--{flag}={name}: the name {model_name!r} has a $, which begins a formula in "
+                "figures, or what cannot be printed: rename the model"
+            )
         stacked = isinstance(model, tuple) and len(model) == 2 and callable(model[0])
         sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(model[1])} if stacked else set()
         usable = callable(model) or (len(sizes) == 1 and () not in sizes)
@@ -87,10 +90,8 @@ def load_model(flag: str, name: str) -> LogitsFn:
       UserError: if there is no such function, it fails, or it returns something else.
     """
     load = user.load_function(flag, name)
-    try:
+    with user.running(f"--{flag}={name} fails"):
         model: Any = load()
-    except Exception as error:  # somebody else's code
-        raise UserError(f"--{flag}={name} fails: {_reason(error)}") from error
     if isinstance(model, Mapping):
         raise UserError(
             f"--{flag}={name} returns {len(model)} models: return one; halfway transfer takes many"
@@ -131,7 +132,12 @@ def _models_of_run(flag: str, name: str) -> dict[str, Model]:
 
 
 def load_examples(
-    name: str, data_dir: str | None, num_examples: int | None, seed: int = 0
+    name: str,
+    data_dir: str | None,
+    num_examples: int | None,
+    seed: int = 0,
+    *,
+    max_gb: float = files.MAX_GB,
 ) -> Examples:
     """Returns images of a data set's test split, or of an .npz file.
 
@@ -140,20 +146,23 @@ def load_examples(
       data_dir: data folder.
       num_examples: the largest number of images, drawn by `draw_evenly`; None: all, as they lie.
       seed: of the draw.
+      max_gb: gigabytes that may be read into memory.
 
     Raises:
       UserError: if the images cannot be read, are not images in [0, 1] with labels, or fewer than
         2.
     """
     if not name.endswith(".npz"):
-        dataset = datasets.load(name, data_dir)
+        dataset = datasets.load(name, data_dir, max_gb=max_gb)
         part = "test" if len(dataset.test.labels) else "train"
         images, labels = getattr(dataset, part)
         source = f"{name}, {part} split"
     else:
         try:
-            arrays = storage.read_arrays(Path(name))
+            arrays = storage.read_arrays(Path(name), max_gb=max_gb)
             images, labels = arrays["images"], arrays["labels"]
+        except files.Refused as error:
+            raise UserError(f"--data: {error}") from error
         except storage.UNREADABLE as error:
             raise UserError(
                 f"--data={name} cannot be read as an .npz of images and labels ({_reason(error)})"
@@ -282,7 +291,7 @@ def _logits(where: str, model: LogitsFn, x: Any) -> np.ndarray:
         bound = model if isinstance(model, functools.partial) else None
         call = _call if bound else jax.jit(model)
         made = call(bound.func, bound.args[0], x) if bound else call(x)  # pyright: ignore
-    except Exception as error:  # somebody else's code
+    except (Exception, SystemExit) as error:  # somebody else's code
         if "trace level" in str(error):
             raise UserError(
                 f"{where} changes its own state when it is called, as NNX modules do in training: "
@@ -290,7 +299,7 @@ def _logits(where: str, model: LogitsFn, x: Any) -> np.ndarray:
             ) from error
         shape = list(x.shape[1:])
         raise UserError(
-            f"{where} fails on images of shape {shape}, which --data has: {_reason(error)}"
+            f"{where} fails on images of shape {shape}, which --data has: {user_code.reason(error)}"
         ) from error
     if isinstance(made, tuple | list | dict):
         raise UserError(
@@ -385,10 +394,12 @@ def check_attacks(
         run = functools.partial(attack, model, threat=threat)
         try:
             jax.eval_shape(run, jax.random.key(0), x, labels)
-        except (ValueError, TypeError, AssertionError) as error:
-            raise UserError(f"--attacks={name}: {_reason(error)}") from error
+        except (ValueError, TypeError, AssertionError, SystemExit) as error:
+            where = user_code.place(error)
+            words = user_code.reason(error) if where else _reason(error)
+            raise UserError(f"--attacks={name}: {words}") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= 300 else f"{words[:300]} ..."

@@ -187,7 +187,7 @@ def test_ended_by_a_signal_it_goes_on(folder, monkeypatch, attack):
         ({"threat": "l3:0.1"}, "--threat must be"),
         ({"threat": "linf:-1"}, "--threat must be"),
         ({"attacks": "pdg"}, "got 'pdg'"),
-        ({"model": "my_model:broken"}, "fails: no weights here"),
+        ({"model": "my_model:broken"}, "no weights here"),
         ({"model": "my_model:many"}, "returns 2 models: return one"),
         ({"model": "my_model:number"}, "must return a function from images to logits, got int"),
         ({"model": "my_model"}, "write pkg.module:fn"),
