@@ -118,7 +118,10 @@ def _models_of_run(flag: str, name: str) -> dict[str, Model]:
         raise UserError(f"--{flag}={name}: {error}") from error
     stacked: dict[str, Model] = {}
     for architecture in run.config.architectures:
-        population = run.load_population(condition(run.config, architecture))
+        try:
+            population = run.read_population(condition(run.config, architecture))
+        except UserError as error:
+            raise UserError(f"--{flag}={name}: {error}") from error
         if population is not None:
             params = crossed.side(population.params, _PARTIES.index(party))
             stacked[architecture] = population.apply_fn, params
