@@ -56,10 +56,7 @@ def check_folder(what: str, path: Path, *, writes: bool = False) -> None:
     if not place.is_dir():
         other = "" if place == path else f" ({place} is a file)"
         raise UserError(f"{shortened(what)} is not a folder{other}: choose another")
-    effective = os.access in os.supports_effective_ids
-    for mode, verb in ((os.R_OK, "read"), *([(os.W_OK, "written")] if writes else [])):
-        if not os.access(place, mode | os.X_OK, effective_ids=effective):
-            raise UserError(f"{shortened(what)} cannot be {verb} (no permission): choose another")
+    _check_access(what, place, writes=writes)
 
 
 def check_file(what: str, path: Path) -> None:
@@ -72,9 +69,21 @@ def check_file(what: str, path: Path) -> None:
     Raises:
       UserError: if a folder is in the way, a link leads nowhere, or the name is impossible.
     """
-    if _nearest(what, path) == path and not path.is_file():
-        raise UserError(f"{shortened(what)} is not a file: choose another")
-    check_folder(what, path.parent, writes=True)
+    place = _nearest(what, path)
+    if place == path:
+        place = path.parent
+        if not path.is_file():
+            raise UserError(f"{shortened(what)} is not a file: choose another")
+    elif not place.is_dir():
+        raise UserError(f"{shortened(what)} is in no folder ({place} is a file): choose another")
+    _check_access(what, place, writes=True)
+
+
+def _check_access(what: str, folder: Path, *, writes: bool) -> None:
+    effective = os.access in os.supports_effective_ids
+    for mode, verb in ((os.R_OK, "read"), *([(os.W_OK, "written")] if writes else [])):
+        if not os.access(folder, mode | os.X_OK, effective_ids=effective):
+            raise UserError(f"{shortened(what)} cannot be {verb} (no permission): choose another")
 
 
 def _nearest(what: str, path: Path) -> Path:
