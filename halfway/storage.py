@@ -13,7 +13,6 @@ import shutil
 import tempfile
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +26,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _ARRAYS, _DIGEST, _FACTS = "arrays", "digest.json", "facts.json"
+_SEAL = "sha256"
+"""Field of a JSON file that holds the digest of its other fields."""
 PARTIAL = ".partial"
 """Ending of the name of a file or folder that is still being written."""
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
-"""Errors that reading a damaged file raises, be it JSON, Parquet or a NumPy archive."""
+UNREADABLE = (OSError, ValueError, KeyError, TypeError)
+"""Errors that reading a damaged file raises, or using the content of one without a digest."""
+
+
+class UnsealedError(ValueError):
+    """A file carries no digest: an older version wrote it, or the digest was taken out."""
 
 
 def json_digest(plain: Any) -> str:
@@ -57,7 +62,27 @@ def tree_digest(tree: Any) -> str:
     return digest.hexdigest()
 
 
-def save_tree(path: str | Path, tree: Any, facts: Mapping[str, Any], *, name: str) -> None:
+def file_digest(path: Path) -> str:
+    """Returns the hexadecimal SHA-256 of a file's bytes.
+
+    Args:
+      path: the file.
+
+    Raises:
+      OSError: if it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_tree(
+    path: str | Path,
+    tree: Any,
+    facts: Mapping[str, Any],
+    *,
+    name: str,
+    origin: Mapping[str, Any] | None = None,
+) -> None:
     """Writes a tree of arrays as an Orbax checkpoint, with a JSON file of facts and a digest.
 
     Where there are several processes, only one of them calls it.
@@ -67,6 +92,7 @@ def save_tree(path: str | Path, tree: Any, facts: Mapping[str, Any], *, name: st
       tree: nested dicts of arrays.
       facts: plain data about the arrays, which JSON can hold.
       name: name of the file of facts within the folder.
+      origin: plain data that says what the tree was made from, which `load_tree` compares.
 
     Raises:
       OSError: if the folder cannot be written.
@@ -85,7 +111,7 @@ def save_tree(path: str | Path, tree: Any, facts: Mapping[str, Any], *, name: st
         with _checkpointer() as checkpointer:
             checkpointer.save(partial / _ARRAYS, tree)
         (partial / name).write_text(json.dumps(facts, indent=2))
-        (partial / _DIGEST).write_text(json.dumps({"sha256": _seal_tree(tree, facts)}))
+        (partial / _DIGEST).write_text(json.dumps(_sealed(tree, facts, origin)))
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
         code = re.search(r"os_error_code='(\d+)'", str(error))
@@ -102,16 +128,20 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def load_tree(path: str | Path, *, name: str) -> tuple[dict[str, Any], Any]:
+def load_tree(
+    path: str | Path, *, name: str, origin: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], Any]:
     """Returns the arrays, of NumPy, and the facts that `save_tree` wrote.
 
     Args:
       path: the folder.
       name: name of the file of facts within the folder.
+      origin: what the tree must have been made from; None: anything. A tree that was stored without
+        an origin, as older versions did, is taken for any.
 
     Raises:
       FileNotFoundError: if nothing is stored there.
-      Exception: of one kind or another, if the folder is damaged.
+      Exception: of one kind or another, if the folder is damaged or of another origin.
     """
     path = Path(path).absolute()
     if not (path / name).exists():
@@ -120,14 +150,21 @@ def load_tree(path: str | Path, *, name: str) -> tuple[dict[str, Any], Any]:
     with _checkpointer() as checkpointer:
         tree = checkpointer.restore(path / _ARRAYS)
     tree = jax.tree.map(np.asarray, tree)
-    if json.loads((path / _DIGEST).read_text()) != {"sha256": _seal_tree(tree, facts)}:
+    sealed = json.loads((path / _DIGEST).read_text())
+    stored = sealed.get("origin")
+    if sealed != _sealed(tree, facts, stored):
         raise ValueError(f"what is at {path} is not what was written")
+    if None not in (origin, stored) and stored != json.loads(json.dumps(origin)):
+        raise ValueError(f"what is at {path} was made from {stored}, not from {origin}")
     return tree, facts
 
 
-def _seal_tree(tree: Any, facts: Mapping[str, Any]) -> str:
-    """Returns a digest of arrays and facts together, so that neither can be exchanged alone."""
-    return json_digest([tree_digest(tree), json.loads(json.dumps(facts))])
+def _sealed(tree: Any, facts: Mapping[str, Any], origin: Mapping[str, Any] | None) -> dict:
+    """Returns a digest of arrays, facts and origin together: none can be exchanged alone."""
+    parts = [tree_digest(tree), json.loads(json.dumps(facts))]
+    if origin is None:
+        return {_SEAL: json_digest(parts)}
+    return {_SEAL: json_digest([*parts, json.loads(json.dumps(origin))]), "origin": dict(origin)}
 
 
 @contextlib.contextmanager
@@ -198,8 +235,71 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Returns the value of a JSON file."""
-    return json.loads(files.read(path))
+    """Returns the value of a JSON file.
+
+    Args:
+      path: the file.
+
+    Raises:
+      OSError: if it cannot be read.
+      ValueError: if it is no JSON file.
+    """
+    with _reading(path):
+        return json.loads(files.read(path))
+
+
+def write_sealed_json(path: Path, fields: Mapping[str, Any], identity: Any = None) -> None:
+    """Writes fields as JSON, with a digest of them and of what they belong to.
+
+    Args:
+      path: the file, replaced where it exists.
+      fields: plain data by name.
+      identity: plain data that is not stored but sealed, so that the file is of no use elsewhere.
+
+    Raises:
+      ValueError: if a field has the name of the digest, or a value has no JSON.
+      OSError: if the file cannot be written.
+    """
+    if _SEAL in fields:
+        raise ValueError(f"a field must not be named {_SEAL!r}, which the digest is")
+    write_json(path, {**fields, _SEAL: json_digest([fields, identity])})
+
+
+def read_sealed_json(path: Path, identity: Any = None) -> dict[str, Any]:
+    """Returns the fields that `write_sealed_json` wrote.
+
+    Args:
+      path: the file.
+      identity: what the fields belong to, as it was when they were written.
+
+    Raises:
+      OSError: if the file cannot be read.
+      UnsealedError: if it holds fields without a digest.
+      ValueError: if it is no JSON file, or the digest is that of other content or identity.
+    """
+    fields = read_json(path)
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path.name} holds no fields")
+    digest = fields.pop(_SEAL, None)
+    if digest is None:
+        raise UnsealedError(f"{path.name} carries no digest")
+    if digest != json_digest([fields, identity]):
+        raise ValueError(f"{path.name} does not hold what was written")
+    return fields
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns every error of a block that reads a file into an `OSError` or a `ValueError`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            yield
+    except (OSError, MemoryError, files.Refused, UnsealedError):
+        raise
+    except Exception as error:  # zipfile, zlib, NumPy and json raise a dozen kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path.name} is damaged, or of another kind: {reason}") from error
 
 
 def write_table(path: Path, table: "pd.DataFrame") -> None:
@@ -224,12 +324,19 @@ def write_arrays(
 
     Args:
       path: the file, replaced where it exists.
-      arrays: arrays by name; a name may hold any characters but those that separate paths.
+      arrays: arrays by name, of numbers, booleans or text.
       facts: plain data, kept with a digest of arrays and facts, which `read_facts` checks.
 
     Raises:
+      ValueError: if an array or its name cannot be stored.
       OSError: if the file cannot be written.
     """
+    for name, array in arrays.items():
+        kind = np.asarray(array).dtype
+        if kind.kind not in "biufcSU" or np.dtype(kind.str) != kind:  # bfloat16 comes back as bytes
+            raise ValueError(f"array {name!r} has type {kind}, which a NumPy archive cannot hold")
+        if "\0" in name:
+            raise ValueError(f"array {name!r} must not have a zero byte in its name")
     buffer = io.BytesIO()
     # `np.savez_compressed` takes names as keyword arguments; an array may have any name.
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -250,9 +357,11 @@ def read_arrays(path: Path, *, max_gb: float = files.MAX_GB) -> dict[str, np.nda
       max_gb: gigabytes that the arrays may take in memory.
 
     Raises:
-      Exception: one of `UNREADABLE`, if it is no regular file, no such archive, damaged or larger.
+      OSError: if the file cannot be read.
+      ValueError: if it is no NumPy archive, damaged, or larger.
     """
-    return files.read_npz(path, max_gb=max_gb)
+    with _reading(path):
+        return files.read_npz(path, max_gb=max_gb)
 
 
 def read_facts(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -262,16 +371,20 @@ def read_facts(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       path: the file.
 
     Raises:
-      Exception: one of `UNREADABLE`, if there are no facts or the digest is that of other content.
+      OSError: if the file cannot be read.
+      ValueError: if there are no facts, or the digest is that of other content.
     """
     arrays = read_arrays(path, max_gb=math.inf)  # our own, as large as they were measured
-    with zipfile.ZipFile(path) as archive:
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        if _FACTS not in archive.namelist():
+            raise UnsealedError("it carries no digest")
         sealed = json.loads(archive.read(_FACTS))
-    if sealed["sha256"] != _seal(arrays, sealed["facts"]):
+        facts, digest = sealed["facts"], sealed[_SEAL]
+    if digest != _seal(arrays, facts):
         raise ValueError(f"{path.name} does not hold what was written")
-    return arrays, sealed["facts"]
+    return arrays, facts
 
 
 def _seal(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> str:
     """Returns a digest of arrays and facts, whatever the order of the arrays."""
-    return _seal_tree(dict(sorted(arrays.items())), facts)
+    return _sealed(dict(sorted(arrays.items())), facts, None)[_SEAL]

@@ -72,6 +72,14 @@ def train(pool):
     return functools.cache(lambda condition: populations.train(condition, pool))
 
 
+@pytest.fixture
+def without_pages(monkeypatch):
+    """No page is written: to draw all its figures takes longer than to measure what they show."""
+    from halfway.lab.report import page
+
+    monkeypatch.setattr(page, "write", lambda *_, **__: None)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
     """A worker compiles more than a process can hold."""

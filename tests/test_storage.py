@@ -6,11 +6,16 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 
 from halfway import storage
 
@@ -198,6 +203,163 @@ def test_a_file_that_is_missing_is_noticed_or_without_effect(original, tmp_path)
         folder = shutil.copytree(original, tmp_path / f"digest {len(content)}")
         (folder / "digest.json").write_text(content)
         assert load_or_none(folder) is None
+
+
+# Drawn by hypothesis: written, damaged anywhere, read: the same or refused
+
+
+def damages():
+    """Ways to damage the bytes of a file that is not empty."""
+
+    def change(content, place, mask):
+        damaged = bytearray(content)
+        damaged[place % len(content)] ^= mask
+        return bytes(damaged)
+
+    def cut(content, place, length):
+        place %= len(content)
+        return content[:place] + content[place + length :]
+
+    def insert(content, place, extra):
+        place %= len(content)
+        return content[:place] + extra + content[place:]
+
+    def exchange(content, first, second):
+        first, second = sorted((first % len(content), second % len(content)))
+        return content[second:] + content[first:second] + content[:first]
+
+    place = st.integers(0, 10**6)
+    return st.one_of(
+        st.builds(lambda *a: lambda content: change(content, *a), place, st.integers(1, 255)),
+        st.builds(lambda *a: lambda content: cut(content, *a), place, st.integers(1, 300)),
+        st.builds(
+            lambda *a: lambda content: insert(content, *a), place, st.binary(min_size=1, max_size=9)
+        ),
+        st.builds(lambda *a: lambda content: exchange(content, *a), place, place),
+    )
+
+
+def dtypes():
+    return st.sampled_from(["?", "i1", "u1", "<i4", ">i8", "<f2", "<f4", ">f8", "<c8", "<U3", "S2"])
+
+
+def named_arrays():
+    names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)
+    array = npst.arrays(dtypes(), npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
+    return st.dictionaries(names, array, max_size=4)
+
+
+def plain():
+    """What JSON can hold."""
+    names, numbers = st.text(max_size=4), st.floats(allow_nan=False, allow_infinity=False)
+    leaves = st.none() | st.booleans() | st.integers() | numbers | names
+    grown = st.recursive(
+        leaves,
+        lambda part: st.lists(part, max_size=3) | st.dictionaries(names, part, max_size=2),
+        max_leaves=5,
+    )
+    return st.dictionaries(names, grown, max_size=3)
+
+
+DRAWN = {"deadline": None, "derandomize": True, "database": None}
+
+
+@pytest.mark.quick
+@hypothesis.settings(max_examples=80, **DRAWN)
+@hypothesis.given(named_arrays(), plain(), st.lists(damages(), max_size=3))
+def test_arrays_that_were_damaged_are_the_same_or_refused(arrays, facts, damage):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.npz"
+        storage.write_arrays(path, arrays, facts)
+        content = path.read_bytes()
+        for change in damage:
+            content = change(content) or b"x"
+        path.write_bytes(content)
+        try:
+            again, read = storage.read_facts(path)
+        except (OSError, ValueError):
+            assert damage  # what was not damaged is read
+            return
+        assert read == facts
+        assert storage.tree_digest(again) == storage.tree_digest(dict(sorted(arrays.items())))
+
+
+@pytest.mark.quick
+@hypothesis.settings(max_examples=80, **DRAWN)
+@hypothesis.given(plain(), plain(), plain(), st.lists(damages(), max_size=3))
+def test_fields_that_were_damaged_are_the_same_or_refused(fields, identity, other, damage):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.json"
+        storage.write_sealed_json(path, fields, identity)
+        content = path.read_bytes()
+        if storage.json_digest(other) != storage.json_digest(identity):
+            with pytest.raises(ValueError, match="does not hold what was written"):
+                storage.read_sealed_json(path, other)
+        for change in damage:
+            content = change(content) or b"x"
+        path.write_bytes(content)
+        try:
+            again = storage.read_sealed_json(path, identity)
+        except ValueError:
+            assert damage
+            return
+        assert storage.json_digest(again) == storage.json_digest(fields)
+
+
+@hypothesis.settings(max_examples=8, **DRAWN)
+@hypothesis.given(named_arrays(), plain(), plain(), st.integers(0, 99), damages())
+def test_a_tree_that_was_damaged_is_the_same_or_refused(arrays, facts, origin, number, damage):
+    numbers = {
+        f"{place}": a for place, a in enumerate(arrays.values()) if a.dtype.kind in "iuf" and a.size
+    }
+    numbers = {name: a.astype(a.dtype.newbyteorder("=")) for name, a in numbers.items()}
+    numbers["x"] = np.arange(3)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x"
+        storage.save_tree(path, numbers, facts, name=NAME, origin=origin)
+        assert storage.load_tree(path, name=NAME, origin=origin)[1] == facts
+        files = [path / name for name in files_of(path) if (path / name).stat().st_size]
+        place = files[number % len(files)]
+        place.write_bytes(damage(place.read_bytes()))
+        try:
+            again, read = storage.load_tree(path, name=NAME, origin=origin)
+        except Exception:  # of many kinds
+            return
+        assert read == facts
+        assert storage.tree_digest(again) == storage.tree_digest(numbers)
+
+
+@pytest.mark.quick
+def test_a_tree_of_another_origin_is_refused(tmp_path):
+    storage.save_tree(tmp_path / "x", arrays(), FACTS, name=NAME, origin={"data": "a"})
+    storage.load_tree(tmp_path / "x", name=NAME)
+    with pytest.raises(ValueError, match="was made from"):
+        storage.load_tree(tmp_path / "x", name=NAME, origin={"data": "b"})
+    digest = json.loads((tmp_path / "x" / "digest.json").read_text())
+    for changed in ({"origin": {"data": "b"}}, {"origin": None}, {"origin": {}}):
+        (tmp_path / "x" / "digest.json").write_text(json.dumps(digest | changed))
+        with pytest.raises(ValueError, match="is not what was written"):
+            storage.load_tree(tmp_path / "x", name=NAME, origin={"data": "b"})
+
+
+@pytest.mark.quick
+def test_arrays_that_would_come_back_as_others_are_not_written(tmp_path):
+    for array in (jnp.ones(2, jnp.bfloat16), np.array([None]), np.zeros(2, "V3")):
+        with pytest.raises(ValueError, match="which a NumPy archive cannot hold"):
+            storage.write_arrays(tmp_path / "x.npz", {"w": array})
+    with pytest.raises(ValueError, match="zero byte"):
+        storage.write_arrays(tmp_path / "x.npz", {"a\0b": np.ones(2)})
+    with pytest.raises(ValueError, match="must not be named 'sha256'"):
+        storage.write_sealed_json(tmp_path / "x.json", {"sha256": 1})
+    assert names(tmp_path) == []
+
+
+@pytest.mark.quick
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x")
+    for read in (storage.read_json, storage.read_sealed_json, storage.read_arrays):
+        with pytest.raises(ValueError, match="is no regular file"):
+            read(tmp_path / "x")
 
 
 # A save that fails

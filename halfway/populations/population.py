@@ -405,30 +405,36 @@ def _look_program(keys, drawn, params, images, *, program: Condition, probe_fn: 
 _CONDITION = "condition.json"
 
 
-def save(path: str | Path, population: Population) -> None:
+def save(
+    path: str | Path, population: Population, *, origin: Mapping[str, Any] | None = None
+) -> None:
     """Writes a population as an Orbax checkpoint with its condition beside it, whole or not at all.
 
     Args:
       path: a folder, replaced where it exists.
       population: the population to save.
+      origin: plain data that says what it was made from besides its condition, e.g. the checksum of
+        the data set.
 
     Raises:
       OSError: if the folder cannot be written.
     """
-    storage.save_tree(path, _to_tree(population), population.condition.to_json(), name=_CONDITION)
+    fields = population.condition.to_json()
+    storage.save_tree(path, _to_tree(population), fields, name=_CONDITION, origin=origin)
 
 
-def load(path: str | Path) -> Population:
+def load(path: str | Path, *, origin: Mapping[str, Any] | None = None) -> Population:
     """Returns the population that `save` wrote.
 
     Args:
       path: the folder.
+      origin: what it must have been made from; None: anything. See `storage.load_tree`.
 
     Raises:
       FileNotFoundError: if nothing is stored there.
-      Exception: of one kind or another, if the folder is damaged.
+      Exception: of one kind or another, if the folder is damaged or of another origin.
     """
-    tree, fields = storage.load_tree(path, name=_CONDITION)
+    tree, fields = storage.load_tree(path, name=_CONDITION, origin=origin)
     return _from_tree(Condition(**fields), tree)
 
 

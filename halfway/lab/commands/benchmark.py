@@ -24,10 +24,8 @@ SUITE = flags.DEFINE_string(
     "attacks, landscapes, optimality, scale, strength or transfer",
     flag_values=FLAGS,
 )
-OUT = flags.DEFINE_string("out", None, "FILE.json for the rows", flag_values=FLAGS)
-MARKDOWN = flags.DEFINE_string(
-    "markdown", None, "FILE.md for the tables, of a suite that writes them", flag_values=FLAGS
-)
+OUT = shared.file(FLAGS, "out", "FILE.json for the rows")
+MARKDOWN = shared.file(FLAGS, "markdown", "FILE.md for the tables, of a suite that writes them")
 DATA_DIR = shared.data_dir(FLAGS)
 CACHE = flags.DEFINE_string(
     "compilation_cache", None, "folder of compiled programs, or 'off'", flag_values=FLAGS
@@ -57,6 +55,7 @@ def main() -> None:
 
 def _write(flag: str, path: str, write: Callable[[Path], None]) -> None:
     try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         write(Path(path))
     except OSError as error:
         raise UserError(f"--{flag}={path} cannot be written ({error.strerror})") from error

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from absl import flags
 
-from halfway import storage
 from halfway.lab import studies
-from halfway.lab.config import settings
+from halfway.lab.config import settings, user
 from halfway.lab.config.user import UserError
 from halfway.lab.entry import launch, shared
 from halfway.lab.report import comparison
@@ -37,18 +36,12 @@ def summarize(name: str) -> Summary:
       UserError: if the folder holds no run, or a run without verdicts.
     """
     path = Path(name)
+    user.check_folder(name, path)
     if not (path / "config.json").is_file():
         raise UserError(f"{name} holds no run (no config.json)")
     run = Run.open(path)
-    try:
-        verdicts = storage.read_json(path / "verdicts.json")
-        stored = storage.read_json(path / "config.json")
-        by_id = {verdict["id"]: verdict for verdict in verdicts}
-    except storage.UNREADABLE as error:
-        raise UserError(
-            f"{name} has no verdicts that can be read: finish it by `halfway reproduce`, or "
-            f"rebuild them by `halfway decide --workdir={name}`"
-        ) from error
+    by_id = {verdict["id"]: verdict for verdict in run.verdicts()}
+    stored = run.identity | {"num_devices": run.num_devices}
     different = comparison.settings(stored, run.notes(), settings.leaves(run.config))
     return Summary(name, different, by_id)
 

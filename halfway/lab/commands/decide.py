@@ -8,12 +8,12 @@ from pathlib import Path
 from absl import flags
 
 from halfway.lab.config.user import UserError
-from halfway.lab.entry import launch
+from halfway.lab.entry import launch, shared
 from halfway.lab.runtime import pipeline
 from halfway.lab.runtime.runs import Run
 
 FLAGS = flags.FlagValues()
-WORKDIR = flags.DEFINE_string("workdir", None, "the folder of a run", flag_values=FLAGS)
+WORKDIR = shared.folder(FLAGS, "workdir", None, "the folder of a run")
 
 
 def main() -> None:

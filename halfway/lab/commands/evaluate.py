@@ -64,9 +64,7 @@ CURVES = flags.DEFINE_bool(
 ADVERSARIAL = flags.DEFINE_bool(
     "adversarial", False, "write the images that fool the model: adversarial.npz", flag_values=FLAGS
 )
-OUT_DIR = flags.DEFINE_string(
-    "out_dir", "runs/evaluate", "folder for the page and what was found", flag_values=FLAGS
-)
+OUT_DIR = shared.folder(FLAGS, "out_dir", "runs/evaluate", "folder for the page and what was found")
 DATA_DIR = shared.data_dir(FLAGS)
 MAX_READ = shared.max_gb(FLAGS)
 COMPILATION_CACHE = shared.compilation_cache(FLAGS)

@@ -40,7 +40,7 @@ from halfway.types import Params
 
 FLAGS = flags.FlagValues()
 CONFIG = shared.config(FLAGS)
-WORKDIR = flags.DEFINE_string("workdir", None, "a run, or where results go", flag_values=FLAGS)
+WORKDIR = shared.folder(FLAGS, "workdir", None, "a run, or where results go")
 ARCHITECTURE = flags.DEFINE_string(
     "architecture", None, "which of the config's to draw; its first by default", flag_values=FLAGS
 )
@@ -224,8 +224,8 @@ def load_params(path: Path, *, max_gb: float = files.MAX_GB) -> Params:
       max_gb: gigabytes that the arrays may take in memory.
 
     Raises:
-      UserError: if the file cannot be read, holds no arrays, or holds an array that is not of
-        floats.
+      UserError: if the file cannot be read, holds no arrays, holds an array that is empty or not of
+        floats, or names from which no tree can be made.
     """
     try:
         arrays = storage.read_arrays(path, max_gb=max_gb)
@@ -237,10 +237,21 @@ def load_params(path: Path, *, max_gb: float = files.MAX_GB) -> Params:
     for name, value in arrays.items():
         if not np.issubdtype(value.dtype, np.floating):
             raise UserError(f"--params={path}: {name} has type {value.dtype}, floats are needed")
+        if not value.size:
+            raise UserError(
+                f"--params={path}: {name} has the shape {value.shape}, without a number"
+            )
         *parents, last = name.split("/")
+        if not all((*parents, last)):
+            raise UserError(f"--params={path}: {name!r} has an empty part between its slashes")
         place = tree
-        for parent in parents:
+        for number, parent in enumerate(parents, 1):
             place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                both = "/".join(parents[:number])
+                raise UserError(f"--params={path}: {both} is both a tensor and a part of {name}")
+        if last in place:
+            raise UserError(f"--params={path}: {name} is both a tensor and a part of others")
         place[last] = jnp.asarray(value, jnp.float32)
     if not tree:
         raise UserError(f"--params={path} holds no arrays")

@@ -28,7 +28,7 @@ from halfway.populations import Condition
 
 FLAGS = flags.FlagValues()
 CONFIG = shared.config(FLAGS)
-WORKDIR = flags.DEFINE_string("workdir", "runs/laws", "where the page goes", flag_values=FLAGS)
+WORKDIR = shared.folder(FLAGS, "workdir", "runs/laws", "where the page goes")
 DATA_DIR = shared.data_dir(FLAGS)
 MAX_READ = shared.max_gb(FLAGS)
 PLACE = shared.place(FLAGS)

@@ -12,12 +12,12 @@ from absl import flags
 
 from halfway.lab.config import config_file
 from halfway.lab.config.user import UserError
-from halfway.lab.entry import launch
+from halfway.lab.entry import launch, shared
 from halfway.lab.publication import documents, result
 from halfway.lab.runtime.runs import Run
 
 FLAGS = flags.FlagValues()
-WORKDIR = flags.DEFINE_string("workdir", None, "the folder of a run", flag_values=FLAGS)
+WORKDIR = shared.folder(FLAGS, "workdir", None, "the folder of a run")
 EXPLORATORY = flags.DEFINE_bool(
     "exploratory", False, "publish a run that decides nothing, marked as such", flag_values=FLAGS
 )

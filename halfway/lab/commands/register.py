@@ -17,7 +17,7 @@ from absl import flags
 from halfway import storage
 from halfway.lab import studies
 from halfway.lab.config.user import UserError
-from halfway.lab.entry import launch
+from halfway.lab.entry import launch, shared
 from halfway.lab.runtime import pipeline
 from halfway.lab.runtime.runs import Run
 from halfway.lab.studies.t3 import law
@@ -25,8 +25,8 @@ from halfway.lab.studies.t12 import lines
 from halfway.lab.study import evidence, registration
 
 FLAGS = flags.FlagValues()
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "a run of digits that measured T3 and T12", flag_values=FLAGS
+WORKDIR = shared.folder(
+    FLAGS, "workdir", None, "a run of digits that measured T3 and T12", writes=False
 )
 
 

@@ -19,11 +19,8 @@ CONFIG = shared.config(FLAGS)
 ONLY = flags.DEFINE_list(
     "only", None, "hypotheses, e.g. G1,T1, or 'all'; the config's own by default", flag_values=FLAGS
 )
-WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "where results go; runs/CONFIG[-VARIANT][-OVERRIDES] by default",
-    flag_values=FLAGS,
+WORKDIR = shared.folder(
+    FLAGS, "workdir", None, "where results go; runs/CONFIG[-VARIANT][-OVERRIDES] by default"
 )
 DATA_DIR = shared.data_dir(FLAGS)
 MAX_READ = shared.max_gb(FLAGS)

@@ -40,7 +40,7 @@ SHARD = flags.DEFINE_string(
     "i/n: each n-th setting from the i-th on, the others elsewhere",
     flag_values=FLAGS,
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "runs/FILE by default", flag_values=FLAGS)
+WORKDIR = shared.folder(FLAGS, "workdir", None, "runs/FILE by default")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "say what would be run", flag_values=FLAGS)
 PASSED_ON = (
     shared.data_dir(FLAGS),

@@ -65,11 +65,8 @@ NUM_EXAMPLES = flags.DEFINE_integer(
     "num_examples", 1000, "so many images, drawn evenly from the classes", 1, flag_values=FLAGS
 )
 SEED = flags.DEFINE_integer("seed", 0, "of that draw and of the attacks", 0, flag_values=FLAGS)
-OUT_DIR = flags.DEFINE_string(
-    "out_dir",
-    "runs/transfer",
-    "folder for the page, its figures, tables and outcomes",
-    flag_values=FLAGS,
+OUT_DIR = shared.folder(
+    FLAGS, "out_dir", "runs/transfer", "folder for the page, its figures, tables and outcomes"
 )
 DATA_DIR = shared.data_dir(FLAGS)
 MAX_READ = shared.max_gb(FLAGS)
@@ -146,8 +143,9 @@ def _grid(
             "options": {option: str(value) for option, value in _options(attack_fn).items()},
             "norm": NORM.value,
         }
-        facts = stored.identity(described | {"seed": SEED.value}, examples)
+        described |= {"attack": name, "seed": SEED.value}
         for budget in budgets:
+            facts = stored.identity(described | {"budget": float(budget)}, examples)
             load = functools.partial(grids.load_cell, folder, name, budget, facts, logits)
             cell = processes.shared(load)
             if cell is None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +39,87 @@ def writing(place: object, *, resumes: bool = False) -> Iterator[None]:
             advice += ", and the same command goes on from what is there" if resumes else ""
         reason = error.strerror or error
         raise UserError(f"{place} cannot be written ({reason}): {advice}") from error
+
+
+def check_folder(what: str, path: Path, *, writes: bool = False) -> None:
+    """Checks that a path is a folder, or that one can be made there; nothing is made.
+
+    Args:
+      what: the path as the user gave it, e.g. "--workdir=runs/x".
+      path: of the folder.
+      writes: whether something will be written to it.
+
+    Raises:
+      UserError: if something else is in the way, a link leads nowhere, the name is impossible, or
+        this user must not read or write there.
+    """
+    place = _nearest(what, path)
+    if not place.is_dir():
+        other = "" if place == path else f" ({place} is a file)"
+        raise UserError(f"{shortened(what)} is not a folder{other}: choose another")
+    _check_access(what, place, writes=writes)
+
+
+def check_file(what: str, path: Path) -> None:
+    """Checks that a file can be written to a path; nothing is made.
+
+    Args:
+      what: the path as the user gave it, e.g. "--out=rows.json".
+      path: of the file.
+
+    Raises:
+      UserError: if a folder is in the way, a link leads nowhere, or the name is impossible.
+    """
+    place = _nearest(what, path)
+    if place == path:
+        place = path.parent
+        if not path.is_file():
+            raise UserError(f"{shortened(what)} is not a file: choose another")
+    elif not place.is_dir():
+        raise UserError(f"{shortened(what)} is in no folder ({place} is a file): choose another")
+    _check_access(what, place, writes=True)
+
+
+def _check_access(what: str, folder: Path, *, writes: bool) -> None:
+    effective = os.access in os.supports_effective_ids
+    for mode, verb in ((os.R_OK, "read"), *([(os.W_OK, "written")] if writes else [])):
+        if not os.access(folder, mode | os.X_OK, effective_ids=effective):
+            raise UserError(f"{shortened(what)} cannot be {verb} (no permission): choose another")
+
+
+def _nearest(what: str, path: Path) -> Path:
+    """Returns what exists of a path and its parents, the path itself before them."""
+    for place in (path, *path.parents):
+        try:
+            place.stat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if place.is_symlink():
+                raise UserError(
+                    f"{shortened(what)} cannot be used: the link {place} leads to "
+                    f"{place.readlink()}, which does not exist; choose another"
+                ) from error
+        except (OSError, ValueError) as error:  # ValueError: of a zero byte
+            raise UserError(
+                f"{shortened(what)} cannot be used ({getattr(error, 'strerror', None) or error}): "
+                "choose another"
+            ) from error
+        else:
+            return place
+    return path
+
+
+_MOST_SHOWN = 160
+"""Characters of a path that are shown in a message."""
+
+
+def shortened(text: str) -> str:
+    """Returns a text with its middle left out where it is too long for one line.
+
+    Args:
+      text: e.g. a path of a user.
+    """
+    text = text.replace("\0", "\\0")
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 40]} ... {text[-20:]}"
 
 
 def load_function(flag: str, name: str) -> Callable[..., Any]:

@@ -1,6 +1,7 @@
 """The start and end of a command: its flags, and a user's mistake as one line and exit code 2."""
 
 import difflib
+import errno
 import io
 import logging
 import re
@@ -18,12 +19,15 @@ from absl import flags
 from absl import logging as absl_logging
 
 from halfway import user_code
+from halfway.lab.config import user
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.entry import shared
 from halfway.lab.runtime import processes
 
 _WIDTH = 98
 _FIELD = re.compile(r"--?(?:no)?config\.(.+)", re.DOTALL)
+_OF_A_PATH = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EROFS)
+"""Errors that a path of the user's has, wherever it is met: never a fault of ours."""
 OUT_OF_MEMORY = (
     "out of memory: lower --at_once where there are several processes, config.training.batch_size, "
     "config.num_examples, config.num_holdout or config.num_pairs (of transfer, --num_examples), or "
@@ -167,6 +171,12 @@ def guard(command: Callable[[], None], resumes: Callable[[], bool] = always) -> 
         command()
     except UserError as error:
         _fail(error)
+    except OSError as error:
+        if error.errno not in _OF_A_PATH or not error.filename:
+            _abandon()
+            raise
+        path = user.shortened(str(error.filename))
+        _fail(UserError(f"{path} cannot be used ({error.strerror}): choose another place"))
     except KeyboardInterrupt:
         _end(signal.SIGINT, resumes)
     except processes.Terminated:

@@ -1,13 +1,15 @@
 """Flags that several commands declare: a config, a data folder, places, budgets."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
 
 from halfway import files
 from halfway.attacks.minimum_norm.nearest import MAKE
-from halfway.lab.config import config_file, settings
+from halfway.lab.config import config_file, settings, user
 from halfway.lab.config.config_file import ConfigFile
 from halfway.lab.config.user import UserError
 from halfway.lab.runtime.devices import Place
@@ -84,6 +86,46 @@ def config(values: flags.FlagValues) -> ConfigFlag:
     )
 
 
+def folder(
+    values: flags.FlagValues, name: str, default: str | None, text: str, *, writes: bool = True
+) -> flags.FlagHolder:
+    """Declares a flag that names a folder, which is checked before the command begins.
+
+    Args:
+      values: the flags of the command.
+      name: the name of the flag.
+      default: the folder by default; None: none is checked.
+      text: the help of the flag.
+      writes: whether the command writes to the folder.
+    """
+    holder = flags.DEFINE_string(name, default, text, flag_values=values)
+    check = functools.partial(user.check_folder, writes=writes)
+    _check_path(values, name, check)
+    return holder
+
+
+def file(values: flags.FlagValues, name: str, text: str) -> flags.FlagHolder:
+    """Declares a flag that names a file to write, which is checked before the command begins.
+
+    Args:
+      values: the flags of the command.
+      name: the name of the flag.
+      text: the help of the flag.
+    """
+    holder = flags.DEFINE_string(name, None, text, flag_values=values)
+    _check_path(values, name, user.check_file)
+    return holder
+
+
+def _check_path(values: flags.FlagValues, name: str, check: Callable[[str, Path], None]) -> None:
+    def is_usable(value: str | None) -> bool:
+        if value:
+            check(f"--{name}={value}", Path(value))
+        return True
+
+    flags.register_validator(name, is_usable, flag_values=values)
+
+
 def data_dir(values: flags.FlagValues) -> flags.FlagHolder:
     """Declares --data_dir.
 
@@ -91,7 +133,7 @@ def data_dir(values: flags.FlagValues) -> flags.FlagHolder:
       values: the flags of the command.
     """
     text = "data folder; $TFDS_DATA_DIR, else ~/tensorflow_datasets, by default"
-    return flags.DEFINE_string("data_dir", None, text, flag_values=values)
+    return folder(values, "data_dir", None, text, writes=False)
 
 
 def max_gb(values: flags.FlagValues) -> flags.FlagHolder:

@@ -199,11 +199,11 @@ def write(result: Result, folder: Path) -> Path:
     plain = _encoded(dataclasses.asdict(result))
     plain["law"] = None if result.law is None else _encoded(result.law._asdict())
     path = folder / f"{result.name}.json"
-    size = len(json.dumps(plain, indent=2))
+    size = len(json.dumps(plain, indent=2))  # without the digest
     if size > MOST_BYTES:
         raise UserError(f"{path} would have {size:,} bytes: at most {MOST_BYTES:,} are committed")
     folder.mkdir(parents=True, exist_ok=True)
-    storage.write_json(path, plain)
+    storage.write_sealed_json(path, plain)
     return path
 
 
@@ -237,14 +237,22 @@ def _decoded(value: Any) -> Any:
 def read(path: Path) -> Result:
     """Returns a published result.
 
+    Results that were committed before they carried a digest have that of git alone.
+
     Args:
       path: its file.
 
     Raises:
-      UserError: if the file is no result.
+      UserError: if the file is no result, or not what was written.
     """
     try:
-        plain = _decoded(storage.read_json(path))
+        try:
+            stored = storage.read_sealed_json(path)
+        except storage.UnsealedError:
+            stored = storage.read_json(path)
+        if stored["name"] != path.stem:
+            raise ValueError(f"it is the result {stored['name']}")
+        plain = _decoded(stored)
         plain["verdicts"] = [_verdict(verdict) for verdict in plain["verdicts"]]
         if law := plain["law"]:
             arrays = {name: np.array(law[name]) for name in ("agreement", "predicted", "measured")}

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Keeper:
     Args:
       folder: the folder of the checkpoints of all trainings of a run.
       condition: the condition of the population.
+      origin: plain data that says what it is made from besides; see `storage.save_tree`.
       seconds_between: seconds from one checkpoint to the next; 0: a checkpoint after every piece.
       clock: a function that returns the time in seconds.
       then: a function that is called with each piece of progress too.
@@ -45,17 +46,14 @@ class Keeper:
         folder: Path,
         condition: Condition,
         *,
+        origin: Mapping[str, Any] | None = None,
         seconds_between: float = CHECKPOINT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         then: Callable[[Progress], None] = lambda progress: None,
     ):
         self._folder = folder / condition.id
-        self._condition, self._seconds_between, self._clock, self._then = (
-            condition,
-            seconds_between,
-            clock,
-            then,
-        )
+        self._condition, self._origin = condition, origin
+        self._seconds_between, self._clock, self._then = seconds_between, clock, then
         self._last = clock()
         # Checkpoints that cannot be used, and whether they are whole but of something else.
         self._rejected: dict[Path, bool] = {}
@@ -86,7 +84,7 @@ class Keeper:
         if self._rejected.get(path, False):
             return  # a checkpoint of another version is not overwritten
         self._rejected.pop(path, None)
-        storage.save_tree(path, tree, facts, name=_FACTS)
+        storage.save_tree(path, tree, facts, name=_FACTS, origin=self._origin)
         # Checkpoints that cannot be used do not count, and stay until training is over.
         usable = [other for other in self._stored() if other not in self._rejected]
         for old in [other for other in usable if other.name <= path.name][KEPT:]:
@@ -110,7 +108,7 @@ class Keeper:
         for path in self._stored():
             whole = False
             try:
-                tree, facts = storage.load_tree(path, name=_FACTS)
+                tree, facts = storage.load_tree(path, name=_FACTS, origin=self._origin)
                 whole = True
                 if facts["version"] != SOFTWARE_VERSIONS:
                     reason = f"it is of version {facts['version']}"

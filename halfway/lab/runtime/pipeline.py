@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from halfway import populations, sharding, storage
+from halfway import populations, sharding
 from halfway.data import Split
 from halfway.keys import named_key
 from halfway.lab import studies
@@ -350,8 +350,8 @@ def conclude(run: Run) -> list[Verdict]:
         walks=overview.walks,
         run=run_info(run, seconds, warnings, num_conditions),
     )
-    with run.writing():
-        storage.write_json(run.path / "verdicts.json", [verdict.to_json() for verdict in verdicts])
+    run.check_exports(requests(chosen, run.config))
+    run.save_verdicts([verdict.to_json() for verdict in verdicts])
     page.write(run.path, report, resumes=True)
     return verdicts
 

@@ -3,13 +3,17 @@
 Where a run has several processes, all of them call each method together, and the first process
 reads and writes.
 
-config.json            the identity of the run, and num_devices
-run.json               hypotheses run so far, run time by stage, environment
-populations/ID/        a trained population, an Orbax checkpoint with its condition
-checkpoints/ID/STEP/   the last checkpoints of a training that is under way
+config.json            the identity of the run, and num_devices, with a digest
+run.json               hypotheses run so far, run time by stage, environment, digests of the files
+                       below that lie beside it; with a digest of its own and of the identity
+populations/ID/        a trained population, an Orbax checkpoint with its condition and a digest
+checkpoints/ID/STEP/   the last checkpoints of a training that is under way, each with a digest
 measurements/REQUEST   .npz, labelled arrays with a digest and their identity
 records.parquet        an export with a row for each number; conditions.parquet beside it
 verdicts.json  figures/  report.html
+
+All that is read again is compared with its digest, and with what it must belong to: `reproduce`
+makes anew what differs, whatever else reads it refuses it. Figures and report are not read again.
 """
 
 import contextlib
@@ -26,6 +30,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pydantic
 import xarray as xr
 
 import halfway
@@ -71,6 +76,36 @@ def identity(file: ConfigFile, dataset: Dataset) -> Identity:
     return Identity(file.name, file.config.to_dict(), dataset.checksum)
 
 
+class _Marker(pydantic.BaseModel, strict=True, extra="forbid"):
+    """The fields of config.json."""
+
+    name: str
+    config: dict[str, Any]
+    data_checksum: str
+    version: str
+    num_devices: pydantic.PositiveInt
+
+
+class _Notes(pydantic.BaseModel, strict=True, extra="forbid"):
+    """The fields of run.json."""
+
+    hypotheses: list[str] = []
+    seconds: dict[str, float] = {}
+    environment: dict[str, Any] = {}
+    unsuitable: dict[str, str] = {}
+    written: dict[str, str] = {}
+
+
+def _typed(kind: type[pydantic.BaseModel], fields: Any) -> dict[str, Any]:
+    """Returns fields after checking their names and types; ValueError with the first that fails."""
+    try:
+        return kind.model_validate(fields).model_dump()
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "content"
+        raise ValueError(f"{place}: {first['msg']}") from error
+
+
 def default_folder(file: ConfigFile) -> str:
     """Returns runs/CONFIG[-VARIANT][-a hash of the fields that flags changed].
 
@@ -79,6 +114,9 @@ def default_folder(file: ConfigFile) -> str:
     """
     digest = "-" + storage.json_digest(file.overrides)[:6] if file.overrides else ""
     return f"runs/{file.name}{digest}"
+
+
+_VERDICTS, _EXPORTS = "verdicts.json", ("records.parquet", "conditions.parquet")
 
 
 def _writing(path: Path) -> AbstractContextManager[None]:
@@ -115,6 +153,8 @@ class Run:
         self.name = stored["name"]
         self.data_checksum = stored["data_checksum"]
         self.num_devices = stored["num_devices"]
+        self._identity = {name: stored[name] for name in stored if name != "num_devices"}
+        self._takes_unsealed = False
         self.resumed = True
         self.checkpoint_every = checkpoints.CHECKPOINT_SECONDS
 
@@ -132,9 +172,8 @@ class Run:
           UserError: if the folder cannot be written, holds something else, or holds another run.
         """
         marker = path / "config.json"
+        user.check_folder(f"--workdir={path}", path)
         resumed = marker.is_file()
-        if path.exists() and not path.is_dir():
-            raise UserError(f"--workdir={path} is not a folder: choose another")
         with _writing(path):
             path.mkdir(parents=True, exist_ok=True)
             if not resumed:
@@ -143,9 +182,10 @@ class Run:
                     raise UserError(
                         f"--workdir={path} is not empty and holds no run: choose another folder"
                     )
-                storage.write_json(marker, identity.to_json() | {"num_devices": num_devices})
-        run = cls.open(path)
-        run.resumed = resumed
+                fields = identity.to_json() | {"num_devices": num_devices}
+                storage.write_sealed_json(marker, fields)
+        run = cls(path, _read_marker(marker, takes_unsealed=True))
+        run.resumed, run._takes_unsealed = resumed, True
         run._check(identity)
         if run.num_devices != num_devices:
             LOG.warning(
@@ -153,6 +193,8 @@ class Run:
                 run.num_devices,
                 num_devices,
             )
+        with _writing(path):
+            run._seal()
         return run
 
     @classmethod
@@ -166,24 +208,39 @@ class Run:
           UserError: if there is no run in it, or its config.json cannot be read.
         """
         marker = path / "config.json"
+        user.check_folder(f"--workdir={path}", path)
         if not marker.is_file():
             raise UserError(f"--workdir={path} holds no run (no config.json)")
-        try:
-            return cls(path, storage.read_json(marker))
-        except (*storage.UNREADABLE, AttributeError, UserError) as error:
-            raise UserError(f"{marker} cannot be read ({error}): choose another folder") from error
+        return cls(path, _read_marker(marker, takes_unsealed=False))
 
     def _check(self, identity: Identity) -> None:
-        stored = storage.read_json(self.path / "config.json")
         # The version first: another version may have other fields, which then say little.
         facts = sorted(identity.to_json().items(), key=lambda fact: fact[0] != "version")
         for name, value in facts:
-            if stored.get(name) != value:
-                where, mine, theirs = _difference(name, stored.get(name), value)
+            if self._identity[name] != value:
+                where, mine, theirs = _difference(name, self._identity[name], value)
                 raise UserError(
                     f"--workdir={self.path} holds another run: {where} is {mine!r} there and "
                     f"{theirs!r} here; choose another folder"
                 )
+
+    def _seal(self) -> None:
+        """Writes digests into files that an older version wrote, once they were checked."""
+        for name, fields, identity in (
+            ("config.json", self.identity | {"num_devices": self.num_devices}, None),
+            ("run.json", self.notes(), self._identity),
+        ):
+            path = self.path / name
+            try:
+                if path.is_file():
+                    storage.read_sealed_json(path, identity)
+            except storage.UnsealedError:
+                storage.write_sealed_json(path, fields, identity)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields of `Identity`, as they are stored."""
+        return dict(self._identity)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -239,8 +296,12 @@ class Run:
         for path in sorted(self.path.glob("populations/*/condition.json")):
             try:
                 condition = Condition(**storage.read_json(path))
-            except (*storage.UNREADABLE, TypeError) as error:
-                raise UserError(f"{path} cannot be read ({error}): delete its folder") from error
+                if condition.id != path.parent.name:
+                    raise ValueError(f"it is of {condition.id}")
+            except (*storage.UNREADABLE, AttributeError) as error:
+                raise UserError(
+                    f"{path} cannot be used ({error}): run reproduce again, or delete its folder"
+                ) from error
             conditions_by_id[condition.id] = condition
         return conditions_by_id
 
@@ -252,7 +313,8 @@ class Run:
         Args:
           population: the population.
         """
-        populations.save(self._population_path(population.condition), population)
+        path = self._population_path(population.condition)
+        populations.save(path, population, origin=self._origin)
 
     def train(
         self,
@@ -277,6 +339,7 @@ class Run:
         keeper = checkpoints.Keeper(
             self.path / "checkpoints",
             condition,
+            origin=self._origin,
             seconds_between=self.checkpoint_every,
             then=lambda progress: within(progress.num_steps, last, _loss(progress)),
         )
@@ -299,23 +362,45 @@ class Run:
         Args:
           condition: the condition of the population.
         """
-        stored = self._load_population(condition)
+        return self._loaded(condition, refuses=False)
+
+    def read_population(self, condition: Condition) -> Population | None:
+        """Returns a stored population; None if there is none.
+
+        Args:
+          condition: the condition of the population.
+
+        Raises:
+          UserError: if it cannot be read, or is not what was written.
+        """
+        return self._loaded(condition, refuses=True)
+
+    def _loaded(self, condition: Condition, *, refuses: bool) -> Population | None:
+        stored = self._load_population(condition, refuses)
         return None if stored is None else jax.tree.map(jnp.asarray, stored)
 
     @processes.collective
-    def _load_population(self, condition: Condition) -> Population | None:
+    def _load_population(self, condition: Condition, refuses: bool) -> Population | None:
         path = self._population_path(condition)
         if not (path / "condition.json").is_file():
             return None
         try:
-            population = populations.load(path)
+            population = populations.load(path, origin=self._origin)
             if population.condition == condition:
                 return population
             reason = "it is of another condition"
         except Exception as error:  # Orbax raises exceptions of every kind
-            reason = type(error).__name__
+            reason = str(error) if isinstance(error, ValueError) else type(error).__name__
+            reason = " ".join(reason.split())[:200]
+        if refuses:
+            raise UserError(f"{path} cannot be read ({reason}): run reproduce again")
         LOG.warning("%s cannot be read (%s): it is trained again", path, reason)
         return None
+
+    @property
+    def _origin(self) -> dict[str, str]:
+        """What a population is made from besides its condition."""
+        return {"data": self.data_checksum, "version": halfway.__version__}
 
     def _measurement_path(self, request: Request) -> Path:
         return self.path / "measurements" / f"{request.id}.npz"
@@ -382,10 +467,62 @@ class Run:
             left out.
         """
         table = records.to_table(self.records(requests).datasets)
-        storage.write_table(self.path / "records.parquet", table)
+        storage.write_table(self.path / _EXPORTS[0], table)
         known = {condition for request in requests for condition in request.conditions}
         rows = sorted(known, key=lambda condition: conditions.order(self.config, condition))
-        storage.write_table(self.path / "conditions.parquet", records.conditions_table(rows))
+        storage.write_table(self.path / _EXPORTS[1], records.conditions_table(rows))
+        self._note_written(*_EXPORTS)
+
+    def check_exports(self, requests: Sequence[Request]) -> None:
+        """Writes the exported tables anew where they are not what was written.
+
+        Args:
+          requests: the requests of all hypotheses of the run.
+        """
+        others = [name for name in _EXPORTS if not self._is_as_written(name)]
+        if others:
+            LOG.warning("%s: not what was written, it is written anew", ", ".join(others))
+            self.export(requests)
+
+    @processes.collective
+    @_writes
+    def save_verdicts(self, verdicts: Sequence[Mapping[str, Any]]) -> None:
+        """Writes verdicts.json.
+
+        Args:
+          verdicts: of all hypotheses of the run, as plain data.
+        """
+        storage.write_json(self.path / _VERDICTS, list(verdicts))
+        self._note_written(_VERDICTS)
+
+    @processes.collective
+    def verdicts(self) -> list[dict[str, Any]]:
+        """Returns the verdicts that `save_verdicts` wrote.
+
+        Raises:
+          UserError: if there are none, or they are not what was written.
+        """
+        path, problem = self.path / _VERDICTS, "not what was written"
+        try:
+            if self._is_as_written(_VERDICTS):
+                return storage.read_json(path)
+        except storage.UNREADABLE as error:
+            problem = str(error)
+        what = f"it holds no {_VERDICTS}" if not path.is_file() else f"{_VERDICTS}: {problem}"
+        raise UserError(
+            f"{self.path} has no verdicts that can be read ({what}): finish it by `halfway "
+            f"reproduce`, or rebuild them by `halfway decide --workdir={self.path}`"
+        )
+
+    def _note_written(self, *names: str) -> None:
+        """Notes the digests of files, so that others are not taken for them."""
+        digests = {name: storage.file_digest(self.path / name) for name in names}
+        self.note(written=self.notes()["written"] | digests)
+
+    def _is_as_written(self, name: str) -> bool:
+        path = self.path / name
+        digest = self.notes()["written"].get(name)
+        return path.is_file() and storage.file_digest(path) == digest
 
     def measurements_digest(self, requests: Sequence[Request]) -> str:
         """Returns twelve digits that identify the stored arrays of some measurements.
@@ -433,13 +570,17 @@ class Run:
           UserError: if it cannot be read.
         """
         path = self.path / "run.json"
-        empty = {"hypotheses": [], "seconds": {}, "environment": {}, "unsuitable": {}}
+        if not path.is_file():
+            return _typed(_Notes, {})
         try:
-            return empty | storage.read_json(path) if path.is_file() else empty
+            fields, is_sealed = _fields(path, _Notes, self._identity)
         except storage.UNREADABLE as error:
             raise UserError(
                 f"{path} cannot be read ({error}): delete it and run reproduce again"
             ) from error
+        if not (is_sealed or self._takes_unsealed):
+            raise _unsealed(path)
+        return fields
 
     def describe(self, describe: Callable[[], dict[str, Any]]) -> None:
         """Notes the environment of the run, if it is not noted yet.
@@ -458,7 +599,55 @@ class Run:
         Args:
           **changes: the new values of fields.
         """
-        storage.write_json(self.path / "run.json", self.notes() | changes)
+        notes = self.notes() | changes
+        storage.write_sealed_json(self.path / "run.json", notes, self._identity)
+
+
+def _read_marker(path: Path, *, takes_unsealed: bool) -> dict[str, Any]:
+    """Returns the content of config.json.
+
+    Args:
+      path: the file.
+      takes_unsealed: whether one without a digest is taken; whoever takes it compares its identity.
+
+    Raises:
+      UserError: if it cannot be read, is not what was written, or holds settings that are none.
+    """
+    try:
+        fields, is_sealed = _fields(path, _Marker, None)
+        settings.parse(fields["config"])
+    except (*storage.UNREADABLE, AttributeError, UserError) as error:
+        raise UserError(f"{path} cannot be read ({error}): choose another folder") from error
+    if not (is_sealed or takes_unsealed):
+        raise _unsealed(path)
+    return fields
+
+
+def _fields(
+    path: Path, kind: type[pydantic.BaseModel], identity: Any
+) -> tuple[dict[str, Any], bool]:
+    """Returns the checked fields of a JSON file, and whether they carry their digest.
+
+    Args:
+      path: the file.
+      kind: the names and types of its fields.
+      identity: what the digest is of besides them.
+
+    Raises:
+      Exception: one of `storage.UNREADABLE`, if it is no such file or not what was written.
+    """
+    try:
+        fields, is_sealed = storage.read_sealed_json(path, identity), True
+    except storage.UnsealedError:
+        fields, is_sealed = storage.read_json(path), False
+    return _typed(kind, fields), is_sealed
+
+
+def _unsealed(path: Path) -> UserError:
+    return UserError(
+        f"{path} carries no digest, an older version wrote it: run reproduce again, which checks "
+        "and seals it"
+    )
 
 
 def _loss(progress: populations.Progress) -> float | None:

@@ -12,7 +12,7 @@ from halfway.lab import studies
 from halfway.lab.config import config_file
 from halfway.lab.config.settings import RunConfig
 from halfway.lab.config.user import UserError
-from halfway.lab.runtime.runs import Identity
+from halfway.lab.runtime.runs import Identity, Run
 
 _FIELDS = ("config", "only", "grid", "settings")
 _LONGEST = 80
@@ -179,7 +179,7 @@ def _named(chosen: Sequence[Setting]) -> list[Setting]:
 def is_finished(folder: Path, setting: Setting) -> bool:
     """Returns whether a folder holds this run with all its verdicts and its report.
 
-    Only two small files are read. The checksum of the data is not compared, since that would need
+    Only small files are read. The checksum of the data is not compared, since that would need
     the data.
 
     Args:
@@ -187,11 +187,10 @@ def is_finished(folder: Path, setting: Setting) -> bool:
       setting: the setting.
     """
     try:
-        stored = storage.read_json(folder / "config.json")
-        decided = {verdict["id"] for verdict in storage.read_json(folder / "verdicts.json")}
-        same = Identity(setting.run_name, setting.config.to_dict(), stored["data_checksum"])
-        identical = all(stored[name] == value for name, value in same.to_json().items())
-    except storage.UNREADABLE:
+        run = Run.open(folder)
+        decided = {verdict["id"] for verdict in run.verdicts()}
+    except UserError:
         return False
+    same = Identity(setting.run_name, setting.config.to_dict(), run.data_checksum)
     written = (folder / "report.html").is_file()
-    return identical and written and set(setting.hypotheses) <= decided
+    return run.identity == same.to_json() and written and set(setting.hypotheses) <= decided

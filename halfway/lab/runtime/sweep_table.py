@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from halfway import storage
 from halfway.lab.runtime import sweep_file
+from halfway.lab.runtime.runs import Run
 from halfway.lab.runtime.sweep_file import Setting
 from halfway.lab.study import wording
 
@@ -28,7 +28,7 @@ def tabulate(root: Path, settings: Sequence[Setting]) -> pd.DataFrame:
     rows = []
     for setting in settings:
         finished = sweep_file.is_finished(root / setting.name, setting)
-        verdicts = storage.read_json(root / setting.name / "verdicts.json") if finished else []
+        verdicts = Run.open(root / setting.name).verdicts() if finished else []
         for name in setting.hypotheses:
             verdict = next((stored for stored in verdicts if stored["id"] == name), {})
             row: dict[str, Any] = {

@@ -113,19 +113,23 @@ def _models_of_run(flag: str, name: str) -> dict[str, Model]:
     folder, _, party = name.removeprefix(_RUN).rpartition(":")
     if party not in _PARTIES:
         folder, party = name.removeprefix(_RUN), _PARTIES[0]
+    place = user.shortened(f"--{flag}={name}")
     try:
         run = Run.open(Path(folder))
     except UserError as error:
-        raise UserError(f"--{flag}={name}: {error}") from error
+        raise UserError(f"{place}: {error}") from error
     stacked: dict[str, Model] = {}
     for architecture in run.config.architectures:
-        population = run.load_population(condition(run.config, architecture))
+        try:
+            population = run.read_population(condition(run.config, architecture))
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from error
         if population is not None:
             params = crossed.side(population.params, _PARTIES.index(party))
             stacked[architecture] = population.apply_fn, params
     if not stacked:
         raise UserError(
-            f"--{flag}={name}: the run holds no population at ρ = 0 of "
+            f"{place}: the run holds no population at ρ = 0 of "
             f"{', '.join(run.config.architectures)}: run reproduce --only=G1 there"
         )
     return stacked

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+import halfway
 from halfway import storage
+from halfway.lab.config import user
 from halfway.lab.config.user import UserError
 from halfway.lab.user_models.loading import Examples
 
@@ -22,7 +24,7 @@ def identity(settings: Mapping[str, Any], examples: Examples) -> dict[str, Any]:
       examples: that are attacked.
     """
     digest = storage.tree_digest({"images": examples.images, "labels": examples.labels})
-    return {**settings, "examples": digest}
+    return {**settings, "examples": digest, "halfway": halfway.__version__}
 
 
 def check_folder(folder: Path, marker: str) -> None:
@@ -35,8 +37,7 @@ def check_folder(folder: Path, marker: str) -> None:
     Raises:
       UserError: if it is no folder, or holds something else.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out_dir={folder} is not a folder: choose another")
+    user.check_folder(f"--out_dir={folder}", folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).exists():
         raise UserError(f"--out_dir={folder} holds something else: choose another folder")
 
@@ -83,13 +84,12 @@ def read(
         return None
     try:
         arrays, plain = storage.read_facts(path)
-        known = plain["identity"]
+        known, before = dict(plain["identity"]), arrays["logits"]
     except storage.UNREADABLE as error:
         raise UserError(
             f"{path} cannot be read ({error}): remove it, or choose another --out_dir"
         ) from error
     other = sorted(name for name in {*known, *facts} if known.get(name) != facts.get(name))
-    before = arrays["logits"]
     same = before.shape == logits.shape and np.allclose(
         before, logits, rtol=_SAME, atol=_SAME * np.ptp(logits)
     )

@@ -1,7 +1,5 @@
 """Runs side by side: what differs first, every verdict, never more than 100 columns."""
 
-import json
-
 import pytest
 from support import tiny_run
 
@@ -12,6 +10,7 @@ from halfway.lab.config.user import UserError
 from halfway.lab.entry import launch
 from halfway.lab.report import comparison
 from halfway.lab.report.comparison import Summary
+from halfway.lab.runtime.runs import Identity, Run
 
 pytestmark = pytest.mark.quick
 
@@ -106,14 +105,6 @@ CONFIG = tiny_run.digits("tiny", seed=3)
 def make_run(parent):
     """A run with what is compared of it."""
     path = parent / "run"
-    path.mkdir()
-    stored = {
-        "name": "digits",
-        "config": CONFIG.to_dict(),
-        "data_checksum": "0123456789abcdef",
-        "version": "0",
-        "num_devices": 2,
-    }
     notes = {
         "environment": {
             "commit": "a" * 40 + " with uncommitted changes",
@@ -123,9 +114,9 @@ def make_run(parent):
             "layout": "mesh member:2,data:1",
         }
     }
-    (path / "config.json").write_text(json.dumps(stored))
-    (path / "run.json").write_text(json.dumps(notes))
-    (path / "verdicts.json").write_text(json.dumps([{"id": "G1"} | _verdict()]))
+    run = Run.create(path, Identity("digits", CONFIG.to_dict(), "0123456789abcdef"), 2)
+    run.note(**notes)
+    run.save_verdicts([{"id": "G1"} | _verdict()])
     return path
 
 

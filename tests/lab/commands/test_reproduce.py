@@ -2,7 +2,6 @@
 
 import fcntl
 import html
-import json
 import os
 import pty
 import re
@@ -347,8 +346,7 @@ def test_decide_says_what_is_wrong_with_a_run(tiny, tmp_path):
     assert "cannot be used" in complaint() and path.name in complaint()
     shutil.rmtree(path.parent)
     assert "holds no measurements" in complaint()
-    notes = read(work, "run.json")
-    (work / "run.json").write_text(json.dumps(notes | {"hypotheses": ["G1", "Z1"]}))
+    run.note(hypotheses=["G1", "Z1"])
     assert "no study Z1" in complaint()
     (work / "config.json").write_text("{")
     assert "config.json cannot be read" in complaint()

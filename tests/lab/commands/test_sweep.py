@@ -14,6 +14,7 @@ import pytest
 from support import commands
 from support.launcher import FOLDERS, SMALL, Job
 
+from halfway import storage
 from halfway.lab.commands import sweep
 from halfway.lab.config.user import UserError
 from halfway.lab.runtime import sweep_file, sweep_table
@@ -153,10 +154,8 @@ VERDICT = {
 
 
 def _finish(folder, setting, **verdict):
-    folder.mkdir(parents=True)
-    identity = Identity(setting.run_name, setting.config.to_dict(), "any")
-    (folder / "config.json").write_text(json.dumps(identity.to_json()))
-    (folder / "verdicts.json").write_text(json.dumps([VERDICT | verdict]))
+    run = Run.create(folder, Identity(setting.run_name, setting.config.to_dict(), "any"), 2)
+    run.save_verdicts([VERDICT | verdict])
     (folder / "report.html").touch()
 
 
@@ -171,9 +170,11 @@ def test_finished_is_this_very_run_with_all_verdicts_and_its_report(tmp_path):
     assert not sweep_file.is_finished(folder, setting._replace(hypotheses=("G1", "T1")))
     assert not sweep_file.is_finished(folder, setting._replace(run_name="another"))
     stored = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(stored | {"version": "older"}))
+    fields = {name: value for name, value in stored.items() if name != "sha256"}
+    storage.write_sealed_json(folder / "config.json", fields | {"version": "older"})
     assert not sweep_file.is_finished(folder, setting)
-    (folder / "config.json").write_text(json.dumps(stored))
+    storage.write_sealed_json(folder / "config.json", fields)
+    assert sweep_file.is_finished(folder, setting)
     (folder / "report.html").unlink()
     assert not sweep_file.is_finished(folder, setting)
     (folder / "report.html").touch()
@@ -202,7 +203,7 @@ def test_long_names_stand_above_their_rows(tmp_path):
     ]
     _finish(tmp_path / names[0], settings[0]._replace(hypotheses=("G1",)))
     verdicts = [VERDICT | {"verdict": "inconclusive"}, VERDICT | {"id": "T12"}]
-    (tmp_path / names[0] / "verdicts.json").write_text(json.dumps(verdicts))
+    Run.open(tmp_path / names[0]).save_verdicts(verdicts)
     lines = sweep_table.format_table(sweep_table.tabulate(tmp_path, settings)).splitlines()
     assert [line.split()[0] for line in lines[:7]] == [
         "id",

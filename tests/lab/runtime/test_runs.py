@@ -267,7 +267,8 @@ def test_records_that_are_missing_or_damaged_are_named(run):
 
 @pytest.mark.quick
 def test_notes_are_kept_and_changed_by_name(run):
-    nothing = {"hypotheses": [], "seconds": {}, "environment": {}, "unsuitable": {}}
+    names = ("seconds", "environment", "unsuitable", "written")
+    nothing = {"hypotheses": [], **{name: {} for name in names}}
     assert run.notes() == nothing
     run.note(hypotheses=["G1"], environment={"a": 1})
     run.note(hypotheses=["G1", "T1"])
