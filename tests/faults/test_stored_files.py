@@ -416,17 +416,17 @@ HOSTILE = {
     "no tensor": (archive(), "holds no arrays"),
     "integers": (archive(w=npy("(1,)", bytes(4), "<i4")), "floats are needed"),
     "a shape of terabytes": (archive(w=npy(f"({10**12},)")), "shape (1000000000000,)"),
-    "a shape beyond all": (archive(w=npy(f"({2**62}, {2**62})")), "but 0 bytes"),
+    "a shape beyond all": (archive(w=npy(f"({2**62}, {2**62})")), "and holds 0"),
     "a negative shape": (archive(w=npy("(-1,)", bytes(4))), "shape (-1,)"),
-    "too few bytes": (archive(w=npy("(2,)", bytes(4))), "but 4 bytes"),
-    "too many bytes": (archive(w=npy("(1,)", bytes(8))), "but 8 bytes"),
+    "too few bytes": (archive(w=npy("(2,)", bytes(4))), "and holds 4"),
+    "too many bytes": (archive(w=npy("(1,)", bytes(8))), "and holds 8"),
     "a shape that is none": (archive(w=npy("'x'", bytes(4))), "cannot be read as .npz"),
     "a type that is none": (archive(w=npy("(1,)", bytes(4), "<q9")), "cannot be read as .npz"),
     "Python objects": (archive(w=npy("(1,)", bytes(8), "|O")), "Python objects"),
     "no array": (archive(w=b"import os"), "cannot be read as .npz"),
     "a .npy renamed": (lambda path: path.write_bytes(ONE), "cannot be read as .npz"),
     "an empty file": (lambda path: path.write_bytes(b""), "cannot be read as .npz"),
-    "a folder": (lambda path: path.mkdir(), "no regular file"),
+    "a folder": (lambda path: path.mkdir(), "regular file"),
     "nothing": (lambda path: None, "No such file"),
 }
 
@@ -438,7 +438,7 @@ def test_parameters_that_are_none_are_one_line(tmp_path, name):
     write(tmp_path / "a.npz")
     (tmp_path / "mine.py").write_text("def loss(params): return 0.0\n")
     done = commands.call(tmp_path, "landscape", "--params=a.npz", "--loss=mine:loss")
-    assert "--params=a.npz" in done.complaint and words in done.complaint
+    assert "--params" in done.complaint and words in done.complaint
     with pytest.raises(UserError, match=r"--data="):
         loading.load_examples(str(tmp_path / "a.npz"), None, None)
 
