@@ -279,7 +279,10 @@ def top_eigenvalues(
         scale = jnp.abs(state.diagonal).max() + tiny
         # The eigenvalues of T cost as much as a product does for a small network.
         asked = (state.num_steps >= num_eigenvalues) & (state.num_steps % 4 == 0)
-        return lax.cond(asked, errors, lambda _: jnp.inf, state) <= tolerance * scale
+        return (
+            lax.cond(asked, errors, lambda _: jnp.full((), jnp.inf, flat.dtype), state)
+            <= tolerance * scale
+        )
 
     start = jax.random.normal(key_start, flat.shape, flat.dtype)
     state = lanczos(product_fn, start, key_fresh, num_steps=num_steps, stop_fn=converged)

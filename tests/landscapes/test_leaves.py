@@ -90,7 +90,9 @@ TABLE = {
     ),
     "plane": lambda p, q: loss_fn(L.plane_point(plane_of(p, q), jnp.array([0.1, 0.2]))),
     "plane_point": lambda p, q: loss_fn(L.plane_point(plane_of(p, q), jnp.array([1.0, 2.0]))),
-    "project_onto_plane": lambda p, q: L.project_onto_plane(plane_of(p, q), q),
+    "project_onto_plane": lambda p, q: L.project_onto_plane(
+        plane_of(p, q), jax.tree.map(lambda a, b: a * b, p, q)
+    ),
     "sam_sharpness": lambda p, q: L.sam_sharpness(loss_fn, p, radius=0.5),
     "sharpness": lambda p, q: L.sharpness(loss_fn, p, KEY),
     "slice_curves": lambda p, q: L.slice_curves(loss_fn, p, spread(p, KEY), TICKS),
@@ -158,6 +160,19 @@ def test_integers_and_booleans_are_no_parameters(name):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", TABLE)
+def test_half_precision_is_taken(name):
+    both = parameters("bfloat16", 0), parameters("bfloat16", 1)
+    result, expected = (jax.eval_shape(TABLE[name], *args) for args in (both, map_single(both)))
+    shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (result, expected)]
+    assert shapes[0] == shapes[1]
+
+
+def map_single(trees):
+    return jax.tree.map(lambda leaf: leaf.astype(np.float32), trees)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, rtol", [("bfloat16", 0.1), ("float16", 0.02)])
 @pytest.mark.parametrize("name", TABLE)
 def test_half_precision_works(name, dtype, rtol):

@@ -186,6 +186,11 @@ def _draw_user_model(names: list[str], loss: str) -> None:
         raise UserError(f"--loss={loss} fails on the parameters given: {error}") from error
     if getattr(value, "shape", None) != ():
         raise UserError(f"--loss={loss} must return a scalar, got {value}")
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise UserError(
+            f"--loss={loss} must return a floating-point number, got {value.dtype}: integers "
+            "have no slope"
+        )
     if not np.isfinite(loss_fn(members[0])):
         raise UserError(f"--loss={loss} is not finite at the parameters given")
     folder = Path(WORKDIR.value or "runs/landscape") / "landscape"
