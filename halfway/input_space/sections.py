@@ -202,7 +202,7 @@ def crossing(
     before = _decision(logits_fn(start))
     grid = jnp.arange(1, num_steps + 1) / num_steps
     decisions = lax.map(lambda share: _decision(logits_fn(at(share))), grid, batch_size=chunk_size)
-    changed = decisions != before
+    changed = decisions != before[None]
     is_crossed, first = changed.any(0), changed.argmax(0)
     reached = jnp.take_along_axis(decisions, first[None], 0)[0]
 

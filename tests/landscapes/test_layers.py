@@ -61,49 +61,48 @@ WITHOUT_PARAMETERS = {
     *("Fp8DirectDotGeneralOp", "Fp8DotGeneral", "Fp8DotGeneralOp", "Fp8Einsum"),
     *("NANOOFp8DotGeneralOp", "Dict", "List"),
 }
-R = nnx.Rngs(0)
 NNX = {
-    "BatchNorm": (lambda: nnx.BatchNorm(4, rngs=R), {}),
-    "Conv": (lambda: nnx.Conv(4, 3, (2, 2), rngs=R), LAST),
-    "ConvTranspose": (lambda: nnx.ConvTranspose(4, 3, (2, 2), rngs=R), LAST),
+    "BatchNorm": (lambda rngs: nnx.BatchNorm(4, rngs=rngs), {}),
+    "Conv": (lambda rngs: nnx.Conv(4, 3, (2, 2), rngs=rngs), LAST),
+    "ConvTranspose": (lambda rngs: nnx.ConvTranspose(4, 3, (2, 2), rngs=rngs), LAST),
     "ConvTranspose, kernel transposed": (
-        lambda: nnx.ConvTranspose(4, 3, (2, 2), transpose_kernel=True, rngs=R),
+        lambda rngs: nnx.ConvTranspose(4, 3, (2, 2), transpose_kernel=True, rngs=rngs),
         {"kernel": (-2,)},
     ),
     "Einsum": (
-        lambda: nnx.Einsum("nta,hab->nthb", (8, 4, 5), (8, 5), rngs=R),
+        lambda rngs: nnx.Einsum("nta,hab->nthb", (8, 4, 5), (8, 5), rngs=rngs),
         {"kernel": (0, 2)},
     ),
-    "Embed": (lambda: nnx.Embed(7, 3, rngs=R), {"embedding": (-1,)}),
-    "GRUCell": (lambda: nnx.GRUCell(4, 5, rngs=R), None),
-    "GroupNorm": (lambda: nnx.GroupNorm(4, num_groups=2, rngs=R), {}),
-    "InstanceNorm": (lambda: nnx.InstanceNorm(4, rngs=R), {}),
-    "LSTMCell": (lambda: nnx.LSTMCell(4, 5, rngs=R), None),
-    "LayerNorm": (lambda: nnx.LayerNorm(4, rngs=R), {}),
-    "Linear": (lambda: nnx.Linear(4, 3, rngs=R), LAST),
+    "Embed": (lambda rngs: nnx.Embed(7, 3, rngs=rngs), {"embedding": (-1,)}),
+    "GRUCell": (lambda rngs: nnx.GRUCell(4, 5, rngs=rngs), None),
+    "GroupNorm": (lambda rngs: nnx.GroupNorm(4, num_groups=2, rngs=rngs), {}),
+    "InstanceNorm": (lambda rngs: nnx.InstanceNorm(4, rngs=rngs), {}),
+    "LSTMCell": (lambda rngs: nnx.LSTMCell(4, 5, rngs=rngs), None),
+    "LayerNorm": (lambda rngs: nnx.LayerNorm(4, rngs=rngs), {}),
+    "Linear": (lambda rngs: nnx.Linear(4, 3, rngs=rngs), LAST),
     "LinearGeneral": (
-        lambda: nnx.LinearGeneral((6, 4), (3, 2), axis=(-2, -1), rngs=R),
+        lambda rngs: nnx.LinearGeneral((6, 4), (3, 2), axis=(-2, -1), rngs=rngs),
         {"kernel": (2, 3)},
     ),
-    "LoRA": (lambda: nnx.LoRA(4, 2, 3, rngs=R), {"lora_a": (-1,), "lora_b": (-1,)}),
+    "LoRA": (lambda rngs: nnx.LoRA(4, 2, 3, rngs=rngs), {"lora_a": (-1,), "lora_b": (-1,)}),
     "LoRALinear": (
-        lambda: nnx.LoRALinear(4, 3, lora_rank=2, rngs=R),
+        lambda rngs: nnx.LoRALinear(4, 3, lora_rank=2, rngs=rngs),
         LAST | {"lora/lora_a": (-1,), "lora/lora_b": (-1,)},
     ),
     "MultiHeadAttention": (
-        lambda: nnx.MultiHeadAttention(2, 6, 8, normalize_qk=True, rngs=R, decode=False),
+        lambda rngs: nnx.MultiHeadAttention(2, 6, 8, normalize_qk=True, rngs=rngs, decode=False),
         ATTENTION,
     ),
     "MultiHeadAttention without biases": (
-        lambda: nnx.MultiHeadAttention(2, 6, 8, use_bias=False, rngs=R, decode=False),
+        lambda rngs: nnx.MultiHeadAttention(2, 6, 8, use_bias=False, rngs=rngs, decode=False),
         ATTENTION,
     ),
-    "OptimizedLSTMCell": (lambda: nnx.OptimizedLSTMCell(4, 5, rngs=R), None),
-    "PReLU": (lambda: nnx.PReLU(), {}),
-    "RMSNorm": (lambda: nnx.RMSNorm(4, rngs=R), {}),
-    "SimpleCell": (lambda: nnx.SimpleCell(4, 5, rngs=R), None),
+    "OptimizedLSTMCell": (lambda rngs: nnx.OptimizedLSTMCell(4, 5, rngs=rngs), None),
+    "PReLU": (lambda rngs: nnx.PReLU(), {}),
+    "RMSNorm": (lambda rngs: nnx.RMSNorm(4, rngs=rngs), {}),
+    "SimpleCell": (lambda rngs: nnx.SimpleCell(4, 5, rngs=rngs), None),
     "WeightNorm": (
-        lambda: nnx.WeightNorm(nnx.Linear(4, 3, rngs=R), rngs=R),
+        lambda rngs: nnx.WeightNorm(nnx.Linear(4, 3, rngs=rngs), rngs=rngs),
         {"layer_instance/kernel": (-1,)},
     ),
 }
@@ -142,6 +141,7 @@ def check(params, axes):
         assert np.unique(np.abs(d / w).round(3)).size > 1, name
 
 
+@pytest.mark.filterwarnings("ignore:SelfAttention:DeprecationWarning")
 @pytest.mark.parametrize("name", LINEN)
 def test_filters_of_every_layer_of_linen(name):
     module, inputs, axes = LINEN[name]
@@ -152,7 +152,7 @@ def test_filters_of_every_layer_of_linen(name):
 @pytest.mark.parametrize("name", NNX)
 def test_filters_of_every_layer_of_nnx(name):
     build, axes = NNX[name]
-    check(drawn(nnx.state(nnx.eval_shape(build), nnx.Param)), axes)
+    check(drawn(nnx.state(nnx.eval_shape(lambda: build(nnx.Rngs(0))), nnx.Param)), axes)
 
 
 @pytest.mark.quick

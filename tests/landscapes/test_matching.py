@@ -318,7 +318,7 @@ ORDERS = {
     "repeated": ({"Dense_0": np.array([0, 1, 2, 3, 4, 5, 6, 7, 7])}, "holds 7 more than once"),
     "too large": (
         {"Dense_0": np.arange(1, 10)},
-        "holds 9, outside of 0 to 8, axis 0 of 'Dense_0/b",
+        "holds 9, outside of 0 to 8, axis 1 of 'Dense_0/kernel",
     ),
     "negative": ({"Dense_0": np.arange(-1, 8)}, "holds -1, outside of 0 to 8"),
     "floats": ({"Dense_0": np.arange(9.0)}, "must hold integers, got float"),
@@ -360,7 +360,7 @@ TENSORS = {
     ),
     "a tensor missing": (
         lambda p: {"Dense_0": p["Dense_0"]},
-        "'Dense_1/bias', which the parameters",
+        "'Dense_1/kernel', which the parameters",
     ),
     "fewer units": (
         lambda p: with_entry(p, p["Dense_0"]["bias"][:8]),
