@@ -289,8 +289,10 @@ def boundary_distance(
         logits_fn, x, end, num_steps=num_steps, num_halvings=num_halvings, chunk_size=chunk_size
     )
     is_crossed = jnp.isfinite(share)
-    is_lost = jnp.isnan(share) | ~jnp.isfinite(directions.reshape(x.shape[0], -1)).all(-1)
-    length = length if share.ndim == 1 else length[None]
+    is_known = jnp.isfinite(directions.reshape(x.shape[0], -1)).all(-1)
+    if share.ndim == 2:
+        length, is_known = length[None], is_known[None]
+    is_lost = jnp.isnan(share) | ~is_known
     distance = jnp.where(is_crossed, jnp.where(is_crossed, share, 0.0) * length, jnp.inf)
     return jnp.where(is_lost, jnp.nan, distance)
 
