@@ -302,6 +302,24 @@ def _is_label(logits: Array, labels: Array) -> Array:
     return jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
 
 
+def smooth_scalar(value: Any) -> Array:
+    """Returns what a loss of parameters returned, if it can have a gradient.
+
+    Args:
+      value: of a `loss_fn(params)`.
+
+    Raises:
+      ValueError: unless it is a floating-point scalar. A number of errors has no slope.
+    """
+    array = jnp.asarray(value)
+    if array.shape or not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"loss_fn must return a floating-point scalar, got {array.dtype} of shape "
+            f"{array.shape}: a slope needs a loss such as the mean cross-entropy"
+        )
+    return array
+
+
 def _check(logits: Array, labels: Array) -> None:
     """Checks that logits are floats `[B, C]` and labels integers `[B]`."""
     chex.assert_rank([logits, labels], [2, 1])

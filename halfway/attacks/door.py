@@ -215,6 +215,7 @@ def _logits(model: Callable[[Array], Array], x: Any) -> jax.ShapeDtypeStruct:
 def _check_loss(logits: jax.ShapeDtypeStruct, loss_fn: Any) -> None:
     """Checks that logits `[B, M, C]` of several models come with a loss that takes them."""
     if logits.ndim == 2:
+        _check_slope(logits, loss_fn)
         return
     said = f"the model returns logits of {logits.shape[1]} models at once, {logits.shape}"
     if loss_fn is None:
@@ -229,6 +230,21 @@ def _check_loss(logits: jax.ShapeDtypeStruct, loss_fn: Any) -> None:
             f"{said}, which loss_fn does not take: give the loss_fn that attacks.ensemble returns "
             "with them"
         ) from error
+
+
+def _check_slope(logits: jax.ShapeDtypeStruct, loss_fn: Any) -> None:
+    """Checks that a loss of logits `[B, C]` returns floats `[B]`: integers have no slope."""
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(f"the model must return floating-point logits, got {logits.dtype}")
+    if loss_fn is None:
+        return
+    labels = jax.ShapeDtypeStruct(logits.shape[:1], jnp.int32)
+    loss = jax.eval_shape(loss_fn, logits, labels)
+    if loss.shape != labels.shape or not jnp.issubdtype(loss.dtype, jnp.floating):
+        raise ValueError(
+            f"loss_fn must return a floating-point loss per example, {labels.shape}, got "
+            f"{loss.dtype} of shape {loss.shape}"
+        )
 
 
 def _check_range(name: str, values: Any, num_classes: int) -> None:

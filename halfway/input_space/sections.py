@@ -17,16 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from halfway import landscapes, losses
+from halfway import landscapes, losses, trees
 from halfway.landscapes import Plane
 from halfway.types import Array, Key, LogitsFn, LossFn, is_traced
+
+_NO_CLASS = -1
 
 
 class Section(NamedTuple):
     """The outputs of models at points.
 
     Attributes:
-      decision: `[...]` int32, the class that a model decides on.
+      decision: `[...]` int32, the class that a model decides on; −1 where a logit is NaN.
       loss: `[...]`, the loss, of the same shape.
     """
 
@@ -67,6 +69,7 @@ def segment(
       [[0 0 1 1 1]]
     """
     chex.assert_equal_shape([start, end])
+    start, end = trees.real(start), trees.real(end)
 
     def read(points):
         return _read(logits_fn(points), labels, loss_fn)
@@ -115,8 +118,9 @@ def random_plane(key: Key, origin: Array, first: Array) -> Plane:
     Raises:
       ValueError: if both are equal (under `jit` the axes are NaN instead).
     """
+    origin = trees.real(origin)
     return landscapes.plane(
-        origin, first, origin + jax.random.normal(key, origin.shape, origin.dtype)
+        origin, trees.real(first), origin + jax.random.normal(key, origin.shape, origin.dtype)
     )
 
 
@@ -165,7 +169,8 @@ def crossing(
         after another.
 
     Returns:
-      The shares `[B]` or `[M, B]`; inf where the decision is the same along the whole segment.
+      The shares `[B]` or `[M, B]`; inf where the decision is the same along the whole segment; NaN
+      where a logit is NaN at the start, or at a later point before a boundary is found.
 
     Raises:
       ValueError: if `num_steps` is below 1, or `num_halvings` below 0.
@@ -176,6 +181,7 @@ def crossing(
       [0.4]
     """
     chex.assert_equal_shape([start, end])
+    start, end = trees.real(start), trees.real(end)
     if num_steps < 1 or num_halvings < 0:
         raise ValueError(
             f"num_steps must be at least 1 and num_halvings at least 0, got {num_steps} and "
@@ -195,19 +201,24 @@ def crossing(
 
     before = _decision(logits_fn(start))
     grid = jnp.arange(1, num_steps + 1) / num_steps
-    changed = lax.map(
-        lambda share: _decision(logits_fn(at(share))) != before, grid, batch_size=chunk_size
-    )
+    decisions = lax.map(lambda share: _decision(logits_fn(at(share))), grid, batch_size=chunk_size)
+    changed = decisions != before[None]
     is_crossed, first = changed.any(0), changed.argmax(0)
+    reached = jnp.take_along_axis(decisions, first[None], 0)[0]
 
-    def halve(_, ends):
-        low, high = ends
+    def halve(_, carry):
+        low, high, is_lost = carry
         middle = (low + high) / 2
-        same = logits_at(middle).argmax(-1) == before
-        return jnp.where(same, middle, low), jnp.where(same, high, middle)
+        decision = _classes(logits_at(middle))
+        same = decision == before
+        ends = jnp.where(same, middle, low), jnp.where(same, high, middle)
+        return *ends, is_lost | (decision == _NO_CLASS)
 
+    is_lost = (before == _NO_CLASS) | (is_crossed & (reached == _NO_CLASS))
     ends = first / num_steps, (first + 1) / num_steps
-    share = lax.stop_gradient(sum(lax.fori_loop(0, num_halvings, halve, ends)) / 2)
+    low, high, is_lost_within = lax.fori_loop(0, num_halvings, halve, (*ends, is_lost))
+    is_lost = is_lost | (is_crossed & is_lost_within)
+    share = lax.stop_gradient((low + high) / 2)
 
     def beyond(share):
         """Returns the margin `[(M,) B]`, which is 0 on the boundary."""
@@ -219,7 +230,9 @@ def crossing(
     slope = lax.stop_gradient(jax.grad(lambda share: beyond(share).sum())(share))
     flat = slope == 0
     step = jnp.where(flat, 0.0, -beyond(share) / jnp.where(flat, 1.0, slope))
-    return jnp.where(is_crossed, share + (step - lax.stop_gradient(step)), jnp.inf)
+    step = jnp.where(jnp.isfinite(step), step, 0.0)  # between infinite logits
+    share = jnp.where(is_crossed, share + (step - lax.stop_gradient(step)), jnp.inf)
+    return jnp.where(is_lost, jnp.nan, share)
 
 
 def boundary_distance(
@@ -241,7 +254,7 @@ def boundary_distance(
     Args:
       logits_fn: one model, or M models at once, as for `crossing`.
       x: `[B, ...]`, the examples.
-      directions: `[B, ...]`, of any length; along 0 there is no boundary.
+      directions: `[B, ...]`, of any length, also 1e-25; along 0 there is no boundary.
       max_distance: the length of the search in l2, a scalar or `[B]`, positive and finite.
       bounds: the lowest and the highest value of a feature, where the search ends; None: no bounds.
       num_steps: the number of points of the grid up to the end of the search.
@@ -250,7 +263,8 @@ def boundary_distance(
         after another.
 
     Returns:
-      The distances `[B]` or `[M, B]`; inf where no boundary is found.
+      The distances `[B]` or `[M, B]`; inf where no boundary is found; NaN where logits are NaN
+      before one is, as in `crossing`, or the direction is not finite.
 
     Raises:
       ValueError: if `max_distance` is not positive and finite (where it is not traced).
@@ -262,6 +276,7 @@ def boundary_distance(
       [0.4 inf]
     """
     chex.assert_equal_shape([x, directions])
+    x, directions = trees.real(x), trees.real(directions)
     farthest = jnp.asarray(max_distance, x.dtype)
     if not is_traced(farthest) and not bool(jnp.all((farthest > 0) & jnp.isfinite(farthest))):
         raise ValueError(f"max_distance must be positive and finite, got {max_distance}")
@@ -274,8 +289,12 @@ def boundary_distance(
         logits_fn, x, end, num_steps=num_steps, num_halvings=num_halvings, chunk_size=chunk_size
     )
     is_crossed = jnp.isfinite(share)
-    length = length if share.ndim == 1 else length[None]
-    return jnp.where(is_crossed, jnp.where(is_crossed, share, 0.0) * length, jnp.inf)
+    is_known = jnp.isfinite(directions.reshape(x.shape[0], -1)).all(-1)
+    if share.ndim == 2:
+        length, is_known = length[None], is_known[None]
+    is_lost = jnp.isnan(share) | ~is_known
+    distance = jnp.where(is_crossed, jnp.where(is_crossed, share, 0.0) * length, jnp.inf)
+    return jnp.where(is_lost, jnp.nan, distance)
 
 
 def inter_boundary_distance(distances: Array) -> Array:
@@ -303,7 +322,7 @@ def directions_toward(x: Array, points: Array) -> Array:
       x: `[B, ...]`, the examples.
       points: `[B, ...]`, the points.
     """
-    return _unit(points - x)
+    return _unit(trees.real(points) - trees.real(x))
 
 
 def legitimate_directions(
@@ -319,8 +338,12 @@ def legitimate_directions(
       chunk_size: the number of rows of x that are compared with all N examples at once.
 
     Returns:
-      `[B, ...]`; 0 where no example has another class, or the nearest one equals x.
+      `[B, ...]`; 0 where no example has another class, or the nearest one equals x; NaN where an
+      example of another class, or x, is not finite.
     """
+    x, examples = trees.real(x), trees.real(examples)
+    scale = trees.power_of_two(jnp.abs(examples).max(initial=0))  # its entries are squared
+    x, examples = x / scale, examples / scale
     flat = examples.reshape(examples.shape[0], -1)
     squares = (flat**2).sum(-1)
 
@@ -329,7 +352,9 @@ def legitimate_directions(
         # The squared distance less the square of the point, which is the same for all examples.
         gaps = jnp.where(example_labels != label, squares - 2 * flat @ point.reshape(-1), jnp.inf)
         other = gaps.argmin()
-        return jnp.where(jnp.isfinite(gaps[other]), _unit((examples[other] - point)[None])[0], 0.0)
+        direction = _unit((examples[other] - point)[None])[0]
+        direction = jnp.where(jnp.isnan(gaps[other]), jnp.nan, direction)
+        return jnp.where(gaps[other] == jnp.inf, 0.0, direction)
 
     return lax.map(nearest, (x, labels), batch_size=chunk_size)
 
@@ -348,7 +373,7 @@ def adversarial_directions(
     Returns:
       `[B, ...]`; 0 where the gradient is 0.
     """
-    return _unit(jax.grad(lambda z: loss_fn(logits_fn(z), labels).sum())(x))
+    return _unit(jax.grad(lambda z: loss_fn(logits_fn(z), labels).sum())(trees.real(x)))
 
 
 def random_directions(key: Key, x: Array) -> Array:
@@ -356,27 +381,31 @@ def random_directions(key: Key, x: Array) -> Array:
 
     Args:
       key: a PRNG key, consumed.
-      x: `[B, ...]`; its shape and dtype are those of the result.
+      x: `[B, ...]`; its shape is that of the result, which is at least in single precision.
     """
+    x = trees.real(x)
     return _unit(jax.random.normal(key, x.shape, x.dtype))
+
+
+def _classes(logits: Array) -> Array:
+    """Returns the classes of logits `[..., C]`; −1 where one is NaN, which argmax would choose."""
+    return jnp.where(jnp.isnan(logits).any(-1), _NO_CLASS, logits.argmax(-1)).astype(jnp.int32)
 
 
 def _decision(logits: Array) -> Array:
     """Returns classes `[B]`, or `[M, B]` of several models."""
-    return jnp.moveaxis(logits.argmax(-1), 0, -1)
+    return jnp.moveaxis(_classes(logits), 0, -1)
 
 
 def _read(logits: Array, labels: Array, loss_fn: LossFn) -> Section:
     if logits.ndim == 3:
         return jax.vmap(lambda member_logits: _read(member_logits, labels, loss_fn), 1)(logits)
-    return Section(logits.argmax(-1).astype(jnp.int32), loss_fn(logits, labels))
+    return Section(_classes(logits), loss_fn(logits, labels))
 
 
 def _unit(vectors: Array) -> Array:
     """Returns `[B, ...]` scaled to length 1, example by example; 0 stays 0."""
-    square = (vectors**2).reshape(vectors.shape[0], -1).sum(-1)
-    length = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 1.0)
-    return vectors / length.reshape(-1, *[1] * (vectors.ndim - 1))
+    return trees.unit(vectors, axis=tuple(range(1, vectors.ndim)))
 
 
 def _room(x: Array, direction: Array, bounds: tuple[float, float]) -> Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from halfway import trees
 from halfway.transfer import controls
 from halfway.types import Array, Key
 
@@ -122,7 +123,7 @@ def mirror_onto(gradient: Array, frame: Array, num: Any = None) -> Mirror:
     number = frame.shape[0] if num is None else num
     chosen = (jnp.arange(frame.shape[0]) < number).astype(frame.dtype)
     center = (chosen @ frame) / jnp.sqrt(jnp.maximum(jnp.asarray(number, frame.dtype), 1.0))
-    unit = _unit(gradient)
+    unit = trees.unit(trees.real(gradient))
     sign = jnp.where(center @ unit < 0, -1.0, 1.0).astype(frame.dtype)
     return Mirror(center + sign * unit, -sign)
 
@@ -175,7 +176,7 @@ def most_directions(increase: Array, gradient_norm: Array, epsilon: Any, size: i
       size: d, the number of features.
 
     Returns:
-      Integers in [0, d] of the shape of `increase`.
+      Integers in [0, d] of the shape of `increase`; 0 where the increase or the norm is NaN.
 
     Formula: min(⌊ε² ‖g‖² / γ²⌋, d), since the squared cosines to g sum to at most 1.
     Source: Tramèr et al., arXiv 1704.03453, Lemma 1.
@@ -188,7 +189,8 @@ def most_directions(increase: Array, gradient_norm: Array, epsilon: Any, size: i
     needed = jnp.where(increase > 0, increase, 1.0)
     # The factor keeps a ratio such as 1.9999999, which stands for 2, from being rounded down.
     count = jnp.floor(jnp.minimum((gain / needed) ** 2, size) * (1 + 1e-6))
-    return jnp.where(increase > 0, jnp.minimum(count, size), size).astype(jnp.int32)
+    count = jnp.where(increase > 0, jnp.minimum(count, size), size)
+    return jnp.where(jnp.isnan(increase) | jnp.isnan(gain), 0, count).astype(jnp.int32)
 
 
 def move_along(
@@ -222,6 +224,9 @@ def fooling_contrast(surrogate_fooled: Array, target_fooled: Array) -> Contrast:
       >>> contrast.along.tolist(), contrast.beside.tolist(), contrast.mixed.tolist()
       ([0.5, 0.0], [0.0, 0.0], [True, False])
     """
+    surrogate_fooled, target_fooled = (
+        jnp.asarray(fooled, bool) for fooled in (surrogate_fooled, target_fooled)
+    )
     number, rest = surrogate_fooled.sum(0), (~surrogate_fooled).sum(0)
     mixed = (number > 0) & (rest > 0)
     both = (surrogate_fooled & target_fooled).sum(0)
@@ -241,7 +246,7 @@ def principal_subspace(x: ArrayLike, num_directions: int) -> Subspace:
       num_directions: k, the number of directions, at most min(N − 1, d).
 
     Raises:
-      ValueError: if k does not lie in [1, min(N − 1, d)].
+      ValueError: if k does not lie in [1, min(N − 1, d)], or the data are not finite.
 
     Formula: eigenvectors of the covariance, or of the N × N matrix of inner products where that is
     smaller. Each is given the sign that makes its largest entry positive.
@@ -259,6 +264,8 @@ def principal_subspace(x: ArrayLike, num_directions: int) -> Subspace:
             f"num_directions must lie in [1, {min(number - 1, size)}] for {number} examples of "
             f"{size} features, got {num_directions}"
         )
+    if not np.isfinite(flat).all():
+        raise ValueError(f"x must be finite: {int((~np.isfinite(flat)).sum())} entries are not")
     mean = flat.mean(0)
     centred = flat - mean
     if size <= number:
@@ -290,11 +297,14 @@ def local_subspace(
       Subspaces whose arrays have a leading axis `[B]`.
 
     Raises:
-      ValueError: if m does not lie in [2, N], or k in [1, min(m − 1, d)].
+      ValueError: if m does not lie in [2, N], k in [1, min(m − 1, d)], or a number is not finite.
     """
     points, pool = (np.asarray(v, np.float64).reshape(len(np.asarray(v)), -1) for v in (x, data))
     if not 2 <= num_neighbors <= len(pool):
         raise ValueError(f"num_neighbors must lie in [2, {len(pool)}], got {num_neighbors}")
+    for name, values in (("x", points), ("data", pool)):
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} must be finite")
     squared = (pool**2).sum(1) - 2 * points @ pool.T
     nearest = np.argpartition(squared, num_neighbors - 1, axis=1)[:, :num_neighbors]
     subspaces = [principal_subspace(pool[rows], num_directions) for rows in nearest]
@@ -352,15 +362,6 @@ def rescale_parts(
       >>> print(rescaled.points.round(3))  # the second pixel is clipped, the first moves further
       [[0.8 1. ]]
     """
-    flat, along = x.reshape(x.shape[0], -1), direction.reshape(x.shape[0], -1)
-    norm = jnp.linalg.norm(along, axis=-1, keepdims=True)
-    stretched = controls.stretched(flat, along / jnp.where(norm > 0, norm, 1.0), length, bounds)
-    return Rescaled(stretched.reshape(x.shape), jnp.linalg.norm(stretched - flat, axis=-1))
-
-
-def _unit(vector: Array) -> Array:
-    """Returns `[d]` of length 1; 0 where it is 0. Scaled first, for squares of small numbers."""
-    largest = jnp.abs(vector).max()
-    scaled = vector / jnp.where(largest > 0, largest, 1.0)
-    norm = jnp.linalg.norm(scaled)
-    return scaled / jnp.where(norm > 0, norm, 1.0)
+    flat, along = (trees.real(v).reshape(v.shape[0], -1) for v in (x, direction))
+    stretched = controls.stretched(flat, trees.unit(along, axis=-1), length, bounds)
+    return Rescaled(stretched.reshape(x.shape), trees.norm(stretched - flat, axis=-1))

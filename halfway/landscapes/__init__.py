@@ -11,6 +11,7 @@ from halfway.landscapes.complexity import (
     weight_matrices,
 )
 from halfway.landscapes.curvature import (
+    Eigenpairs,
     Lanczos,
     SpectralDensity,
     gauss_newton_product,
@@ -79,6 +80,7 @@ __all__ = [
     "BASELINES",
     "VECTORS",
     "Axes",
+    "Eigenpairs",
     "Lanczos",
     "Match",
     "Permutations",

@@ -8,11 +8,9 @@ number of one model; `vmap` lifts it to a population. Sharpness along the steepe
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
-from halfway import losses
+from halfway import losses, trees
 from halfway.landscapes import curvature
 from halfway.types import ApplyFn, Array, Key, Params, ScalarFn
 
@@ -22,14 +20,19 @@ def weight_matrices(params: Params) -> list[Array]:
 
     Args:
       params: a pytree; leaves of two or more axes are weights, and their last axis holds the units.
+
+    Raises:
+      ValueError: if there are none.
     """
-    leaves = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim >= 2]
-    return [leaf.reshape(-1, leaf.shape[-1]) for leaf in leaves]
+    leaves = [leaf for leaf in trees.split(params)[0] if leaf.ndim >= 2]
+    if not leaves:
+        raise ValueError("no tensor has two axes or more, so there are no weights to measure")
+    return [trees.real(leaf).reshape(-1, leaf.shape[-1]) for leaf in leaves]
 
 
 def parameter_norm(params: Params) -> Array:
     """Returns ‖θ‖, the l2 norm of all parameters."""
-    return jnp.asarray(optax.tree.norm(params))
+    return trees.length(params)
 
 
 def parameter_distance(params: Params, start: Params) -> Array:
@@ -39,12 +42,12 @@ def parameter_distance(params: Params, start: Params) -> Array:
       params: θ, a pytree.
       start: θ_0, a pytree like it.
     """
-    return jnp.asarray(optax.tree.norm(optax.tree.sub(params, start)))
+    return trees.length(trees.difference(params, start))
 
 
 def log_frobenius_product(params: Params) -> Array:
     """Returns Σ_l log ‖W_l‖_F, the logarithm of the product of the layers' Frobenius norms."""
-    return jnp.stack([0.5 * jnp.log((kernel**2).sum()) for kernel in weight_matrices(params)]).sum()
+    return jnp.stack([jnp.log(trees.norm(kernel)) for kernel in weight_matrices(params)]).sum()
 
 
 def log_spectral_product(params: Params) -> Array:
@@ -55,9 +58,11 @@ def log_spectral_product(params: Params) -> Array:
     """
 
     def log_norm(kernel):
+        scale = trees.power_of_two(jnp.abs(kernel).max(initial=0))
+        kernel = kernel / scale  # its entries are squared
         start = kernel[jnp.argmax((kernel**2).sum(1))]
         gram = curvature.power_iteration(lambda v: (kernel @ v) @ kernel, start, num_steps=50)
-        return 0.5 * jnp.log(gram)
+        return 0.5 * jnp.log(gram) + jnp.log(scale)
 
     return jnp.stack([log_norm(kernel) for kernel in weight_matrices(params)]).sum()
 
@@ -80,7 +85,7 @@ def path_norm(apply_fn: ApplyFn, params: Params, unit_input: Array) -> Array:
       >>> print(landscapes.path_norm(lambda w, x: x @ w, weights, jnp.ones((1, 2))))
       3.0
     """
-    return jnp.sqrt(apply_fn(jax.tree.map(jnp.square, params), unit_input).sum())
+    return jnp.sqrt(apply_fn(trees.map_floating(jnp.square, params), unit_input).sum())
 
 
 def margin_quantile(
@@ -138,13 +143,13 @@ def flatness(
     """
     if not 0 < low < high:
         raise ValueError(f"σ is looked for in [low, high] with 0 < low < high, got {low}, {high}")
-    flat, unravel = ravel_pytree(params)
+    flat, unravel = trees.flatten(params)
     draws = jax.random.normal(key, (num_samples, flat.size), flat.dtype)
-    base = loss_fn(params)
+    base = trees.real(loss_fn(params))
 
     def halve(_, bounds):
         middle = bounds.mean()
-        values = lax.map(lambda u: loss_fn(unravel(flat + jnp.exp(middle) * u)), draws)
+        values = lax.map(lambda u: trees.real(loss_fn(unravel(flat + jnp.exp(middle) * u))), draws)
         # NaN compares as not within, so it counts as a rise.
         within = values.mean() - base <= rise
         return jnp.where(within, jnp.array([middle, bounds[1]]), jnp.array([bounds[0], middle]))

@@ -4,15 +4,16 @@ Everything takes a `loss_fn(params) -> scalar` and sees its Hessian H through pr
 cost of about two gradients each. Lift over an ensemble with `vmap`.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
+import flax
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
+from halfway import losses, trees
 from halfway.types import Array, Key, Params, ScalarFn
 
 _BLOCK = 10
@@ -32,7 +33,10 @@ def hessian_product(loss_fn: ScalarFn, params: Params, vector: Params) -> Params
       >>> print(landscapes.hessian_product(loss_fn, jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])))
       [4. 2.]
     """
-    return jax.jvp(jax.grad(loss_fn), (params,), (vector,))[1]
+    _, join = trees.split(params)
+    fn, leaves = trees.on_floating(lambda point: losses.smooth_scalar(loss_fn(point)), params)
+    product = jax.jvp(jax.grad(fn), (leaves,), (_tangents(params, vector),))[1]
+    return join(product, direction=True)
 
 
 def gauss_newton_product(
@@ -56,9 +60,18 @@ def gauss_newton_product(
 
     Source: Schraudolph (2002).
     """
-    outputs, tangent = jax.jvp(output_fn, (params,), (vector,))
-    _, vjp = jax.vjp(output_fn, params)
-    return vjp(hessian_product(loss_fn, outputs, tangent))[0]
+    _, join = trees.split(params)
+    fn, leaves = trees.on_floating(output_fn, params)
+    outputs, tangent = jax.jvp(fn, (leaves,), (_tangents(params, vector),))
+    _, vjp = jax.vjp(fn, leaves)
+    return join(vjp(hessian_product(loss_fn, outputs, tangent))[0], direction=True)
+
+
+def _tangents(params: Params, vector: Params) -> list[Array]:
+    """Returns the leaves of a vector at the floating-point leaves of the parameters."""
+    leaves, _ = trees.split(params)
+    vectors = trees.select(params, vector)
+    return [jnp.asarray(v).astype(leaf.dtype) for v, leaf in zip(vectors, leaves, strict=True)]
 
 
 class Lanczos(NamedTuple):
@@ -126,30 +139,30 @@ def lanczos(
         coupled = jnp.where(index > 0, state.off_diagonal[index - 1], 0)
         basis = state.basis.at[index].set(vector)
         product = product_fn(vector)
-        scale = jnp.maximum(scale, jnp.linalg.norm(product))
+        scale = jnp.maximum(scale, trees.norm(product))
         diagonal = product @ vector
         local = product - diagonal * vector - coupled * before
         rest = orthogonal(basis, local, count)
         # Where a pass takes much away, its rounding error is large beside what is left.
         rest = lax.cond(
-            jnp.linalg.norm(rest) < 0.7 * jnp.linalg.norm(local),
+            trees.norm(rest) < 0.7 * trees.norm(local),
             lambda rest: orthogonal(basis, rest, count),
             lambda rest: rest,
             rest,
         )
-        coupling = jnp.linalg.norm(rest)
+        coupling = trees.norm(rest)
         broken = coupling <= tiny * scale
 
         def anew(_):
             fresh = jax.random.normal(jax.random.fold_in(key, index), vector.shape, vector.dtype)
-            fresh = fresh / jnp.linalg.norm(fresh)
+            fresh = trees.unit(fresh)
             for _ in range(4):
                 fresh = orthogonal(basis, fresh, count)
             return fresh
 
         following = lax.cond(broken, anew, lambda rest: rest, rest)
         # In the last dimension nothing is left of a fresh vector, but it is never used.
-        following = following / jnp.maximum(jnp.linalg.norm(following), tiny**2)
+        following = trees.unit(following)
         state = Lanczos(
             basis,
             state.diagonal.at[index].set(diagonal),
@@ -165,7 +178,7 @@ def lanczos(
 
     zeros = jnp.zeros(num_steps, start.dtype)
     empty = Lanczos(jnp.zeros((num_rows, size), start.dtype), zeros, zeros, jnp.int32(0))
-    first = (empty, start / jnp.linalg.norm(start), jnp.zeros((), start.dtype))
+    first = (empty, trees.unit(start), jnp.zeros((), start.dtype))
     state = lax.while_loop(goes_on, step, first)[0]
     return state._replace(basis=state.basis[:num_steps])
 
@@ -173,11 +186,38 @@ def lanczos(
 def _ritz(state: Lanczos) -> tuple[Array, Array]:
     """Returns ascending eigenvalues and eigenvectors of T, unmade steps below all others."""
     made = jnp.arange(state.diagonal.size) < state.num_steps
+    # Entries of any size are scaled to be near 1, and what is made up lies near them.
+    scale = trees.power_of_two(jnp.maximum(jnp.abs(state.diagonal), state.off_diagonal).max())
+    diagonal, off_diagonal = state.diagonal / scale, state.off_diagonal / scale
     # By Gershgorin nothing of T is below this.
-    low = -(jnp.abs(state.diagonal).max() + 2 * state.off_diagonal.max() + 1)
-    inner = jnp.where(made[1:], state.off_diagonal[:-1], 0)
-    matrix = jnp.diag(jnp.where(made, state.diagonal, 2 * low))
-    return jnp.linalg.eigh(matrix + jnp.diag(inner, 1) + jnp.diag(inner, -1))
+    low = -(jnp.abs(diagonal).max() + 2 * off_diagonal.max() + 1)
+    inner = jnp.where(made[1:], off_diagonal[:-1], 0)
+    matrix = jnp.diag(jnp.where(made, diagonal, 2 * low))
+    values, vectors = jnp.linalg.eigh(matrix + jnp.diag(inner, 1) + jnp.diag(inner, -1))
+    return values * scale, vectors
+
+
+@flax.struct.dataclass
+class Eigenpairs:
+    """Eigenvalues of a Hessian with their vectors, and how far they can be trusted.
+
+    It unpacks into values and vectors: `values, vectors = top_eigenvalues(...)`.
+
+    Attributes:
+      values: `[k]`, the eigenvalues, descending.
+      vectors: the unit vectors, a pytree like the parameters with leaves `[k, ...]`.
+      residuals: `[k]`, ‖H v − λ v‖ of each; within so much of λ lies an eigenvalue.
+      converged: `[k]` bool, whether the errors of this value and of all larger ones are within the
+        tolerance.
+    """
+
+    values: Array
+    vectors: Params
+    residuals: Array
+    converged: Array
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.values, self.vectors))
 
 
 def top_eigenvalues(
@@ -188,14 +228,15 @@ def top_eigenvalues(
     num_eigenvalues: int,
     max_steps: int = 100,
     tolerance: float = 1e-4,
-) -> tuple[Array, Params]:
+) -> Eigenpairs:
     """Returns the largest (algebraic) eigenvalues of the Hessian, descending, and their vectors.
 
     Lanczos stops where the error of each eigenvalue is below `tolerance` times the largest |λ|, or
     after `max_steps` products. With the residual r = ‖H v − λ v‖ the error is at most
     min(r, r²/gap), where gap is the distance to the next Ritz value (Kato and Temple). The error of
     a vector is about r/gap, so `tolerance` bounds its square. A multiple eigenvalue is found once,
-    unless its eigenspace is exhausted.
+    unless its eigenspace is exhausted. What has not converged is flagged, not left out: read
+    `converged` where eigenvalues lie close together, and raise `max_steps` there.
 
     Args:
       loss_fn: a function of parameters that returns a scalar.
@@ -207,12 +248,13 @@ def top_eigenvalues(
       tolerance: the error of an eigenvalue that is allowed, relative to the largest |λ|.
 
     Returns:
-      The values `[k]`, and the unit vectors as a pytree like `params` with leaves `[k, ...]`.
+      The values `[k]` and the unit vectors, with residuals and flags; the residuals take k
+      further products where they are read. Integers among the parameters are 0 in the vectors.
 
     Raises:
       ValueError: if `num_eigenvalues` is not within 1 and the number of steps.
     """
-    flat, unravel = ravel_pytree(params)
+    flat, unravel = trees.flatten(params)
     num_steps = min(max_steps, flat.size)
     if not 1 <= num_eigenvalues <= num_steps:
         raise ValueError(
@@ -229,9 +271,7 @@ def top_eigenvalues(
         last = jnp.where(made[:, None], vectors, 0).sum(0)
         coupling = jnp.where(made, state.off_diagonal, 0).sum()
         residuals = jnp.abs(last * coupling)
-        apart = jnp.diff(values, prepend=-jnp.inf, append=jnp.inf)
-        gaps = jnp.minimum(apart[:-1], apart[1:])
-        bounds = residuals**2 / jnp.maximum(jnp.maximum(gaps, residuals), tiny)
+        bounds = _error_bounds(values, residuals)
         # A breakdown has residual 0, and may have missed a multiple of an eigenvalue.
         return jnp.where(coupling == 0, jnp.inf, bounds[-num_eigenvalues:].max())
 
@@ -239,26 +279,59 @@ def top_eigenvalues(
         scale = jnp.abs(state.diagonal).max() + tiny
         # The eigenvalues of T cost as much as a product does for a small network.
         asked = (state.num_steps >= num_eigenvalues) & (state.num_steps % 4 == 0)
-        return lax.cond(asked, errors, lambda _: jnp.inf, state) <= tolerance * scale
+        return (
+            lax.cond(asked, errors, lambda _: jnp.full((), jnp.inf, flat.dtype), state)
+            <= tolerance * scale
+        )
 
     start = jax.random.normal(key_start, flat.shape, flat.dtype)
     state = lanczos(product_fn, start, key_fresh, num_steps=num_steps, stop_fn=converged)
     values, vectors = _ritz(state)
-    top = vectors[:, ::-1][:, :num_eigenvalues].T @ state.basis
-    return values[::-1][:num_eigenvalues], jax.vmap(unravel)(top)
+    rows = vectors[:, ::-1][:, :num_eigenvalues].T @ state.basis
+    top = values[::-1][:num_eigenvalues]
+    products = lax.map(product_fn, rows)
+    residuals = trees.norm(products - top[:, None] * rows, axis=1)
+    # Those of the other Ritz values do not matter: only the places of these do.
+    others = jnp.zeros(num_steps - num_eigenvalues, residuals.dtype)
+    bounds = _error_bounds(values, jnp.concatenate([others, residuals[::-1]]))[::-1]
+    made = jnp.arange(num_steps) < state.num_steps
+    largest = jnp.where(made, jnp.abs(values[::-1]), 0).max()
+    return Eigenpairs(
+        top,
+        jax.vmap(lambda row: unravel(row, direction=True))(rows),
+        residuals,
+        # What lies below one that has not converged may be another eigenvalue than it seems.
+        lax.cummax(bounds[:num_eigenvalues]) <= tolerance * largest,
+    )
+
+
+def _error_bounds(values: Array, residuals: Array) -> Array:
+    """Returns min(r, r²/gap) for ascending Ritz values and their residuals."""
+    scale = trees.power_of_two(jnp.abs(values).max())  # for squares of small and large numbers
+    values, residuals = values / scale, residuals / scale
+    apart = jnp.diff(values, prepend=-jnp.inf, append=jnp.inf)
+    gaps = jnp.maximum(jnp.minimum(apart[:-1], apart[1:]), residuals)
+    return residuals**2 / jnp.maximum(gaps, jnp.finfo(values.dtype).tiny) * scale
 
 
 def power_iteration(product_fn: Callable[[Array], Array], start: Array, *, num_steps: int) -> Array:
     """Returns the eigenvalue of largest |λ| of a symmetric map, by Rayleigh's quotient.
 
-    After K steps its relative error is of the order of the 2 K-th power of |λ_2/λ_1|. It takes more
-    products than Lanczos, but it keeps no basis and decomposes no matrix, which some backends
-    cannot do for many members at once.
+    After K steps its relative error is of the order of the 2 K-th power of |λ_2/λ_1|. Where λ_2 has
+    the other sign and nearly the same size, the iterates turn back and forth between the two
+    eigenvectors; from |λ_2| ≥ .8 |λ_1| on, the result is the Ritz value of largest |λ| in the span
+    of the last two iterates instead, which needs no further product. Of two eigenvalues λ and −λ
+    it is either. It takes more products than Lanczos, but it keeps no basis and decomposes no
+    matrix, which some backends cannot do for many members at once.
 
     Args:
       product_fn: a function of a vector `[D]` that returns H times the vector; H is symmetric.
       start: `[D]`, the first vector, not orthogonal to the eigenvector.
-      num_steps: K, the number of steps, static.
+      num_steps: K, the number of steps, at least 1, static; at least 3 for eigenvalues of both
+        signs.
+
+    Raises:
+      ValueError: if `num_steps` is below 1.
 
     Examples:
       >>> matrix = jnp.array([[2.0, 0.0], [0.0, -3.0]])
@@ -266,17 +339,56 @@ def power_iteration(product_fn: Callable[[Array], Array], start: Array, *, num_s
       >>> print(round(float(eigenvalue), 4))
       -3.0
     """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
     tiny = jnp.finfo(start.dtype).tiny
 
-    def unit(vector):
-        return vector / jnp.maximum(jnp.linalg.norm(vector), tiny)
+    def step(_, carry):
+        _, vector, _ = carry
+        product = product_fn(vector)
+        length = trees.norm(product)
+        return vector, product / jnp.maximum(length, tiny), length
 
-    vector = lax.fori_loop(0, num_steps - 1, lambda _, v: unit(product_fn(v)), unit(start))
-    return vector @ product_fn(vector)
+    first = (jnp.zeros_like(start), start / jnp.maximum(trees.norm(start), tiny), tiny)
+    before, vector, length = lax.fori_loop(0, num_steps - 1, step, first)
+    product = product_fn(vector)
+    value = vector @ product
+    return _larger_of_two(before, length, vector, product, value)
+
+
+def _larger_of_two(
+    before: Array, length: Array, vector: Array, product: Array, value: Array
+) -> Array:
+    """Returns the Ritz value of largest |λ| of two iterates, where the signs of the two differ.
+
+    Args:
+      before: `[D]`, the unit vector v.
+      length: ‖H v‖.
+      vector: `[D]`, H v/‖H v‖.
+      product: `[D]`, H² v/‖H v‖.
+      value: Rayleigh's quotient of `vector`, which is returned where the signs agree.
+    """
+    scale = trees.power_of_two(jnp.maximum(jnp.abs(product).max(), length))
+    length, product = length / scale, product / scale
+    cosine = before @ vector
+    rest = vector - cosine * before
+    sine = trees.norm(rest)
+    # Below so small an angle Rayleigh's quotient is right, and the rest is rounding.
+    apart = sine > 1e-3
+    rest = rest / jnp.where(apart, sine, 1)
+    image = (product - cosine * length * vector) / jnp.where(apart, sine, 1)
+    corner, side, other = length * cosine, length * (rest @ vector), rest @ image
+    middle, half = (corner + other) / 2, jnp.hypot((corner - other) / 2, side)
+    low, high = middle - half, middle + half
+    both_signs = (low < 0) & (high > 0) & (jnp.minimum(-low, high) >= 0.8 * jnp.maximum(-low, high))
+    larger = jnp.where(-low > high, low, high) * scale
+    return jnp.where(apart & both_signs, larger, value)
 
 
 def sharpness(loss_fn: ScalarFn, params: Params, key: Key, *, num_steps: int = 20) -> Array:
     """Returns the Hessian's eigenvalue of largest |λ| by `power_iteration` from a random start.
+
+    Where λ and −λ are both the largest, it is either.
 
     Args:
       loss_fn: a function of parameters that returns a scalar.
@@ -284,7 +396,7 @@ def sharpness(loss_fn: ScalarFn, params: Params, key: Key, *, num_steps: int = 2
       key: a PRNG key, consumed.
       num_steps: the number of products with the Hessian.
     """
-    flat, _ = ravel_pytree(params)
+    flat, _ = trees.flatten(params)
     start = jax.random.normal(key, flat.shape, flat.dtype)
     return power_iteration(_flat_product(loss_fn, params), start, num_steps=num_steps)
 
@@ -323,7 +435,7 @@ def hessian_trace(
         raise ValueError(f"unknown method {method!r}: choose hutchinson or hutch++")
     if num_samples < least[method]:
         raise ValueError(f"{method} needs at least {least[method]} samples, got {num_samples}")
-    flat, unravel = ravel_pytree(params)
+    flat, unravel = trees.flatten(params)
     product_fn = _flat_product(loss_fn, params)
     key_sketch, key_probes = jax.random.split(key)
     exact, num_probes = jnp.zeros((), flat.dtype), num_samples
@@ -336,7 +448,7 @@ def hessian_trace(
         num_probes = num_samples - 2 * rank
 
     def slope(point, z):
-        return jax.jvp(lambda flat: loss_fn(unravel(flat)), (point,), (z,))[1]
+        return jax.jvp(lambda flat: losses.smooth_scalar(loss_fn(unravel(flat))), (point,), (z,))[1]
 
     def probe(key):
         z = jax.random.rademacher(key, flat.shape, flat.dtype)
@@ -346,7 +458,9 @@ def hessian_trace(
 
     keys = jax.random.split(key_probes, num_probes)
     samples = lax.map(probe, keys, batch_size=min(chunk_size, num_probes))
-    return exact + samples.mean(), samples.std(ddof=1) / jnp.sqrt(num_probes)
+    scale = trees.power_of_two(jnp.abs(samples).max())  # for squares of small and large numbers
+    deviation = (samples / scale).std(ddof=1) * scale
+    return exact + samples.mean(), deviation / jnp.sqrt(num_probes)
 
 
 def _orthonormal(rows: Array) -> Array:
@@ -361,8 +475,8 @@ def _orthonormal(rows: Array) -> Array:
         rest = row
         for _ in range(2):
             rest = rest - (basis @ rest) @ basis
-        norm = jnp.linalg.norm(rest)
-        dependent = norm <= tiny * jnp.linalg.norm(row)
+        norm = trees.norm(rest)
+        dependent = norm <= tiny * trees.norm(row)
         return basis.at[index].set(jnp.where(dependent, 0, rest / jnp.where(dependent, 1, norm)))
 
     return lax.fori_loop(0, rows.shape[0], add, jnp.zeros_like(rows))
@@ -399,7 +513,7 @@ def spectral_density(
     Raises:
       ValueError: if `num_steps` is not within 1 and the number of parameters.
     """
-    flat, _ = ravel_pytree(params)
+    flat, _ = trees.flatten(params)
     product_fn = _flat_product(loss_fn, params)
 
     def quadrature(key):
@@ -444,11 +558,10 @@ def sam_sharpness(loss_fn: ScalarFn, params: Params, *, radius: float | Array) -
 
     Source: Foret et al., arXiv 2010.01412.
     """
-    value, gradient = jax.value_and_grad(loss_fn)(params)
-    norm = optax.tree.norm(gradient)
-    scale = jnp.where(norm > 0, radius / jnp.where(norm > 0, norm, 1), 0)
-    moved = optax.tree.add_scale(params, scale, gradient)
-    return loss_fn(moved) - value
+    flat, unravel = trees.flatten(params)
+    value_fn = jax.value_and_grad(lambda point: losses.smooth_scalar(loss_fn(unravel(point))))
+    value, gradient = value_fn(flat)
+    return loss_fn(unravel(flat + radius * trees.unit(gradient))) - value
 
 
 def worst_case_sharpness(
@@ -473,27 +586,25 @@ def worst_case_sharpness(
       num_steps: the number of steps of ascent.
       relative_step: the length of a step as a share of r.
     """
-    flat, unravel = ravel_pytree(params)
-    value_fn = jax.value_and_grad(lambda delta: loss_fn(unravel(flat + delta)))
-
-    def unit(vector):
-        norm = jnp.linalg.norm(vector)
-        return vector / jnp.where(norm > 0, norm, 1)
+    flat, unravel = trees.flatten(params)
+    value_fn = jax.value_and_grad(
+        lambda delta: losses.smooth_scalar(loss_fn(unravel(flat + delta)))
+    )
 
     def step(carry, _):
         delta, best = carry
         value, gradient = value_fn(delta)
-        moved = delta + relative_step * radius * unit(gradient)
+        moved = delta + relative_step * radius * trees.unit(gradient)
         moved = optax.projections.projection_l2_ball(moved, radius)
         return (moved, jnp.maximum(best, value)), None
 
     base = loss_fn(params)
-    start = radius * unit(jax.random.normal(key, flat.shape, flat.dtype))
+    start = radius * trees.unit(jax.random.normal(key, flat.shape, flat.dtype))
     (delta, best), _ = lax.scan(step, (start, base), length=num_steps)
     return jnp.maximum(best, value_fn(delta)[0]) - base
 
 
 def _flat_product(loss_fn: ScalarFn, params: Params) -> Callable[[Array], Array]:
-    flat, unravel = ravel_pytree(params)
-    gradient_fn = jax.grad(lambda point: loss_fn(unravel(point)))
+    flat, unravel = trees.flatten(params)
+    gradient_fn = jax.grad(lambda point: losses.smooth_scalar(loss_fn(unravel(point))))
     return lambda vector: jax.jvp(gradient_fn, (flat,), (vector,))[1]

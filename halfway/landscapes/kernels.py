@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
 from halfway import trees
 from halfway.types import ApplyFn, Array, Params
@@ -27,7 +26,7 @@ def empirical_ntk(
     Args:
       apply_fn: parameters and inputs to logits; no example may depend on another.
       params: θ, a pytree; the point of parameter space.
-      first: `[N, ...]` inputs of the rows.
+      first: `[N, ...]` inputs of the rows; integers are as good, e.g. tokens.
       second: `[M, ...]` inputs of the columns.
       block_size: the number of examples of a block.
 
@@ -35,7 +34,7 @@ def empirical_ntk(
       The kernel `[N, M, C, C]`.
 
     Raises:
-      ValueError: if `block_size` is below 1.
+      ValueError: if `block_size` is below 1, or a side has no examples.
 
     Source: Jacot et al., arXiv 1806.07572.
     """
@@ -67,13 +66,14 @@ def trace_ntk(
     Args:
       apply_fn: parameters and inputs to logits; no example may depend on another.
       params: θ, a pytree; the point of parameter space.
-      first: `[N, ...]` inputs of the rows.
+      first: `[N, ...]` inputs of the rows; integers are as good, e.g. tokens.
       second: `[M, ...]` inputs of the columns.
       block_size: the number of examples of a block.
 
     Raises:
-      ValueError: if `block_size` is below 1.
+      ValueError: if `block_size` is below 1, or a side has no examples.
     """
+    _check_sides(first, second)
     num_classes = jax.eval_shape(apply_fn, params, first[:1]).shape[1]
 
     def add(total, label):
@@ -81,7 +81,7 @@ def trace_ntk(
         product = lambda left, right: left[:, 0] @ right[:, 0].T  # noqa: E731
         return total + _blocks(product, one_logit, params, first, second, block_size), None
 
-    zeros = jnp.zeros((first.shape[0], second.shape[0]), first.dtype)
+    zeros = jnp.zeros((first.shape[0], second.shape[0]), trees.flatten(params)[0].dtype)
     return lax.scan(add, zeros, jnp.arange(num_classes))[0] / num_classes
 
 
@@ -103,14 +103,14 @@ def grouped_ntk(
     Args:
       apply_fn: parameters and inputs to logits; no example may depend on another.
       params: θ, a pytree; the point of parameter space.
-      first: `[N, ...]` inputs of the rows.
+      first: `[N, ...]` inputs of the rows; integers are as good, e.g. tokens.
       second: `[M, ...]` inputs of the columns.
       left: `[N, G, C]`, the weights w of the rows.
       right: `[M, G', C]`, the weights v of the columns.
       block_size: the number of examples of a block; memory is `2 block_size C D`.
 
     Raises:
-      ValueError: if `block_size` is below 1.
+      ValueError: if `block_size` is below 1, or a side has no examples.
     """
 
     def product(left, right, w, v):
@@ -150,7 +150,13 @@ def _block_products(
     """
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
-    flat, unravel = ravel_pytree(params)
+    _check_sides(first[0], second[0])
+    for name, side in (("left", first), ("right", second)):
+        if any(weight.shape[0] != side[0].shape[0] for weight in side[1:]):
+            raise ValueError(
+                f"{name} has weights of {side[1].shape[0]} examples for {side[0].shape[0]} inputs"
+            )
+    flat, unravel = trees.flatten(params)
 
     def jacobian(x):
         return jax.vmap(
@@ -179,6 +185,14 @@ def _block_products(
     return lax.map(row, rows)
 
 
+def _check_sides(first: Array, second: Array) -> None:
+    for name, side in (("first", first), ("second", second)):
+        if not jnp.ndim(side) or not side.shape[0]:
+            raise ValueError(
+                f"{name} must hold at least one example, [N, ...], got shape {jnp.shape(side)}"
+            )
+
+
 def kernel_alignment(first: Array, second: Array, *, centered: bool = True) -> Array:
     """Returns the alignment of two kernels on the same examples, ⟨K, K'⟩_F / (‖K‖_F ‖K'‖_F).
 
@@ -201,9 +215,10 @@ def kernel_alignment(first: Array, second: Array, *, centered: bool = True) -> A
     """
 
     def prepare(kernel):
+        kernel = trees.real(kernel)
         if centered:
             kernel = kernel - kernel.mean(0, keepdims=True)
             kernel = kernel - kernel.mean(1, keepdims=True)
-        return kernel / jnp.linalg.norm(kernel)
+        return kernel / trees.norm(kernel)
 
     return (prepare(first) * prepare(second)).sum()

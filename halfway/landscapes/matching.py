@@ -4,6 +4,7 @@ Linear assignments are solved on the host, with SciPy. `halfway.landscapes.permu
 permutations are and applies them; its names can be imported from here too.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,12 +15,13 @@ import numpy as np
 import optax
 from scipy.optimize import linear_sum_assignment
 
-from halfway import models
+from halfway import losses, models, trees
 from halfway.landscapes.permutations import (
     Axes,
     Permutations,
     Specification,
     apply_permutations,
+    check_tensors,
     compose_permutations,
     declare_permutations,
     derive_permutations,
@@ -95,15 +97,13 @@ def weight_match(
       max_sweeps: the largest number of sweeps of one start.
 
     Raises:
-      ValueError: if `num_restarts` is below 1.
+      ValueError: if `num_restarts` is below 1, the two models differ from the specification or from
+        each other in tensors or sizes, or a weight is not finite.
     """
     if num_restarts < 1:
         raise ValueError(f"num_restarts must be at least 1, got {num_restarts}")
     rng = np.random.default_rng(_seed(key))
-    wanted, given = (
-        {name: np.asarray(value, np.float32) for name, value in to_dict(tree).items()}
-        for tree in (target, params)
-    )
+    specification, wanted, given = _comparable(specification, target, params)
     matches = []
     for start in range(num_restarts):
         orders = {
@@ -117,6 +117,43 @@ def weight_match(
     return Match(
         permutations, best[1], best[2], sum(match[1] >= best[1] - close for match in matches)
     )
+
+
+def _comparable(
+    specification: Specification, target: Params, params: Params
+) -> tuple[Specification, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Returns the floating-point tensors of two models, checked, and their specification.
+
+    Integers may lie on a group's axes, as a mask of units does, but they are no weights to match.
+    """
+    trees.split(target)  # refuses what is complex
+    trees.split(params)
+    wanted, given = to_dict(target), to_dict(params)
+    for what, tensors in (("target", wanted), ("params", given)):
+        check_tensors(specification, tensors, what)
+    names = [name for name, value in given.items() if trees.is_floating(value)]
+    for name in names:
+        shapes = np.shape(wanted[name]), np.shape(given[name])
+        if shapes[0] != shapes[1]:
+            axis = next(i for i, pair in enumerate(zip(*shapes, strict=True)) if len({*pair}) > 1)
+            raise ValueError(
+                f"axis {axis} of {name!r} has {shapes[0][axis]} entries in target and "
+                f"{shapes[1][axis]} in params"
+            )
+    weights = [
+        {name: np.asarray(tensors[name], np.float32) for name in names}
+        for tensors in (wanted, given)
+    ]
+    for what, tensors in zip(("target", "params"), weights, strict=True):
+        for name, value in tensors.items():
+            bad = int((~np.isfinite(value)).sum())
+            if bad:
+                raise ValueError(
+                    f"{bad} of {value.size} entries of {name!r} of {what} are not finite: a model "
+                    "that diverged cannot be matched"
+                )
+    axes = {name: specification.axes[name] for name in names}
+    return dataclasses.replace(specification, axes=axes), *weights
 
 
 def _ascend(
@@ -234,7 +271,7 @@ def activation_match(target: Mapping[str, Array], activations: Mapping[str, Arra
       activations: the same of the model that is permuted, on the same examples.
 
     Raises:
-      ValueError: if the two differ in groups or shapes.
+      ValueError: if the two differ in groups or shapes, or an activation is not finite.
     """
     result = {}
     if target.keys() != activations.keys():
@@ -243,6 +280,10 @@ def activation_match(target: Mapping[str, Array], activations: Mapping[str, Arra
         first, second = np.asarray(values, np.float64), np.asarray(activations[group], np.float64)
         if first.shape != second.shape:
             raise ValueError(f"group {group!r} has shapes {first.shape} and {second.shape}")
+        if first.ndim != 2 or not first.size:
+            raise ValueError(f"activations of group {group!r} must be [N, n], got {first.shape}")
+        if not (np.isfinite(first).all() and np.isfinite(second).all()):
+            raise ValueError(f"activations of group {group!r} must be finite")
         first, second = (_standardize(v) for v in (first, second))
         _, order = linear_sum_assignment(first.T @ second, maximize=True)
         result[group] = jnp.asarray(order)
@@ -300,16 +341,21 @@ def straight_through_match(
     @jax.jit
     def descend(latent, opt_state, projected):
         def middle(latent):
-            through = jax.tree.map(lambda w, p: w + jax.lax.stop_gradient(p - w), latent, projected)
-            return loss_fn(jax.tree.map(lambda a, b: (a + b) / 2, target, through))
+            straight = lambda w, p: w + jax.lax.stop_gradient(p - w)  # noqa: E731
+            through = trees.map_floating(straight, join(jax.tree.leaves(latent)), projected)
+            half_way = trees.map_floating(lambda a, b: (a + b) / 2, target, through)
+            return losses.smooth_scalar(loss_fn(half_way))
 
         value, gradient = jax.value_and_grad(middle)(latent)
         updates, opt_state = optimizer.update(gradient, opt_state, latent)
         return value, optax.apply_updates(latent, updates), opt_state
 
-    latent, opt_state, history = target, optimizer.init(target), []
+    _, join = trees.split(target)
+    latent = trees.only_floating(target)
+    opt_state, history = optimizer.init(latent), []
     for step in range(num_steps + 1):
-        match = weight_match(specification, latent, params, jax.random.fold_in(key, step))
+        whole = join(jax.tree.leaves(latent))
+        match = weight_match(specification, whole, params, jax.random.fold_in(key, step))
         projected = apply_permutations(specification, match.permutations, params)
         value, latent, opt_state = descend(latent, opt_state, projected)
         history.append((float(value), match.permutations))
@@ -338,7 +384,7 @@ def match_many(
     Raises:
       ValueError: if there are fewer than two members.
     """
-    number = jax.tree.leaves(members)[0].shape[0]
+    number = trees.split(members)[0][0].shape[0]
     if number < 2:
         raise ValueError(f"many models are two or more, got {number}")
     originals = [
@@ -351,7 +397,7 @@ def match_many(
         passes, changed = passes + 1, False
         for m in np.random.default_rng(_seed(key_pass)).permutation(number):
             others = [moved[k] for k in range(number) if k != m]
-            mean = jax.tree.map(lambda *leaves: np.mean(leaves, 0), *others)
+            mean = trees.map_floating(lambda *leaves: np.mean(leaves, 0), *others)
             match = weight_match(specification, mean, moved[m], key_pass)
             still = all(np.array_equal(o, np.arange(len(o))) for o in match.permutations.values())
             if not still:

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
+from halfway import losses, trees
 from halfway.types import Array, Key, Params, is_traced
 
 LandscapeFn = Callable[[Params], Any]
@@ -27,7 +27,7 @@ def linear_path(start: Params, end: Params, t: Array | float) -> Params:
       end: θ_B, a pytree like it.
       t: scalar; 0 is `start`, 1 is `end`, and values outside [0, 1] extrapolate.
     """
-    return jax.tree.map(lambda a, b: (1 - t) * a + t * b, start, end)
+    return trees.map_floating(lambda a, b: (1 - t) * a + t * b, start, end)
 
 
 def spherical_path(start: Params, end: Params, t: Array | float) -> Params:
@@ -44,15 +44,15 @@ def spherical_path(start: Params, end: Params, t: Array | float) -> Params:
 
     Examples:
       >>> middle = landscapes.spherical_path(jnp.array([2.0, 0.0]), jnp.array([0.0, 2.0]), 0.5)
-      >>> print(middle.round(3), f"{jnp.linalg.norm(middle):.1f}")
+      >>> print(middle.round(3), f"{trees.norm(middle):.1f}")
       [1.414 1.414] 2.0
     """
-    a, unravel = ravel_pytree(start)
-    b, _ = ravel_pytree(end)
-    length_a, length_b = jnp.linalg.norm(a), jnp.linalg.norm(b)
+    a, unravel = trees.flatten(start)
+    b = trees.flatten_like(start, end)
+    length_a, length_b = trees.norm(a), trees.norm(b)
     a, b = a / length_a, b / length_b
     # This form is accurate at small angles, where arccos of the cosine is not.
-    angle = 2 * jnp.arctan2(jnp.linalg.norm(a - b), jnp.linalg.norm(a + b))
+    angle = 2 * jnp.arctan2(trees.norm(a - b), trees.norm(a + b))
     parallel = angle < 10 * jnp.finfo(a.dtype).eps
     sine = jnp.where(parallel, 1.0, jnp.sin(angle))
     sine = jnp.where(angle > jnp.pi - 1e-3, jnp.nan, sine)
@@ -75,9 +75,16 @@ def bezier_path(controls: Params, t: Array | float) -> Params:
       0.5
     """
     # De Casteljau: each round interpolates between neighbours until one point is left.
-    for _ in range(jax.tree.leaves(controls)[0].shape[0] - 1):
-        controls = jax.tree.map(lambda leaf: (1 - t) * leaf[:-1] + t * leaf[1:], controls)
-    return jax.tree.map(lambda leaf: leaf[0], controls)
+    leaves, _ = trees.split(controls)
+    first = jax.tree.map(lambda leaf: leaf[0] if jnp.ndim(leaf) else leaf, controls)
+    _, join = trees.split(first)
+
+    def point(leaf):
+        while leaf.shape[0] > 1:
+            leaf = (1 - t) * leaf[:-1] + t * leaf[1:]
+        return leaf[0]
+
+    return join([point(trees.real(leaf)).astype(leaf.dtype) for leaf in leaves])
 
 
 def along_path(
@@ -161,6 +168,7 @@ def barrier(values: Array, *, baseline: str = "linear") -> Array:
     """
     if baseline not in BASELINES:
         raise ValueError(f"unknown baseline {baseline!r}: choose linear or endpoints")
+    values = trees.real(values)
     first, last = values[..., :1], values[..., -1:]
     shares = jnp.linspace(0.0, 1.0, values.shape[-1])
     shares = shares.reshape((1,) * (values.ndim - 1) + shares.shape)
@@ -204,11 +212,17 @@ def fit_bezier(
     if num_bends < 1:
         raise ValueError(f"num_bends must be at least 1, got {num_bends}")
     shares = jnp.arange(1, num_bends + 1) / (num_bends + 1)
-    bends = jax.vmap(lambda t: linear_path(start, end, t))(shares)
+    bends = trees.only_floating(jax.vmap(lambda t: linear_path(start, end, t))(shares))
+    first, last = trees.split(start)[0], trees.select(start, end)
+    _, join = trees.split(jax.tree.map(lambda leaf: jnp.stack([leaf] * (num_bends + 2)), start))
 
     def controls(bends):
-        return jax.tree.map(
-            lambda a, inner, b: jnp.concatenate([a[None], inner, b[None]]), start, bends, end
+        inner = jax.tree.leaves(bends)
+        return join(
+            [
+                jnp.concatenate([a[None], middle, jnp.asarray(b)[None]])
+                for a, middle, b in zip(first, inner, last, strict=True)
+            ]
         )
 
     def step(carry, key):
@@ -216,7 +230,7 @@ def fit_bezier(
         key_t, key_batch = jax.random.split(key)
         t = jax.random.uniform(key_t)
         value, gradient = jax.value_and_grad(
-            lambda bends: loss_fn(bezier_path(controls(bends), t), key_batch)
+            lambda bends: losses.smooth_scalar(loss_fn(bezier_path(controls(bends), t), key_batch))
         )(bends)
         updates, opt_state = optimizer.update(gradient, opt_state, bends)
         return (optax.apply_updates(bends, updates), opt_state), value
@@ -251,19 +265,24 @@ def plane(origin: Params, first: Params, second: Params) -> Plane:
     Raises:
       ValueError: if the points lie on a line (under `jit` the second axis is NaN instead).
     """
-    base, unravel = ravel_pytree(origin)
-    x = ravel_pytree(first)[0] - base
-    y = ravel_pytree(second)[0] - base
-    length_x, length_y = jnp.linalg.norm(x), jnp.linalg.norm(y)
+    base, unravel = trees.flatten(origin)
+    x = trees.flatten_like(origin, first) - base
+    y = trees.flatten_like(origin, second) - base
+    length_x, length_y = trees.norm(x), trees.norm(y)
     x = x / length_x
     for _ in range(2):  # the second pass takes away what rounding left
         y = y - (y @ x) * x
-    height = jnp.linalg.norm(y)
+    height = trees.norm(y)
     flat = ~(height > 1e-5 * length_y)  # NaN too
     if not is_traced(flat) and bool(flat):
         raise ValueError("the three points lie on a line: they span no plane")
     y = y / jnp.where(flat, jnp.nan, height)
-    return Plane(origin, jax.vmap(unravel)(jnp.stack([x, y])))
+    return Plane(origin, _directions(unravel, jnp.stack([x, y])))
+
+
+def _directions(unravel: Callable[..., Params], rows: Array) -> Params:
+    """Returns rows `[K, D]` as a pytree with leaves `[K, ...]`; what is no parameter is 0."""
+    return jax.vmap(lambda row: unravel(row, direction=True))(rows)
 
 
 class TrajectoryPlane(NamedTuple):
@@ -297,21 +316,26 @@ def trajectory_plane(trajectory: Params) -> TrajectoryPlane:
     Raises:
       ValueError: if there are fewer than 3 points.
     """
-    num_points = jax.tree.leaves(trajectory)[0].shape[0]
+    leaves, _ = trees.split(trajectory)
+    num_points = leaves[0].shape[0]
     if num_points < 3:
         raise ValueError(f"a plane of a trajectory needs at least 3 points, got {num_points}")
-    end = jax.tree.map(lambda leaf: leaf[-1], trajectory)
-    _, unravel = ravel_pytree(end)
-    rows = jax.vmap(lambda point: ravel_pytree(point)[0])(trajectory)
+    end = jax.tree.map(lambda leaf: leaf[-1] if jnp.ndim(leaf) else leaf, trajectory)
+    _, unravel = trees.flatten(end)
+    rows = jnp.concatenate([trees.real(leaf).reshape(num_points, -1) for leaf in leaves], 1)
     rows = rows - rows[-1:]
+    # For squares of small and large numbers.
+    scale = trees.power_of_two(jnp.abs(rows).max())
+    rows = rows / scale
     # The Gram matrix [T, T] is small, since points are few and parameters many.
     powers, vectors = jnp.linalg.eigh(rows @ rows.T)
     vectors = vectors[:, ::-1][:, :2]
     vectors = vectors * jnp.where(vectors[:1] < 0, -1.0, 1.0)
     axes = vectors.T @ rows
-    axes = axes / jnp.linalg.norm(axes, axis=1, keepdims=True)
+    axes = axes / trees.norm(axes, axis=1, keepdims=True)
     explained = powers[::-1][:2] / powers.sum()
-    return TrajectoryPlane(Plane(end, jax.vmap(unravel)(axes)), rows @ axes.T, explained)
+    coordinates = (rows @ axes.T) * scale
+    return TrajectoryPlane(Plane(end, _directions(unravel, axes)), coordinates, explained)
 
 
 def plane_point(plane: Plane, coordinates: Array) -> Params:
@@ -321,7 +345,7 @@ def plane_point(plane: Plane, coordinates: Array) -> Params:
       plane: the plane.
       coordinates: `[2]`, the coordinates of the point in the plane.
     """
-    return jax.tree.map(
+    return trees.map_floating(
         lambda origin, axes: origin + jnp.tensordot(coordinates, axes, 1), plane.origin, plane.axes
     )
 
@@ -333,10 +357,10 @@ def project_onto_plane(plane: Plane, params: Params) -> tuple[Array, Array]:
       plane: a plane with orthonormal axes.
       params: the point to project, a pytree like the origin.
     """
-    offset = optax.tree.sub(params, plane.origin)
-    coordinates = jnp.asarray(jax.vmap(lambda axis: optax.tree.vdot(axis, offset))(plane.axes))
-    rest = optax.tree.sub(params, plane_point(plane, coordinates))
-    return coordinates, jnp.asarray(optax.tree.norm(rest))
+    offset = trees.difference(params, plane.origin)
+    axes = list(map(trees.real, trees.select(plane.origin, plane.axes)))
+    coordinates = jnp.asarray(jax.vmap(lambda axis: optax.tree.vdot(axis, offset))(axes))
+    return coordinates, trees.length(trees.difference(params, plane_point(plane, coordinates)))
 
 
 def surface(

@@ -13,11 +13,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
-from halfway import models
+from halfway import models, trees
 from halfway.custom_models import CustomModel
-from halfway.types import Array, Key, Params
+from halfway.types import Array, Key, Params, is_traced
 
 Permutations = dict[str, Any]
 """`{group: [n]}` integers."""
@@ -125,7 +125,15 @@ def derive_permutations(module: nn.Module | CustomModel, params: Params) -> Spec
             f"no specification can be derived for {type(module).__name__}: declare one by "
             "landscapes.declare_permutations"
         )
-    return declare_permutations(rules[type(module)](module, to_dict(params)), params)
+    tensors = to_dict(params)
+    try:
+        axes = rules[type(module)](module, tensors)
+    except KeyError as error:
+        raise ValueError(
+            f"the parameters lack tensor {error.args[0]!r} of {type(module).__name__}; their first "
+            f"is {next(iter(tensors), 'none')!r}"
+        ) from error
+    return declare_permutations(axes, params)
 
 
 def _plain(module: Any, tensors: dict[str, Any]) -> Axes:
@@ -221,8 +229,22 @@ def apply_permutations(
       specification: the specification of the parameters.
       permutations: `{group: [n]}`; a group that is not named stays.
       params: the parameters of one model.
+
+    Raises:
+      ValueError: if tensors or groups are not those of the specification, sizes differ, or an entry
+        is no permutation. Where it is traced, tensors that it permutes are NaN instead.
     """
     tensors = to_dict(params)
+    check_tensors(specification, tensors)
+    for name, order in permutations.items():
+        if name not in specification.sizes:
+            raise ValueError(
+                f"no group of units is called {name!r}: there are "
+                f"{', '.join(map(repr, specification.sizes)) or 'none'}"
+            )
+        place = next(iter(specification.places()[name]), None)
+        there = "" if place is None else f", axis {place[1]} of {place[0]!r}"
+        _check_order(name, order, specification.sizes[name], there)
     moved = {
         tensor: permute(value, specification.axes[tensor], permutations, jnp)
         for tensor, value in tensors.items()
@@ -246,15 +268,91 @@ def permute(value: Any, entries: tuple[Any, ...], permutations: Permutations, np
         if name not in permutations:
             continue
         order = permutations[name]
+        traced_order = order if is_traced(order) else None
         if repeats > 1:
             size = order.shape[0]
             order = (np_.arange(repeats)[:, None] * size + order[None]).reshape(-1)
         value = np_.take(value, order, axis=axis)
+        if traced_order is not None and jnp.issubdtype(value.dtype, jnp.inexact):
+            units = jnp.arange(traced_order.shape[0])
+            value = jnp.where((jnp.sort(traced_order) == units).all(), value, jnp.nan)
     return value
 
 
+def check_tensors(specification: Specification, tensors: dict[str, Any], what: str = "") -> None:
+    """Checks that tensors are those that a specification describes.
+
+    Args:
+      specification: the groups, their sizes and where they lie.
+      tensors: by path, of one model.
+      what: whose they are, for the message.
+
+    Raises:
+      ValueError: if one is missing, unknown, or of other sizes; with tensor, axis and sizes.
+    """
+    whose = f" of {what}" if what else ""
+    for tensor in tensors:
+        if tensor not in specification.axes:
+            inner = tensor.partition("/")[2]
+            hint = f": give the tree under {tensor.partition('/')[0]!r}"
+            raise ValueError(
+                f"the specification has no tensor {tensor!r}{whose}"
+                f"{hint if inner in specification.axes else ''}"
+            )
+    for tensor, entries in specification.axes.items():
+        if tensor not in tensors:
+            raise ValueError(f"the specification has {tensor!r}, which the parameters{whose} lack")
+        shape = jnp.shape(tensors[tensor])
+        if len(shape) != len(entries):
+            raise ValueError(
+                f"{tensor!r}{whose} has shape {shape}, the specification {len(entries)} axes"
+            )
+        for axis, entry in enumerate(entries):
+            if entry is None:
+                continue
+            name, repeats = _entry(entry)
+            expected = repeats * specification.sizes[name]
+            if shape[axis] != expected:
+                raise ValueError(
+                    f"axis {axis} of {tensor!r}{whose} has {shape[axis]} entries, group {name!r} "
+                    f"of the specification needs {expected}"
+                )
+
+
+def _check_order(name: str, order: Any, size: int, there: str = "") -> None:
+    """Checks that an entry of `Permutations` is a permutation of `size` units."""
+    shape, dtype = jnp.shape(order), jnp.result_type(order)
+    if shape != (size,):
+        raise ValueError(
+            f"the permutation of group {name!r} has shape {shape}, the group has {size} units"
+            f"{there}"
+        )
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise ValueError(f"the permutation of group {name!r} must hold integers, got {dtype}")
+    if is_traced(order):
+        return
+    entries = np.asarray(order)
+    if size and (entries.min() < 0 or entries.max() >= size):
+        wrong = int(entries.min() if entries.min() < 0 else entries.max())
+        raise ValueError(
+            f"the permutation of group {name!r} holds {wrong}, outside of 0 to {size - 1}{there}"
+        )
+    units, counts = np.unique(entries, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(
+            f"the permutation of group {name!r} holds {int(units[counts > 1][0])} more than once: "
+            f"each of its {size} units must come once{there}"
+        )
+
+
 def invert_permutations(permutations: Permutations) -> Permutations:
-    """Returns what undoes the permutations."""
+    """Returns what undoes the permutations.
+
+    Raises:
+      ValueError: if an entry is no permutation (where it is not traced).
+    """
+    for name, order in permutations.items():
+        _check_order(name, order, len(order))
     return {name: jnp.argsort(order) for name, order in permutations.items()}
 
 
@@ -264,7 +362,15 @@ def compose_permutations(first: Permutations, second: Permutations) -> Permutati
     Args:
       first: `{group: [n]}`, the permutations that are applied first.
       second: `{group: [n]}` of the same groups, the permutations that are applied then.
+
+    Raises:
+      ValueError: if groups or sizes differ, or an entry is no permutation (where it is not traced).
     """
+    if first.keys() != second.keys():
+        raise ValueError(f"groups differ: {sorted(first)} and {sorted(second)}")
+    for name in first:
+        for order in (first[name], second[name]):
+            _check_order(name, order, len(first[name]))
     return {name: jnp.take(first[name], second[name]) for name in first}
 
 
@@ -275,7 +381,7 @@ def weight_similarity(a: Params, b: Params) -> Array:
       a: the parameters of one model, a pytree.
       b: the parameters of another model, a pytree like it.
     """
-    return jnp.asarray(optax.tree.vdot(a, b))
+    return trees.inner(a, b)
 
 
 def to_dict(params: Params) -> dict[str, Any]:

@@ -134,6 +134,23 @@ class TestRefused:
         for logits_fn in (lambda x: model(x)[:, :1], lambda x: model(x)[:, 0]):
             refused(name, r"one logit an example.*jnp\.stack", logits_fn=logits_fn)
 
+    def test_a_loss_of_integers(self, name):
+        if "loss_fn" not in inspect.signature(getattr(attacks, name)).parameters:
+            pytest.skip("its loss is its own")
+        for loss_fn, said in (
+            (lambda logits, labels: (logits.argmax(-1) != labels).astype(int), r"int32 of shape"),
+            (lambda logits, labels: losses.cross_entropy(logits, labels).mean(), r"shape \(\)"),
+        ):
+            refused(
+                name, rf"floating-point loss per example, \(6,\), got .*{said}", loss_fn=loss_fn
+            )
+
+    def test_logits_of_integers(self, name):
+        if name == "svre":
+            pytest.skip("its model is given with parameters")
+        rounded = lambda x: model(x).astype(int)  # noqa: E731
+        refused(name, "must return floating-point logits, got int32", logits_fn=rounded)
+
 
 @pytest.mark.parametrize("name", [name for name in SUITE if "threat" in SUITE[name]])
 def test_a_number_is_no_threat_model(name):

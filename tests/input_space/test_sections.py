@@ -363,3 +363,116 @@ def test_a_window_has_room_around_its_points():
     x, y = input_space.window(places, num_points=5, margin=0.5)
     np.testing.assert_allclose(x, [-1, 0, 1, 2, 3])
     np.testing.assert_allclose(y, [-1, -0.25, 0.5, 1.25, 2])
+
+
+# Directions of any length, and logits that are no numbers
+
+
+def half_plane(x):
+    """Returns logits whose boundary lies at .4 of the first feature."""
+    return jnp.stack([x.reshape(len(x), -1)[:, 0], jnp.full(len(x), 0.4)], -1)
+
+
+LENGTHS = [1e-35, 1e-25, 1e-10, 1.0, 1e10, 1e25, 1e35]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_directions_of_any_length(length):
+    x = jnp.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    directions = np.float32(length) * np.float32([[-3, 0], [4, 0], [0, 0]])
+    for bounds in (None, (-1.0, 1.0)):
+        distances = distance(half_plane, x, directions, max_distance=2.0, bounds=bounds)
+        np.testing.assert_allclose(distances, [0.6, 0.4, np.inf], atol=1e-5)
+    unit = np.float32([[-1, 0], [1, 0], [0, 0]])
+    origin = jnp.zeros_like(x)
+    np.testing.assert_allclose(compiled(input_space.directions_toward, origin, directions), unit)
+    steep = lambda z: half_plane(np.float32(length) * z)  # noqa: E731
+    labels = jnp.array([1, 1, 1])
+    toward = compiled(input_space.adversarial_directions, steep, x, labels)
+    np.testing.assert_allclose(toward, [[1, 0]] * 3)
+    examples, example_labels = np.float32(length) * np.float32([[3, 4], [9, 9]]), np.array([0, 1])
+    nearest = compiled(input_space.legitimate_directions, origin, labels, examples, example_labels)
+    np.testing.assert_allclose(nearest, [[0.6, 0.8]] * 3, rtol=1e-6)
+    plane = compiled(lambda a, b: landscapes.plane(a * 0, a, b), directions[0], examples[0])
+    np.testing.assert_allclose(plane.axes, [[-1, 0], [0, 1]], atol=1e-6)
+
+
+def broken(place):
+    """Returns a model whose logits are NaN beyond a place of the first feature, going down."""
+    return lambda x: jnp.where(x[:, :1] < place, jnp.nan, half_plane(x))
+
+
+NAN = {
+    "everywhere": (2.0, np.nan),
+    "before the boundary": (0.7, np.nan),
+    "from the boundary on": (0.399999, np.nan),
+    "behind the boundary": (0.1, 0.6),
+    "never": (-9.0, 0.6),
+}
+
+
+@pytest.mark.parametrize("where", NAN)
+def test_nan_logits_are_no_decision(where):
+    """Known elsewhere: argmax takes NaN for the largest, and the result says that all is one."""
+    place, expected = NAN[where]
+    start, end = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 0.0]])
+    share = compiled(input_space.crossing, broken(place), start, end)
+    np.testing.assert_allclose(share, [expected], atol=1e-4)
+    far = distance(broken(place), start, end - start, max_distance=1.0)
+    np.testing.assert_allclose(far, [expected], atol=1e-4)
+    members = lambda x: jnp.stack([broken(place)(x), half_plane(x)], 1)  # noqa: E731
+    both = compiled(input_space.crossing, members, start, end)
+    np.testing.assert_allclose(both, [[expected], [0.6]], atol=1e-4)
+
+
+def test_nan_logits_in_sections():
+    start, end, labels = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 0.0]]), jnp.array([0])
+    section = compiled(
+        lambda *args: input_space.segment(broken(0.7), *args, num_points=5), start, end, labels
+    )
+    np.testing.assert_array_equal(section.decision, [[0, 0, -1, -1, -1]])
+    assert np.isnan(section.loss[0, 2:]).all()
+
+
+def test_infinite_logits_have_a_crossing():
+    model = lambda x: jnp.where(half_plane(x) >= 0.4, jnp.inf, half_plane(x))  # noqa: E731
+    share = compiled(input_space.crossing, model, jnp.array([[0.3, 0.0]]), jnp.array([[0.5, 0.0]]))
+    np.testing.assert_allclose(share, [0.5], atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_direction_that_is_not_finite_has_no_distance(value):
+    direction = jnp.array([[value, 1.0]])
+    kind = lambda x: jnp.nan_to_num(half_plane(x))  # noqa: E731
+    assert np.isnan(distance(kind, jnp.zeros((1, 2)), direction, max_distance=1.0)).all()
+    x, labels = jnp.zeros((1, 2)), jnp.array([0])
+    toward = compiled(
+        input_space.legitimate_directions, x, labels, np.float32([[value, 1]]), np.array([1])
+    )
+    assert np.isnan(toward).all()
+
+
+def test_images_of_integers():
+    """Known elsewhere: differences of bytes wrap around, and squares of them too."""
+    start, end = np.array([[200, 0]], np.uint8), np.array([[0, 100]], np.uint8)
+    toward = compiled(input_space.directions_toward, start, end)
+    np.testing.assert_allclose(toward, [[-2 / np.sqrt(5), 1 / np.sqrt(5)]], rtol=1e-6)
+    labels = np.array([0])
+    nearest = compiled(
+        input_space.legitimate_directions,
+        start,
+        labels,
+        np.concatenate([end, 255 - end]),
+        np.array([1, 1]),
+    )
+    np.testing.assert_allclose(
+        nearest, [[55 / np.hypot(55, 155), 155 / np.hypot(55, 155)]], rtol=1e-6
+    )
+    model = lambda x: jnp.stack([x[:, 0], jnp.full(len(x), 50.0)], -1)  # noqa: E731
+    np.testing.assert_allclose(compiled(input_space.crossing, model, start, end), [0.75], atol=1e-4)
+    section = compiled(
+        lambda *args: input_space.segment(model, *args, num_points=3), start, end, labels
+    )
+    np.testing.assert_array_equal(section.decision, [[0, 0, 1]])
+    far = distance(model, start, np.array([[-1, 0]]), max_distance=200)
+    np.testing.assert_allclose(far, [150], atol=0.1)

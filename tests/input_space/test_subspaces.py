@@ -259,3 +259,39 @@ def test_what_the_box_does_not_allow_is_as_long_as_it_can_be():
     moved = rescaled(x, direction, jnp.array([0.9, 0.3, 0.3]))
     np.testing.assert_allclose(moved.length, [0.25, 0.0, 0.0], atol=1e-6)
     np.testing.assert_allclose(moved.points, [[1.0, 0.5], [0.5, 0.5], [1.0, 0.0]], atol=1e-6)
+
+
+# Small, large and no numbers
+
+
+@pytest.mark.parametrize("scale", [1e-35, 1e-25, 1e25, 1e35])
+def test_gradients_and_directions_of_any_length(scale):
+    frame, gradient = jnp.eye(3)[:2], np.float32([0.0, 3.0, 4.0])
+    directions = aligned(np.float32(scale) * gradient, frame)
+    np.testing.assert_allclose(directions @ gradient / 5, 2 * [1 / np.sqrt(2)], rtol=1e-5)
+    x, direction = jnp.array([[0.5, 0.875]]), np.float32(scale) * np.float32([[1.0, 1.0]])
+    points = rescaled(x, direction, jnp.array([0.325])).points
+    np.testing.assert_allclose(points, [[0.8, 1.0]], atol=1e-4)
+
+
+@pytest.mark.quick
+def test_what_is_no_number_is_not_taken_for_one():
+    increase, norms = jnp.array([np.nan, 1.0, -1.0, 1.0]), jnp.array([1.0, np.nan, 1.0, 1e30])
+    np.testing.assert_array_equal(
+        input_space.most_directions(increase, norms, 2.0, size=10), [0, 0, 10, 10]
+    )
+    assert np.isnan(aligned(jnp.array([np.nan, 1.0, 1.0]), jnp.eye(3)[:2])).all()
+    data = np.ones((4, 3))
+    data[1, 1] = np.nan
+    with pytest.raises(ValueError, match="x must be finite: 1 entries are not"):
+        input_space.principal_subspace(data, 1)
+    with pytest.raises(ValueError, match="data must be finite"):
+        input_space.local_subspace(np.ones((2, 3)), data, 3, 1)
+
+
+@pytest.mark.quick
+def test_integers_say_what_is_fooled_as_booleans_do():
+    """Known elsewhere: ~1 is −2."""
+    surrogate, target = np.array([[1], [1], [0]]), np.array([[1], [0], [1]])
+    contrast = input_space.fooling_contrast(jnp.asarray(surrogate), jnp.asarray(target))
+    assert [float(v[0]) for v in contrast] == [0.5, 1.0, 1.0]

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 from support.programs import compiled
@@ -278,7 +279,7 @@ def test_ensembles_are_vmapped_and_nothing_else_changes(network):
     def everything(params, key):
         find = landscapes.top_eigenvalues
         return (
-            find(loss_fn, params, key, num_eigenvalues=2, tolerance=1e-10)[0],
+            find(loss_fn, params, key, num_eigenvalues=2, tolerance=1e-10).values,
             landscapes.hessian_trace(loss_fn, params, key, num_samples=6, method="hutch++"),
             landscapes.worst_case_sharpness(loss_fn, params, key, radius=0.1, num_steps=3),
             landscapes.sam_sharpness(loss_fn, params, radius=0.1),
@@ -344,3 +345,118 @@ def test_power_iteration_finds_the_largest_of_either_sign(network):
         keys
     )
     np.testing.assert_allclose(both, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e22, 1e-28])
+@pytest.mark.parametrize("pair", [(3.0, -3.0), (3.0, -2.99), (2.9, -3.0), (3.0, -2.5)])
+def test_an_eigenvalue_of_the_other_sign_and_nearly_the_same_size(pair, scale):
+    """Known elsewhere: Rayleigh's quotient of a mixture, anything between the two."""
+    diagonal = np.float32(scale) * np.float32([*pair, *np.full(30, 0.1)])
+
+    @jax.jit
+    @jax.vmap
+    def run(key):
+        return landscapes.sharpness(lambda z: 0.5 * z @ (diagonal * z), np.zeros(32, "f4"), key)
+
+    values = np.asarray(run(jax.random.split(jax.random.key(0), 20)), float) / scale
+    assert np.abs(np.abs(values) - 3).max() < 1e-4
+    if pair[0] != -pair[1]:
+        assert (np.sign(values) == (1 if pair[0] == 3 else -1)).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e22, 1e-28])
+def test_eigenvalues_of_any_size_are_right_to_the_tolerance(scale):
+    spectrum = np.array([5.0, 4.0, 3.0, *np.linspace(0, 1, 30)])
+    basis, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((33, 33)))
+    matrix = (scale * (basis * spectrum) @ basis.T).astype(np.float32)
+    pairs = compiled(
+        landscapes.top_eigenvalues,
+        lambda z: 0.5 * z @ (matrix @ z),
+        np.zeros(33, np.float32),
+        jax.random.key(0),
+        num_eigenvalues=3,
+    )
+    np.testing.assert_allclose(np.asarray(pairs.values, float) / scale, [5, 4, 3], rtol=1e-4)
+    assert pairs.converged.all() and (pairs.residuals < 0.03 * scale).all()
+
+
+@pytest.mark.parametrize("max_steps, is_converged", [(100, False), (305, True)])
+def test_what_has_not_converged_is_flagged(max_steps, is_converged):
+    top = np.array([10.0, 9.999, 9.998, 9.997, 9.996])
+    spectrum = np.array([*top, *np.linspace(-1, 9.9, 300)])
+    values, vectors, residuals, converged = jax.jit(
+        lambda key: jax.tree.leaves(
+            landscapes.top_eigenvalues(
+                lambda z: 0.5 * z @ (spectrum * z),
+                jnp.zeros(305),
+                key,
+                num_eigenvalues=5,
+                max_steps=max_steps,
+                tolerance=1e-6,
+            )
+        )
+    )(jax.random.key(0))
+    assert converged.all() == is_converged
+    values, vectors = np.asarray(values), np.asarray(vectors)
+    expected = np.linalg.norm(spectrum * vectors - values[:, None] * vectors, axis=1)
+    np.testing.assert_allclose(residuals, expected, atol=1e-10)
+    wrong = np.abs(values - top) > 1e-5
+    assert not (wrong & converged).any()  # an eigenvalue, but not the fifth, is not converged
+    assert wrong.any() == (not is_converged)
+
+
+def test_eigenpairs_unpack_into_values_and_vectors():
+    loss_fn, _, zeros = quadratic(np.arange(1.0, 9))
+    pairs = compiled(
+        landscapes.top_eigenvalues, loss_fn, zeros, jax.random.key(0), num_eigenvalues=2
+    )
+    values, vectors = pairs
+    assert values is pairs.values and vectors is pairs.vectors
+
+
+@pytest.mark.parametrize("scale", [1e22, 1e-28])
+def test_traces_and_steps_of_small_and_large_curvature(scale):
+    loss_fn = lambda z: 0.5 * np.float32(scale) * (jnp.arange(1.0, 9) * z**2).sum()  # noqa: E731
+    ones = jnp.ones(8, jnp.float32)
+
+    @jax.jit
+    def run(key):
+        trace = landscapes.hessian_trace(loss_fn, ones, key, num_samples=24, method="hutch++")
+        return *trace, landscapes.sam_sharpness(loss_fn, ones, radius=0.5)
+
+    trace, error, ascent = (float(v) / scale for v in run(jax.random.key(0)))
+    assert trace == pytest.approx(36, rel=1e-4) and error < 1e-2
+    gradient = np.arange(1.0, 9)
+    moved = 1 + 0.5 * gradient / np.linalg.norm(gradient)
+    assert ascent == pytest.approx(0.5 * (gradient * (moved**2 - 1)).sum(), rel=1e-4)
+
+
+LANDSCAPES = {
+    "hessian_product": lambda f, p, k: landscapes.hessian_product(f, p, p),
+    "hessian_trace": lambda f, p, k: landscapes.hessian_trace(f, p, k, num_samples=2),
+    "sam_sharpness": lambda f, p, k: landscapes.sam_sharpness(f, p, radius=0.1),
+    "sharpness": landscapes.sharpness,
+    "spectral_density": lambda f, p, k: landscapes.spectral_density(
+        f, p, k, num_steps=2, num_samples=1
+    ),
+    "top_eigenvalues": lambda f, p, k: landscapes.top_eigenvalues(f, p, k, num_eigenvalues=1),
+    "worst_case_sharpness": lambda f, p, k: landscapes.worst_case_sharpness(f, p, k, radius=0.1),
+    "fit_bezier": lambda f, p, k: landscapes.fit_bezier(
+        lambda params, key: f(params), p, p, k, optimizer=optax.sgd(0.1), num_steps=1
+    ),
+}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("loss", ["an integer", "a loss for each example"])
+@pytest.mark.parametrize("name", LANDSCAPES)
+def test_a_loss_without_slope_is_refused(name, loss):
+    loss_fn = {
+        "an integer": lambda z: (z > 0).sum(),
+        "a loss for each example": lambda z: z**2,
+    }[loss]
+    run = lambda z, key: LANDSCAPES[name](loss_fn, z, key)  # noqa: E731
+    with pytest.raises(
+        ValueError, match=r"loss_fn must return a floating-point scalar, got (int|f)"
+    ):
+        jax.eval_shape(run, jnp.ones(3), jax.random.key(0))

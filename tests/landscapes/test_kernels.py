@@ -98,3 +98,55 @@ def test_alignment_ignores_scale_and_what_is_shared_by_all():
 def test_blocks_hold_an_example_at_least():
     with pytest.raises(ValueError, match="block_size must be at least 1, got 0"):
         landscapes.trace_ntk(apply_fn, PARAMS, IMAGES, OTHERS, block_size=0)
+
+
+# Inputs of integers, and sides without examples
+
+
+@pytest.mark.parametrize("name", ["empirical_ntk", "trace_ntk"])
+def test_images_of_bytes_and_tokens_have_kernels(name):
+    kernel_fn = getattr(landscapes, name)
+    table = jnp.asarray(RNG.standard_normal((9, 4)), jnp.float32)
+
+    def read(params, tokens):  # a table of rows, one for each token
+        return params[tokens].sum(1)
+
+    tokens = np.array([[0, 1], [1, 2], [3, 3]], np.int32)
+    onehots = np.eye(9, dtype=np.float32)[tokens].sum(1)
+    run = jax.jit(lambda t: kernel_fn(read, table, t, t))
+    expected = onehots @ onehots.T
+    kernel = np.asarray(run(tokens))
+    kernel = np.einsum("ijcc->ij", kernel) / 4 if kernel.ndim == 4 else kernel
+    np.testing.assert_allclose(kernel, expected, rtol=1e-5)
+    images = RNG.integers(0, 255, (7, 4, 4, 1)).astype(np.uint8)
+    bytes_fn = jax.jit(lambda x: kernel_fn(lambda p, z: apply_fn(p, z / 255), PARAMS, x, x))
+    floats_fn = jax.jit(lambda x: kernel_fn(apply_fn, PARAMS, x, x))
+    np.testing.assert_allclose(
+        bytes_fn(images), floats_fn((images / 255).astype(np.float32)), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("side", ["first", "second"])
+@pytest.mark.parametrize("name", ["empirical_ntk", "trace_ntk", "grouped_ntk"])
+def test_an_empty_side_is_said(name, side):
+    x, y = (IMAGES[:0], OTHERS) if side == "first" else (IMAGES, OTHERS[:0])
+    weights = [jnp.ones((len(v), 2, 3)) for v in (x, y)] if name == "grouped_ntk" else []
+    with pytest.raises(
+        ValueError, match=rf"{side} must hold at least one example, \[N, ...\], got"
+    ):
+        getattr(landscapes, name)(apply_fn, PARAMS, x, y, *weights)
+
+
+@pytest.mark.quick
+def test_weights_of_other_examples_are_said():
+    weights = [jnp.ones((len(v), 2, 3)) for v in (IMAGES, OTHERS)]
+    with pytest.raises(ValueError, match="left has weights of 5 examples for 7 inputs"):
+        landscapes.grouped_ntk(apply_fn, PARAMS, IMAGES, OTHERS, *weights[::-1])
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("scale", [1e-30, 1e25])
+def test_kernels_of_small_and_large_numbers_are_aligned(scale):
+    kernel = np.float32(scale) * np.float32([[2, 0], [0, 1]])
+    assert float(landscapes.kernel_alignment(kernel, kernel)) == pytest.approx(1)

@@ -288,3 +288,141 @@ def test_what_cannot_be_derived_or_started_is_said():
     with pytest.raises(ValueError, match="num_restarts must be at least 1, got 0"):
         specification = landscapes.declare_permutations(AXES, PARAMS)
         landscapes.weight_match(specification, PARAMS, PARAMS, KEY, num_restarts=0)
+
+
+# What does not fit
+
+
+def nine_units():
+    """Returns the specification of a layer of nine units, and parameters."""
+    module = models.build({"kind": "mlp", "widths": (9,)}, num_classes=3)
+    params = drawn_like(jax.eval_shape(module.init, KEY, IMAGES)["params"])
+    return landscapes.derive_permutations(module, params), params
+
+
+def drawn_like(shapes):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda s: rng.standard_normal(s.shape).astype(np.float32), shapes)
+
+
+def with_entry(params, value):
+    return params | {"Dense_0": params["Dense_0"] | {"bias": value}}
+
+
+ORDERS = {
+    "too short": (
+        {"Dense_0": np.arange(8)},
+        r"'Dense_0' has shape \(8,\), the group has 9 units, ax",
+    ),
+    "too long": ({"Dense_0": np.arange(10)}, r"'Dense_0' has shape \(10,\)"),
+    "repeated": ({"Dense_0": np.array([0, 1, 2, 3, 4, 5, 6, 7, 7])}, "holds 7 more than once"),
+    "too large": (
+        {"Dense_0": np.arange(1, 10)},
+        "holds 9, outside of 0 to 8, axis 1 of 'Dense_0/kernel",
+    ),
+    "negative": ({"Dense_0": np.arange(-1, 8)}, "holds -1, outside of 0 to 8"),
+    "floats": ({"Dense_0": np.arange(9.0)}, "must hold integers, got float"),
+    "an unknown group": ({"Dense_7": np.arange(9)}, "no group of units is called 'Dense_7'"),
+}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("name", ORDERS)
+def test_what_is_no_permutation_is_refused(name):
+    """Known elsewhere: nine units were cut to eight, without a word."""
+    specification, params = nine_units()
+    orders, message = ORDERS[name]
+    with pytest.raises(ValueError, match=message):
+        landscapes.apply_permutations(specification, orders, params)
+    if name not in ("an unknown group", "too short", "too long"):
+        with pytest.raises(ValueError, match=message.partition(", axis")[0]):
+            landscapes.invert_permutations(orders)
+    identity = landscapes.identity_permutations(specification)
+    with pytest.raises(ValueError, match="group"):
+        landscapes.compose_permutations(identity, orders)
+
+
+def test_what_is_no_permutation_is_nan_where_it_is_traced():
+    specification, params = nine_units()
+    apply = jax.jit(
+        lambda order: landscapes.apply_permutations(specification, {"Dense_0": order}, params)
+    )
+    for name in ("repeated", "too large"):
+        moved = apply(ORDERS[name][0]["Dense_0"])
+        assert np.isnan(moved["Dense_0"]["kernel"]).all(), name
+        assert np.isfinite(moved["Dense_1"]["bias"]).all(), name
+
+
+TENSORS = {
+    "the tree of linen": (
+        lambda p: {"params": p},
+        "'params/Dense_0/bias'.*the tree under 'params'",
+    ),
+    "a tensor missing": (
+        lambda p: {"Dense_0": p["Dense_0"]},
+        "'Dense_1/kernel', which the parameters",
+    ),
+    "fewer units": (
+        lambda p: with_entry(p, p["Dense_0"]["bias"][:8]),
+        "axis 0 of 'Dense_0/bias'.* has 8 entries, group 'Dense_0' of the specification needs 9",
+    ),
+    "another rank": (
+        lambda p: with_entry(p, p["Dense_0"]["bias"][None]),
+        r"'Dense_0/bias'.* has shape \(1, 9\), the specification 1 axes",
+    ),
+}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("name", TENSORS)
+def test_tensors_that_a_specification_does_not_describe_are_refused(name):
+    specification, params = nine_units()
+    change, message = TENSORS[name]
+    identity = landscapes.identity_permutations(specification)
+    for call in (
+        lambda: landscapes.apply_permutations(specification, identity, change(params)),
+        lambda: landscapes.weight_match(specification, change(params), params, KEY),
+        lambda: landscapes.weight_match(specification, params, change(params), KEY),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.quick
+def test_weights_that_cannot_be_compared_are_refused():
+    specification, params = nine_units()
+    bias = params["Dense_0"]["bias"].copy()
+    bias[2:4] = np.nan, np.inf
+    with pytest.raises(
+        ValueError, match="2 of 9 entries of 'Dense_0/bias' of params are not finite"
+    ):
+        landscapes.weight_match(specification, params, with_entry(params, bias), KEY)
+    kernel = params["Dense_1"]["kernel"]
+    other = params | {"Dense_1": {"kernel": kernel[:, :2], "bias": params["Dense_1"]["bias"]}}
+    message = "axis 1 of 'Dense_1/kernel' has 3 entries in target and 2 in params"
+    with pytest.raises(ValueError, match=message):
+        landscapes.weight_match(specification, params, other, KEY)
+    values = {"Dense_0": np.ones((4, 9))}
+    with pytest.raises(ValueError, match="activations of group 'Dense_0' must be finite"):
+        landscapes.activation_match(values, {"Dense_0": np.full((4, 9), np.nan)})
+
+
+@pytest.mark.quick
+def test_parameters_of_another_module_are_named():
+    module = models.build({"kind": "mlp", "widths": (9,)}, num_classes=3)
+    with pytest.raises(
+        ValueError, match="lack tensor 'Dense_0/kernel' of MLP; their first is 'params"
+    ):
+        landscapes.derive_permutations(module, {"params": nine_units()[1]})
+
+
+def test_a_mask_of_units_moves_with_them_and_does_not_count():
+    params = {"mask": np.array([True, True, False]), "w": np.float32([3, 2, 1])}
+    axes = {"mask": ("units",), "w": ("units",)}
+    specification = landscapes.declare_permutations(axes, params)
+    target = params | {"w": np.float32([1, 2, 3])}
+    match = landscapes.weight_match(specification, target, params, KEY)
+    moved = landscapes.apply_permutations(specification, match.permutations, params)
+    np.testing.assert_array_equal(moved["w"], target["w"])
+    np.testing.assert_array_equal(moved["mask"], [False, True, True])
+    assert match.similarity == 14

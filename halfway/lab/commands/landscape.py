@@ -185,6 +185,11 @@ def _draw_user_model(names: list[str], loss: str) -> None:
         value = jax.eval_shape(loss_fn, members[0])
     if getattr(value, "shape", None) != ():
         raise UserError(f"--loss={loss} must return a scalar, got {value}")
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise UserError(
+            f"--loss={loss} must return a floating-point number, got {value.dtype}: integers "
+            "have no slope"
+        )
     with user.running(f"--loss={loss} fails on the parameters given"):
         number = loss_fn(members[0])
     if not np.isfinite(number):

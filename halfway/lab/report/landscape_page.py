@@ -333,10 +333,26 @@ def sentences(arrays: Arrays, barriers: Mapping[tuple[str, str], np.ndarray]) ->
         f"of one start, by {height('shared')}.",
         "Curvature: the largest eigenvalue of the Hessian goes from "
         f"{mean('spectrum_start_tops', slice(None), 0)} at θ_0 to "
-        f"{mean('spectrum_end_tops', slice(None), 0)} at θ_A.",
+        f"{mean('spectrum_end_tops', slice(None), 0)} at θ_A.{_exceeded(arrays)}",
         "Kernels: those of θ_A and θ_B are aligned by "
         f"{mean('alignment_halves')}, by {mean('alignment_shuffled')} where examples are shuffled.",
     ]
+
+
+def _exceeded(arrays: Arrays) -> str:
+    """Returns in how many models a start of the density found a larger eigenvalue; "" for none.
+
+    Ritz values never exceed the largest eigenvalue, so there the one that is told is too small.
+    """
+    number = total = 0
+    for name in ("start", "end"):
+        nodes, tops = arrays[f"spectrum_{name}_nodes"], arrays[f"spectrum_{name}_tops"]
+        rounding = 1e-3 * np.abs(nodes).max(axis=(1, 2))
+        number += int((nodes.max(axis=(1, 2)) > tops[:, 0] + rounding).sum())
+        total += len(tops)
+    if not number:
+        return ""
+    return f" In {number} of {total} spectra it has not converged: read it as a lower bound."
 
 
 def page(

@@ -96,6 +96,12 @@ def sentences(
             f"length along a random direction, either way, it is {further:.3g}. The largest "
             f"eigenvalue of the Hessian is {tops[0]:.3g}."
         )
+    told += [
+        f"{name}: {len(flags) - flags.sum()} of the {len(flags)} largest eigenvalues have not "
+        "converged: read them as lower bounds."
+        for name, flags in zip(names, _converged(arrays), strict=True)
+        if not flags.all()
+    ]
     for pair, height, values in zip(
         _pairs(names), barriers.get("linear", ()), arrays.get("segment_loss", ()), strict=True
     ):
@@ -122,15 +128,19 @@ def tables(
       names: of the models.
     """
     rows = [
-        [name, f"{tops[0]:.4g}", f"{trace:.4g}", f"{error:.2g}"]
-        for name, tops, trace, error in zip(
+        [name, f"{tops[0]:.4g}", f"{flags.sum()} of {flags.size}", f"{trace:.4g}", f"{error:.2g}"]
+        for name, flags, tops, trace, error in zip(
             names,
+            _converged(arrays),
             *(arrays[f"spectrum_{what}"] for what in ("tops", "trace", "trace_error")),
             strict=True,
         )
     ]
-    columns = ["Model", "Largest eigenvalue", "Trace", "Standard error of the trace"]
-    caption = "Eigenvalues by Lanczos; traces by Hutchinson's estimator."
+    columns = ["Model", "Largest eigenvalue", "Converged", "Trace", "Standard error of the trace"]
+    caption = (
+        "Eigenvalues by Lanczos, and how many of the largest were found again from another start; "
+        "traces by Hutchinson's estimator."
+    )
     result = {"spectra": Table("Hessian", caption, columns, rows)}
     if barriers:
         rows = [
@@ -141,6 +151,11 @@ def tables(
         caption = "The highest point of the straight line."
         result["segments"] = Table("Barriers", caption, columns, rows)
     return result
+
+
+def _converged(arrays: Arrays) -> np.ndarray:
+    """Returns which of the largest eigenvalues of each model have converged, `[M, k]`."""
+    return np.asarray(arrays["spectrum_converged"], bool)
 
 
 def _plane(arrays: Arrays, names: Sequence[str]) -> Figure:

@@ -7,11 +7,15 @@ import jax
 import numpy as np
 
 from halfway import landscapes, sharding
+from halfway.keys import named_key
 from halfway.lab.config.settings import LandscapeSizes
 from halfway.lab.config.user import LOG
 from halfway.lab.measurements import weight_space
 from halfway.lab.measurements.weight_space import Arrays
 from halfway.types import Array, Key, Params
+
+_TOLERANCE = 1e-4
+"""Of an eigenvalue, relative to the largest: the tolerance of `landscapes.top_eigenvalues`."""
 
 
 def measure(
@@ -21,7 +25,10 @@ def measure(
 
     `slice_loss` `[M, G]` is along one random direction, the same for all but for the lengths of
     each model's filters; `slice_plane` `[M, G, G]` along two. `spectrum_...` `[M, ...]` is of the
-    Hessian. `segment_loss` `[K, T]` has a row for each two models, in the order of
+    Hessian. `spectrum_converged` `[M, k]` says which of the largest eigenvalues were
+    found again, from another start and within the tolerance.
+
+    `segment_loss` `[K, T]` has a row for each two models, in the order of
     `itertools.combinations`. `plane_loss` `[G, G]` is there where M is 3.
 
     Args:
@@ -44,6 +51,12 @@ def measure(
     }
     for name in ("nodes", "weights", "tops", "trace", "trace_error"):
         arrays[f"spectrum_{name}"] = stacked(f"spectrum_end_{name}")
+    arrays["spectrum_converged"] = np.stack(
+        [
+            _converged(loss_fn, member, key, tops)
+            for member, tops in zip(members, arrays["spectrum_tops"], strict=True)
+        ]
+    )
     if len(members) > 1:
         run = sharding.jit(lambda a, b: landscapes.interpolate(loss_fn, a, b, sizes.num_points))
         later = list(itertools.combinations(members, 2))[1:]  # the first is there
@@ -53,6 +66,23 @@ def measure(
         arrays |= {name: first[name] for name in ("plane_x", "plane_y", "plane_points")}
         arrays["plane_loss"] = first["plane_cross_entropy"][0]
     return arrays
+
+
+def _converged(
+    loss_fn: Callable[[Params], Array], params: Params, key: Key, tops: np.ndarray
+) -> np.ndarray:
+    """Returns which of the largest eigenvalues `[k]` are found again from a start of its own."""
+    key = named_key(key, "largest eigenvalues again")
+    run = sharding.jit(
+        lambda params: landscapes.top_eigenvalues(
+            loss_fn, params, key, num_eigenvalues=len(tops), tolerance=_TOLERANCE
+        )
+    )
+    again = run(params)
+    values = np.asarray(again.values)
+    close = np.abs(values - tops) <= 2 * _TOLERANCE * np.abs(values).max()
+    # A rank is right only below ranks that are.
+    return np.logical_and.accumulate(np.asarray(again.converged) & close)
 
 
 def barriers(arrays: Arrays) -> dict[str, np.ndarray]:

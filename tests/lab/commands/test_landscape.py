@@ -354,6 +354,44 @@ def test_of_one_and_of_two_models_what_there_is_is_drawn(number):
         assert "rises 1 above the line between the ends, at t = 0.5" in told[-1]
 
 
+def test_what_has_not_converged_is_said_on_the_page():
+    arrays = user_landscapes.measure(
+        lambda params: (params["w"] ** 4).sum(),
+        [{"w": jnp.arange(1.0, 7)}],
+        jax.random.key(0),
+        SIZES,
+    )
+    flags = arrays["spectrum_converged"]
+    assert flags.shape == arrays["spectrum_tops"].shape and flags.all()
+    unsure = arrays | {"spectrum_converged": np.array([[True, False]])}
+    told = model_landscape_page.sentences(unsure, {}, ["mine"])
+    assert "mine: 1 of the 2 largest eigenvalues have not converged" in told[-1]
+    assert "1 of 2" in model_landscape_page.tables(unsure, {}, ["mine"])["spectra"].rows[0]
+    spectra = {
+        f"spectrum_{name}_{what}": np.array(values)
+        for name in ("start", "end")
+        for what, values in {"nodes": [[[0.0, 5.0]], [[1.0, 2.0]]], "tops": [[4.0], [2.0]]}.items()
+    }
+    said = landscape_page._exceeded(spectra)
+    assert "In 2 of 4 spectra it has not converged" in said
+    spectra |= {f"spectrum_{name}_tops": np.array([[5.0], [2.0]]) for name in ("start", "end")}
+    assert landscape_page._exceeded(spectra) == ""
+
+
+@pytest.mark.quick
+def test_a_loss_of_integers_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(devices, "start", lambda place: None)
+    write_params(tmp_path / "0.npz", 0)
+    (tmp_path / "counts.py").write_text(
+        "def loss(params):\n    return (params['bias'] > 0).sum()\n"
+    )
+    flags = ("--params=0.npz", "--loss=counts:loss", "--workdir=own")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="must return a floating-point number, got int"):
+        launch.call(landscape.main, landscape.FLAGS, flags)
+
+
 def test_a_model_of_ones_own_gives_the_closed_form(tmp_path, monkeypatch):
     monkeypatch.setattr(landscape, "LandscapeSizes", lambda: SIZES)
     paths = [write_params(tmp_path / f"{i}.npz", i) for i in range(3)]
