@@ -9,11 +9,12 @@ import logging
 import os
 import re
 import shutil
+import sys
 import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,8 @@ def save_tree(path: str | Path, tree: Any, facts: Mapping[str, Any], *, name: st
     partial = path.with_name(path.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
+    hook = sys.excepthook
+    sys.excepthook = _without_late_answers(hook)
     try:
         with _checkpointer() as checkpointer:
             checkpointer.save(partial / _ARRAYS, tree)
@@ -90,8 +93,23 @@ def save_tree(path: str | Path, tree: Any, facts: Mapping[str, Any], *, name: st
             raise
         number = int(code.group(1))
         raise OSError(number, os.strerror(number), str(path)) from error
+    sys.excepthook = hook
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
+
+
+def _without_late_answers(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a hook that leaves out what threads of a failed Orbax say until the process ends.
+
+    Args:
+      hook: as `sys.excepthook`, which shows all other exceptions.
+    """
+
+    def call(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+            hook(kind, error, trace)
+
+    return call
 
 
 def _free(folder: Path) -> int:

@@ -1,7 +1,6 @@
 """The start and end of a command: its flags, and a user's mistake as one line and exit code 2."""
 
 import difflib
-import io
 import logging
 import re
 import shlex
@@ -19,7 +18,7 @@ from absl import logging as absl_logging
 
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.entry import shared
-from halfway.lab.runtime import processes
+from halfway.lab.runtime import processes, start
 
 _WIDTH = 98
 _FIELD = re.compile(r"--?(?:no)?config\.(.+)", re.DOTALL)
@@ -28,6 +27,7 @@ OUT_OF_MEMORY = (
     "config.num_examples, config.num_holdout or config.num_pairs (of transfer, --num_examples), or "
     "choose smaller config.models ({})"
 )
+NO_THREAD = "no thread can be started: raise `ulimit -u`, and `ulimit -v` where it is set"
 
 
 def always() -> bool:
@@ -53,9 +53,6 @@ def run(
     # As `python -m` has it: modules of the user's are found from the console script too.
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
-    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks ρ or ● shows "?"
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
     # Log lines of `LOG` are for the user; absl's handler would show those of other libraries too.
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler()
@@ -67,6 +64,7 @@ def run(
         print(usage(main, values))
         return
     processes.watch(lambda number: _say_ended(number, resumes))
+    processes.listen()
     guard(lambda: call(main, values, sys.argv[1:], positional=positional), resumes)
 
 
@@ -168,21 +166,26 @@ def guard(command: Callable[[], None], resumes: Callable[[], bool] = always) -> 
         _fail(error)
     except KeyboardInterrupt:
         _end(signal.SIGINT, resumes)
-    except processes.Terminated:
-        _end(signal.SIGTERM, resumes)
+    except processes.Terminated as asked:
+        _end(asked.number, resumes)
+    except start.OutputLost as lost:
+        processes.abandon(lost.code)
+        raise
     except (jax.errors.JaxRuntimeError, ValueError, MemoryError) as error:
         # What is raised in a callback comes as an error of the program that called.
         if "KeyboardInterrupt" in str(error):
             _end(signal.SIGINT, resumes)
         if processes.count() == 1 and processes.is_ending():
-            _end(signal.SIGTERM, resumes)
+            _end(processes.Terminated().number, resumes)
         if processes.lost(error):
             processes.leave()
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             _abandon()
             raise
         _fail(UserError(OUT_OF_MEMORY.format(" ".join(str(error).split())[:200])))
-    except Exception:
+    except Exception as error:
+        if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+            _fail(UserError(NO_THREAD))
         _abandon()
         raise
 
@@ -200,7 +203,7 @@ def _end(number: int, resumes: Callable[[], bool]) -> NoReturn:
 
 def _say_ended(number: int, resumes: Callable[[], bool]) -> None:
     """Writes how the process was ended, and what the same command would do."""
-    how = "terminated" if number == signal.SIGTERM else "interrupted"
+    how = "interrupted" if number == signal.SIGINT else "terminated"
     print(f"{how}: {_what_next(resumes)}", file=sys.stderr)
 
 
@@ -221,8 +224,8 @@ def _abandon() -> None:
 def _fail(error: UserError) -> None:
     line = " ".join(str(error).split())
     print(f"error: {line}", file=sys.stderr)
-    processes.abandon(2)
-    sys.exit(2)
+    processes.abandon(start.MISTAKE)
+    sys.exit(start.MISTAKE)
 
 
 def usage(main: Callable[[], None], values: flags.FlagValues) -> str:
