@@ -79,8 +79,8 @@ def save_tree(path: str | Path, tree: Any, facts: Mapping[str, Any], *, name: st
     partial = path.with_name(path.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    hook = sys.excepthook
-    sys.excepthook = _without_late_answers(hook)
+    hook = sys.unraisablehook
+    sys.unraisablehook = _without_late_answers(hook)
     try:
         with _checkpointer() as checkpointer:
             checkpointer.save(partial / _ARRAYS, tree)
@@ -93,7 +93,7 @@ def save_tree(path: str | Path, tree: Any, facts: Mapping[str, Any], *, name: st
             raise
         number = int(code.group(1))
         raise OSError(number, os.strerror(number), str(path)) from error
-    sys.excepthook = hook
+    sys.unraisablehook = hook
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
 
@@ -102,12 +102,12 @@ def _without_late_answers(hook: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a hook that leaves out what threads of a failed Orbax say until the process ends.
 
     Args:
-      hook: as `sys.excepthook`, which shows all other exceptions.
+      hook: as `sys.unraisablehook`, which shows all other exceptions.
     """
 
-    def call(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            hook(kind, error, trace)
+    def call(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
 
     return call
 

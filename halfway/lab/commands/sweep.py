@@ -23,7 +23,7 @@ from halfway.lab.config.user import UserError
 from halfway.lab.entry import launch, shared
 from halfway.lab.report import sweep_page
 from halfway.lab.report.page import write
-from halfway.lab.runtime import processes, sweep_file, sweep_table
+from halfway.lab.runtime import processes, progress, sweep_file, sweep_table
 from halfway.lab.runtime.sweep_file import Setting
 
 FLAGS = flags.FlagValues()
@@ -142,7 +142,8 @@ def _run(root: Path, setting: Setting, passed_on: Sequence[str]) -> str:
             preexec_fn=processes.end_with_parent,
         )
     try:
-        code = process.wait()
+        with progress.doing(f"{setting.name} runs, and writes its lines to {log}"):
+            code = process.wait()
     except (KeyboardInterrupt, processes.Terminated):
         _stop(process)
         raise

@@ -18,7 +18,7 @@ from absl import logging as absl_logging
 
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.entry import shared
-from halfway.lab.runtime import processes, start
+from halfway.lab.runtime import processes, progress, start
 
 _WIDTH = 98
 _FIELD = re.compile(r"--?(?:no)?config\.(.+)", re.DOTALL)
@@ -65,6 +65,7 @@ def run(
         return
     processes.watch(lambda number: _say_ended(number, resumes))
     processes.listen()
+    progress.WATCHDOG.start()
     guard(lambda: call(main, values, sys.argv[1:], positional=positional), resumes)
 
 

@@ -11,7 +11,7 @@ from halfway import data
 from halfway.keys import named_key
 from halfway.lab.config.settings import RunConfig
 from halfway.lab.config.user import LOG, UserError
-from halfway.lab.runtime import processes
+from halfway.lab.runtime import processes, progress
 
 PATIENCE = 2.0
 """Seconds of reading after which a log line says that a data set is being read."""
@@ -40,7 +40,10 @@ def load(name: str, data_dir: str | None, value_range: Sequence[float] = ()) -> 
     patience = threading.Timer(PATIENCE, LOG.info, ("reading data set %s", name))
     patience.start()
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        with (
+            progress.doing(f"reading data set {name}"),
+            warnings.catch_warnings(record=True) as caught,
+        ):
             warnings.simplefilter("always", data.DataWarning)
             dataset = data.load(name, folder(data_dir), value_range=value_range)
     except data.DataError as error:

@@ -17,6 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from halfway.lab.config.user import LOG, UserError
+from halfway.lab.runtime import progress
 from halfway.lab.runtime import start as beginning
 
 T = TypeVar("T")
@@ -77,7 +78,12 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
             "process_id": process_id,
         }
     try:
-        jax.distributed.initialize(**options, initialization_timeout=START_TIMEOUT)
+        with progress.doing("waiting for the other processes to start"):
+            jax.distributed.initialize(
+                **options,
+                initialization_timeout=START_TIMEOUT,
+                heartbeat_timeout_seconds=LOST_SECONDS,
+            )
     except (ValueError, RuntimeError) as error:
         words = " ".join(str(error).split())[:200]
         hint = "" if coordinator else " (no cluster found? name --coordinator=HOST:PORT)"
@@ -91,6 +97,9 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
 
 START_TIMEOUT = 120
 """Seconds for which processes wait for each other at the start."""
+LOST_SECONDS = 40
+"""Seconds without a sign of life after which a process is taken for gone, where no connection broke
+before: a machine that is down, or a process that was stopped."""
 
 
 def is_first() -> bool:
@@ -124,7 +133,8 @@ def shared(fn: Callable[[], T]) -> T:
             payload = pickle.dumps((False, str(error)))
         finally:
             _state.alone = False
-    received = _broadcast(payload)
+    with progress.doing("waiting for the other processes"):
+        received = _broadcast(payload)
     if failure is not None:
         raise failure
     done, value = pickle.loads(received)  # safe, since the first process of this run wrote it
