@@ -13,12 +13,14 @@ from pathlib import Path
 from support.commands import PATIENCE, Result
 
 from halfway import sharding
+from halfway.lab.commands import __main__ as console
 from halfway.lab.runtime import datasets
 
 CACHE = os.environ["HALFWAY_TEST_CACHE"]
 _CONTEXT = multiprocessing.get_context("forkserver")
 # Modules, not JAX's backend: that and all of our state begin in the child.
-_CONTEXT.set_forkserver_preload(["halfway.lab.entry.launch", "orbax.checkpoint"])
+_COMMANDS = [f"halfway.lab.commands.{name}" for name in console.COMMANDS]
+_CONTEXT.set_forkserver_preload([*_COMMANDS, "orbax.checkpoint"])
 SMALL = f"--config={Path(__file__).with_name('small_config.py')}"
 FOLDERS = (f"--compilation_cache={CACHE}/jax", f"--data_dir={CACHE}/data")
 
