@@ -8,7 +8,8 @@ from support import commands, launcher, run_folder
 
 from halfway.lab.commands import __main__ as console
 from halfway.lab.commands import compare, landscape
-from halfway.lab.runtime import datasets, devices, pipeline, processes, sweep_file
+from halfway.lab.runtime import datasets, pipeline, processes, sweep_file
+from halfway.lab.runtime.runs import Run
 from halfway.lab.study import registration
 from halfway.lab.user_models import loading
 
@@ -16,11 +17,11 @@ EXAMPLES = ("--data=x.npz", "--compilation_cache=off", "--out_dir=out")
 # The arguments of each command, and what it is about to call when it is asked.
 WORK = {
     "reproduce": ([*run_folder.G1, "--workdir=run"], (pipeline, "measure")),
-    "decide": (["--workdir={run}"], (pipeline, "finish")),
+    "decide": (["--workdir=run"], (Run, "open")),
     "register": ([], (registration, "updated")),
     "publish": ([], ("halfway.lab.publication.documents", "update")),
     "sweep": (["--sweep=example.toml"], (sweep_file, "is_finished")),
-    "compare": (["{run}", "{run}"], (compare, "summarize")),
+    "compare": (["a", "b"], (compare, "summarize")),
     "evaluate": (["--model=a:b", *EXAMPLES], (loading, "load_examples")),
     "transfer": (["--surrogates=a:b", *EXAMPLES], (loading, "load_examples")),
     "landscape": (
@@ -37,11 +38,6 @@ WORK = {
 KEEPS_NOTHING = ("laws", "landscape")
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return run_folder.make(tmp_path_factory.mktemp("run"))[0]
-
-
 def test_the_table_has_every_command():
     assert set(WORK) == set(console.COMMANDS)
 
@@ -49,7 +45,7 @@ def test_the_table_has_every_command():
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("name", WORK)
 def test_a_command_that_is_asked_ends_in_one_line_and_with_its_code(
-    tmp_path, run, monkeypatch, name, number
+    tmp_path, monkeypatch, name, number
 ):
     arguments, (module, function) = WORK[name]
     (tmp_path / "example.toml").write_text('config = "digits:tiny"\n[grid]\nseed = [0]\n')
@@ -60,9 +56,7 @@ def test_a_command_that_is_asked_ends_in_one_line_and_with_its_code(
         pytest.fail("goes on")
 
     monkeypatch.setattr(*((target, asked) if target else (module, function, asked)))
-    result = commands.call(
-        tmp_path, name, *(text.format(run=run) for text in arguments), positional=name == "compare"
-    )
+    result = commands.call(tmp_path, name, *arguments, positional=name == "compare")
     how = "interrupted" if number == signal.SIGINT else "terminated"
     then = "nothing was kept, the same command begins anew"
     if name not in KEEPS_NOTHING:

@@ -14,7 +14,7 @@ from support.commands import PATIENCE, Result
 
 from halfway import sharding
 from halfway.lab.commands import __main__ as console
-from halfway.lab.runtime import datasets
+from halfway.lab.runtime import datasets, progress
 
 CACHE = os.environ["HALFWAY_TEST_CACHE"]
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -108,7 +108,7 @@ def _child(module, arguments, cwd, env, out, err, streams, limits):
     for name, limit in limits.items():
         kind = getattr(resource, name)
         resource.setrlimit(kind, (limit, resource.getrlimit(kind)[1]))
-    datasets.PATIENCE = PATIENCE
+    datasets.PATIENCE = progress.BEAT_SECONDS = PATIENCE
     if "--xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", ""):
         sharding.CPU_LEVEL = None  # as in conftest.py: the same programs, the same last bits
     # Where the suite runs in the background, a shell has it ignore Ctrl-C.

@@ -193,10 +193,10 @@ def guard(command: Callable[[], None], resumes: Callable[[], bool] = always) -> 
 
 def _end(number: int, resumes: Callable[[], bool]) -> NoReturn:
     """Ends the process that was asked to end, with the code of its signal."""
-    processes.reacts()
+    code = processes.CODES[number]
+    processes.reacts(code)
     if number == signal.SIGINT or processes.is_first():
         _say_ended(number, resumes)
-    code = processes.CODES[number]
     if number == signal.SIGINT:
         processes.abandon(code)
     sys.exit(code)

@@ -328,9 +328,17 @@ def count() -> int:
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
-def reacts() -> None:
-    """Notes that this process ends by itself, after SIGINT."""
+def reacts(code: int) -> None:
+    """Notes that this process ends by itself; where it is asked again, it ends at once.
+
+    Args:
+      code: its exit code.
+    """
     _state.asked = True
+    with contextlib.suppress(ValueError):  # not in the main thread
+        for number in CODES:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda *_: os._exit(code))
 
 
 EXIT_LOST = 3

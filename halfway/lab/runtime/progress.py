@@ -77,7 +77,8 @@ class Watchdog(logging.Handler):
         self._last = self._clock()
 
     def start(self) -> None:
-        """Looks every `LOOK_SECONDS`, in a thread, until the process ends."""
+        """Looks every `LOOK_SECONDS`, in a thread, until the process ends; silence begins here."""
+        self._last = self._begun = self._clock()
         LOG.addHandler(self)
         jax.monitoring.register_event_listener(self._hear)
         jax.monitoring.register_event_duration_secs_listener(self._hear)

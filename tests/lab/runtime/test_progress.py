@@ -311,6 +311,20 @@ def test_no_silence_is_longer_than_a_minute_and_the_line_says_what_is_done(lines
     assert lines[-1] == "at work, 4 min 20 s"
 
 
+def test_silence_begins_with_the_command_and_not_with_its_imports(
+    lines, clock, watchdog, monkeypatch
+):
+    heard = []
+    monkeypatch.setattr(jax.monitoring, "register_event_listener", heard.append)
+    monkeypatch.setattr(jax.monitoring, "register_event_duration_secs_listener", heard.append)
+    monkeypatch.setattr(progress.threading.Thread, "start", lambda thread: None)
+    clock.now += 300
+    watchdog.start()
+    assert pass_time(watchdog, clock, 50) == [] and len(heard) == 2
+    pass_time(watchdog, clock, 10)
+    assert lines == ["at work, 58 s"]
+
+
 def test_the_innermost_activity_is_named_and_one_may_change_its_words(lines, clock, watchdog):
     words = iter(["first", "second"])
     with watchdog.doing("outer", aloud=True), watchdog.doing(lambda: next(words)):
