@@ -3,7 +3,7 @@
 The command is `halfway.lab.commands.evaluate`; `--help` prints what it takes.
 """
 
-from halfway.lab.commands.evaluate import run
+from halfway.lab.commands import call
 
 if __name__ == "__main__":
-    run()
+    call("evaluate")

@@ -3,7 +3,7 @@
 The command is `halfway.lab.commands.register`; `--help` prints what it takes.
 """
 
-from halfway.lab.commands.register import run
+from halfway.lab.commands import call
 
 if __name__ == "__main__":
-    run()
+    call("register")

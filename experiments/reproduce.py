@@ -3,7 +3,7 @@
 The command is `halfway.lab.commands.reproduce`; `--help` prints what it takes.
 """
 
-from halfway.lab.commands.reproduce import run
+from halfway.lab.commands import call
 
 if __name__ == "__main__":
-    run()
+    call("reproduce")

@@ -10,10 +10,11 @@ import math
 import os
 import re
 import shutil
+import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,8 @@ def save_tree(
     partial = path.with_name(path.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
+    hook = sys.unraisablehook
+    sys.unraisablehook = _without_late_answers(hook)
     try:
         with _checkpointer() as checkpointer:
             checkpointer.save(partial / _ARRAYS, tree)
@@ -119,8 +122,23 @@ def save_tree(
             raise
         number = int(code.group(1))
         raise OSError(number, os.strerror(number), str(path)) from error
+    sys.unraisablehook = hook
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
+
+
+def _without_late_answers(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a hook that leaves out what threads of a failed Orbax say until the process ends.
+
+    Args:
+      hook: as `sys.unraisablehook`, which shows all other exceptions.
+    """
+
+    def call(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    return call
 
 
 def _free(folder: Path) -> int:

@@ -56,7 +56,7 @@ def call(folder, name, *arguments, positional=False):
     out, err = io.StringIO(), io.StringIO()
     handler = logging.StreamHandler(err)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    handled = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = {number: signal.getsignal(number) for number in processes.CODES}
     level, code = LOG.level, 0
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -72,6 +72,7 @@ def call(folder, name, *arguments, positional=False):
         LOG.setLevel(logging.INFO)
         # Where the suite runs in the background, a shell has it ignore Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        processes.listen()
         try:
             launch.guard(
                 lambda: launch.call(command.main, command.FLAGS, arguments, positional=positional),

@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import resource
 import runpy
 import signal
 import sys
@@ -12,12 +13,14 @@ from pathlib import Path
 from support.commands import PATIENCE, Result
 
 from halfway import sharding
-from halfway.lab.runtime import datasets
+from halfway.lab.commands import __main__ as console
+from halfway.lab.runtime import datasets, progress
 
 CACHE = os.environ["HALFWAY_TEST_CACHE"]
 _CONTEXT = multiprocessing.get_context("forkserver")
 # Modules, not JAX's backend: that and all of our state begin in the child.
-_CONTEXT.set_forkserver_preload(["halfway.lab.entry.launch", "orbax.checkpoint"])
+_COMMANDS = [f"halfway.lab.commands.{name}" for name in console.COMMANDS]
+_CONTEXT.set_forkserver_preload([*_COMMANDS, "orbax.checkpoint"])
 SMALL = f"--config={Path(__file__).with_name('small_config.py')}"
 FOLDERS = (f"--compilation_cache={CACHE}/jax", f"--data_dir={CACHE}/data")
 
@@ -26,15 +29,27 @@ class Job:
     """`python -m MODULE ARGUMENTS` in a process, its output in files of a folder.
 
     Several may run at once, started and waited for by one thread: multiprocessing needs that.
+    `streams` says of 1 and 2 whether they are "closed", "full", or a pipe that is "broken";
+    `limits` has bytes by the name of a limit of the system.
     """
 
-    def __init__(self, folder, *arguments, module="experiments.reproduce", cwd=None, env=None):
+    def __init__(
+        self,
+        folder,
+        *arguments,
+        module="experiments.reproduce",
+        cwd=None,
+        env=None,
+        streams=None,
+        limits=None,
+    ):
         self.out, self.err = Path(folder) / "out", Path(folder) / "err"
         for path in (self.out, self.err):  # it may be killed before it opens them
             path.touch()
         self._process = _CONTEXT.Process(
             target=_child,
             args=(module, arguments, str(cwd or folder), env or {}, str(self.out), str(self.err)),
+            kwargs={"streams": streams or {}, "limits": limits or {}},
         )
         self._process.start()
 
@@ -60,11 +75,26 @@ class Job:
         return Result(self._process.exitcode, self.out.read_text(), self.err.read_text())
 
 
+def _disturb(number, state):
+    """Does to a stream of this process what a shell can do to it before it starts."""
+    if state == "closed":
+        os.close(number)
+        setattr(sys, {1: "stdout", 2: "stderr"}[number], None)  # as Python has it then
+        return
+    if state == "full":
+        handle = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, handle = os.pipe()
+        os.close(reading)
+    os.dup2(handle, number)
+    os.close(handle)
+
+
 def run(folder, *arguments, **options):
     return Job(folder, *arguments, **options).wait()
 
 
-def _child(module, arguments, cwd, env, out, err):
+def _child(module, arguments, cwd, env, out, err, streams, limits):
     os.chdir(cwd)
     for name, value in env.items():
         os.environ.pop(name, None)
@@ -73,7 +103,12 @@ def _child(module, arguments, cwd, env, out, err):
     for stream, path in ((sys.stdout, out), (sys.stderr, err)):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(handle, stream.fileno())
-    datasets.PATIENCE = PATIENCE
+    for number, state in streams.items():
+        _disturb(number, state)
+    for name, limit in limits.items():
+        kind = getattr(resource, name)
+        resource.setrlimit(kind, (limit, resource.getrlimit(kind)[1]))
+    datasets.PATIENCE = progress.BEAT_SECONDS = PATIENCE
     if "--xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", ""):
         sharding.CPU_LEVEL = None  # as in conftest.py: the same programs, the same last bits
     # Where the suite runs in the background, a shell has it ignore Ctrl-C.

@@ -1,8 +1,9 @@
 """The console script `halfway`: `halfway COMMAND ...` is `python -m experiments.COMMAND ...`."""
 
 import difflib
-import importlib
 import sys
+
+from halfway.lab.runtime import start
 
 COMMANDS = {
     "reproduce": "train, measure, decide hypotheses, write a report",
@@ -24,18 +25,24 @@ def main() -> None:
     """Runs the command that the first argument names."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "-help", "--help", "help"):
-        width = max(map(len, COMMANDS)) + 2
-        lines = [f"  {name.ljust(width)}{words}" for name, words in COMMANDS.items()]
-        print("\n".join(["halfway COMMAND --help says what a command takes:", "", *lines]))
+        start.begin()
+        start.finish(lambda: print(_listed()))
         return
     name = arguments[0]
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
         print(f"error: unknown command {name!r}: {hint}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(start.MISTAKE)
     sys.argv = [f"halfway {name}", *arguments[1:]]
-    importlib.import_module(f"halfway.lab.commands.{name}").run()
+    start.call(name)
+
+
+def _listed() -> str:
+    """Returns the text that lists the commands."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name.ljust(width)}{words}" for name, words in COMMANDS.items()]
+    return "\n".join(["halfway COMMAND --help says what a command takes:", "", *lines])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from halfway.lab import benchmarks
 from halfway.lab.benchmarks.timing import Row
 from halfway.lab.config.user import UserError
 from halfway.lab.entry import launch, shared
-from halfway.lab.runtime import devices
+from halfway.lab.runtime import devices, progress
 from halfway.lab.study import wording
 
 FLAGS = flags.FlagValues()
@@ -43,7 +43,8 @@ def main() -> None:
         raise UserError(f"--markdown: {SUITE.value} writes no tables; {able or 'none'} does")
     devices.use_cores()
     devices.use_cache(CACHE.value)
-    rows = suite.rows(DATA_DIR.value)
+    with progress.doing(f"the suite {SUITE.value}"):
+        rows = suite.rows(DATA_DIR.value)
     print(getattr(suite, "as_text", as_text)(rows))
     if OUT.value:
         content = [dataclasses.asdict(row) for row in rows]

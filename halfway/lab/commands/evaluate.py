@@ -22,7 +22,7 @@ from halfway.lab.config.user import LOG, UserError, writing
 from halfway.lab.entry import launch, shared
 from halfway.lab.report import evaluation_page
 from halfway.lab.report.page import write
-from halfway.lab.runtime import devices, environment, processes
+from halfway.lab.runtime import devices, environment, processes, progress
 from halfway.lab.study.wording import format_duration
 from halfway.lab.user_models import evaluations, loading, stored
 from halfway.robustness import Step
@@ -170,7 +170,11 @@ def _evaluated(
         )
     except ValueError as error:
         raise UserError(str(error)) from error
-    with processes.in_pieces(), writing(f"--out_dir={folder}", resumes=True):
+    with (
+        processes.in_pieces(),
+        writing(f"--out_dir={folder}", resumes=True),
+        progress.doing(lambda: "first look at the model" if step is None else step.words),
+    ):
         for step in steps:
             now = time.monotonic()
             if now - said > SAY_EVERY and step.share > begun + 0.02:

@@ -25,13 +25,13 @@ from halfway.keys import named_key
 from halfway.lab.config import user
 from halfway.lab.config.config_file import ConfigFile
 from halfway.lab.config.settings import LandscapeSizes
-from halfway.lab.config.user import LOG, UserError
+from halfway.lab.config.user import UserError
 from halfway.lab.entry import launch, shared
 from halfway.lab.measurements import weight_space
 from halfway.lab.measurements.weight_space import Arrays
 from halfway.lab.report import landscape_page, model_landscape_page
 from halfway.lab.report.page import Page, write
-from halfway.lab.runtime import datasets, devices, environment, pipeline, processes, runs
+from halfway.lab.runtime import datasets, devices, environment, pipeline, processes, progress, runs
 from halfway.lab.runtime.runs import Run
 from halfway.lab.study import conditions
 from halfway.lab.user_models import landscapes as user_landscapes
@@ -93,12 +93,13 @@ def main() -> None:
             run.describe(lambda: described)
             population = run.load_population(condition)
             if population is None:
-                LOG.info("training %d pairs of %s", condition.num_pairs, condition.architecture)
-                population = run.train(condition, pool)
+                words = f"training {condition.num_pairs} pairs of {condition.architecture}"
+                with progress.doing(words, aloud=True):
+                    population = run.train(condition, pool)
             pipeline.stop_if_asked()
-            LOG.info("drawing landscapes")
             key = named_key(jax.random.key(file.config.seed), "landscape page")
-            arrays = weight_space.measure(population, pool, key, file.config.landscape)
+            with progress.doing("drawing landscapes", aloud=True):
+                arrays = weight_space.measure(population, pool, key, file.config.landscape)
             seconds = {"landscapes": time.monotonic() - started}
             # The command of this page, not of the run that trained.
             info = dataclasses.replace(
@@ -195,7 +196,8 @@ def _draw_user_model(names: list[str], loss: str) -> None:
     if not np.isfinite(number):
         raise UserError(f"--loss={loss} is not finite at the parameters given")
     folder = Path(WORKDIR.value or "runs/landscape") / "landscape"
-    with sharding.use(devices.lay_out(PLACE.value)):
+    layout = devices.lay_out(PLACE.value)
+    with sharding.use(layout), progress.doing("drawing landscapes"):
         arrays = user_landscapes.measure(loss_fn, members, jax.random.key(SEED), LandscapeSizes())
     page = model_landscape_page.page(
         arrays,

@@ -17,12 +17,11 @@ from halfway import sharding
 from halfway.data import Split
 from halfway.keys import named_key
 from halfway.lab.config.settings import RunConfig
-from halfway.lab.config.user import LOG
 from halfway.lab.entry import launch, shared
 from halfway.lab.measurements import laws
 from halfway.lab.report import laws_page
 from halfway.lab.report.page import write
-from halfway.lab.runtime import datasets, devices, pipeline, processes
+from halfway.lab.runtime import datasets, devices, pipeline, processes, progress
 from halfway.lab.study import conditions
 from halfway.populations import Condition
 
@@ -65,21 +64,24 @@ def _measure(config: RunConfig, models: dict[str, Condition], pool: Split):
     first: dict[int, dict[str, laws.Law]] = {}
     for steps in (0, laws.TRAINED):
         pipeline.stop_if_asked()
-        LOG.info("first law, at %d draws of θ, %d steps", laws.NUM_THETAS, steps)
         key = jax.random.fold_in(keys[0], steps)
         shape = tuple(pool.images.shape[1:])
-        first[steps] = {
-            name: laws.first_law(
-                laws.first_law_terms(jax.random.fold_in(key, index), model, shape, num_steps=steps)
-            )
-            for index, (name, model) in enumerate(models.items())
-        }
+        words = f"first law, at {laws.NUM_THETAS} draws of θ, {steps} steps"
+        with progress.doing(words, aloud=True):
+            first[steps] = {
+                name: laws.first_law(
+                    laws.first_law_terms(
+                        jax.random.fold_in(key, index), model, shape, num_steps=steps
+                    )
+                )
+                for index, (name, model) in enumerate(models.items())
+            }
     pipeline.stop_if_asked()
-    LOG.info("second law, %d models", 3 * max(laws.ENSEMBLE_SIZES))
     name = config.architectures[0]
-    second = {name: laws.second_law(models[name], pool)}
-    LOG.info("linear-Gaussian model")
-    return first, second, laws.linear_gaussian(keys[2])
+    with progress.doing(f"second law, {3 * max(laws.ENSEMBLE_SIZES)} models", aloud=True):
+        second = {name: laws.second_law(models[name], pool)}
+    with progress.doing("linear-Gaussian model", aloud=True):
+        return first, second, laws.linear_gaussian(keys[2])
 
 
 def resumes() -> bool:

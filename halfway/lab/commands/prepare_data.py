@@ -11,7 +11,7 @@ from tqdm import tqdm
 from halfway import data
 from halfway.lab.config.user import UserError
 from halfway.lab.entry import launch, shared
-from halfway.lab.runtime import datasets
+from halfway.lab.runtime import datasets, progress
 
 FLAGS = flags.FlagValues()
 DATASET = flags.DEFINE_string(
@@ -33,7 +33,8 @@ def main() -> None:
         tqdm, desc=f"writing {DATASET.value}", unit="image", leave=False, disable=None
     )
     try:
-        dataset = data.prepare(DATASET.value, SOURCE.value, folder, progress=bar)
+        with progress.doing(f"reading {SOURCE.value} and writing {DATASET.value}"):
+            dataset = data.prepare(DATASET.value, SOURCE.value, folder, progress=bar)
     except ValueError as error:
         raise UserError(str(error)) from error
     print(

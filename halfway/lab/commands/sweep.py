@@ -8,7 +8,6 @@ Example: halfway sweep --sweep=configs/sweeps/example.toml --shard=1/4
 
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ from halfway.lab.config.user import UserError
 from halfway.lab.entry import launch, shared
 from halfway.lab.report import sweep_page
 from halfway.lab.report.page import write
-from halfway.lab.runtime import sweep_file, sweep_table
+from halfway.lab.runtime import processes, progress, sweep_file, sweep_table
 from halfway.lab.runtime.sweep_file import Setting
 
 FLAGS = flags.FlagValues()
@@ -68,7 +67,6 @@ def main() -> None:
         return
     with _writing(root):
         root.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the child as Ctrl-C does
     failures = _run_all(root, mine, passed_on)
     table = sweep_table.tabulate(root, sweep.settings)
     page = sweep_page.page(table, name=sweep.name, command=launch.command_line())
@@ -142,10 +140,12 @@ def _run(root: Path, setting: Setting, passed_on: Sequence[str]) -> str:
             [sys.executable, "-m", "halfway.lab.commands", *_command(root, setting, passed_on)],
             stdout=file,
             stderr=subprocess.STDOUT,
+            preexec_fn=processes.end_with_parent,
         )
     try:
-        code = process.wait()
-    except KeyboardInterrupt:
+        with progress.doing(f"{setting.name} runs, and writes its lines to {log}"):
+            code = process.wait()
+    except (KeyboardInterrupt, processes.Terminated):
         _stop(process)
         raise
     if code < 0:

@@ -26,7 +26,7 @@ from halfway.lab.config.user import LOG, UserError, writing
 from halfway.lab.entry import launch, shared
 from halfway.lab.report import transfer_page, transfer_summary
 from halfway.lab.report.page import write
-from halfway.lab.runtime import devices, environment, pipeline, processes
+from halfway.lab.runtime import devices, environment, pipeline, processes, progress
 from halfway.lab.user_models import grids, loading, stored
 
 FLAGS = flags.FlagValues()
@@ -121,7 +121,8 @@ def main() -> None:
         f"{len(examples.labels)} images of {examples.source}; {', '.join(grid.attacks)} in "
         f"{NORM.value}; {time.monotonic() - started:.0f} s on {layout.mesh.size} devices."
     )
-    processes.shared(lambda: _write(folder, grid, examples, settings, lead))
+    with progress.doing("drawing figures, writing the page"):
+        processes.shared(lambda: _write(folder, grid, examples, settings, lead))
 
 
 def _grid(
@@ -149,18 +150,19 @@ def _grid(
             load = functools.partial(grids.load_cell, folder, name, budget, facts, logits)
             cell = processes.shared(load)
             if cell is None:
-                made = transfer.transfer_grid(
-                    surrogates,
-                    targets,
-                    jax.random.key(SEED.value),
-                    examples.images,
-                    examples.labels,
-                    attack_fns={name: attack_fn},
-                    budgets=[budget],
-                    threat_fn=threat_fn,
-                    chunk_size=IMAGES_AT_ONCE,
-                    progress=_progress,
-                )
+                with progress.doing(f"{name} at {budget:g}"):
+                    made = transfer.transfer_grid(
+                        surrogates,
+                        targets,
+                        jax.random.key(SEED.value),
+                        examples.images,
+                        examples.labels,
+                        attack_fns={name: attack_fn},
+                        budgets=[budget],
+                        threat_fn=threat_fn,
+                        chunk_size=IMAGES_AT_ONCE,
+                        progress=_progress,
+                    )
                 cell = made.cells[name, budget]
                 store = functools.partial(
                     grids.save_cell, folder, name, budget, cell, facts, logits

@@ -2,7 +2,6 @@
 
 import difflib
 import errno
-import io
 import logging
 import re
 import shlex
@@ -22,7 +21,7 @@ from halfway import user_code
 from halfway.lab.config import user
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.entry import shared
-from halfway.lab.runtime import processes
+from halfway.lab.runtime import processes, progress, start
 
 _WIDTH = 98
 _FIELD = re.compile(r"--?(?:no)?config\.(.+)", re.DOTALL)
@@ -33,6 +32,7 @@ OUT_OF_MEMORY = (
     "config.num_examples, config.num_holdout or config.num_pairs (of transfer, --num_examples), or "
     "choose smaller config.models ({})"
 )
+NO_THREAD = "no thread can be started: raise `ulimit -u`, and `ulimit -v` where it is set"
 
 
 def always() -> bool:
@@ -58,9 +58,6 @@ def run(
     # As `python -m` has it: modules of the user's are found from the console script too.
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
-    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks ρ or ● shows "?"
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
     # Log lines of `LOG` are for the user; absl's handler would show those of other libraries too.
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler()
@@ -72,6 +69,8 @@ def run(
         print(usage(main, values))
         return
     processes.watch(lambda number: _say_ended(number, resumes))
+    processes.listen()
+    progress.WATCHDOG.start()
     guard(lambda: call(main, values, sys.argv[1:], positional=positional), resumes)
 
 
@@ -179,14 +178,17 @@ def guard(command: Callable[[], None], resumes: Callable[[], bool] = always) -> 
         _fail(UserError(f"{path} cannot be used ({error.strerror}): choose another place"))
     except KeyboardInterrupt:
         _end(signal.SIGINT, resumes)
-    except processes.Terminated:
-        _end(signal.SIGTERM, resumes)
+    except processes.Terminated as asked:
+        _end(asked.number, resumes)
+    except start.OutputLost as lost:
+        processes.abandon(lost.code)
+        raise
     except (jax.errors.JaxRuntimeError, ValueError, MemoryError) as error:
         # What is raised in a callback comes as an error of the program that called.
         if "KeyboardInterrupt" in str(error):
             _end(signal.SIGINT, resumes)
         if processes.count() == 1 and processes.is_ending():
-            _end(signal.SIGTERM, resumes)
+            _end(processes.Terminated().number, resumes)
         if processes.lost(error):
             processes.leave()
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
@@ -196,6 +198,8 @@ def guard(command: Callable[[], None], resumes: Callable[[], bool] = always) -> 
         _fail(UserError(OUT_OF_MEMORY.format(" ".join(str(error).split())[:200])))
     except (Exception, SystemExit) as error:
         _fail_for_user_code(error)
+        if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+            _fail(UserError(NO_THREAD))
         if not isinstance(error, SystemExit):
             _abandon()
         raise
@@ -209,10 +213,10 @@ def _fail_for_user_code(error: BaseException) -> None:
 
 def _end(number: int, resumes: Callable[[], bool]) -> NoReturn:
     """Ends the process that was asked to end, with the code of its signal."""
-    processes.reacts()
+    code = processes.CODES[number]
+    processes.reacts(code)
     if number == signal.SIGINT or processes.is_first():
         _say_ended(number, resumes)
-    code = processes.CODES[number]
     if number == signal.SIGINT:
         processes.abandon(code)
     sys.exit(code)
@@ -220,7 +224,7 @@ def _end(number: int, resumes: Callable[[], bool]) -> NoReturn:
 
 def _say_ended(number: int, resumes: Callable[[], bool]) -> None:
     """Writes how the process was ended, and what the same command would do."""
-    how = "terminated" if number == signal.SIGTERM else "interrupted"
+    how = "interrupted" if number == signal.SIGINT else "terminated"
     print(f"{how}: {_what_next(resumes)}", file=sys.stderr)
 
 
@@ -241,8 +245,8 @@ def _abandon() -> None:
 def _fail(error: UserError) -> None:
     line = " ".join(str(error).split())
     print(f"error: {line}", file=sys.stderr)
-    processes.abandon(2)
-    sys.exit(2)
+    processes.abandon(start.MISTAKE)
+    sys.exit(start.MISTAKE)
 
 
 def usage(main: Callable[[], None], values: flags.FlagValues) -> str:

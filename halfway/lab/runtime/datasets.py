@@ -11,7 +11,7 @@ from halfway import data, files
 from halfway.keys import named_key
 from halfway.lab.config.settings import RunConfig
 from halfway.lab.config.user import LOG, UserError
-from halfway.lab.runtime import processes
+from halfway.lab.runtime import processes, progress
 
 PATIENCE = 2.0
 """Seconds of reading after which a log line says that a data set is being read."""
@@ -47,7 +47,10 @@ def load(
     patience = threading.Timer(PATIENCE, LOG.info, ("reading data set %s", name))
     patience.start()
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        with (
+            progress.doing(f"reading data set {name}"),
+            warnings.catch_warnings(record=True) as caught,
+        ):
             warnings.simplefilter("always", data.DataWarning)
             dataset = data.load(name, folder(data_dir), value_range=value_range, max_gb=max_gb)
     except data.DataError as error:

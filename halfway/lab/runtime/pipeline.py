@@ -20,7 +20,7 @@ from halfway.lab.config.user import LOG, UserError
 from halfway.lab.measurements.context import Context
 from halfway.lab.report import page, run_report, summary
 from halfway.lab.runtime import devices, estimates, processes, tensorboard
-from halfway.lab.runtime.progress import ProgressBar
+from halfway.lab.runtime.progress import ProgressBar, doing
 from halfway.lab.runtime.runs import Run
 from halfway.lab.study import evidence, family, registration, wording
 from halfway.lab.study.protocol import Study
@@ -50,7 +50,8 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split, *, with_events: bool
     needed = _conditions(asked)
     missing = [request for request in asked if not run.has_measurement(request)]
     wanted = _conditions(missing)
-    loaded = {condition: run.load_population(condition) for condition in wanted}
+    with doing("reading stored populations"):
+        loaded = {condition: run.load_population(condition) for condition in wanted}
     in_memory = {
         condition: population for condition, population in loaded.items() if population is not None
     }
@@ -433,4 +434,5 @@ def finish(run: Run) -> None:
     Args:
       run: a run that has records.
     """
-    processes.shared(lambda: print(ending(run, conclude(run)), flush=True))
+    with doing("deciding hypotheses, drawing figures, writing the report"):
+        processes.shared(lambda: print(ending(run, conclude(run)), flush=True))

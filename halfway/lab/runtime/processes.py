@@ -1,6 +1,7 @@
 """Several processes of one run: how they start, agree, and end together."""
 
 import contextlib
+import ctypes
 import functools
 import os
 import pickle
@@ -16,6 +17,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from halfway.lab.config.user import LOG, UserError
+from halfway.lab.runtime import progress
+from halfway.lab.runtime import start as beginning
 
 T = TypeVar("T")
 
@@ -26,12 +29,14 @@ class _State:
     Attributes:
       alone: whether it runs code that only the first process runs.
       asked: whether it was asked to end.
+      number: the signal that asked.
       immediately: whether it may end at any moment.
       moment: how often it has asked whether the run is to end.
     """
 
     alone = False
     asked = False
+    number: int = signal.SIGTERM
     immediately = True
     moment = 0
 
@@ -73,7 +78,12 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
             "process_id": process_id,
         }
     try:
-        jax.distributed.initialize(**options, initialization_timeout=START_TIMEOUT)
+        with progress.doing("waiting for the other processes to start"):
+            jax.distributed.initialize(
+                **options,
+                initialization_timeout=START_TIMEOUT,
+                heartbeat_timeout_seconds=LOST_SECONDS,
+            )
     except (ValueError, RuntimeError) as error:
         words = " ".join(str(error).split())[:200]
         hint = "" if coordinator else " (no cluster found? name --coordinator=HOST:PORT)"
@@ -87,6 +97,9 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
 
 START_TIMEOUT = 120
 """Seconds for which processes wait for each other at the start."""
+LOST_SECONDS = 40
+"""Seconds without a sign of life after which a process is taken for gone, where no connection broke
+before: a machine that is down, or a process that was stopped."""
 
 
 def is_first() -> bool:
@@ -120,7 +133,8 @@ def shared(fn: Callable[[], T]) -> T:
             payload = pickle.dumps((False, str(error)))
         finally:
             _state.alone = False
-    received = _broadcast(payload)
+    with progress.doing("waiting for the other processes"):
+        received = _broadcast(payload)
     if failure is not None:
         raise failure
     done, value = pickle.loads(received)  # safe, since the first process of this run wrote it
@@ -164,29 +178,43 @@ def collective(method: Callable[..., T]) -> Callable[..., T]:
 
 
 class Terminated(BaseException):
-    """The process was asked to end (SIGTERM); progress is kept, so that it is no `Exception`."""
+    """The process was asked to end; progress is kept, so that it is no `Exception`."""
+
+    @property
+    def number(self) -> int:
+        """The signal, SIGTERM or SIGHUP."""
+        return _state.number
 
 
 def listen() -> None:
-    """Makes SIGTERM raise `Terminated`: at once, or after a piece of work in `in_pieces`.
+    """Makes SIGTERM and SIGHUP raise `Terminated`: at once, or after a piece in `in_pieces`.
 
-    With several processes, JAX's preemption service listens instead, which `is_ending` asks.
+    SIGINT raises `KeyboardInterrupt`. A signal that the process was started to ignore stays so.
+    With several processes, JAX's preemption service listens to SIGTERM, and `is_ending` asks it;
+    SIGHUP is handed on as SIGTERM.
     """
-    if count() > 1:
-        return
 
     def heard(number: int, frame: Any) -> None:
-        del number, frame
-        _state.asked = True
+        del frame
+        if count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        _state.asked, _state.number = True, number
         if _state.immediately:
             raise Terminated
 
+    answers: dict[int, Any] = {number: heard for number in CODES}
+    answers[signal.SIGINT] = signal.default_int_handler
+    if count() > 1:
+        del answers[signal.SIGTERM]
     with contextlib.suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, heard)
+        for number, answer in answers.items():
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, answer)
 
 
 def watch(say: Callable[[int], None]) -> None:
-    """Ends this process `GRACE_SECONDS` after SIGTERM or SIGINT, where it does not react by itself.
+    """Ends this process `GRACE_SECONDS` after a signal of `CODES`, where it does not react itself.
 
     Python looks at signals between its own steps: a compiled program, or a call of another library
     in it, may take minutes. What is stored is stored whole, so that a process may end at any time;
@@ -202,21 +230,32 @@ def watch(say: Callable[[int], None]) -> None:
 
     def wait() -> None:
         number = 0
-        while number not in (signal.SIGINT, signal.SIGTERM):
+        while number not in CODES:
             (number,) = os.read(reading, 1)
         time.sleep(GRACE_SECONDS)
         if _state.asked:
             time.sleep(STORE_SECONDS)
-        say(number)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        # Where nobody reads a full pipe, to write to it takes for ever.
+        last_words = threading.Thread(target=say, args=(number,), daemon=True)
+        last_words.start()
+        last_words.join(WORDS_SECONDS)
         os._exit(CODES[number])
 
     threading.Thread(target=wait, daemon=True).start()
 
 
-GRACE_SECONDS, STORE_SECONDS = 4.0, 60.0
-"""Seconds in which a process that was asked to end may react, and may store its progress."""
+GRACE_SECONDS, STORE_SECONDS, WORDS_SECONDS = 4.0, 60.0, 2.0
+"""Seconds in which a process that was asked to end may react, may store its progress, and may write
+its last line."""
+
+
+def end_with_parent() -> None:
+    """Has this process end when its parent is killed, so that it does not hold a run for it.
+
+    What is stored is stored whole, so that it may end at any time. Only Linux knows of it.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 @contextlib.contextmanager
@@ -289,12 +328,20 @@ def count() -> int:
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
-def reacts() -> None:
-    """Notes that this process ends by itself, after SIGINT."""
+def reacts(code: int) -> None:
+    """Notes that this process ends by itself; where it is asked again, it ends at once.
+
+    Args:
+      code: its exit code.
+    """
     _state.asked = True
+    with contextlib.suppress(ValueError):  # not in the main thread
+        for number in CODES:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda *_: os._exit(code))
 
 
 EXIT_LOST = 3
 """Exit code after the loss of another process."""
-CODES: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
-"""Exit codes after signals."""
+CODES: dict[int, int] = {number: 128 + number for number in beginning.SIGNALS}
+"""Exit codes after signals, as shells have them: SIGHUP 129, SIGINT 130, SIGTERM 143."""

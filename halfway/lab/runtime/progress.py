@@ -1,10 +1,12 @@
-"""The progress of a run: a bar on a terminal, elsewhere log lines."""
+"""The progress of a command: a bar on a terminal, elsewhere log lines, and never a long silence."""
 
 import contextlib
+import logging
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 from tqdm import tqdm
@@ -16,6 +18,9 @@ LINE_SECONDS = 10.0
 BEAT_SECONDS = 60.0
 """The most seconds between two log lines: a stage that has no steps is seen to be alive."""
 COMPILING = "compiling"
+_COMPILE_BEGINS = "/jax/compilation_cache/compile_requests_use_cache"
+_COMPILE_ENDS = "/jax/core/compile/backend_compile_duration"
+"""What JAX tells to whoever listens, at the beginning and the end of compiling a program."""
 
 
 def duration(seconds: float) -> str:
@@ -35,6 +40,105 @@ def duration(seconds: float) -> str:
     first = next((index for index, (number, _) in enumerate(parts) if number), 0)
     shown = [f"{number} {unit}" for number, unit in parts[first : first + 2] if number]
     return " ".join(shown) or "0 s"
+
+
+class _Doing(NamedTuple):
+    """What a command does: words, or a function that returns them, and since when."""
+
+    words: str | Callable[[], str]
+    begun: float
+
+
+class Watchdog(logging.Handler):
+    """Writes what a command does where no line was written for nearly `BEAT_SECONDS`.
+
+    Args:
+      clock: a function that returns the time in seconds.
+    """
+
+    LOOK_SECONDS = 1.0
+    """Seconds between two looks."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        super().__init__()
+        self._clock = clock
+        self._last = self._begun = clock()
+        self._doing: list[_Doing] = []
+        self._is_compiling = False
+        self._speakers = 0  # progress bars that write lines of their own
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Notes that a line is written.
+
+        Args:
+          record: the line.
+        """
+        del record
+        self._last = self._clock()
+
+    def start(self) -> None:
+        """Looks every `LOOK_SECONDS`, in a thread, until the process ends; silence begins here."""
+        self._last = self._begun = self._clock()
+        LOG.addHandler(self)
+        jax.monitoring.register_event_listener(self._hear)
+        jax.monitoring.register_event_duration_secs_listener(self._hear)
+
+        def look() -> None:
+            while True:
+                time.sleep(self.LOOK_SECONDS)
+                self.look()
+
+        threading.Thread(target=look, daemon=True).start()
+
+    def _hear(self, event: str, *rest: float, **facts: str | int) -> None:
+        del rest, facts
+        if event in (_COMPILE_BEGINS, _COMPILE_ENDS):
+            self._is_compiling = event == _COMPILE_BEGINS
+
+    def look(self) -> None:
+        """Writes a line if the silence would last `BEAT_SECONDS` by the second look from now."""
+        silence = self._clock() - self._last
+        if self._speakers or silence < BEAT_SECONDS - 2 * self.LOOK_SECONDS:
+            return
+        words, begun = self._doing[-1] if self._doing else _Doing("at work", self._begun)
+        parts = [words if isinstance(words, str) else words()]
+        parts += [COMPILING] if self._is_compiling else []
+        LOG.info("%s, %s", ", ".join(parts), duration(self._clock() - begun))
+
+    @contextlib.contextmanager
+    def doing(self, words: str | Callable[[], str], *, aloud: bool = False) -> Iterator[None]:
+        """Says in the lines of a block what is done in it.
+
+        Args:
+          words: what is done, or a function that returns it.
+          aloud: whether it is said at the beginning too.
+        """
+        entry = _Doing(words, self._clock())
+        self._doing.append(entry)
+        if aloud:
+            LOG.info("%s", words if isinstance(words, str) else words())
+        try:
+            yield
+        finally:
+            self._doing.remove(entry)
+
+    @contextlib.contextmanager
+    def silenced(self, by: bool) -> Iterator[None]:
+        """Leaves the lines of a block to somebody else.
+
+        Args:
+          by: whether there is somebody else.
+        """
+        self._speakers += by
+        try:
+            yield
+        finally:
+            self._speakers -= by
+
+
+WATCHDOG = Watchdog()
+"""The watchdog of this process, which `launch.run` starts."""
+doing = WATCHDOG.doing
 
 
 class ProgressBar:
@@ -80,10 +184,13 @@ class ProgressBar:
 
     def __enter__(self) -> "ProgressBar":
         self._begun = self._clock()
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(WATCHDOG.silenced(self._logs))
         return self
 
     def __exit__(self, kind: object, *rest: object) -> None:
         self._bar.close()
+        self._held.close()
         with self._lock:
             logs, self._logs = self._logs, False
             self._forget_timer()

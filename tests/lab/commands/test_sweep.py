@@ -17,7 +17,7 @@ from support.launcher import FOLDERS, SMALL, Job
 from halfway import storage
 from halfway.lab.commands import sweep
 from halfway.lab.config.user import UserError
-from halfway.lab.runtime import sweep_file, sweep_table
+from halfway.lab.runtime import processes, sweep_file, sweep_table
 from halfway.lab.runtime.runs import Identity, Run
 
 EXAMPLE = "--sweep=configs/sweeps/example.toml"
@@ -290,6 +290,11 @@ def test_a_log_that_cannot_be_written(tmp_path):
     assert result.code == 2 and "error: --workdir=runs cannot be written (" in result.err
 
 
+ENDS = [
+    (signal.SIGINT, "interrupted"),
+    (signal.SIGTERM, "terminated"),
+    (signal.SIGHUP, "terminated"),
+]
 CHILD = """
 import pathlib, signal, sys, time
 def end(*_):
@@ -302,8 +307,8 @@ while True: time.sleep(.01)
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_sweep_that_is_asked_to_end_ends_its_setting_first(number, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "how"), ENDS)
+def test_a_sweep_that_is_asked_to_end_ends_its_setting_first(number, how, tmp_path, monkeypatch):
     class Child(subprocess.Popen):
         """Waits for SIGTERM in the place of a setting; once it runs, the sweep gets a signal."""
 
@@ -320,22 +325,22 @@ def test_a_sweep_that_is_asked_to_end_ends_its_setting_first(number, tmp_path, m
 
     _start_by(Child, monkeypatch)
     result = commands.call(tmp_path, "sweep", EXAMPLE, "--workdir=runs")
-    assert result.code == 130
-    assert result.err == "interrupted: the same command goes on from here\n"
+    assert result.code == processes.CODES[number]
+    assert result.err == f"{how}: the same command goes on from here\n"
     assert (tmp_path / "ended").exists()
     assert not (tmp_path / "runs" / "sweep.csv").exists()
     assert "num_examples=400" not in result.out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(number, tmp_path):
+@pytest.mark.parametrize(("number", "how"), ENDS)
+def test_interrupted(number, how, tmp_path):
     job = Job(tmp_path, EXAMPLE, "--workdir=runs", *FOLDERS, module="experiments.sweep")
     begun = tmp_path / "runs" / "num_examples=200" / "config.json"
     assert job.signal_once(begun.exists, number)
     result = job.wait()
-    assert result.code == 130
-    assert "interrupted: the same command goes on from here" in result.err
+    assert result.code == processes.CODES[number]
+    assert f"{how}: the same command goes on from here" in result.err
     assert not (tmp_path / "runs" / "sweep.csv").exists()
     assert not (tmp_path / "runs" / "num_examples=400").exists()
     with Run.open(begun.parent).locked():  # or the process of the setting would still hold it

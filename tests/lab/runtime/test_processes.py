@@ -24,9 +24,10 @@ ROOT = Path(__file__).resolve().parents[3]
 def fresh(monkeypatch):
     """What this process is doing is put back, and so is its answer to SIGTERM."""
     monkeypatch.setattr(processes, "_state", processes._State())
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in processes.CODES}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, answer in before.items():
+        signal.signal(number, answer)
 
 
 # The start
@@ -65,6 +66,7 @@ def test_flags_are_handed_on_and_without_them_the_cluster_decides(monkeypatch):
             "process_id": 2,
         }.items()
     )
+    assert all(options["heartbeat_timeout_seconds"] < 60 for options in calls)
     assert not {"coordinator_address", "num_processes", "process_id"} & set(calls[1])
 
 
@@ -221,6 +223,8 @@ while not processes.is_ending():
     time.sleep(0.01)
 found["moment"] = processes._state.moment
 print("\\n" + json.dumps(found), flush=True)
+if index == 1 and how == "stops":  # no connection breaks, as where a machine is down
+    os.kill(os.getpid(), signal.SIGSTOP)
 if index == 1:
     os._exit(9) if how == "dies" else processes.abandon(2)
 try:
@@ -240,7 +244,12 @@ def free_port():
 
 
 @pytest.mark.parametrize(
-    ("how", "code"), [("dies", 9), pytest.param("abandons", 2, marks=pytest.mark.slow)]
+    ("how", "code"),
+    [
+        ("dies", 9),
+        pytest.param("abandons", 2, marks=pytest.mark.slow),
+        pytest.param("stops", -signal.SIGKILL, marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_share_and_notice_when_one_is_gone(tmp_path, how, code):
     (tmp_path / "two.py").write_text(SCRIPT)
@@ -256,6 +265,13 @@ def test_two_processes_share_and_notice_when_one_is_gone(tmp_path, how, code):
         )
         for index in range(2)
     ]
+    if how == "stops":
+        out, err = both[0].communicate(timeout=300)
+        both[1].kill()
+        other, _ = both[1].communicate()
+        assert both[0].returncode in (processes.EXIT_LOST, -signal.SIGABRT), err
+        assert "another process of this run ended" in err or "heartbeat" in err, err
+        return
     (out, err), (other, _) = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [processes.EXIT_LOST, code], err
     assert "error: another process of this run ended" in err and "Traceback" not in err
@@ -300,19 +316,29 @@ launch.guard(lambda: jax.block_until_ready(WHICH()))
 """
 
 
-@pytest.mark.parametrize("which", ["program", "callback"])
+ENDS = [
+    ([signal.SIGTERM], 143, "terminated"),
+    ([signal.SIGHUP], 129, "terminated"),
+    ([signal.SIGINT], 130, "interrupted"),
+    ([signal.SIGSTOP, signal.SIGCONT, signal.SIGTERM], 143, "terminated"),
+    ([signal.SIGSTOP, signal.SIGTERM, signal.SIGCONT], 143, "terminated"),
+]
+
+
 @pytest.mark.parametrize(
-    ("number", "code", "how"),
-    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+    ("which", "numbers", "code", "how"),
+    [("program", *end) for end in ENDS] + [("callback", *end) for end in (ENDS[0], ENDS[2])],
 )
-def test_a_process_ends_in_the_middle_of_a_program(which, number, code, how):
+def test_a_process_ends_in_the_middle_of_a_program(which, numbers, code, how):
     """Python hears of a signal when the program is done; one in a callback is no error of it."""
     command = [sys.executable, "-c", BUSY.replace("WHICH", which)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         time.sleep(1)  # of the program the first step is compiled
-        process.send_signal(number)
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.2)
         _, err = process.communicate(timeout=600)
     assert process.returncode == code, err
     assert err.decode().splitlines()[-1] == f"{how}: the same command goes on from here"

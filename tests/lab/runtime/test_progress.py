@@ -9,7 +9,9 @@ import time
 import types
 
 import jax
+import numpy as np
 import pytest
+from jax._src import monitoring
 
 from halfway.lab.config.user import LOG
 from halfway.lab.runtime import progress
@@ -268,3 +270,100 @@ def test_a_terminal_has_a_bar_and_no_lines(lines, clock, monkeypatch):
 )
 def test_a_duration_in_words(seconds, words):
     assert progress.duration(seconds) == words
+
+
+# Never a long silence
+
+
+@pytest.fixture
+def watchdog(lines, clock):
+    """A watchdog that looks when the test says so, and hears the lines that are written."""
+    watchdog = progress.Watchdog(clock)
+    LOG.handlers.append(watchdog)
+    return watchdog
+
+
+def pass_time(watchdog, clock, seconds):
+    """Lets seconds pass, with a look after each; the times at which a line was written."""
+    moments = []
+    write = LOG.handlers[0].emit
+
+    def note(record):
+        moments.append(clock.now)
+        write(record)
+
+    LOG.handlers[0].emit = note
+    for _ in range(seconds):
+        clock.now += watchdog.LOOK_SECONDS
+        watchdog.look()
+    LOG.handlers[0].emit = write
+    return moments
+
+
+def test_no_silence_is_longer_than_a_minute_and_the_line_says_what_is_done(lines, clock, watchdog):
+    begun = clock.now
+    with watchdog.doing("reading data set mnist"):
+        moments = pass_time(watchdog, clock, 200)
+    assert max(np.diff([begun, *moments, clock.now])) < progress.BEAT_SECONDS
+    assert len(lines) == 3 and all(line.startswith("reading data set mnist, ") for line in lines)
+    clock.now += 60.0
+    watchdog.look()
+    assert lines[-1] == "at work, 4 min 20 s"
+
+
+def test_silence_begins_with_the_command_and_not_with_its_imports(
+    lines, clock, watchdog, monkeypatch
+):
+    heard = []
+    monkeypatch.setattr(jax.monitoring, "register_event_listener", heard.append)
+    monkeypatch.setattr(jax.monitoring, "register_event_duration_secs_listener", heard.append)
+    monkeypatch.setattr(progress.threading.Thread, "start", lambda thread: None)
+    clock.now += 300
+    watchdog.start()
+    assert pass_time(watchdog, clock, 50) == [] and len(heard) == 2
+    pass_time(watchdog, clock, 10)
+    assert lines == ["at work, 58 s"]
+
+
+def test_the_innermost_activity_is_named_and_one_may_change_its_words(lines, clock, watchdog):
+    words = iter(["first", "second"])
+    with watchdog.doing("outer", aloud=True), watchdog.doing(lambda: next(words)):
+        pass_time(watchdog, clock, 120)
+    pass_time(watchdog, clock, 1)
+    assert [line.split(",")[0] for line in lines] == ["outer", "first", "second"]
+
+
+def test_lines_of_others_break_a_silence_and_a_progress_bar_speaks_for_itself(
+    lines, clock, watchdog, monkeypatch
+):
+    for _ in range(10):
+        pass_time(watchdog, clock, 50)
+        LOG.info("a step is done")
+    assert set(lines) == {"a step is done"}
+    monkeypatch.setattr(progress, "WATCHDOG", watchdog)
+    with progress.ProgressBar(1, clock=clock), watchdog.doing("unheard"):
+        pass_time(watchdog, clock, 300)
+    assert not [line for line in lines if "unheard" in line]
+    assert len(pass_time(watchdog, clock, 65)) == 1  # again, after it
+
+
+def test_what_is_compiled_is_said(lines, clock, watchdog):
+    """JAX tells of each program that it compiles, when it begins and when it is done."""
+    states = []
+
+    def hear(event, *rest, **facts):
+        watchdog._hear(event, *rest, **facts)
+        states.append(watchdog._is_compiling)
+
+    jax.monitoring.register_event_listener(hear)
+    jax.monitoring.register_event_duration_secs_listener(hear)
+    try:
+        jax.jit(lambda x: x + 0.123)(1.0)
+    finally:
+        monitoring.unregister_event_listener(hear)
+        monitoring.unregister_event_duration_listener(hear)
+    assert True in states and not states[-1]
+    watchdog._hear(progress._COMPILE_BEGINS)
+    with watchdog.doing("pgd at 0.1"):
+        pass_time(watchdog, clock, 60)
+    assert lines == ["pgd at 0.1, compiling, 58 s"]

@@ -9,7 +9,6 @@ import contextlib
 import os
 import random
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -198,8 +197,9 @@ def test_killed_in_training_and_taken_up_again(undisturbed, tmp_path):
     assert_nothing_is_left(work)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_terminated_in_training_and_taken_up_on_another_number_of_devices(
-    undisturbed, tmp_path, monkeypatch
+    undisturbed, tmp_path, monkeypatch, number
 ):
     work = tmp_path / "run"
     is_ending, num_calls = processes.is_ending, 0
@@ -209,13 +209,13 @@ def test_terminated_in_training_and_taken_up_on_another_number_of_devices(
         nonlocal num_calls
         num_calls += 1
         if num_calls == 4:  # the first asks before training
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return is_ending()
 
     with monkeypatch.context() as patch:
         patch.setattr(processes, "is_ending", terminated)
         result = commands.call(tmp_path, "reproduce", *SMALL_PIECES, "--workdir=run")
-    assert result.code == 143, result
+    assert result.code == processes.CODES[number], result
     assert result.err.endswith("terminated: the same command goes on from here\n")
     assert "Traceback" not in result.err
     assert reached(work) == (0, 6)
@@ -398,56 +398,3 @@ def test_a_disk_that_is_full_or_read_only_and_then_is_not(undisturbed, tmp_path)
         assert f"goes on from step {step} of 20" in result.err
         assert_same(work, undisturbed(*SMALL_PIECES))
         assert_nothing_is_left(work)
-
-
-# Killed twenty times
-
-
-SMOKE = (
-    "--config=configs/digits.py:smoke",
-    "--only=G1,T1",
-    "--checkpoint_every=0",
-    *launcher.FOLDERS,
-)
-
-
-def stage(work):
-    """What a process that was killed was at, as far as the folder shows it."""
-    if (work / "records.parquet").exists():
-        return "report"
-    if any(work.rglob("*.partial")):
-        return "writing"
-    if any(work.glob("measurements/*.npz")):
-        return "measuring"
-    return "training" if (work / "config.json").exists() else "start"
-
-
-@pytest.mark.slow
-def test_killed_twenty_times_at_random_moments(tmp_path, capsys):
-    env = {"XLA_FLAGS": None}
-    reference = tmp_path / "undisturbed"
-    begun = time.monotonic()
-    assert launcher.run(tmp_path, *SMOKE, f"--workdir={reference}", env=env).code == 0
-    whole_run = time.monotonic() - begun
-    dice = random.Random(0)
-    hits, finished = [], 0
-    work = tmp_path / "run"
-    while len(hits) < 20:
-        job = launcher.Job(tmp_path, *SMOKE, f"--workdir={work}", env=env)
-        until = time.monotonic() + dice.uniform(0, whole_run / 8)
-        if job.signal_once(lambda until=until: time.monotonic() > until):
-            job.wait()
-            hits.append(stage(work))
-        elif job.wait().code == 0:  # it came to its end before
-            assert_same(work, reference)
-            finished += 1
-            shutil.rmtree(work)
-        else:
-            pytest.fail(job.wait().err)
-    result = launcher.run(tmp_path, *SMOKE, f"--workdir={work}", env=env)
-    assert result.code == 0, result.err
-    assert_same(work, reference)
-    assert_nothing_is_left(work)
-    with capsys.disabled():
-        counts = {name: hits.count(name) for name in dict.fromkeys(hits)}
-        print(f"\n{len(hits)} kills in {finished + 1} runs of {whole_run:.0f} s: {counts}")
