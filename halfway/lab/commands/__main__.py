@@ -23,9 +23,9 @@ COMMANDS = {
 
 def main() -> None:
     """Runs the command that the first argument names."""
+    start.open_streams()
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "-help", "--help", "help"):
-        start.begin()
         start.finish(lambda: print(_listed()))
         return
     name = arguments[0]

@@ -83,14 +83,14 @@ class _Stream(io.FileIO):
 
 def begin() -> None:
     """Prepares the streams, the signals and the limits of a process that becomes a command."""
-    _open_streams()
+    open_streams()
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
             signal.signal(number, _end)
     _check_limits()
 
 
-def _open_streams() -> None:
+def open_streams() -> None:
     """Opens what the parent closed, lest a file of the run gets its number, and what XLA writes."""
     for number in range(3):
         try:
@@ -99,8 +99,11 @@ def _open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the smallest number that is free
     for number, name in ((1, "stdout"), (2, "stderr")):
         before = getattr(sys, name)
-        if before is not None and not isinstance(before, io.TextIOWrapper):
-            continue  # somebody else's
+        try:
+            if before is not None and before.fileno() != number:
+                continue  # somebody else's
+        except (OSError, AttributeError):
+            continue
         buffered = io.BufferedWriter(_Stream(number))
         encoding = "utf-8" if before is None else before.encoding
         by_line = number == 2 or (before is not None and before.line_buffering)
