@@ -327,7 +327,11 @@ ENDS = [
 
 @pytest.mark.parametrize(
     ("which", "numbers", "code", "how"),
-    [("program", *end) for end in ENDS] + [("callback", *end) for end in (ENDS[0], ENDS[2])],
+    [
+        *[("program", *end) for end in ENDS[:4]],
+        pytest.param("program", *ENDS[4], marks=pytest.mark.slow),
+        *[("callback", *end) for end in (ENDS[0], ENDS[2])],
+    ],
 )
 def test_a_process_ends_in_the_middle_of_a_program(which, numbers, code, how):
     """Python hears of a signal when the program is done; one in a callback is no error of it."""
