@@ -128,6 +128,23 @@ def real(values: Any) -> Array:
     return array.astype(_working_dtype([array.dtype]) if floating else float)
 
 
+def check_real(tree: Any) -> None:
+    """Checks that no leaf of a pytree is complex.
+
+    Args:
+      tree: a pytree of arrays and numbers.
+
+    Raises:
+      ValueError: with the path of the first complex leaf.
+    """
+    for index, leaf in enumerate(jax.tree.leaves(tree)):
+        if jnp.issubdtype(_dtype(leaf), jnp.complexfloating):
+            raise ValueError(
+                f"tensor {paths(tree)[index]!r} is {_dtype(leaf)}: parameters must be real; give "
+                "the real and the imaginary part as two tensors"
+            )
+
+
 def split(tree: Any) -> tuple[list[Array], Callable[..., Any]]:
     """Returns the floating-point leaves of a pytree, and the way back.
 
@@ -147,13 +164,8 @@ def split(tree: Any) -> tuple[list[Array], Callable[..., Any]]:
       >>> join([3.0]), join([3.0], direction=True)
       ({'kernel': 3.0, 'step': 7}, {'kernel': 3.0, 'step': 0})
     """
+    check_real(tree)
     leaves, structure = jax.tree.flatten(tree)
-    for index, leaf in enumerate(leaves):
-        if jnp.issubdtype(_dtype(leaf), jnp.complexfloating):
-            raise ValueError(
-                f"tensor {paths(tree)[index]!r} is {_dtype(leaf)}: parameters must be real; give "
-                "the real and the imaginary part as two tensors"
-            )
     places = [index for index, leaf in enumerate(leaves) if is_floating(leaf)]
     if not places:
         dtypes = sorted({str(_dtype(leaf)) for leaf in leaves})
@@ -247,7 +259,7 @@ def flatten_like(template: Any, tree: Any) -> Array:
     Raises:
       ValueError: as `split` and `select`.
     """
-    split(tree)  # refuses what is complex
+    check_real(tree)
     return jnp.concatenate([real(leaf).ravel() for leaf in select(template, tree)])
 
 
@@ -295,7 +307,7 @@ def inner(first: Any, second: Any) -> Array:
     Raises:
       ValueError: as `split` and `select`.
     """
-    split(second)  # refuses what is complex
+    check_real(second)
     pairs = [list(map(real, leaves)) for leaves in (split(first)[0], select(first, second))]
     return jnp.asarray(optax.tree.vdot(*pairs))
 

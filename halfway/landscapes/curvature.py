@@ -7,10 +7,10 @@ cost of about two gradients each. Lift over an ensemble with `vmap`.
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 from jax import lax
 
 from halfway import losses, trees
@@ -197,7 +197,7 @@ def _ritz(state: Lanczos) -> tuple[Array, Array]:
     return values * scale, vectors
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Eigenpairs:
     """Eigenvalues of a Hessian with their vectors, and how far they can be trusted.
 
@@ -297,11 +297,11 @@ def top_eigenvalues(
     made = jnp.arange(num_steps) < state.num_steps
     largest = jnp.where(made, jnp.abs(values[::-1]), 0).max()
     return Eigenpairs(
-        top,
-        jax.vmap(lambda row: unravel(row, direction=True))(rows),
-        residuals,
+        values=top,
+        vectors=jax.vmap(lambda row: unravel(row, direction=True))(rows),
+        residuals=residuals,
         # What lies below one that has not converged may be another eigenvalue than it seems.
-        lax.cummax(bounds[:num_eigenvalues]) <= tolerance * largest,
+        converged=lax.cummax(bounds[:num_eigenvalues]) <= tolerance * largest,
     )
 
 

@@ -126,8 +126,8 @@ def _comparable(
 
     Integers may lie on a group's axes, as a mask of units does, but they are no weights to match.
     """
-    trees.split(target)  # refuses what is complex
-    trees.split(params)
+    trees.check_real(target)
+    trees.check_real(params)
     wanted, given = to_dict(target), to_dict(params)
     for what, tensors in (("target", wanted), ("params", given)):
         check_tensors(specification, tensors, what)
@@ -153,7 +153,7 @@ def _comparable(
                     "that diverged cannot be matched"
                 )
     axes = {name: specification.axes[name] for name in names}
-    return dataclasses.replace(specification, axes=axes), *weights
+    return dataclasses.replace(specification, axes=axes), weights[0], weights[1]
 
 
 def _ascend(

@@ -234,6 +234,7 @@ def apply_permutations(
       ValueError: if tensors or groups are not those of the specification, sizes differ, or an entry
         is no permutation. Where it is traced, tensors that it permutes are NaN instead.
     """
+    trees.check_real(params)
     tensors = to_dict(params)
     check_tensors(specification, tensors)
     for name, order in permutations.items():

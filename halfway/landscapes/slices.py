@@ -195,8 +195,7 @@ def _to_filters(
 
 def _name(path: tuple[Any, ...]) -> str:
     """Returns the path of a tensor, without the `value` of the variable that holds it in NNX."""
-    last = path[-1] if len(path) > 1 else None
-    if isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value":
+    if len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value"):
         path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
@@ -341,6 +340,8 @@ def mean_landscape(
     all_examples = jnp.ones(x.shape[0], bool)
 
     def landscape(params):
+        trees.check_real(params)
+
         def sums(images, labels, mask):
             logits = apply_fn(params, images)
             values = {name: loss_fn(logits, labels) for name, loss_fn in loss_fns.items()}
