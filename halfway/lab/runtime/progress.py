@@ -90,8 +90,8 @@ class Watchdog(logging.Handler):
 
         threading.Thread(target=look, daemon=True).start()
 
-    def _hear(self, event: str, *rest: float, **facts: str | int) -> None:
-        del rest, facts
+    def _hear(self, event: str, duration_secs: float = 0.0, **facts: str | int) -> None:
+        del duration_secs, facts
         if event in (_COMPILE_BEGINS, _COMPILE_ENDS):
             self._is_compiling = event == _COMPILE_BEGINS
 
