@@ -80,7 +80,7 @@ class Watchdog(logging.Handler):
         """Looks every `LOOK_SECONDS`, in a thread, until the process ends; silence begins here."""
         self._last = self._begun = self._clock()
         LOG.addHandler(self)
-        jax.monitoring.register_event_listener(self._hear)
+        jax.monitoring.register_event_listener(lambda event, **facts: self._hear(event))
         jax.monitoring.register_event_duration_secs_listener(self._hear)
 
         def look() -> None:
