@@ -80,7 +80,7 @@ class Watchdog(logging.Handler):
         """Looks every `LOOK_SECONDS`, in a thread, until the process ends; silence begins here."""
         self._last = self._begun = self._clock()
         LOG.addHandler(self)
-        jax.monitoring.register_event_listener(self._hear)
+        jax.monitoring.register_event_listener(lambda event, **facts: self._hear(event))
         jax.monitoring.register_event_duration_secs_listener(self._hear)
 
         def look() -> None:
@@ -90,8 +90,8 @@ class Watchdog(logging.Handler):
 
         threading.Thread(target=look, daemon=True).start()
 
-    def _hear(self, event: str, *rest: float, **facts: str | int) -> None:
-        del rest, facts
+    def _hear(self, event: str, duration_secs: float = 0.0, **facts: str | int) -> None:
+        del duration_secs, facts
         if event in (_COMPILE_BEGINS, _COMPILE_ENDS):
             self._is_compiling = event == _COMPILE_BEGINS
 

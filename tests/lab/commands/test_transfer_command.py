@@ -48,6 +48,9 @@ def load_models():
 
 def one():
     return {"nnx": load_models()["nnx"]}
+
+def alike():
+    return {"linear": load_models()["linear"]}
 """
 
 
@@ -91,6 +94,14 @@ def out(folder):
     assert result.code == 0, result.err
     assert result.out.endswith("out/transfer.html\n")
     return folder / "out"
+
+
+def test_models_of_one_kind_have_a_page_without_a_table_of_kinds(folder, monkeypatch):
+    monkeypatch.setattr(transfer_summary, "NUM_RESAMPLES", 50)
+    given = {"surrogates": "own_models:alike", "out_dir": "alike", "epsilon": "0.1"}
+    result = commands.call(folder, "transfer", *options(folder, **given))
+    assert result.code == 0, result
+    assert 'id="cells"' not in (folder / "alike" / "transfer.html").read_text()
 
 
 def test_everything_is_written(out):
