@@ -142,5 +142,9 @@ def _draw(folder: Path, results: Sequence[Result]) -> None:
     if points := literature.calibration_points(results):
         axes = d1_figures.against_bound(points, colors=figures.DATASET_COLORS)
         drawn[literature.CALIBRATION_FIGURE] = rules.figure_of(axes)
+    if curves := literature.noise_curves(results):
+        drawn[literature.NOISE_FIGURE] = figures.noise_scales(
+            curves, half=literature.OTHER_HALF, published=literature.NOISE_SCALE
+        )
     for name, figure in drawn.items():
         storage.write_whole(folder / f"{name}.png", drawing.png(figure, dpi=130))

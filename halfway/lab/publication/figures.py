@@ -173,6 +173,59 @@ def law(results: Sequence[Result], num_deciding: int, largest_error: float) -> F
     return figure
 
 
+@styled
+def noise_scales(
+    curves: Mapping[str, Mapping[tuple[str, str], Mapping[int, Triple]]],
+    *,
+    half: str,
+    published: float,
+) -> Figure:
+    """Returns the gradient noise scale along training: an architecture a panel, a data set a curve.
+
+    Values that are not positive, whose signal cannot be told from 0, are left out.
+
+    Args:
+      curves: by data set: n_half and the ends of its interval by step, of architectures and halves.
+      half: the half that is shown, in words.
+      published: the published mean over training, drawn as a line to compare with.
+    """
+    architectures = list(
+        dict.fromkeys(
+            place[0] for places in curves.values() for place in places if place[1] == half
+        )
+    )
+    figure = new_figure(7.6, 3.4)
+    panels = figure.subplots(1, len(architectures), sharey=True, squeeze=False)[0]
+    for ax, architecture in zip(panels, architectures, strict=True):
+        drawn = zip(curves.items(), DATASET_COLORS, MARKERS, strict=False)
+        for (name, places), color, marker in drawn:
+            curve = places.get((architecture, half), {})
+            steps = sorted(curve)
+            middle, low, high = np.array([curve[step] for step in steps], float).reshape(-1, 3).T
+            shown = np.isfinite(middle) & (middle > 0)
+            x = np.array(steps, float)[shown]
+            ends = [clip_ends(values[shown]) for values in (np.maximum(low, 1.0), high)]
+            ax.fill_between(x, *ends, color=color, alpha=0.13, lw=0)
+            ax.plot(x, middle[shown], color=color, marker=marker, ms=4, lw=1.2, label=name)
+        ax.axhline(published, color=GREY, ls=(0, (4, 2)), lw=0.9)
+        ax.set_xscale("symlog", linthresh=10)
+        ax.set_yscale("log")
+        ax.set(xlabel="training steps", xlim=(0, None))
+        ax.set_title(architecture.upper(), loc="left", fontsize=10)
+    panels[0].set(ylabel=symbols("n_half, gradient noise scale"))
+    panels[0].annotate(
+        "published mean, MNIST",
+        (0.02, published),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        color=GREY,
+        fontsize=8,
+    )
+    panels[-1].legend(frameon=False, fontsize=8)
+    return figure
+
+
 def _errors(ax, errors: Mapping[str, Triple], rows: np.ndarray, color, marker) -> None:
     for row, (estimate, low, high) in zip(rows, errors.values(), strict=True):
         if math.isfinite(estimate):

@@ -151,8 +151,25 @@ def calibration(results: Sequence[Result]) -> str:
 CALIBRATION_FIGURE = "literature_calibration"
 
 
-NOISE_SCALE = "about 900"
-"""Of MNIST: McCandlish et al., arXiv 1812.06162, the mean over training."""
+NOISE_SCALE = 900.0
+"""Of MNIST, about: McCandlish et al., arXiv 1812.06162, the mean over training."""
+NOISE_FIGURE = "literature_noise"
+OTHER_HALF = "other half"
+"""Of the two halves, the one that the models were not trained on, as D2 calls it."""
+
+
+def noise_curves(results: Sequence[Result]) -> dict[str, dict[tuple[str, str], d2.Curve]]:
+    """Returns n_half by data set, architecture and half, and step.
+
+    Args:
+      results: shipped ones.
+    """
+    measured = {name_of(result): result.verdict("D2") for result in results}
+    return {
+        name: d2.curves(verdict.headlines)
+        for name, verdict in measured.items()
+        if verdict is not None
+    }
 
 
 def noise_scale(results: Sequence[Result]) -> str:
@@ -169,7 +186,7 @@ def noise_scale(results: Sequence[Result]) -> str:
             places = (steps[0], steps[1], steps[len(steps) // 2], steps[-1])
             shown = [f"{format_estimate(*curve[step])} ({step})" for step in places]
             mean = d2.mean_over_training(curve)
-            published = NOISE_SCALE if result.dataset == "mnist" else "–"
+            published = f"about {NOISE_SCALE:g}" if result.dataset == "mnist" else "–"
             rows.append(
                 [
                     f"{name_of(result)}, {_in_words(architecture)}, {half}",
@@ -179,7 +196,10 @@ def noise_scale(results: Sequence[Result]) -> str:
                 ]
             )
     columns = ["n_half (after steps)", "start", "next", "middle", "end", "mean", "published mean"]
-    return markdown(columns, rows) if rows else NOT_MEASURED
+    if not rows:
+        return NOT_MEASURED
+    alt = "The gradient noise scale along training on each data set, MLP and CNN."
+    return f"{markdown(columns, rows)}\n\n![{alt}](figures/{NOISE_FIGURE}.png)"
 
 
 ORDER: Mapping[str, str] = {

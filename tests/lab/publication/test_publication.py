@@ -316,3 +316,14 @@ def test_a_published_step_holds_where_its_whole_interval_is_on_its_side(low, hig
     text = literature.attack_steps([dataclasses.replace(DIGITS, verdicts=[described])])
     *gains, last = [row.rsplit(", ", 1)[1] for row in text.splitlines()[2:]]
     assert set(gains) == {f"{gain} |"} and last == f"{no_gain} |"
+
+
+def test_noise_scales_leave_out_what_is_undefined():
+    curve = {0: (40.0, 30.0, 50.0), 20: (math.nan, -math.inf, math.inf), 100: (90.0, 1.0, math.inf)}
+    halves = {("mlp", "other half"): curve, ("mlp", "half trained on"): curve}
+    figure = figures.noise_scales({"digits": halves}, half="other half", published=900.0)
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    points, line = ax.lines
+    assert list(points.get_xdata()) == [0, 100]
+    assert list(line.get_ydata()) == [900, 900]

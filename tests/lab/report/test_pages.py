@@ -51,6 +51,7 @@ PAGES = {
         "sentences": [NASTY],
         "doubts": [NASTY],
         "tables": [table(), table(), table()],
+        "first_budgets": table(),
         "matrices": [],
         "others": [],
         "source": NASTY,
