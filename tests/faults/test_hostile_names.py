@@ -6,18 +6,20 @@ function of a user may give them, and read by a parser that accepts no mistake.
 
 import html.parser
 import re
+import shutil
+import subprocess
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
-from support import commands, launcher
+from support import commands, hostile, launcher
 
 NASTY = ("<script>x", "<img onerror=x>", "'\"><b>&amp;", "javascript:x")
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 POLICY = "default-src 'none'"
 _OF_PAGES = """html head meta title style body header p h1 h2 h3 nav a main section div article
 figure figcaption table thead tbody tr th td span i b sub sup ul li ol dl dt dd pre code details
-summary strong"""
+summary strong em"""
 _OF_DRAWINGS = """svg g path circle rect defs use clippath text tspan image line polygon polyline
 lineargradient stop symbol ellipse"""
 ELEMENTS = {*_OF_PAGES.split(), *_OF_DRAWINGS.split()}
@@ -147,3 +149,91 @@ def test_landscape_of_a_model(here):
     arguments = [f"--params={name}.npz", "--loss=mine:loss", f"--workdir={OUT} 3"]
     ended_well(commands.call(here, "landscape", *arguments, *launcher.FOLDERS))
     check(here / f"{OUT} 3" / "landscape" / "landscape.html", name)
+
+
+CLASSES = ("<b>ant", "'\"><script>x")
+ARCHITECTURE = "<i>linear & more"
+CONFIG = f"""
+from halfway.lab.config import shipped
+
+def get_config(variant=""):
+    config = shipped("digits")
+    config.dataset, config.num_classes = "folder:images <script>x", 2
+    config.num_pairs, config.num_examples, config.num_holdout = 4, 20, 20
+    config.architectures = ({ARCHITECTURE!r},)
+    config.models = {{name: {{"kind": "linear"}} for name in config.architectures}}
+    config.training.probe_steps, config.attack.num_steps = (0, 20), 2
+    config.hypotheses = ("G1",)
+    return config
+"""
+SWEEP = """
+config = "tiny.py"
+[grid]
+seed = [0]
+"""
+
+
+@pytest.fixture(scope="module")
+def run(here):
+    """A run whose data, classes, model and folder have names that are hostile."""
+    for split, number in (("train", 40), ("test", 4)):
+        for name in CLASSES:
+            folder = here / "images <script>x" / split / name
+            folder.mkdir(parents=True)
+            for index in range(number):
+                (folder / f"<u>{index}.png").write_bytes(hostile.png(index, (8, 8, 3)))
+    (here / "tiny.py").write_text(CONFIG)
+    arguments = ["--config=tiny.py", f"--workdir={OUT} run", *launcher.FOLDERS]
+    ended_well(commands.call(here, "reproduce", *arguments))
+    return here / f"{OUT} run"
+
+
+def test_report_of_a_run(run):
+    check(run / "report.html", ARCHITECTURE, "images <script>x")
+
+
+@pytest.mark.slow
+def test_landscape_of_a_run(run):
+    arguments = ["--config=tiny.py", f"--workdir={run}", *launcher.FOLDERS]
+    ended_well(commands.call(run.parent, "landscape", *arguments))
+    check(run / "landscape" / "landscape.html", ARCHITECTURE)
+
+
+@pytest.mark.slow
+def test_sweep(run):
+    (run.parent / "<u>sweep.toml").write_text(SWEEP)
+    arguments = ["--sweep=<u>sweep.toml", f"--workdir={OUT} sweep", *launcher.FOLDERS]
+    # In a process of its own: it starts others.
+    ended_well(launcher.run(run.parent, *arguments, module="experiments.sweep"))
+    check(run.parent / f"{OUT} sweep" / "sweep.html", "<u>sweep")
+
+
+@pytest.mark.slow
+def test_laws(run):
+    arguments = ["--config=tiny.py", f"--workdir={OUT} laws", *launcher.FOLDERS]
+    ended_well(commands.call(run.parent, "laws", *arguments))
+    check(run.parent / f"{OUT} laws" / "laws.html", "images <script>x")
+
+
+@pytest.mark.slow
+def test_a_browser_runs_nothing(run, tmp_path):
+    """The page of a run in Chromium, and one without a policy, in which the same name would run."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs Chromium")
+
+    def read(path):
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/user"]
+        command = [browser, *flags, "--dump-dom", path.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        return done.stdout
+
+    script = "<script>document.title = 'it ran'</script>"
+    open_page, closed_page = tmp_path / "open.html", tmp_path / "closed.html"
+    source = (run / "report.html").read_text()
+    assert "<script" not in read(run / "report.html")
+    closed_page.write_text(source.replace("</body>", f"{script}</body>"))
+    assert "<title>it ran</title>" not in read(closed_page)
+    policy = re.search(r'<meta http-equiv="Content-Security-Policy"[^>]*>', source).group()
+    open_page.write_text(closed_page.read_text().replace(policy, ""))
+    assert "<title>it ran</title>" in read(open_page)
