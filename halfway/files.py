@@ -4,11 +4,12 @@ A FIFO, a socket or a device in the place of a file is never opened, since that 
 What a file says of its own size is compared with a limit before memory is taken for it.
 """
 
+import io
 import math
 import os
 import stat
 import zipfile
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def kind_of(mode: int) -> str:
     return "a file" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no file")
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Returns a regular file opened for reading bytes.
 
     Args:

@@ -153,11 +153,11 @@ def _members(
     contents: dict[PurePosixPath, bytes] = {}
     try:
         with files.open_regular(path) as file:
-            unpack = _UNPACKED.get(file.peek(2)[:2])  # pyright: ignore (a `BufferedReader`)
+            unpack = _UNPACKED.get(file.peek(2)[:2])
             stream = _Forward(unpack(file) if unpack else file, path, max_gb)
             archive = tarfile.TarFile(fileobj=stream, mode="r")  # pyright: ignore
             while (member := archive.next()) is not None:
-                archive.members = []  # it would keep them all
+                archive.members = []  # pyright: ignore (it would keep them all)
                 name = _name(path, member)
                 entry = _member(path, name, member)
                 if name in entries and (entry.kind, entries[name].kind) != (_FOLDER, _FOLDER):
@@ -267,6 +267,7 @@ def reach(path: Path, entries: Mapping[PurePosixPath, Entry]) -> Reached:
     """
     below = _children(path, entries)
     reached, faults = Reached({}, set(), []), dict[str, list[str]]()
+    waiting: list[tuple[PurePosixPath, PurePosixPath, tuple[PurePosixPath, ...]]]
     waiting = [(_ROOT, _ROOT, (_ROOT,))]
     number, most = 0, 10 * len(entries) + 10_000
     while waiting:

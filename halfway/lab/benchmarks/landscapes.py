@@ -94,7 +94,7 @@ def _eigenvalues(images: Any, labels: Any) -> list[Row]:
     def top(params, images, labels, key):
         return landscapes.top_eigenvalues(
             lambda p: loss_fn(p, images, labels), params, key, num_eigenvalues=5, tolerance=1e-4
-        )[0]
+        ).values
 
     def traced(params, images, labels, key):
         return landscapes.hessian_trace(
