@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,12 @@ QUICK_TO_COMPILE = (
 os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=2 {QUICK_TO_COMPILE}")
 # Workers of one run share compiled programs; the first process to come makes the folder.
 CACHE = os.environ.setdefault("HALFWAY_TEST_CACHE", tempfile.mkdtemp(prefix="halfway-test-cache-"))
+
+# A shell has what runs in the background ignore Ctrl-C, `nohup` a terminal that closes. Children
+# inherit it, and tests would wait for ever for those that they ask to end.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import jax
 import pytest

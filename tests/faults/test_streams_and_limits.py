@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import commands, launcher, run_folder
+from support import launcher, run_folder
 
 from halfway.lab.commands import __main__ as console
 from halfway.lab.runtime import processes, start
@@ -139,8 +139,7 @@ def test_a_command_that_imports_ends_at_once_and_without_a_traceback(tmp_path, p
     command = [
         sys.executable,
         "-c",
-        # Tests that run in the background of a shell inherit that SIGINT is ignored.
-        "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import runpy, sys\n"
         f"sys.argv = {program}; runpy.run_module({program[0]!r}, run_name='__main__')",
     ]
     with subprocess.Popen(
@@ -176,16 +175,3 @@ def test_what_a_process_was_started_to_ignore_stays_ignored():
         check=False,
     )
     assert (done.stdout, done.returncode) == ("alive\n", 0), done
-
-
-# A disk that is full, for commands of which test_scale.py does not tell
-
-
-def test_commands_say_in_one_line_that_a_disk_is_full(tmp_path, run, monkeypatch):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("halfway.storage.write_whole", full)
-    result = commands.call(tmp_path, "decide", f"--workdir={run}")
-    assert result.code == start.MISTAKE and "Traceback" not in result.err
-    assert result.err.count("\n") == 1 and "free some space" in result.err, result

@@ -70,8 +70,6 @@ def call(folder, name, *arguments, positional=False):
         patch.setattr(LOG, "handlers", [handler])
         patch.setattr(LOG, "propagate", False)
         LOG.setLevel(logging.INFO)
-        # Where the suite runs in the background, a shell has it ignore Ctrl-C.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         processes.listen()
         try:
             launch.guard(

@@ -111,7 +111,5 @@ def _child(module, arguments, cwd, env, out, err, streams, limits):
     datasets.PATIENCE = progress.BEAT_SECONDS = PATIENCE
     if "--xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", ""):
         sharding.CPU_LEVEL = None  # as in conftest.py: the same programs, the same last bits
-    # Where the suite runs in the background, a shell has it ignore Ctrl-C.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -12,7 +12,7 @@ from absl import flags
 from halfway import storage
 from halfway.lab import benchmarks
 from halfway.lab.benchmarks.timing import Row
-from halfway.lab.config.user import UserError
+from halfway.lab.config.user import UserError, writing
 from halfway.lab.entry import launch, shared
 from halfway.lab.runtime import devices, progress
 from halfway.lab.study import wording
@@ -55,11 +55,9 @@ def main() -> None:
 
 
 def _write(flag: str, path: str, write: Callable[[Path], None]) -> None:
-    try:
+    with writing(f"--{flag}={path}"):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write(Path(path))
-    except OSError as error:
-        raise UserError(f"--{flag}={path} cannot be written ({error.strerror})") from error
 
 
 def as_text(rows: list[Row]) -> str:

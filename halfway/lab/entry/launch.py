@@ -27,6 +27,8 @@ _WIDTH = 98
 _FIELD = re.compile(r"--?(?:no)?config\.(.+)", re.DOTALL)
 _OF_A_PATH = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EROFS)
 """Errors that a path of the user's has, wherever it is met: never a fault of ours."""
+_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk, a quota or a limit on files that leaves no room for what is written."""
 OUT_OF_MEMORY = (
     "out of memory: lower --at_once where there are several processes, config.training.batch_size, "
     "config.num_examples, config.num_holdout or config.num_pairs (of transfer, --num_examples), or "
@@ -171,6 +173,14 @@ def guard(command: Callable[[], None], resumes: Callable[[], bool] = always) -> 
     except UserError as error:
         _fail(error)
     except OSError as error:
+        if error.errno in _OF_A_DISK:
+            place = f"{user.shortened(str(error.filename))}: " if error.filename else ""
+            _fail(
+                UserError(
+                    f"{place}what is written has no room ({error.strerror}): free some space; "
+                    f"{_what_next(resumes)}"
+                )
+            )
         if error.errno not in _OF_A_PATH or not error.filename:
             _abandon()
             raise

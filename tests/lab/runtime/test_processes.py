@@ -291,9 +291,7 @@ def test_two_processes_share_and_notice_when_one_is_gone(tmp_path, how, code):
 
 
 BUSY = """
-import signal, sys, time
-# Tests that run in the background of a shell inherit that it is ignored.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+import sys, time
 import jax, jax.numpy as jnp
 from halfway.lab.entry import launch
 from halfway.lab.runtime import processes
