@@ -4,6 +4,7 @@ A command ends in silence or in one line, as Unix programs do, and what is in fi
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -175,3 +176,36 @@ def test_what_a_process_was_started_to_ignore_stays_ignored():
         check=False,
     )
     assert (done.stdout, done.returncode) == ("alive\n", 0), done
+
+
+# A sweep that is killed
+
+PARENT = """
+import os, subprocess, sys
+from halfway.lab.runtime import start
+child = "from halfway.lab.runtime import start; start.begin(); input(); print('alive', flush=True)"
+subprocess.run([sys.executable, "-c", child], env=os.environ | {start.ENDS_WITH: SAID})
+"""
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("said", ["str(os.getpid())", "'1'"])
+def test_a_setting_ends_with_the_sweep_that_is_killed(said):
+    """It would hold its run; without the variable it lives on, and answers."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT.replace("SAID", said)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not (number := children.read_text().strip()):
+        time.sleep(0.002)
+    status = Path(f"/proc/{number}/status")
+    while not re.search(r"SigCgt:\t\S*4\d\d\d\n", status.read_text()):  # it listens to SIGTERM
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    out, _ = process.communicate("\n")
+    assert out == ("" if "getpid" in said else "alive\n")

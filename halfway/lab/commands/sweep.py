@@ -6,6 +6,7 @@ on several machines may share the folder.
 Example: halfway sweep --sweep=configs/sweeps/example.toml --shard=1/4
 """
 
+import os
 import re
 import shlex
 import subprocess
@@ -23,7 +24,7 @@ from halfway.lab.config.user import UserError
 from halfway.lab.entry import launch, shared
 from halfway.lab.report import sweep_page
 from halfway.lab.report.page import write
-from halfway.lab.runtime import processes, progress, sweep_file, sweep_table
+from halfway.lab.runtime import processes, progress, start, sweep_file, sweep_table
 from halfway.lab.runtime.sweep_file import Setting
 
 FLAGS = flags.FlagValues()
@@ -140,7 +141,7 @@ def _run(root: Path, setting: Setting, passed_on: Sequence[str]) -> str:
             [sys.executable, "-m", "halfway.lab.commands", *_command(root, setting, passed_on)],
             stdout=file,
             stderr=subprocess.STDOUT,
-            preexec_fn=processes.end_with_parent,
+            env=os.environ | {start.ENDS_WITH: str(os.getpid())},
         )
     try:
         with progress.doing(f"{setting.name} runs, and writes its lines to {log}"):

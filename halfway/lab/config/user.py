@@ -84,7 +84,9 @@ def _check_access(what: str, folder: Path, *, writes: bool) -> None:
     effective = os.access in os.supports_effective_ids
     for mode, verb in ((os.R_OK, "read"), *([(os.W_OK, "written")] if writes else [])):
         if not os.access(folder, mode | os.X_OK, effective_ids=effective):
-            raise UserError(f"{shortened(what)} cannot be {verb} (no permission): choose another")
+            is_read_only = mode == os.W_OK and os.statvfs(folder).f_flag & os.ST_RDONLY
+            reason = os.strerror(errno.EROFS) if is_read_only else "no permission"
+            raise UserError(f"{shortened(what)} cannot be {verb} ({reason}): choose another")
 
 
 def _nearest(what: str, path: Path) -> Path:

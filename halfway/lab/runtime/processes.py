@@ -1,7 +1,6 @@
 """Several processes of one run: how they start, agree, and end together."""
 
 import contextlib
-import ctypes
 import functools
 import os
 import pickle
@@ -247,15 +246,6 @@ def watch(say: Callable[[int], None]) -> None:
 GRACE_SECONDS, STORE_SECONDS, WORDS_SECONDS = 4.0, 60.0, 2.0
 """Seconds in which a process that was asked to end may react, may store its progress, and may write
 its last line."""
-
-
-def end_with_parent() -> None:
-    """Has this process end when its parent is killed, so that it does not hold a run for it.
-
-    What is stored is stored whole, so that it may end at any time. Only Linux knows of it.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 @contextlib.contextmanager

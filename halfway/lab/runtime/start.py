@@ -5,6 +5,7 @@ which a command can be interrupted, and which a limit on its memory may not leav
 """
 
 import contextlib
+import ctypes
 import importlib
 import io
 import os
@@ -27,6 +28,8 @@ LEAST_BYTES = {"RLIMIT_AS": 2_800_000_000, "RLIMIT_DATA": 1_400_000_000}
 and 1.6 GB of data; at 2.3 GB and at 1.2 GB XLA crashes, or waits for ever and hears no signal."""
 LEAST_BYTES_OF_CORE = 100_000_000
 """What the threads of one core need: stacks, and buffers of linear algebra."""
+ENDS_WITH = "HALFWAY_ENDS_WITH"
+"""Variable of the environment: the process with which this one ends, if that is its parent."""
 _FLAGS = {"RLIMIT_AS": "ulimit -v", "RLIMIT_DATA": "ulimit -d"}
 
 
@@ -84,10 +87,21 @@ class _Stream(io.FileIO):
 def begin() -> None:
     """Prepares the streams, the signals and the limits of a process that becomes a command."""
     open_streams()
+    if os.environ.pop(ENDS_WITH, "") == str(os.getppid()):
+        _end_with_parent()
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
             signal.signal(number, _end)
     _check_limits()
+
+
+def _end_with_parent() -> None:
+    """Has this process end when its parent is killed, so that it does not hold a run for it.
+
+    What is stored is stored whole, so that it may end at any time. Only Linux knows of it.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def open_streams() -> None:

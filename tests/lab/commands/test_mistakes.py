@@ -115,7 +115,7 @@ MISTAKES = [
     (["--config.num_holdout=1000"], ["1000", "1797"]),
     # Folders.
     (["--workdir=files/text"], ["--workdir=files/text", "not a folder"]),
-    (["--workdir=files/text/below"], ["--workdir=files/text/below", "cannot be written"]),
+    (["--workdir=files/text/below"], ["--workdir=files/text/below", "(files/text is a file)"]),
     (["--workdir=files"], ["--workdir=files", "not empty", "choose another"]),
 ]
 IDS = [" ".join(arguments) or "nothing" for arguments, _ in MISTAKES]

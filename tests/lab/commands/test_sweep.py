@@ -17,7 +17,7 @@ from support.launcher import FOLDERS, SMALL, Job
 from halfway import storage
 from halfway.lab.commands import sweep
 from halfway.lab.config.user import UserError
-from halfway.lab.runtime import processes, sweep_file, sweep_table
+from halfway.lab.runtime import processes, start, sweep_file, sweep_table
 from halfway.lab.runtime.runs import Identity, Run
 
 EXAMPLE = "--sweep=configs/sweeps/example.toml"
@@ -223,10 +223,10 @@ def test_long_names_stand_above_their_rows(tmp_path):
 class Called:
     """A setting run by a call in this process instead of a process of its own."""
 
-    def __init__(self, command, *, stdout, stderr):
+    def __init__(self, command, *, stdout, stderr, env):
         python, *module = command[:3]
         assert python == sys.executable and module == ["-m", "halfway.lab.commands"]
-        assert stderr == subprocess.STDOUT
+        assert stderr == subprocess.STDOUT and env[start.ENDS_WITH] == str(os.getpid())
         result = commands.call(Path.cwd(), *command[3:])
         stdout.write((result.err + result.out).encode())
         self._code = result.code
