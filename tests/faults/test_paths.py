@@ -55,8 +55,11 @@ def as_nobody():
 
 
 @pytest.fixture
-def folder():
-    """A folder with everything that can be in the way, which every user may enter."""
+def folder(monkeypatch):
+    """A folder with everything that can be in the way, which every user may enter.
+
+    It is the current folder too: to that of the suite another user might not find back.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -64,7 +67,9 @@ def folder():
         (folder / "dangling").symlink_to("nowhere")
         (folder / "loop").symlink_to("loop")
         (folder / "closed").mkdir(mode=0o000)
+        monkeypatch.chdir(folder)
         yield folder
+        monkeypatch.undo()
         (folder / "closed").chmod(0o700)
 
 
