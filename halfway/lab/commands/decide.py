@@ -12,6 +12,6 @@ from halfway.lab.runtime.runs import Run
 
 def main() -> None:
     """Decides the hypotheses of a working directory and writes the report."""
-    run = Run.open(Path(str(WORKDIR.value)))
+    run = Run.open(Path(WORKDIR.value))
     with run.locked():
         pipeline.finish(run)

@@ -25,7 +25,7 @@ from halfway.lab.runtime.sweep_file import Setting
 
 def main() -> None:
     """Runs all settings of a sweep file, then prints a table of them."""
-    sweep = sweep_file.load(str(SWEEP.value))
+    sweep = sweep_file.load(SWEEP.value)
     root = Path(WORKDIR.value or f"runs/{sweep.name}")
     first, step = _shard(SHARD.value)
     mine = sweep.settings[first - 1 :: step]

@@ -143,7 +143,7 @@ def _grid(
 
 def _load_models() -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns surrogates and targets, which are the same if only one function is named."""
-    surrogates = loading.load_models("surrogates", str(SURROGATES.value))
+    surrogates = loading.load_models("surrogates", SURROGATES.value)
     if not TARGETS.value or TARGETS.value == SURROGATES.value:
         return surrogates, surrogates
     return surrogates, loading.load_models("targets", TARGETS.value)

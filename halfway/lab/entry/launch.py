@@ -290,7 +290,7 @@ def usage(name: str, values: flags.FlagValues) -> str:
     lines = []
     for name, flag in zip(names, shown, strict=True):
         words = flag.help or ""
-        if flag.default not in (None, False):
+        if flag.default not in (None, False, ""):
             words += f" (default {flag.default_as_str})".replace("'", "")
         first, *rest = textwrap.wrap(words, _WIDTH - width) or [""]
         lines.append(f"{name.ljust(width)}{first}")

@@ -12,11 +12,11 @@ from halfway.lab.entry import launch, shared
 
 FLAGS = flags.FlagValues()
 MODEL_FN = flags.DEFINE_string(
-    "model", None, "pkg.module:fn, which returns the model: images to logits", flag_values=FLAGS
+    "model", "", "pkg.module:fn, which returns the model: images to logits", flag_values=FLAGS
 )
 DATA = flags.DEFINE_string(
     "data",
-    None,
+    "",
     "a data set, whose test split is used, or FILE.npz with images [N, ...] in [0, 1] and labels",
     flag_values=FLAGS,
 )

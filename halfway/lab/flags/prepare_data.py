@@ -11,9 +11,9 @@ from halfway.lab.entry import launch, shared
 
 FLAGS = flags.FlagValues()
 DATASET = flags.DEFINE_string(
-    "dataset", None, f"what to prepare: {', '.join(data.preparable())}", flag_values=FLAGS
+    "dataset", "", f"what to prepare: {', '.join(data.preparable())}", flag_values=FLAGS
 )
-SOURCE = flags.DEFINE_string("source", None, "folder of its original files", flag_values=FLAGS)
+SOURCE = flags.DEFINE_string("source", "", "folder of its original files", flag_values=FLAGS)
 DATA_DIR = shared.data_dir(FLAGS)
 
 

@@ -14,7 +14,7 @@ from halfway.lab.entry import launch, shared
 FLAGS = flags.FlagValues()
 SWEEP = flags.DEFINE_string(
     "sweep",
-    None,
+    "",
     "FILE.toml: a config and what varies, see configs/sweeps/example.toml",
     flag_values=FLAGS,
 )

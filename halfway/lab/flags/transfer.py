@@ -16,7 +16,7 @@ from halfway.norms import NORMS
 FLAGS = flags.FlagValues()
 SURROGATES = flags.DEFINE_string(
     "surrogates",
-    None,
+    "",
     "pkg.module:fn, a function without arguments that returns the models to "
     "attack by name: images [B, H, W, D] to logits [B, C], or (apply_fn, stacked parameters); or "
     "run:FOLDER, the models of one half of a run, run:FOLDER:B those of the other",
@@ -30,7 +30,7 @@ TARGETS = flags.DEFINE_string(
 )
 DATA = flags.DEFINE_string(
     "data",
-    None,
+    "",
     "a data set, whose test split is used, or FILE.npz with images [N, ...] in "
     "[0, 1] and labels [N]",
     flag_values=FLAGS,
