@@ -9,9 +9,10 @@ import math
 import os
 import stat
 import zipfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:  # reading a text needs no NumPy
+    import numpy as np
 
 MAX_GB = 4.0
 """Gigabytes (10⁹ bytes) that what is read from files of a user may take in memory, by default."""
@@ -100,7 +101,7 @@ def check_size(where: object, num_bytes: int, max_gb: float) -> None:
         )
 
 
-def read_npz(path: str | os.PathLike[str], *, max_gb: float = MAX_GB) -> dict[str, np.ndarray]:
+def read_npz(path: str | os.PathLike[str], *, max_gb: float = MAX_GB) -> "dict[str, np.ndarray]":
     """Returns the arrays of a NumPy archive; nothing is unpickled.
 
     Types and shapes of all arrays are read before the numbers of any: they must fill the members
@@ -116,6 +117,8 @@ def read_npz(path: str | os.PathLike[str], *, max_gb: float = MAX_GB) -> dict[st
       OSError: if it cannot be read.
       zipfile.BadZipFile: if it is no archive, or damaged.
     """
+    from numpy.lib import format as npy
+
     with open_regular(path) as file, zipfile.ZipFile(file) as archive:
         members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         check_size(path, sum(info.file_size for info in members), max_gb)
@@ -127,7 +130,7 @@ def read_npz(path: str | os.PathLike[str], *, max_gb: float = MAX_GB) -> dict[st
         arrays = {}
         for name, info in zip(names, members, strict=True):
             with archive.open(info) as entry:
-                arrays[name] = np.lib.format.read_array(entry, allow_pickle=False)
+                arrays[name] = npy.read_array(entry, allow_pickle=False)
                 entry.read()  # nothing, but the checksum is compared at the end
         return arrays
 
@@ -156,13 +159,15 @@ def _check_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
         )
 
 
-def _header(entry: Any) -> tuple[tuple[int, ...], np.dtype]:
+def _header(entry: Any) -> "tuple[tuple[int, ...], np.dtype]":
     """Returns shape and type that the header of an array declares."""
-    version = np.lib.format.read_magic(entry)
+    from numpy.lib import format as npy
+
+    version = npy.read_magic(entry)
     if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(entry)
+        shape, _, dtype = npy.read_array_header_1_0(entry)
     else:  # raises for versions that there are not
-        shape, _, dtype = np.lib.format.read_array_header_2_0(entry)
+        shape, _, dtype = npy.read_array_header_2_0(entry)
     return shape, dtype
 
 

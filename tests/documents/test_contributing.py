@@ -207,7 +207,7 @@ def test_commands_exist():
     for program, *arguments in parts:
         if program == "halfway" and "--only=G1" not in arguments:  # the flag is added by a recipe
             name, *rest = arguments
-            values = importlib.import_module(f"halfway.lab.commands.{name}").FLAGS
+            values = commands.flags_of(name).FLAGS
             launch.parse(values, rest, positional=name == "compare")
             values.unparse_flags()
         if program == "pytest":

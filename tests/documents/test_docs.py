@@ -158,7 +158,7 @@ WRITTEN = PAGES | {"README.md": (ROOT / "README.md").read_text(encoding="utf-8")
 @pytest.mark.parametrize("page", [page for page in WRITTEN if "experiments." in WRITTEN[page]])
 def test_commands_of_a_page_take_the_flags_it_gives(page):
     for name, arguments in commands_of(WRITTEN[page]):
-        values = importlib.import_module(f"halfway.lab.commands.{name}").FLAGS
+        values = importlib.import_module(f"halfway.lab.flags.{name}").FLAGS
         launch.parse(values, arguments, positional=name == "compare")
         values.unparse_flags()
 

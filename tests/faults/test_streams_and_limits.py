@@ -135,7 +135,11 @@ def test_a_file_that_may_not_grow_is_one_error_and_no_page_of_threads(tmp_path):
 
 
 @pytest.mark.parametrize("number", start.SIGNALS)
-@pytest.mark.parametrize("program", [["halfway.lab.commands", "compare"], ["experiments.compare"]])
+@pytest.mark.parametrize(
+    "program",
+    [["halfway.lab.commands", "compare", "a", "b"], ["experiments.compare", "a", "b"]],
+    ids=["console", "module"],
+)
 def test_a_command_that_imports_ends_at_once_and_without_a_traceback(tmp_path, program, number):
     command = [
         sys.executable,

@@ -42,6 +42,25 @@ class Result(NamedTuple):
         return self.err
 
 
+def main(name, *arguments, positional=False):
+    """Calls a command from its flags on; a mistake of its user is raised.
+
+    Args:
+      name: the command, e.g. "reproduce".
+      *arguments: its arguments.
+      positional: whether it takes arguments that are no flags.
+    """
+    flags = flags_of(name)
+    command = importlib.import_module(f"halfway.lab.commands.{name}")
+    check = getattr(flags, "check", launch.nothing)
+    launch.call(command.main, flags.FLAGS, arguments, positional=positional, check=check)
+
+
+def flags_of(name):
+    """The module of a command's flags."""
+    return importlib.import_module(f"halfway.lab.flags.{name}")
+
+
 def call(folder, name, *arguments, positional=False):
     """Call a command from its flags to its exit code; what it set in the process is put back.
 
@@ -53,7 +72,6 @@ def call(folder, name, *arguments, positional=False):
       *arguments: its arguments.
       positional: whether it takes arguments that are no flags.
     """
-    command = importlib.import_module(f"halfway.lab.commands.{name}")
     out, err = io.StringIO(), io.StringIO()
     handler = logging.StreamHandler(err)
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -74,8 +92,8 @@ def call(folder, name, *arguments, positional=False):
         processes.listen()
         try:
             launch.guard(
-                lambda: launch.call(command.main, command.FLAGS, arguments, positional=positional),
-                getattr(command, "resumes", launch.always),
+                lambda: main(name, *arguments, positional=positional),
+                getattr(flags_of(name), "resumes", launch.always),
             )
         except SystemExit as end:
             code = end.code

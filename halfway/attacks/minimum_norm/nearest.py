@@ -22,14 +22,13 @@ from halfway import losses
 from halfway.attacks import base, threat
 from halfway.attacks.base import AttackResult, Objective
 from halfway.attacks.threat import Threat
+from halfway.norms import NORMS
 from halfway.types import Array, Key, LogitsFn, LossFn, is_traced
 
 _Args = ParamSpec("_Args")
-MAKE: dict[str, Callable[..., Threat]] = {
-    "linf": threat.linf,
-    "l2": threat.l2,
-    "l1": threat.l1,
-}
+MAKE: dict[str, Callable[..., Threat]] = dict(
+    zip(NORMS, (threat.linf, threat.l2, threat.l1), strict=True)
+)
 """Threat models by the name of their norm."""
 Linearize = Callable[[Array], tuple[Array, Array]]
 """Points `[B, ...]` to how far a class is ahead of the label, `[B]`, and its gradient."""

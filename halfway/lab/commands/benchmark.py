@@ -1,35 +1,19 @@
 """Time what is done side by side with what people use today, in the same run on the same threads.
 
-Example: halfway benchmark --suite=attacks --data_dir=DIR --out=FILE.json
+What it takes is in `halfway.lab.flags.benchmark`.
 """
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import flags
-
 from halfway import storage
 from halfway.lab import benchmarks
 from halfway.lab.benchmarks.timing import Row
 from halfway.lab.config.user import UserError, writing
-from halfway.lab.entry import launch, shared
+from halfway.lab.flags.benchmark import CACHE, DATA_DIR, MARKDOWN, OUT, SUITE
 from halfway.lab.runtime import devices, progress
 from halfway.lab.study import wording
-
-FLAGS = flags.FlagValues()
-SUITE = flags.DEFINE_string(
-    "suite",
-    None,
-    "attacks, landscapes, optimality, scale, strength or transfer",
-    flag_values=FLAGS,
-)
-OUT = shared.file(FLAGS, "out", "FILE.json for the rows")
-MARKDOWN = shared.file(FLAGS, "markdown", "FILE.md for the tables, of a suite that writes them")
-DATA_DIR = shared.data_dir(FLAGS)
-CACHE = flags.DEFINE_string(
-    "compilation_cache", None, "folder of compiled programs, or 'off'", flag_values=FLAGS
-)
 
 
 def main() -> None:
@@ -86,8 +70,3 @@ def as_text(rows: list[Row]) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
-
-
-def run() -> None:
-    """Runs the command with the arguments of the process."""
-    launch.run(main, FLAGS)

@@ -1,28 +1,23 @@
 """Compare runs: what differs in their configs, then verdicts and effects side by side.
 
-Example: halfway compare runs/digits runs/mine
+What it takes is in `halfway.lab.flags.compare`.
 """
 
 from pathlib import Path
 
-from absl import flags
-
 from halfway.lab import studies
 from halfway.lab.config import settings, user
 from halfway.lab.config.user import UserError
-from halfway.lab.entry import launch, shared
+from halfway.lab.entry import shared
+from halfway.lab.flags.compare import FLAGS
 from halfway.lab.report import comparison
 from halfway.lab.report.comparison import Summary
 from halfway.lab.runtime.runs import Run
-
-FLAGS = flags.FlagValues()
 
 
 def main() -> None:
     """Prints two or more working directories side by side; nothing is written."""
     names = shared.arguments(FLAGS)
-    if len(names) < 2:
-        raise UserError("two or more runs are needed: the folders of finished runs")
     print(comparison.text([summarize(name) for name in names], studies.listed()))
 
 
@@ -44,8 +39,3 @@ def summarize(name: str) -> Summary:
     stored = run.identity | {"num_devices": run.num_devices}
     different = comparison.settings(stored, run.notes(), settings.leaves(run.config))
     return Summary(name, different, by_id)
-
-
-def run() -> None:
-    """Runs the command with the arguments of the process."""
-    launch.run(main, FLAGS, positional=True)

@@ -1,8 +1,6 @@
 """Evaluate how robust a model of yours is: any JAX classifier, at several budgets, with intervals.
 
-A function of yours without arguments returns the model: images [B, H, W, D] to logits [B, C].
-
-Example: halfway evaluate --model=mine:load --data=cifar10 --threat=linf:8/255,l2:0.5
+What it takes is in `halfway.lab.flags.evaluate`.
 """
 
 import functools
@@ -13,13 +11,29 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 
 from halfway import attacks, robustness, storage
 from halfway.attacks import Threat
 from halfway.attacks.minimum_norm.nearest import MAKE
+from halfway.lab.config.place import Place
 from halfway.lab.config.user import LOG, UserError, writing
-from halfway.lab.entry import launch, shared
+from halfway.lab.entry import launch
+from halfway.lab.flags.evaluate import (
+    ADVERSARIAL,
+    ATTACKS,
+    AUTO_VERSION,
+    BATCH_SIZE,
+    COMPILATION_CACHE,
+    CURVES,
+    DATA,
+    DATA_DIR,
+    MAX_READ,
+    MODEL_FN,
+    NUM_EXAMPLES,
+    OUT_DIR,
+    SEED,
+    THREAT,
+)
 from halfway.lab.report import evaluation_page
 from halfway.lab.report.page import write
 from halfway.lab.runtime import devices, environment, processes, progress
@@ -28,46 +42,6 @@ from halfway.lab.user_models import evaluations, loading, stored
 from halfway.robustness import Step
 from halfway.types import LogitsFn
 
-FLAGS = flags.FlagValues()
-MODEL_FN = flags.DEFINE_string(
-    "model", None, "pkg.module:fn, which returns the model: images to logits", flag_values=FLAGS
-)
-DATA = flags.DEFINE_string(
-    "data",
-    None,
-    "a data set, whose test split is used, or FILE.npz with images [N, ...] in [0, 1] and labels",
-    flag_values=FLAGS,
-)
-THREAT = shared.threats(
-    FLAGS, "threat", "linf:8/255", "norms with budgets, e.g. linf:4/255,8/255,l2:0.5"
-)
-ATTACKS = flags.DEFINE_list(
-    "attacks", ["auto_attack"], "names from halfway.attacks", flag_values=FLAGS
-)
-AUTO_VERSION = flags.DEFINE_enum(
-    "version", "standard", ["standard", "plus"], "of auto_attack", flag_values=FLAGS
-)
-NUM_EXAMPLES = flags.DEFINE_integer(
-    "num_examples",
-    None,
-    "so many images, drawn evenly from the classes; all by default",
-    2,
-    flag_values=FLAGS,
-)
-SEED = flags.DEFINE_integer("seed", 0, "of that draw and of the attacks", 0, flag_values=FLAGS)
-BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 64, "images that are attacked at once", 1, flag_values=FLAGS
-)
-CURVES = flags.DEFINE_bool(
-    "curves", True, "look for the smallest change of each image too", flag_values=FLAGS
-)
-ADVERSARIAL = flags.DEFINE_bool(
-    "adversarial", False, "write the images that fool the model: adversarial.npz", flag_values=FLAGS
-)
-OUT_DIR = shared.folder(FLAGS, "out_dir", "runs/evaluate", "folder for the page and what was found")
-DATA_DIR = shared.data_dir(FLAGS)
-MAX_READ = shared.max_gb(FLAGS)
-COMPILATION_CACHE = shared.compilation_cache(FLAGS)
 SAVE_EVERY = 30.0
 """Seconds from one time that the state is stored to the next."""
 SAY_EVERY = 10.0
@@ -76,11 +50,7 @@ SAY_EVERY = 10.0
 
 def main() -> None:
     """Writes one page about a model, and what attacks have found."""
-    if not MODEL_FN.value:
-        raise UserError("--model is needed: pkg.module:fn, a function that returns the model")
-    if not DATA.value:
-        raise UserError("--data is needed: the name of a data set, or FILE.npz")
-    devices.start(devices.Place(None, None, False, None, None, None, COMPILATION_CACHE.value))
+    devices.start(Place(compilation_cache=COMPILATION_CACHE.value))
     folder = Path(OUT_DIR.value)
     stored.check_folder(folder, evaluations.FILE_NAME)
     fns = _attacks()
@@ -190,8 +160,3 @@ def _evaluated(
                 raise processes.Terminated
     assert step is not None
     return step
-
-
-def run() -> None:
-    """Runs the command with the arguments of the process."""
-    launch.run(main, FLAGS)

@@ -1,11 +1,6 @@
 """Draw the landscapes of a trained population, or of anybody's own model, with error bars.
 
-A workdir that holds a run needs no --config; what is not trained yet is trained. The page goes to
-`landscape/` in it, that of a named architecture to `landscape_ARCHITECTURE/`, that of one of the
-run's populations (noise rates, controls) to `landscape_ID/`.
-
-Example: halfway landscape --workdir=runs/digits --architecture=cnn
-Example: halfway landscape --params=a.npz,b.npz --loss=pkg.module:fn --workdir=DIR
+What it takes is in `halfway.lab.flags.landscape`.
 """
 
 import dataclasses
@@ -18,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
 from halfway import files, sharding, storage
 from halfway.keys import named_key
@@ -26,7 +20,19 @@ from halfway.lab.config import user
 from halfway.lab.config.config_file import ConfigFile
 from halfway.lab.config.settings import LandscapeSizes
 from halfway.lab.config.user import UserError
-from halfway.lab.entry import launch, shared
+from halfway.lab.entry import launch
+from halfway.lab.flags.landscape import (
+    ARCHITECTURE,
+    CHECKPOINT_EVERY,
+    CONDITION,
+    CONFIG,
+    DATA_DIR,
+    LOSS,
+    MAX_READ,
+    PARAMS,
+    PLACE,
+    WORKDIR,
+)
 from halfway.lab.measurements import weight_space
 from halfway.lab.measurements.weight_space import Arrays
 from halfway.lab.report import landscape_page, model_landscape_page
@@ -38,33 +44,6 @@ from halfway.lab.user_models import landscapes as user_landscapes
 from halfway.populations import Condition
 from halfway.types import Params
 
-FLAGS = flags.FlagValues()
-CONFIG = shared.config(FLAGS)
-WORKDIR = shared.folder(FLAGS, "workdir", None, "a run, or where results go")
-ARCHITECTURE = flags.DEFINE_string(
-    "architecture", None, "which of the config's to draw; its first by default", flag_values=FLAGS
-)
-CONDITION = flags.DEFINE_string(
-    "condition",
-    None,
-    "id (conditions.parquet) of a stored population of the run",
-    flag_values=FLAGS,
-)
-PARAMS = flags.DEFINE_list(
-    "params",
-    None,
-    "one to three .npz files of parameters, an array for each tensor",
-    flag_values=FLAGS,
-)
-LOSS = flags.DEFINE_string(
-    "loss", None, "pkg.module:fn, a function from those parameters to a scalar", flag_values=FLAGS
-)
-DATA_DIR = shared.data_dir(FLAGS)
-MAX_READ = shared.max_gb(FLAGS)
-shared.checkpoint_every(FLAGS)
-PLACE = shared.place(FLAGS)
-
-
 SEED = 0
 """Of the directions around a model of one's own."""
 
@@ -72,8 +51,6 @@ SEED = 0
 def main() -> None:
     """Draws one page of landscapes."""
     started = time.monotonic()
-    if bool(PARAMS.value) != bool(LOSS.value):
-        raise UserError("--params and --loss belong together: parameters, and a loss_fn of them")
     devices.start(PLACE.value)  # the first of several processes reads the folder
     if PARAMS.value and LOSS.value:
         _draw_user_model(PARAMS.value, LOSS.value)
@@ -87,7 +64,7 @@ def main() -> None:
     with sharding.use(layout):
         folder = Path(WORKDIR.value or runs.default_folder(file))
         run = Run.create(folder, runs.identity(file, dataset), layout.mesh.size)
-        run.checkpoint_every = FLAGS.checkpoint_every
+        run.checkpoint_every = CHECKPOINT_EVERY.value
         with run.locked():
             described = environment.describe(dataset, launch.command_line())
             run.describe(lambda: described)
@@ -263,13 +240,3 @@ def load_params(path: Path, *, max_gb: float = files.MAX_GB) -> Params:
     if not tree:
         raise UserError(f"--params={path} holds no arrays")
     return tree
-
-
-def resumes() -> bool:
-    """Returns whether the same command goes on where it ended; of a user's model it cannot."""
-    return not PARAMS.value
-
-
-def run() -> None:
-    """Runs the command with the arguments of the process."""
-    launch.run(main, FLAGS, resumes=resumes)

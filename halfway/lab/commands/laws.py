@@ -1,36 +1,25 @@
 """Check the laws of the framework and draw them: predicted on one set, measured on another.
 
-The first law (P3) at initialization and after 100 steps, the second (P4) on trained models, the
-linear-Gaussian model (P7), with the equivalence tests of the first two. Identities and laws get no
-verdict.
-
-Example: halfway laws --config=digits --workdir=runs/laws
+What it takes is in `halfway.lab.flags.laws`.
 """
 
 import time
 from pathlib import Path
 
 import jax
-from absl import flags
 
 from halfway import sharding
 from halfway.data import Split
 from halfway.keys import named_key
 from halfway.lab.config.settings import RunConfig
-from halfway.lab.entry import launch, shared
+from halfway.lab.entry import launch
+from halfway.lab.flags.laws import CONFIG, DATA_DIR, MAX_READ, PLACE, WORKDIR
 from halfway.lab.measurements import laws
 from halfway.lab.report import laws_page
 from halfway.lab.report.page import write
 from halfway.lab.runtime import datasets, devices, pipeline, processes, progress
 from halfway.lab.study import conditions
 from halfway.populations import Condition
-
-FLAGS = flags.FlagValues()
-CONFIG = shared.config(FLAGS)
-WORKDIR = shared.folder(FLAGS, "workdir", "runs/laws", "where the page goes")
-DATA_DIR = shared.data_dir(FLAGS)
-MAX_READ = shared.max_gb(FLAGS)
-PLACE = shared.place(FLAGS)
 
 
 def main() -> None:
@@ -82,13 +71,3 @@ def _measure(config: RunConfig, models: dict[str, Condition], pool: Split):
         second = {name: laws.second_law(models[name], pool)}
     with progress.doing("linear-Gaussian model", aloud=True):
         return first, second, laws.linear_gaussian(keys[2])
-
-
-def resumes() -> bool:
-    """Returns whether the same command goes on where it ended: it keeps nothing."""
-    return False
-
-
-def run() -> None:
-    """Runs the command with the arguments of the process."""
-    launch.run(main, FLAGS, resumes=resumes)

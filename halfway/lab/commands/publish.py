@@ -1,26 +1,15 @@
 """Publish a finished run: results/NAME.json, and the documents that are made from all results.
 
-Example: halfway publish --workdir=runs/mnist1d
-
-Without a run the documents are made anew. A run whose rules or config are not those of the lock is
-refused; one that decides nothing too, unless --exploratory marks it so.
+What it takes is in `halfway.lab.flags.publish`.
 """
 
 from pathlib import Path
 
-from absl import flags
-
 from halfway.lab.config import config_file
 from halfway.lab.config.user import UserError
-from halfway.lab.entry import launch, shared
+from halfway.lab.flags.publish import EXPLORATORY, WORKDIR
 from halfway.lab.publication import documents, result
 from halfway.lab.runtime.runs import Run
-
-FLAGS = flags.FlagValues()
-WORKDIR = shared.folder(FLAGS, "workdir", None, "the folder of a run")
-EXPLORATORY = flags.DEFINE_bool(
-    "exploratory", False, "publish a run that decides nothing, marked as such", flag_values=FLAGS
-)
 
 
 def main() -> None:
@@ -34,8 +23,3 @@ def main() -> None:
         print(result.write(published, config_file.CHECKOUT / result.RESULTS_FOLDER))
     for path in documents.update(config_file.CHECKOUT):
         print(path)
-
-
-def run() -> None:
-    """Runs the command with the arguments of the process."""
-    launch.run(main, FLAGS)

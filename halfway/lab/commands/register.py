@@ -1,10 +1,6 @@
 """Write down what decides: digests of rules and configs, and numbers that are fitted once.
 
-Example: halfway register --workdir=runs/digits
-
-Without a run only digests are renewed: a rule or a config that has changed gets a higher version
-and the date. With one, the lines of T3 and T12 are fitted, once: a lock that has them is closed. To
-be run before a data set is opened.
+What it takes is in `halfway.lab.flags.register`.
 """
 
 import datetime
@@ -12,22 +8,15 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from halfway import storage
 from halfway.lab import studies
 from halfway.lab.config.user import UserError
-from halfway.lab.entry import launch, shared
+from halfway.lab.flags.register import WORKDIR
 from halfway.lab.runtime import pipeline
 from halfway.lab.runtime.runs import Run
 from halfway.lab.studies.t3 import law
 from halfway.lab.studies.t12 import lines
 from halfway.lab.study import evidence, registration
-
-FLAGS = flags.FlagValues()
-WORKDIR = shared.folder(
-    FLAGS, "workdir", None, "a run of digits that measured T3 and T12", writes=False
-)
 
 
 def main() -> None:
@@ -91,8 +80,3 @@ def fit(path: Path) -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "numpy")},
     }
     return {"T3": facts | {"lines": of_law}, "T12": facts | {"lines": of_factors}}
-
-
-def run() -> None:
-    """Runs the command with the arguments of the process."""
-    launch.run(main, FLAGS)

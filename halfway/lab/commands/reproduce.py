@@ -1,40 +1,27 @@
 """Train populations of pairs, measure where they meet, decide hypotheses, write a report.
 
-Example: halfway reproduce --config=digits:smoke --only=G1,T1
+What it takes is in `halfway.lab.flags.reproduce`.
 """
 
 from pathlib import Path
 
-from absl import flags
-
 from halfway import sharding
 from halfway.lab import studies
 from halfway.lab.config.user import LOG, UserError
-from halfway.lab.entry import launch, shared
+from halfway.lab.entry import launch
+from halfway.lab.flags.reproduce import (
+    CHECKPOINT_EVERY,
+    CONFIG,
+    DATA_DIR,
+    MAX_READ,
+    ONLY,
+    PLACE,
+    PLAN_ONLY,
+    TENSORBOARD,
+    WORKDIR,
+)
 from halfway.lab.runtime import datasets, devices, environment, pipeline, processes, runs
 from halfway.lab.runtime.runs import Run
-
-FLAGS = flags.FlagValues()
-CONFIG = shared.config(FLAGS)
-ONLY = flags.DEFINE_list(
-    "only", None, "hypotheses, e.g. G1,T1, or 'all'; the config's own by default", flag_values=FLAGS
-)
-WORKDIR = shared.folder(
-    FLAGS, "workdir", None, "where results go; runs/CONFIG[-VARIANT][-OVERRIDES] by default"
-)
-DATA_DIR = shared.data_dir(FLAGS)
-MAX_READ = shared.max_gb(FLAGS)
-PLAN_ONLY = flags.DEFINE_bool(
-    "dry_run",
-    False,
-    "say what would be trained and how long it takes, train nothing",
-    flag_values=FLAGS,
-)
-TENSORBOARD = flags.DEFINE_bool(
-    "tensorboard", False, "write event files into WORKDIR/tensorboard", flag_values=FLAGS
-)
-shared.checkpoint_every(FLAGS)
-PLACE = shared.place(FLAGS)
 
 
 def main() -> None:
@@ -63,15 +50,10 @@ def main() -> None:
             return
         identity = runs.identity(file, dataset)
         run = Run.create(folder, identity, layout.mesh.size)
-        run.checkpoint_every = FLAGS.checkpoint_every
+        run.checkpoint_every = CHECKPOINT_EVERY.value
         with run.locked():
             run.describe(lambda: environment.describe(dataset, launch.command_line()))
             run.note(unsuitable=run.notes()["unsuitable"] | unsuitable)
             pipeline.measure(run, chosen, pool, with_events=TENSORBOARD.value)
             pipeline.write_events(run, chosen, TENSORBOARD.value)
             pipeline.finish(run)
-
-
-def run() -> None:
-    """Runs the command with the arguments of the process."""
-    launch.run(main, FLAGS)

@@ -1,9 +1,6 @@
 """Run many settings of a config, each in a folder of its own, and put them into one table.
 
-A setting that fails does not stop the others. The same command again runs what is missing; shards
-on several machines may share the folder.
-
-Example: halfway sweep --sweep=configs/sweeps/example.toml --shard=1/4
+What it takes is in `halfway.lab.flags.sweep`.
 """
 
 import os
@@ -16,46 +13,19 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from absl import flags
-
 from halfway import storage
 from halfway.lab.config import user
 from halfway.lab.config.user import UserError
-from halfway.lab.entry import launch, shared
+from halfway.lab.entry import launch
+from halfway.lab.flags.sweep import DRY_RUN, PASSED_ON, SHARD, SWEEP, WORKDIR
 from halfway.lab.report import sweep_page
 from halfway.lab.report.page import write
 from halfway.lab.runtime import processes, progress, start, sweep_file, sweep_table
 from halfway.lab.runtime.sweep_file import Setting
 
-FLAGS = flags.FlagValues()
-SWEEP = flags.DEFINE_string(
-    "sweep",
-    None,
-    "FILE.toml: a config and what varies, see configs/sweeps/example.toml",
-    flag_values=FLAGS,
-)
-SHARD = flags.DEFINE_string(
-    "shard",
-    "1/1",
-    "i/n: each n-th setting from the i-th on, the others elsewhere",
-    flag_values=FLAGS,
-)
-WORKDIR = shared.folder(FLAGS, "workdir", None, "runs/FILE by default")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "say what would be run", flag_values=FLAGS)
-PASSED_ON = (
-    shared.data_dir(FLAGS),
-    shared.max_gb(FLAGS),
-    flags.DEFINE_string(
-        "compilation_cache", None, "folder of compiled programs, or 'off'", flag_values=FLAGS
-    ),
-)
-"""The flags that each run of the sweep gets as they are."""
-
 
 def main() -> None:
     """Runs all settings of a sweep file, then prints a table of them."""
-    if not SWEEP.value:
-        raise UserError("--sweep is needed: a file such as configs/sweeps/example.toml")
     sweep = sweep_file.load(SWEEP.value)
     root = Path(WORKDIR.value or f"runs/{sweep.name}")
     first, step = _shard(SHARD.value)
@@ -167,8 +137,3 @@ def _last_words(output: bytes) -> str:
     lines = [line.strip() for line in output.decode(errors="replace").splitlines()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (errors or [line for line in lines if line] or ["no output"])[-1]
-
-
-def run() -> None:
-    """Runs the command with the arguments of the process."""
-    launch.run(main, FLAGS)

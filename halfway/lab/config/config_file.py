@@ -18,7 +18,6 @@ from halfway.lab.config.user import UserError
 _PACKAGE = Path(__file__).resolve().parents[2]
 CHECKOUT = _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").is_file() else None
 """The repository that the code is run from; None where the package is installed."""
-DEFAULT = "digits"
 
 
 class ConfigFile(NamedTuple):
@@ -40,7 +39,7 @@ def shipped_folder() -> Path:
     return CHECKOUT / "configs" if CHECKOUT else _PACKAGE / "lab" / "configs"
 
 
-def shipped(text: str = DEFAULT) -> ConfigDict:
+def shipped(text: str = user.DEFAULT_CONFIG) -> ConfigDict:
     """Returns a shipped config, which a user's config file may change.
 
     Args:
@@ -83,7 +82,7 @@ def find(text: str) -> Path | None:
     return next((place.resolve() for place in places if place.is_file()), None)
 
 
-def load(text: str = DEFAULT, overrides: Mapping[str, str] | None = None) -> ConfigFile:
+def load(text: str = user.DEFAULT_CONFIG, overrides: Mapping[str, str] | None = None) -> ConfigFile:
     """Returns the settings of NAME, FILE.py, NAME:VARIANT or FILE.py:VARIANT.
 
     Args:

@@ -19,31 +19,12 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from halfway import custom_models, models
+from halfway.lab.config import user
 from halfway.lab.config.user import UserError
 
 
-def number(text: str) -> float:
-    """Returns the number that a text stands for, such as "0.1" or "8/255".
-
-    Args:
-      text: a decimal number, or two decimal numbers with a slash between.
-
-    Raises:
-      ValueError: for another text.
-
-    Examples:
-      >>> settings.number("8/255") == 8 / 255
-      True
-    """
-    above, slash, below = text.partition("/")
-    try:
-        return float(above) / float(below) if slash else float(text)
-    except ZeroDivisionError as error:
-        raise ValueError(f"{text!r} divides by 0") from error
-
-
 def _number(value: Any) -> Any:
-    return number(value) if isinstance(value, str) else value
+    return user.number(value) if isinstance(value, str) else value
 
 
 def _items(value: Any) -> Any:

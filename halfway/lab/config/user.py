@@ -14,6 +14,9 @@ from halfway import user_code
 LOG = logging.getLogger("halfway.lab")
 """The logger of lines that a user should read; loggers of other libraries are left alone."""
 
+DEFAULT_CONFIG = "digits"
+"""The config that is taken where a user names none."""
+
 
 class UserError(Exception):
     """A mistake of a user; the message says in one line what was wrong and what to do."""
@@ -160,3 +163,23 @@ def running(what: str) -> Iterator[None]:
             yield
     except user_code.UserCodeError as error:
         raise UserError(str(error)) from error
+
+
+def number(text: str) -> float:
+    """Returns the number that a text stands for, such as "0.1" or "8/255".
+
+    Args:
+      text: a decimal number, or two decimal numbers with a slash between.
+
+    Raises:
+      ValueError: for another text.
+
+    Examples:
+      >>> user.number("8/255") == 8 / 255
+      True
+    """
+    above, slash, below = text.partition("/")
+    try:
+        return float(above) / float(below) if slash else float(text)
+    except ZeroDivisionError as error:
+        raise ValueError(f"{text!r} divides by 0") from error

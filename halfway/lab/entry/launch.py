@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import importlib
 import logging
 import re
 import shlex
@@ -13,7 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import jax
 from absl import flags
 from absl import logging as absl_logging
 
@@ -42,19 +42,28 @@ def always() -> bool:
     return True
 
 
+def nothing() -> None:
+    """Checks nothing: each flag of the command stands for itself."""
+
+
 def run(
-    main: Callable[[], None],
+    name: str,
     values: flags.FlagValues,
     *,
     positional: bool = False,
+    check: Callable[[], None] = nothing,
     resumes: Callable[[], bool] = always,
 ) -> None:
     """Runs a command with the arguments of the process.
 
+    What the command does is imported once its flags are read, which takes seconds.
+
     Args:
-      main: the command; the docstring of its module is the help.
-      values: the flags that its module declares.
+      name: the command: a module of `halfway.lab.flags`, whose docstring is the help, and one of
+        `halfway.lab.commands`, whose `main` does the work.
+      values: the flags that it takes.
       positional: whether the command takes arguments that are no flags, for `shared.arguments`.
+      check: looks at the flags together, and raises a user's error.
       resumes: whether the same command goes on from what is stored, once its flags are read.
     """
     # As `python -m` has it: modules of the user's are found from the console script too.
@@ -68,12 +77,18 @@ def run(
     LOG.setLevel(logging.INFO)
     LOG.propagate = False
     if {"--help", "-help", "-h"} & set(sys.argv[1:]):
-        print(usage(main, values))
+        print(usage(name, values))
         return
-    processes.watch(lambda number: _say_ended(number, resumes))
-    processes.listen()
-    progress.WATCHDOG.start()
-    guard(lambda: call(main, values, sys.argv[1:], positional=positional), resumes)
+
+    def main() -> None:
+        # Until it is imported, a signal ends the process at once (`start.begin`).
+        command = importlib.import_module(f"halfway.lab.commands.{name}")
+        processes.watch(lambda number: _say_ended(number, resumes))
+        processes.listen()
+        progress.WATCHDOG.start()
+        command.main()
+
+    guard(lambda: call(main, values, sys.argv[1:], positional=positional, check=check), resumes)
 
 
 def call(
@@ -82,6 +97,7 @@ def call(
     arguments: Sequence[str],
     *,
     positional: bool = False,
+    check: Callable[[], None] = nothing,
 ) -> None:
     """Reads the arguments of a command and calls it.
 
@@ -90,12 +106,14 @@ def call(
       values: the flags of the command.
       arguments: the arguments, without the program.
       positional: whether the command takes arguments that are no flags.
+      check: looks at the flags together, and raises a user's error.
 
     Raises:
       UserError: for an unknown flag, a value of another type, or an argument that is no flag; and
-        where the command raises it.
+        where the check or the command raises it.
     """
     parse(values, arguments, positional=positional)
+    check()
     main()
 
 
@@ -193,7 +211,7 @@ def guard(command: Callable[[], None], resumes: Callable[[], bool] = always) -> 
     except start.OutputLost as lost:
         processes.abandon(lost.code)
         raise
-    except (jax.errors.JaxRuntimeError, ValueError, MemoryError) as error:
+    except (*_errors_of_programs(), ValueError, MemoryError) as error:
         # What is raised in a callback comes as an error of the program that called.
         if "KeyboardInterrupt" in str(error):
             _end(signal.SIGINT, resumes)
@@ -213,6 +231,15 @@ def guard(command: Callable[[], None], resumes: Callable[[], bool] = always) -> 
         if not isinstance(error, SystemExit):
             _abandon()
         raise
+
+
+def _errors_of_programs() -> tuple[type[Exception], ...]:
+    """Returns what compiled programs raise: nothing, where JAX is not imported."""
+    if "jax" not in sys.modules:
+        return ()
+    import jax
+
+    return (jax.errors.JaxRuntimeError,)
 
 
 def _fail_for_user_code(error: BaseException) -> None:
@@ -259,21 +286,21 @@ def _fail(error: UserError) -> None:
     sys.exit(start.MISTAKE)
 
 
-def usage(main: Callable[[], None], values: flags.FlagValues) -> str:
-    """Returns the text of --help: the docstring of the command's module, and its flags.
+def usage(name: str, values: flags.FlagValues) -> str:
+    """Returns the text of --help: the docstring of the module of a command's flags, and the flags.
 
     Args:
-      main: the command.
+      name: the command.
       values: the flags of the command.
     """
-    doc = (sys.modules[main.__module__].__doc__ or "").strip()
+    doc = (importlib.import_module(f"halfway.lab.flags.{name}").__doc__ or "").strip()
     shown = [values[name] for name in values if name not in shared.HIDDEN]
     names = [f"--{flag.name}" for flag in shown]
     width = max(map(len, names), default=0) + 2
     lines = []
     for name, flag in zip(names, shown, strict=True):
         words = flag.help or ""
-        if flag.default not in (None, False):
+        if flag.default not in (None, False, ""):
             words += f" (default {flag.default_as_str})".replace("'", "")
         first, *rest = textwrap.wrap(words, _WIDTH - width) or [""]
         lines.append(f"{name.ljust(width)}{first}")

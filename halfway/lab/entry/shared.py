@@ -1,19 +1,23 @@
-"""Flags that several commands declare: a config, a data folder, places, budgets."""
+"""Flags that several commands declare: a config, a data folder, places, budgets.
+
+What needs JAX or NumPy is imported where a flag is used: a wrong flag is said before.
+"""
 
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
 from halfway import files
-from halfway.attacks.minimum_norm.nearest import MAKE
-from halfway.lab.config import config_file, settings, user
-from halfway.lab.config.config_file import ConfigFile
+from halfway.lab.config import user
+from halfway.lab.config.place import Place
 from halfway.lab.config.user import UserError
-from halfway.lab.runtime.devices import Place
-from halfway.lab.study.wording import format_budget
+from halfway.norms import NORMS
+
+if TYPE_CHECKING:
+    from halfway.lab.config.config_file import ConfigFile
 
 FIELD = "set"
 """The name of the flag that --config.FIELD=VALUE becomes."""
@@ -56,12 +60,14 @@ class ConfigFlag(NamedTuple):
         """Whether the command line has any of these flags."""
         return bool(self.file.present or self.fields.present)
 
-    def load(self) -> ConfigFile:
+    def load(self) -> "ConfigFile":
         """Returns the settings that the flags name.
 
         Raises:
           UserError: if --config is empty, or `config_file.load` raises it.
         """
+        from halfway.lab.config import config_file
+
         if not self.file.value:
             raise UserError(
                 "--config needs a name or a file: NAME, FILE.py, or either with :VARIANT"
@@ -81,7 +87,7 @@ def config(values: flags.FlagValues) -> ConfigFlag:
         "--config.FIELD=VALUE"
     )
     return ConfigFlag(
-        flags.DEFINE_string("config", config_file.DEFAULT, text, flag_values=values),
+        flags.DEFINE_string("config", user.DEFAULT_CONFIG, text, flag_values=values),
         flags.DEFINE_multi_string(FIELD, [], "FIELD=VALUE", flag_values=values),
     )
 
@@ -223,7 +229,7 @@ class ThreatText(NamedTuple):
 class _ThreatParser(flags.ArgumentParser):
     """Reads "linf:4/255,8/255,l2:0.5" as norms with budgets."""
 
-    syntactic_help = f"norms of {', '.join(MAKE)} with budgets, e.g. linf:8/255,l2:0.5"
+    syntactic_help = f"norms of {', '.join(NORMS)} with budgets, e.g. linf:8/255,l2:0.5"
 
     def parse(self, argument: Any) -> tuple[ThreatText, ...]:
         """Returns norms and budgets in the order of the text; a norm holds until the next one.
@@ -241,10 +247,10 @@ class _ThreatParser(flags.ArgumentParser):
             name, colon, budget = word.strip().rpartition(":")
             norm = name if colon else norm
             try:
-                epsilon = settings.number(budget)
+                epsilon = user.number(budget)
             except ValueError:
                 epsilon = -1.0
-            if norm not in MAKE or not 0 < epsilon < float("inf"):
+            if norm not in NORMS or not 0 < epsilon < float("inf"):
                 raise ValueError(f"must be {self.syntactic_help}")
             threats.append(ThreatText(norm, epsilon))
         return tuple(dict.fromkeys(threats))
@@ -259,6 +265,8 @@ class _ThreatSerializer(flags.ArgumentSerializer):
         Args:
           value: norms and budgets.
         """
+        from halfway.lab.study.wording import format_budget
+
         return ",".join(f"{threat.norm}:{format_budget(threat.epsilon)}" for threat in value)
 
 
@@ -293,7 +301,7 @@ class _BudgetParser(flags.ArgumentParser):
         if isinstance(argument, tuple):
             return argument
         try:
-            budgets = [settings.number(word) for word in argument.split(",")]
+            budgets = [user.number(word) for word in argument.split(",")]
         except ValueError:
             budgets = [-1.0]
         if not all(0 < budget < float("inf") for budget in budgets):

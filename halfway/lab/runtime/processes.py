@@ -1,4 +1,7 @@
-"""Several processes of one run: how they start, agree, and end together."""
+"""Several processes of one run: how they start, agree, and end together.
+
+JAX is imported where there are several, or may be: until then a process hears signals without it.
+"""
 
 import contextlib
 import functools
@@ -10,10 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
-
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.runtime import progress
@@ -57,6 +56,8 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
         process is too large, the processes do not connect, or they have different numbers of
         devices.
     """
+    import jax
+
     if coordinator is not None:
         host, _, port = coordinator.rpartition(":")
         if not host or not port.isdecimal():
@@ -103,7 +104,11 @@ before: a machine that is down, or a process that was stopped."""
 
 def is_first() -> bool:
     """Returns whether this process is the first, which writes files and messages."""
-    return count() == 1 or jax.process_index() == 0
+    if count() == 1:
+        return True
+    import jax
+
+    return jax.process_index() == 0
 
 
 def shared(fn: Callable[[], T]) -> T:
@@ -120,6 +125,9 @@ def shared(fn: Callable[[], T]) -> T:
     """
     if count() == 1 or _state.alone:
         return fn()
+    import jax
+    import numpy as np
+
     failure: BaseException | None = None
     payload = b""
     if is_first():
@@ -144,6 +152,9 @@ def shared(fn: Callable[[], T]) -> T:
 
 def _broadcast(payload: bytes) -> bytes:
     """Returns on every process the bytes of the first, sent in parts of few different lengths."""
+    import numpy as np
+    from jax.experimental import multihost_utils
+
     numbers = np.asarray(divmod(len(payload), _PART), np.int32)
     whole, rest = (int(n) for n in multihost_utils.broadcast_one_to_all(numbers))
     parts = []
@@ -262,6 +273,8 @@ def is_ending() -> bool:
     """Returns whether the run is to end here; all processes call it together and agree."""
     if count() == 1:
         return _state.asked
+    from jax.experimental import multihost_utils
+
     _state.moment += 1
     return bool(multihost_utils.reached_preemption_sync_point(_state.moment))
 
@@ -315,6 +328,10 @@ def abandon(code: int) -> None:
 
 def count() -> int:
     """Returns the number of processes without setting up devices, which may have failed."""
+    if "jax" not in sys.modules:
+        return 1
+    import jax
+
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import jax
 from tqdm import tqdm
 
 from halfway.lab.config.user import LOG
@@ -78,6 +77,8 @@ class Watchdog(logging.Handler):
 
     def start(self) -> None:
         """Looks every `LOOK_SECONDS`, in a thread, until the process ends; silence begins here."""
+        import jax  # which a command has imported by now, where it needs it
+
         self._last = self._begun = self._clock()
         LOG.addHandler(self)
         jax.monitoring.register_event_listener(lambda event, **facts: self._hear(event))
@@ -172,6 +173,8 @@ class ProgressBar:
     ):
         self._total, self._groups, self._clock = total, tuple(groups), clock
         self._taken: dict[str, list[float]] = {}
+        import jax
+
         shown = total > 0 and jax.process_index() == 0
         terminal = sys.stderr.isatty()
         self._bar = tqdm(total=total, unit="step", leave=False, disable=not (shown and terminal))

@@ -157,10 +157,10 @@ def call(name: str) -> None:
     """Runs a command with the arguments of the process.
 
     Args:
-      name: a module of `halfway.lab.commands`.
+      name: a module of `halfway.lab.flags`.
     """
     begin()
-    finish(lambda: importlib.import_module(f"halfway.lab.commands.{name}").run())
+    finish(lambda: importlib.import_module(f"halfway.lab.flags.{name}").run())
 
 
 def finish(main: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import commands
 
 from halfway import attacks, models
 from halfway.attacks.auto import suite
@@ -25,7 +26,6 @@ from halfway.lab.benchmarks import transfer as transfer_suite
 from halfway.lab.benchmarks.timing import Row
 from halfway.lab.commands import benchmark
 from halfway.lab.config.user import UserError
-from halfway.lab.entry import launch
 
 FIELDS = {
     "work",
@@ -73,7 +73,7 @@ def small(monkeypatch):
 
 
 def _run(*arguments):
-    launch.call(benchmark.main, benchmark.FLAGS, arguments)
+    commands.main("benchmark", *arguments)
 
 
 @pytest.mark.quick

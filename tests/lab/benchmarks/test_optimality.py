@@ -7,15 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import commands
 
 from halfway import models
 from halfway.lab.benchmarks import mnist, peers
 from halfway.lab.benchmarks.optimality import measure, networks, ours, suite, theirs
 from halfway.lab.benchmarks.optimality.passes import NORM_ORDERS, Attack, Cost, Found
 from halfway.lab.benchmarks.optimality.suite import Standing
-from halfway.lab.commands import benchmark
 from halfway.lab.config.user import UserError
-from halfway.lab.entry import launch
 
 FIRST, SECOND = (1.0, 4.0, np.inf), (2.0, 2.0, 4.0)
 BEST = (1.0, 2.0, 4.0)
@@ -276,7 +275,7 @@ def test_a_tiny_run_without_peers(tiny, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(networks, "problem", lambda name, _: tiny if name == "a" else "no data")
     out, table = tmp_path / "rows.json", tmp_path / "table.md"
     arguments = ("--suite=optimality", f"--out={out}", f"--markdown={table}")
-    launch.call(benchmark.main, benchmark.FLAGS, (*arguments, "--compilation_cache=off"))
+    commands.main("benchmark", *arguments, "--compilation_cache=off")
     stored = {(r["network"], r["attack"]): r for r in json.loads(out.read_text())}
     ddn, deepfool = (stored["a", name] for name in ("ddn", "deepfool"))
     assert ddn["passes"] == 60 and deepfool["passes"] == 3 + 4 * 12
@@ -301,7 +300,7 @@ def test_a_suite_says_what_is_missing(tmp_path, monkeypatch):
     assert "data set 'mnist' is not in the data folder" in rows[0].skipped
     assert "data set 'cifar10_jpeg' is not in the data folder" in rows[1].skipped
     with pytest.raises(UserError, match="--markdown: scale writes no tables; optimality does"):
-        launch.call(benchmark.main, benchmark.FLAGS, ("--suite=scale", f"--markdown={tmp_path}/x"))
+        commands.main("benchmark", "--suite=scale", f"--markdown={tmp_path}/x")
 
 
 @pytest.mark.slow

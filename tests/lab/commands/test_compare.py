@@ -1,13 +1,12 @@
 """Runs side by side: what differs first, every verdict, never more than 100 columns."""
 
 import pytest
-from support import tiny_run
+from support import commands, tiny_run
 
 from halfway.lab import studies
 from halfway.lab.commands import compare
 from halfway.lab.config import settings
 from halfway.lab.config.user import UserError
-from halfway.lab.entry import launch
 from halfway.lab.report import comparison
 from halfway.lab.report.comparison import Summary
 from halfway.lab.runtime.runs import Identity, Run
@@ -142,7 +141,7 @@ def test_summary_of_a_run(folder):
 
 
 def _run(*names):
-    launch.call(compare.main, compare.FLAGS, names, positional=True)
+    commands.main("compare", *names, positional=True)
 
 
 def test_command(folder, capsys):

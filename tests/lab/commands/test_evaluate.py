@@ -13,6 +13,7 @@ from halfway import attacks, robustness, storage
 from halfway.lab.commands import evaluate as command
 from halfway.lab.config.user import UserError
 from halfway.lab.entry import launch
+from halfway.lab.flags import evaluate as flags
 from halfway.lab.report import evaluation_page
 from halfway.lab.runtime import processes
 from halfway.lab.user_models import evaluations, loading
@@ -202,11 +203,11 @@ def test_a_mistake_is_one_line(folder, given, words):
 
 @pytest.mark.quick
 def test_budgets_are_read_with_their_norms():
-    launch.parse(command.FLAGS, ["--threat=linf:4/255,8/255,l2:0.5"])
-    assert command.THREAT.value == (("linf", 4 / 255), ("linf", 8 / 255), ("l2", 0.5))
-    launch.parse(command.FLAGS, [])
-    assert command.THREAT.value == (("linf", 8 / 255),)
-    assert "(default linf:8/255)" in launch.usage(command.main, command.FLAGS)
+    launch.parse(flags.FLAGS, ["--threat=linf:4/255,8/255,l2:0.5"])
+    assert flags.THREAT.value == (("linf", 4 / 255), ("linf", 8 / 255), ("l2", 0.5))
+    launch.parse(flags.FLAGS, [])
+    assert flags.THREAT.value == (("linf", 8 / 255),)
+    assert "(default linf:8/255)" in launch.usage("evaluate", flags.FLAGS)
 
 
 @pytest.mark.quick

@@ -15,7 +15,6 @@ from halfway.lab.commands import landscape
 from halfway.lab.config import user
 from halfway.lab.config.settings import LandscapeSizes
 from halfway.lab.config.user import UserError
-from halfway.lab.entry import launch
 from halfway.lab.measurements import weight_space
 from halfway.lab.report import landscape_page, model_landscape_page
 from halfway.lab.runtime import devices
@@ -319,7 +318,7 @@ def test_populations_that_cannot_be_drawn(folder, monkeypatch, flags, message):
     monkeypatch.chdir(folder[0].parent)
     monkeypatch.setattr(devices, "start", lambda place: None)
     with pytest.raises(UserError, match=message):
-        launch.call(landscape.main, landscape.FLAGS, flags)
+        commands.main("landscape", *flags)
 
 
 def test_a_folder_that_holds_no_run_is_not_trained_into(folder, monkeypatch):
@@ -327,7 +326,7 @@ def test_a_folder_that_holds_no_run_is_not_trained_into(folder, monkeypatch):
     monkeypatch.chdir(folder[0].parent)
     monkeypatch.setattr(devices, "start", lambda place: None)
     with pytest.raises(UserError, match=r"--workdir=rum holds no run .*did you mean run\?"):
-        launch.call(landscape.main, landscape.FLAGS, ("--workdir=rum",))
+        commands.main("landscape", "--workdir=rum")
     assert not (folder[0].parent / "rum").exists()
 
 
@@ -389,7 +388,7 @@ def test_a_loss_of_integers_is_one_line(tmp_path, monkeypatch):
     flags = ("--params=0.npz", "--loss=counts:loss", "--workdir=own")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match="must return a floating-point number, got int"):
-        launch.call(landscape.main, landscape.FLAGS, flags)
+        commands.main("landscape", *flags)
 
 
 def test_a_model_of_ones_own_gives_the_closed_form(tmp_path, monkeypatch):

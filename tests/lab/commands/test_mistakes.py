@@ -13,10 +13,10 @@ from support import commands, launcher
 
 from halfway.lab import studies
 from halfway.lab.commands import __main__ as console
-from halfway.lab.commands import decide, reproduce, transfer
 from halfway.lab.config import config_file, settings
 from halfway.lab.config.user import UserError
 from halfway.lab.entry import launch, shared
+from halfway.lab.flags import reproduce, transfer
 from halfway.lab.runtime import datasets, devices, environment, processes, runs
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -132,16 +132,16 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def complaint(command, *arguments, positional=False):
+def complaint(name, *arguments):
     with pytest.raises(UserError) as caught:
-        launch.call(command.main, command.FLAGS, arguments, positional=positional)
+        commands.main(name, *arguments)
     return " ".join(str(caught.value).split())
 
 
 @pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=IDS)
 def test_a_mistake_is_one_line_and_changes_nothing(folder, arguments, words):
     first = [] if "--" in arguments else launcher.FOLDERS  # nothing after "--" is a flag
-    line = complaint(reproduce, *first, *arguments)
+    line = complaint("reproduce", *first, *arguments)
     for word in words:
         assert word in line
     left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
@@ -180,7 +180,7 @@ def test_decide_takes_a_workdir_and_nothing_else(folder):
         (["--wrkdir=x"], ["unknown flag --wrkdir", "did you mean --workdir?"]),
         (["x"], ["'x'"]),
     ):
-        line = complaint(decide, *arguments)
+        line = complaint("decide", *arguments)
         assert all(word in line for word in words), line
 
 
@@ -197,8 +197,7 @@ def test_help_is_the_docstring_and_the_flags(monkeypatch, capsys):
 @pytest.mark.quick
 @pytest.mark.parametrize("name", console.COMMANDS)
 def test_help_of_each_command_fits_a_screen(name):
-    command = __import__(f"halfway.lab.commands.{name}", fromlist=["main"])
-    lines = launch.usage(command.main, command.FLAGS).splitlines()
+    lines = launch.usage(name, commands.flags_of(name).FLAGS).splitlines()
     assert len(lines) <= 40 and max(map(len, lines)) <= 100
     assert f"Example: halfway {name}" in "\n".join(lines)
 

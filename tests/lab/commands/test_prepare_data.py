@@ -7,9 +7,7 @@ import pytest
 from support import commands, idx_files
 
 from halfway.data import raw
-from halfway.lab.commands import prepare_data
 from halfway.lab.config.user import UserError
-from halfway.lab.entry import launch
 
 
 @pytest.fixture
@@ -28,11 +26,11 @@ def test_prepared_by_command(source, tmp_path, monkeypatch, capsys):
     md5 = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in source.iterdir()}
     monkeypatch.setitem(raw.IDX, "mnist", raw.Idx(md5, packed=False))
     options = ["--dataset=mnist", f"--source={source}", f"--data_dir={tmp_path}/data"]
-    launch.call(prepare_data.main, prepare_data.FLAGS, options)
+    commands.main("prepare_data", *options)
     out, err = capsys.readouterr()
     assert out.startswith(f"mnist 3.0.1: 30 train and 10 test images in {tmp_path}/data, checksum")
     assert err == ""  # a bar is for terminals
-    launch.call(prepare_data.main, prepare_data.FLAGS, options)
+    commands.main("prepare_data", *options)
     assert capsys.readouterr() == (out, "")  # nothing is written twice
 
 
@@ -56,7 +54,7 @@ def test_file_that_is_not_the_original(source, tmp_path):
 )
 def test_mistakes(arguments, words):
     with pytest.raises(UserError, match=words):
-        launch.call(prepare_data.main, prepare_data.FLAGS, arguments)
+        commands.main("prepare_data", *arguments)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,7 @@ from flax import nnx
 from support import commands, run_folder
 
 from halfway import attacks, plots, storage, transfer
-from halfway.lab.commands import transfer as command
 from halfway.lab.config.user import UserError
-from halfway.lab.entry import launch
 from halfway.lab.report import page, transfer_page, transfer_summary
 from halfway.lab.runtime import processes
 from halfway.lab.runtime.runs import Run
@@ -314,9 +312,7 @@ def test_a_mistake_is_one_line(folder, tmp_path):
 def test_flags_that_cannot_be(folder, monkeypatch, given, message):
     monkeypatch.chdir(folder)
     with pytest.raises(UserError, match=message):
-        launch.call(
-            command.main, command.FLAGS, options(folder, out_dir=str(folder / "other"), **given)
-        )
+        commands.main("transfer", *options(folder, out_dir=str(folder / "other"), **given))
     assert not (folder / "other").exists()
 
 

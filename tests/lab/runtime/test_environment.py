@@ -12,6 +12,7 @@ import pytest
 
 from halfway import populations
 from halfway.data import Split
+from halfway.lab.config.place import Place
 from halfway.lab.runtime import costs, devices
 
 pytestmark = pytest.mark.quick
@@ -55,7 +56,7 @@ LARGE = populations.Condition(
 
 def at_once(monkeypatch, memory, **flags):
     monkeypatch.setattr(devices, "device_bytes", lambda: memory)
-    return devices.lay_out(devices.Place(**flags), [LARGE], POOL).at_once
+    return devices.lay_out(Place(**flags), [LARGE], POOL).at_once
 
 
 def test_as_many_members_run_at_once_as_fit_into_memory(monkeypatch):
@@ -82,12 +83,13 @@ HUNGRY = """
 import logging, resource
 import jax, jax.numpy as jnp
 from halfway import sharding
+from halfway.lab.config.place import Place
 from halfway.lab.runtime import devices
 
 logging.basicConfig()
 devices.use_cores(1)
 devices._machine_bytes = lambda: 2**30
-devices.lay_out(devices.Place())
+devices.lay_out(Place())
 assert resource.getrlimit(resource.RLIMIT_DATA)[0] == int(0.9 * 2**30)
 
 @sharding.jit
