@@ -244,6 +244,35 @@ def test_rows_of_a_network_are_best_first_and_say_what_a_peer_raised(tiny, monke
         suite.standings("net", tiny)
 
 
+def test_rows_are_kept_as_they_come_and_taken_up_by_the_next_run(tiny, monkeypatch, tmp_path):
+    near, calls = _other_class(tiny), []
+
+    def counted(name, num_steps):
+        calls.append(name)
+        if name == "last" and calls.count(name) == 1:
+            raise KeyboardInterrupt
+        return Found(near, num_steps, 0.5)
+
+    found = [_attack("a 1.0", name, functools.partial(counted, name)) for name in ("first", "last")]
+    monkeypatch.setattr(ours, "attacks_on", lambda _: [])
+    monkeypatch.setattr(theirs, "attacks_on", lambda _: (found, []))
+    path = tmp_path / "new" / "rows.json"
+    with pytest.raises(KeyboardInterrupt):
+        suite.standings("net", tiny, suite.Kept(path))
+    assert [row["attack"] for row in json.loads(path.read_text())] == ["first"]
+    resumed = suite.standings("net", tiny, suite.Kept(path))
+    assert calls == ["first", "last", "last"]
+    assert suite.standings("net", tiny, suite.Kept(path)) == resumed
+    assert len(calls) == 3
+    # Another budget is another problem, and so are other weights.
+    monkeypatch.setattr(suite, "BUDGET", suite.BUDGET + 1)
+    suite.standings("net", tiny, suite.Kept(path))
+    assert len(calls) == 5
+    other = tiny._replace(params=jax.tree.map(lambda leaf: leaf + 1, tiny.params))
+    suite.standings("net", other, suite.Kept(path))
+    assert len(calls) == 7
+
+
 def test_global_optimality_is_the_mean_over_networks():
     row = functools.partial(Standing, fooled=1.0, passes=10.0, seconds=2.0)
     rows = [
@@ -311,5 +340,6 @@ def test_peers_stay_within_what_they_are_said_to_spend(tiny, monkeypatch):
     found, _ = theirs.attacks_on(tiny)
     for attack in found:
         if attack.name != "brendel_bethge":
-            row = suite._standing("tiny", tiny, tiny.logits_fn, attack)
+            begun = Standing("tiny", attack.norm, attack.name, attack.package)
+            row = suite._standing(begun, tiny, tiny.logits_fn, attack)
             assert row.skipped or 0 < row.passes <= 400, (attack.package, attack.name, attack.norm)

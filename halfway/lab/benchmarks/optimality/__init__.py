@@ -4,6 +4,6 @@ AttackBench's measure (Cinà et al., AAAI 2025, arXiv 2404.19460), of our attack
 the same networks, images and number of forward and backward passes.
 """
 
-from halfway.lab.benchmarks.optimality.suite import as_markdown, as_text, rows
+from halfway.lab.benchmarks.optimality.suite import KEEPS_ROWS, as_markdown, as_text, rows
 
-__all__ = ["as_markdown", "as_text", "rows"]
+__all__ = ["KEEPS_ROWS", "as_markdown", "as_text", "rows"]

@@ -1,13 +1,16 @@
 """The suite: all attacks on all networks at one budget of passes, and its tables."""
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from halfway import attacks
+from halfway import attacks, storage
 from halfway.attacks.door import TOLERANCE
 from halfway.lab.benchmarks import mnist
 from halfway.lab.benchmarks.optimality import measure, networks, ours, theirs
@@ -39,6 +42,7 @@ class Standing:
       distances: of each input, None where nothing is found: the curve of robust accuracy.
       note: further facts for a reader.
       skipped: why there is no result.
+      problem: a digest of weights, images and budget, and of our code where the attack is ours.
     """
 
     network: str
@@ -53,49 +57,113 @@ class Standing:
     distances: tuple[float | None, ...] | None = None
     note: str = ""
     skipped: str | None = None
+    problem: str | None = None
 
 
-def rows(data_dir: str | None = None) -> list[Standing]:
+class Kept:
+    """Rows that are written as each attack ends, and taken up by a run that is started again.
+
+    Args:
+      path: the file of rows; None keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._rows: list[Standing] = []
+        if path is not None and path.exists():
+            for each in storage.read_json(path):
+                distances = each.pop("distances")
+                row = Standing(**each, distances=distances and tuple(distances))
+                if row.problem is not None and row.skipped is None:
+                    self._rows.append(row)
+
+    def find(self, begun: Standing) -> Standing | None:
+        """Returns the row of the same attack on the same problem, if there is one.
+
+        Args:
+          begun: a row without results.
+        """
+        identity = lambda row: (row.network, row.norm, row.attack, row.package, row.problem)  # noqa: E731
+        return next((row for row in self._rows if identity(row) == identity(begun)), None)
+
+    def add(self, row: Standing) -> None:
+        """Writes a row to the file, beside the others.
+
+        Args:
+          row: what an attack reached.
+        """
+        self._rows.append(row)
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            storage.write_json(self._path, [dataclasses.asdict(each) for each in self._rows])
+
+
+KEEPS_ROWS = True
+"""The suite takes hours: `rows` has a second argument, the file in which rows are kept."""
+
+
+def rows(data_dir: str | None = None, path: Path | None = None) -> list[Standing]:
     """Returns the rows of the suite: each attack on each network, best first, then on all.
 
     Args:
       data_dir: the data folder in which MNIST and `cifar10_jpeg` are prepared.
+      path: a file to which rows are written as they come, and from which those of an earlier run on
+        the same weights, images and budget are taken.
     """
     local: list[Standing] = []
+    kept = Kept(path)
     for network in networks.NETWORKS:
         problem = networks.problem(network, data_dir)
         if isinstance(problem, str):
             local.append(Standing(network, skipped=problem))
         else:
-            local += standings(network, problem)
+            local += standings(network, problem, kept)
     return [*local, *on_all(local)]
 
 
-def standings(network: str, problem: mnist.Problem) -> list[Standing]:
+def standings(network: str, problem: mnist.Problem, kept: Kept | None = None) -> list[Standing]:
     """Returns the rows of one network, ordered by norm and then by local optimality.
 
     Args:
       network: its name.
       problem: the network and its images.
+      kept: rows of an earlier run.
     """
+    kept = kept or Kept(None)
+    identity = storage.tree_digest([problem.params, problem.images, problem.labels, BUDGET])
     peers, absent = theirs.attacks_on(problem)
     look = jax.jit(problem.logits_fn)  # compiled once for all attacks
-    done = [_standing(network, problem, look, each) for each in [*ours.attacks_on(problem), *peers]]
+    done: list[Standing] = []
+    for each in [*ours.attacks_on(problem), *peers]:
+        parts = (identity, _code()) if each.package.startswith("halfway") else (identity,)
+        begun = Standing(network, each.norm, each.name, each.package, problem=" ".join(parts))
+        row = kept.find(begun)
+        if row is None:
+            row = _standing(begun, problem, look, each)
+            kept.add(row)
+        done.append(row)
     compared = [
         row for norm in NORM_ORDERS for row in _compared([r for r in done if r.norm == norm])
     ]
     return [*compared, *(Standing(network, skipped=reason) for reason in absent)]
 
 
-def _standing(network: str, problem: mnist.Problem, look: LogitsFn, attack: Attack) -> Standing:
+@functools.cache
+def _code() -> str:
+    """Returns a digest of the code of our attacks: rows of other code are no rows of this one."""
+    folder = Path(attacks.__file__).parent
+    content = b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py")))
+    return hashlib.sha256(content).hexdigest()
+
+
+def _standing(row: Standing, problem: mnist.Problem, look: LogitsFn, attack: Attack) -> Standing:
     """Returns the row of an attack, without its optimality; a log line shows progress."""
-    row = _ran(network, problem, look, attack)
+    row = _ran(row, problem, look, attack)
     LOG.info("%s", "  ".join(cell for cell in _cells(row) if cell not in ("", "–")))
     return row
 
 
-def _ran(network: str, problem: mnist.Problem, look: LogitsFn, attack: Attack) -> Standing:
-    row = Standing(network, attack.norm, attack.name, attack.package)
+def _ran(row: Standing, problem: mnist.Problem, look: LogitsFn, attack: Attack) -> Standing:
     try:
         num_steps = attack.cost.num_steps(BUDGET)
         result = attack.run(num_steps)
