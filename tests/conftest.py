@@ -3,6 +3,7 @@
 import functools
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -57,6 +58,16 @@ def pytest_collection_modifyitems(items):
     """Begins with the files that take longest."""
     places = {name: place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.fixture(autouse=True)
+def forgotten(tmp_path_factory):
+    """Modules that a test wrote are not those of the same name in the next one."""
+    yield
+    folder = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(folder):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

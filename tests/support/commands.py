@@ -7,7 +7,6 @@ import logging
 import re
 import signal
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -101,13 +100,4 @@ def call(folder, name, *arguments, positional=False):
             LOG.setLevel(level)
             for number, answer in handled.items():
                 signal.signal(number, answer)
-            _forget_modules(Path(folder))
     return Result(code, out.getvalue(), err.getvalue())
-
-
-def _forget_modules(folder):
-    """Modules of a folder are not those of the same name in the next one."""
-    for name, module in list(sys.modules.items()):
-        path = getattr(module, "__file__", None)
-        if path and Path(path).is_relative_to(folder):
-            del sys.modules[name]
