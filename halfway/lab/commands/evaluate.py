@@ -18,6 +18,7 @@ from absl import flags
 from halfway import attacks, robustness, storage
 from halfway.attacks import Threat
 from halfway.attacks.minimum_norm.nearest import MAKE
+from halfway.lab.ahead import programs, slices
 from halfway.lab.config.user import LOG, UserError, writing
 from halfway.lab.entry import launch, shared
 from halfway.lab.report import evaluation_page
@@ -68,6 +69,7 @@ OUT_DIR = shared.folder(FLAGS, "out_dir", "runs/evaluate", "folder for the page 
 DATA_DIR = shared.data_dir(FLAGS)
 MAX_READ = shared.max_gb(FLAGS)
 COMPILATION_CACHE = shared.compilation_cache(FLAGS)
+TOPOLOGY = shared.topology(FLAGS)
 SAVE_EVERY = 30.0
 """Seconds from one time that the state is stored to the next."""
 SAY_EVERY = 10.0
@@ -81,6 +83,7 @@ def main() -> None:
     if not DATA.value:
         raise UserError("--data is needed: the name of a data set, or FILE.npz")
     devices.start(devices.Place(None, None, False, None, None, None, COMPILATION_CACHE.value))
+    hardware = slices.choose(TOPOLOGY.value)
     folder = Path(OUT_DIR.value)
     stored.check_folder(folder, evaluations.FILE_NAME)
     fns = _attacks()
@@ -91,6 +94,11 @@ def main() -> None:
     model = loading.load_model("model", MODEL_FN.value)
     logits = loading.check_models({"model": {"model": model}}, examples)
     loading.check_attacks(fns, threats[0], model, examples)
+    if hardware is not None:
+        options = {"curves": CURVES.value, "batch_size": BATCH_SIZE.value}
+        options |= {"threats": threats, "attacks": fns}
+        print(programs.said_of_evaluation(hardware, model, examples, options))
+        return
     step = _evaluated(model, examples, threats, fns, logits)
     page, tables = evaluation_page.page(
         step.robustness,

@@ -22,6 +22,7 @@ from absl import flags
 
 from halfway import files, sharding, storage
 from halfway.keys import named_key
+from halfway.lab.ahead import programs, slices
 from halfway.lab.config import user
 from halfway.lab.config.config_file import ConfigFile
 from halfway.lab.config.settings import LandscapeSizes
@@ -63,6 +64,7 @@ DATA_DIR = shared.data_dir(FLAGS)
 MAX_READ = shared.max_gb(FLAGS)
 shared.checkpoint_every(FLAGS)
 PLACE = shared.place(FLAGS)
+TOPOLOGY = shared.topology(FLAGS)
 
 
 SEED = 0
@@ -75,16 +77,20 @@ def main() -> None:
     if bool(PARAMS.value) != bool(LOSS.value):
         raise UserError("--params and --loss belong together: parameters, and a loss_fn of them")
     devices.start(PLACE.value)  # the first of several processes reads the folder
+    hardware = slices.choose(TOPOLOGY.value)
     if PARAMS.value and LOSS.value:
-        _draw_user_model(PARAMS.value, LOSS.value)
+        _draw_user_model(PARAMS.value, LOSS.value, hardware)
         return
     file = processes.shared(_stored) or CONFIG.load()
     condition, subfolder = _choose(file)
     dataset = datasets.load_for(file.config, DATA_DIR.value, max_gb=MAX_READ.value)
     pool = datasets.pool_for(file.config, dataset)
     pipeline.check_conditions([condition], pool)
-    layout = devices.lay_out(PLACE.value, [condition], pool)
+    layout = devices.lay_out(PLACE.value, [condition], pool, hardware)
     with sharding.use(layout):
+        if hardware is not None:
+            print(programs.said_of_landscapes(hardware, condition, pool, file.config.landscape))
+            return
         folder = Path(WORKDIR.value or runs.default_folder(file))
         run = Run.create(folder, runs.identity(file, dataset), layout.mesh.size)
         run.checkpoint_every = FLAGS.checkpoint_every
@@ -174,7 +180,7 @@ def _choose(file: ConfigFile) -> tuple[Condition, str]:
     return dataclasses.replace(condition, overlap=config.landscape.overlap), folder
 
 
-def _draw_user_model(names: list[str], loss: str) -> None:
+def _draw_user_model(names: list[str], loss: str, hardware: devices.Hardware | None) -> None:
     members = [load_params(Path(name), max_gb=MAX_READ.value) for name in names]
     if len(members) > 3:
         raise UserError(f"--params takes one to three files, got {len(members)}")
@@ -196,7 +202,11 @@ def _draw_user_model(names: list[str], loss: str) -> None:
     if not np.isfinite(number):
         raise UserError(f"--loss={loss} is not finite at the parameters given")
     folder = Path(WORKDIR.value or "runs/landscape") / "landscape"
-    layout = devices.lay_out(PLACE.value)
+    layout = devices.lay_out(PLACE.value, hardware=hardware)
+    if hardware is not None:
+        with sharding.use(layout):
+            print(programs.said_of_user_landscapes(hardware, loss_fn, members, LandscapeSizes()))
+        return
     with sharding.use(layout), progress.doing("drawing landscapes"):
         arrays = user_landscapes.measure(loss_fn, members, jax.random.key(SEED), LandscapeSizes())
     page = model_landscape_page.page(

@@ -9,6 +9,7 @@ from absl import flags
 
 from halfway import sharding
 from halfway.lab import studies
+from halfway.lab.ahead import programs, slices
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.entry import launch, shared
 from halfway.lab.runtime import datasets, devices, environment, pipeline, processes, runs
@@ -30,6 +31,7 @@ PLAN_ONLY = flags.DEFINE_bool(
     "say what would be trained and how long it takes, train nothing",
     flag_values=FLAGS,
 )
+TOPOLOGY = shared.topology(FLAGS)
 TENSORBOARD = flags.DEFINE_bool(
     "tensorboard", False, "write event files into WORKDIR/tensorboard", flag_values=FLAGS
 )
@@ -40,6 +42,7 @@ PLACE = shared.place(FLAGS)
 def main() -> None:
     """Goes from a config to a report; each stage reads what earlier stages left on disk."""
     devices.start(PLACE.value)  # first: a config may name a model whose file uses JAX
+    hardware = slices.choose(TOPOLOGY.value)
     file = CONFIG.load()
     chosen = studies.choose(file.config.hypotheses if ONLY.value is None else ONLY.value)
     unsuitable = studies.unsuitable(chosen, file.config)
@@ -52,9 +55,12 @@ def main() -> None:
     dataset = datasets.load_for(file.config, DATA_DIR.value, max_gb=MAX_READ.value)
     pool = datasets.pool_for(file.config, dataset)
     wanted = pipeline.conditions(chosen, file.config, pool)
-    layout = devices.lay_out(PLACE.value, wanted, pool)
+    layout = devices.lay_out(PLACE.value, wanted, pool, hardware)
     folder = Path(WORKDIR.value or runs.default_folder(file))
     with sharding.use(layout):
+        if hardware is not None:
+            print(programs.said_of_run(hardware, file.config, chosen, pool))
+            return
         if PLAN_ONLY.value:
             plan = processes.shared(
                 lambda: pipeline.plan(folder, file.config, chosen, pool, layout)

@@ -1,0 +1,1 @@
+"""Programs compiled ahead of time, for accelerators that need not be there."""
