@@ -145,7 +145,7 @@ class Recorder:
         self, call: sharding.Call, traced: Any, shapes: tuple[Any, Any], *, mapped: bool
     ) -> Row:
         """Returns what the compiler says of a program."""
-        at_once = call.chunks[-1] if mapped else None
+        at_once = call.chunks[-1] if mapped and call.chunks else None
         row = Row(
             stage=self.stage,
             program=_label(call),

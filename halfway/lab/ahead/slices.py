@@ -118,11 +118,16 @@ def memory_in(message: str) -> int | None:
 
 
 def _prepare() -> None:
-    """Tells libtpu that there is no TPU to ask, and JAX to compute on the CPU."""
+    """Tells libtpu that there is no TPU to ask, and JAX to compute on the CPU.
+
+    The cache of compiled programs is off: what was compiled for devices that are not there is
+    written to it and cannot be read again.
+    """
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)
 
 
 def _devices(name: str) -> tuple[Any, ...]:

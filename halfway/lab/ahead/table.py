@@ -78,11 +78,7 @@ def as_markdown(rows: Sequence[Row], reasons: Mapping[str, str]) -> str:
             totals |= collections.Counter(row.collectives)
         lowered = [row.cuda == "lowers" for row in group if row.cuda]
         cuda = f"{sum(lowered)} of {len(lowered)}" if lowered else UNKNOWN
-        lines.append(
-            _line(
-                [stage, *counts, scaled(memory, "B") if memory else UNKNOWN, _speak(totals), cuda]
-            )
-        )
+        lines.append(_line([stage, *counts, memory, _speak(totals), cuda]))
     lines += [f"\n{text}" for text in _exceptions(rows, reasons)]
     return "\n".join(lines)
 
