@@ -64,10 +64,12 @@ def compile_all(
         with sharding.use(lay_out(Place(), [condition(rounded, "mlp")], pool, hardware)):
             if "studies" in parts:
                 programs.of_run(record, rounded, suitable, pool)
-            if "landscapes" in parts:
-                _landscapes(record, rounded, pool)
             if "models" in parts:
                 _models(record, rounded, pool)
+            if dtype != models.DTYPES[0]:
+                continue  # nothing else has a training step
+            if "landscapes" in parts:
+                _landscapes(record, rounded, pool)
             if "attacks" in parts:
                 _attacks(record, rounded, pool)
 

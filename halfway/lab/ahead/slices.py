@@ -24,6 +24,8 @@ EXAMPLES = {
 _NAME = re.compile(r"(\w+):(\d+(?:x\d+){1,2})")
 _FORM = "GENERATION:SHAPE with 2 or 3 numbers, e.g. v5e:4x4 or v4:2x2x1"
 _MEMORY = re.compile(r"(?:HBM \(| of )([\d.]+)([KMGT])")
+_UNKNOWN = "INVALID_ARGUMENT"
+"""What errors say where libtpu does not know a slice."""
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _TOO_LARGE = 2**21
 """Rows of a square matrix of 16 TB, more than a device has."""
@@ -68,8 +70,11 @@ def choose(name: str | None) -> Hardware | None:
     try:
         devices = _devices(name)
     except jax.errors.JaxRuntimeError as error:
+        if _UNKNOWN not in str(error):
+            words = " ".join(str(error).split())[:200]
+            raise UserError(f"--topology={name}: libtpu cannot be used ({words})") from error
         known = ", ".join(f"{kind}:{EXAMPLES[kind]}" for kind in known_kinds()) or "none"
-        reason = " ".join(str(error).split()).removeprefix("INVALID_ARGUMENT: ")
+        reason = " ".join(str(error).split()).removeprefix(f"{_UNKNOWN}: ")
         raise UserError(
             f"--topology={name} is not known to the installed libtpu ({reason}): it knows {known}, "
             "and other shapes of these"
@@ -126,6 +131,8 @@ def _prepare() -> None:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
+    # Several processes may compile: no device is taken.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)
 

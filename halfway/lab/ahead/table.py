@@ -122,7 +122,8 @@ def _name(row: Row) -> str:
 
 
 def _speak(collectives: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in collectives.items()) or "none"
+    words = [f"{name} {number}" for name, number in sorted(collectives.items())]
+    return ", ".join(words) or "none"
 
 
 def _or_unknown(value: float | None, unit: str) -> str:

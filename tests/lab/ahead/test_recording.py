@@ -188,6 +188,12 @@ def test_a_stand_in_has_shape_and_type(shape, dtype):
         assert set(values.ravel()) <= {0, 1}
 
 
+def test_later_results_differ_from_the_first():
+    _, results = recorded(*[lambda: doubled(MEMBERS)] * 9)
+    later = [not np.array_equal(result, results[0]) for result in results]
+    assert later == [False, *[True] * 8]
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize("shape", [(), (3,), (2, 2)])
 def test_a_stand_in_for_keys_is_keys(shape):

@@ -70,6 +70,19 @@ def test_an_unknown_slice_names_those_that_there_are(monkeypatch):
     assert "(Invalid TPU external name: TPU v9): it knows v5e:4x4, v6e:2x4," in words
 
 
+def test_where_libtpu_fails_its_reason_is_said(monkeypatch):
+    def devices(name):
+        raise jax.errors.JaxRuntimeError("ABORTED: Internal error when\naccessing a lockfile")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(slices, "_prepare", lambda: None)
+    monkeypatch.setattr(slices, "_devices", devices)
+    with pytest.raises(
+        UserError, match=r"cannot be used \(ABORTED: .* when accessing a lockfile\)"
+    ):
+        slices.choose("v5e:4x4")
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize(
     ("message", "number"),

@@ -61,10 +61,8 @@ def test_a_page_has_a_row_for_each_stage_and_a_column_for_each_hardware():
     assert head.startswith("| what is computed | v5e:2x2 float32 | v5e:2x2 bfloat16 | v6e:2x4 ")
     assert rule.count("---") == head.count("|") - 1
     cells = [cell.strip() for cell in train.strip("|").split("|")]
-    assert cells == ["train mlp", "1 of 2", "1 of 1", "–", "20 GB"] + [
-        "all-gather 1, all-reduce 2",
-        "3 of 3",
-    ]
+    assert cells[:5] == ["train mlp", "1 of 2", "1 of 1", "–", "20 GB"]
+    assert cells[5:] == ["all-gather 1, all-reduce 2", "3 of 3"]
     assert transfer.startswith("| transfer | – | – | 0 of 1 |") and "0 of 1 |" in transfer[-10:]
     reasons = [line for line in rest if line]
     assert len(reasons) == 3 and reasons[1].endswith("an operation is unknown. It is known.")
