@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from halfway import trees
+from halfway.types import is_traced
 
 MEMBER, DATA = "member", "data"
 
@@ -233,9 +234,7 @@ def is_taken() -> bool:
 def _run(call: Call) -> Any:
     """Returns the result of a program, or what stands for it."""
     runner = _TAKEN.get()
-    if runner is None or any(
-        isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((call.args, call.kwargs))
-    ):
+    if runner is None or any(map(is_traced, jax.tree.leaves((call.args, call.kwargs)))):
         return call.program(*call.args, **call.kwargs)
     return runner(call)
 
@@ -395,6 +394,13 @@ def spread(
         if chunks is not None:
             chunks.append(chunk)
         pad = number * num_turns * chunk - size
+        # Parts of unequal size would be sent around, in operations for each device and leaf: each
+        # device has all members while they are padded and cut. A training's stay where they are.
+        everywhere = functools.partial(
+            jax.lax.with_sharding_constraint, shardings=NamedSharding(mesh, PartitionSpec())
+        )
+        is_shared_out = not pad or by_data
+        members = members if is_shared_out else everywhere(members)
         members = jax.tree.map(lambda leaf: trees.pad_by_first(leaf, pad), members)
 
         def lifted(members, *shared):
@@ -420,6 +426,7 @@ def spread(
             out_specs=PartitionSpec(axes),
             check_vma=False,
         )(members, *shared)
+        out = out if is_shared_out else everywhere(out)
         return jax.tree.map(lambda leaf: leaf[:size], out)
 
     return mapped
