@@ -41,7 +41,7 @@ def main() -> None:
         among = ", ".join(everything.PARTS)
         raise UserError(f"--parts must be among {among}, got {', '.join(sorted(unknown))}")
     devices.start(devices.Place(compilation_cache=PROGRAM_CACHE.value))
-    config = config_file.load(SIZE, {"architectures": "('mlp', 'cnn')"}).config
+    config = config_file.load(SIZE, {"architectures": "mlp,cnn"}).config
     pool = datasets.pool_for(config, datasets.load_for(config, DATA_DIR.value, max_gb=1.0))
     rows, texts, unexplained = [], [], []
     for number, name in enumerate(TOPOLOGIES.value):

@@ -1,5 +1,7 @@
 """The programs of runs, landscapes, transfer and evaluations: those that a real run calls."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -161,6 +163,39 @@ def test_a_dry_run_of_a_run_on_a_slice(tmp_path, monkeypatch):
     assert result.out.startswith("6 programs for v5e:2x2, mesh member:2,data:1, 1 GB a device: 6 ")
     assert "train linear  advance linear" in result.out
     assert not any(tmp_path.iterdir())
+
+
+def test_everything_goes_through_every_part(tmp_path, monkeypatch):
+    _with_cpus(monkeypatch)
+    _uncompiled(monkeypatch)
+    monkeypatch.setattr(loading, "attack_names", lambda: ["fgsm", "mi_fgsm", "pgd"])
+    flags = ("--topologies=one,two", "--only=G1", "--markdown=table.md", "--out=rows.json")
+    result = commands.call(tmp_path, "compile_ahead", *flags)
+    assert result.code == 0, result.err
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert {row["hardware"] for row in rows} == {"one", "two"}
+    rounded = [row for row in rows if row["dtype"] == "bfloat16"]
+    assert rounded and {row["program"] for row in rounded} <= {"advance", "start", "init", "draw"}
+    stages = {row["stage"] for row in rows}
+    kinds = {f"train {name}" for name in everything.MODELS}
+    assert stages >= {"landscapes", "transfer", "evaluate", *kinds}
+    table = (tmp_path / "table.md").read_text()
+    assert "| one float32 | one bfloat16 | two float32 | two bfloat16 |" in table
+    assert all(f"| {stage} |" in table for stage in stages)
+
+
+def test_what_fails_without_a_reason_ends_with_a_mistake(tmp_path, monkeypatch):
+    _with_cpus(monkeypatch)
+
+    def row(self, call, traced, shapes, *, mapped):
+        return recording.Row(self.stage, "advance", "mlp", "one", "float32", problem="no such op")
+
+    monkeypatch.setattr(recording.Recorder, "_compiled", row)
+    flags = ("--topologies=one", "--only=G1", "--parts=studies")
+    result = commands.call(tmp_path, "compile_ahead", *flags)
+    assert result.code == 2 and "advance mlp: no such op" in result.err
+    monkeypatch.setattr(everything, "REASONS", {"advance": "it is known"})
+    assert commands.call(tmp_path, "compile_ahead", *flags).code == 0
 
 
 MISTAKES = [
