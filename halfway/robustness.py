@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from halfway import attacks as library
-from halfway import losses, stats
+from halfway import losses, sharding, stats
 from halfway.attacks import AttackResult, Diagnosis, Threat, door
 from halfway.attacks.auto.staged import filled, hashable
 from halfway.attacks.auto.suite import Plan
@@ -498,13 +498,13 @@ def _auto_options(fn: Callable[..., Any]) -> dict[str, Any] | None:
     return options
 
 
-@functools.partial(jax.jit, static_argnames=("logits_fn", "attack_fn"))
+@functools.partial(sharding.alone, static_argnames=("logits_fn", "attack_fn"))
 def _attacked(threat, key, x, labels, *, logits_fn: LogitsFn, attack_fn: Callable[..., Any]):
     made = attack_fn(logits_fn, key, x, labels, threat=threat)
     return made.adversarial, made.loss
 
 
-@functools.partial(jax.jit, static_argnames=("logits_fn", "norm"))
+@functools.partial(sharding.alone, static_argnames=("logits_fn", "norm"))
 def _nearest(threat, key, x, labels, *, logits_fn: LogitsFn, norm: str):
     """Returns the nearer success of FMN and DeepFool: each is stuck now and then.
 
@@ -520,7 +520,7 @@ def _nearest(threat, key, x, labels, *, logits_fn: LogitsFn, norm: str):
     return jnp.where(shorter, made[-1].adversarial, made[0].adversarial), made[0].loss
 
 
-@functools.partial(jax.jit, static_argnames=("logits_fn", "norms"))
+@functools.partial(sharding.alone, static_argnames=("logits_fn", "norms"))
 def _look(points, x, *, logits_fn: LogitsFn, norms: tuple[str, ...]):
     """Returns the class of each point, −1 where a logit is NaN, and lengths of its change."""
     logits = logits_fn(points)
@@ -618,6 +618,6 @@ def _diagnosis(
     return jax.tree.map(np.asarray, looked)
 
 
-@functools.partial(jax.jit, static_argnames=("logits_fn", "attack_fn"))
+@functools.partial(sharding.alone, static_argnames=("logits_fn", "attack_fn"))
 def _diagnosed(key, x, labels, threat, *, logits_fn: LogitsFn, attack_fn: Callable[..., Any]):
     return library.diagnose(attack_fn, logits_fn, key, x, labels, threat=threat)

@@ -13,15 +13,16 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from halfway import trees
+from halfway.types import is_traced
 
 MEMBER, DATA = "member", "data"
 
@@ -64,17 +65,20 @@ class Layout:
         return axes if self.at_once is None else f"{axes}, {self.at_once} members at once"
 
 
-def make_mesh(num_members: int | None = None, num_data: int = 1) -> Mesh:
-    """Returns a mesh over the first `num_members` · `num_data` devices of all processes.
+def make_mesh(
+    num_members: int | None = None, num_data: int = 1, *, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """Returns a mesh over the first `num_members` · `num_data` devices.
 
     Args:
       num_members: number of devices along `member`; by default as many as there are.
       num_data: number of devices along `data`.
+      devices: the devices there are; by default those of all processes.
 
     Raises:
       ValueError: if a number is below 1, or there are fewer devices.
     """
-    devices = jax.devices()
+    devices = list(jax.devices() if devices is None else devices)
     if num_members is None:
         num_members = max(1, len(devices) // max(1, num_data))
     if num_members < 1 or num_data < 1 or num_members * num_data > len(devices):
@@ -109,7 +113,13 @@ def parse_mesh(text: str) -> dict[str, int]:
     return sizes
 
 
-def choose(num_members: int, *, member_bytes: int = 0, device_bytes: int | None = None) -> Layout:
+def choose(
+    num_members: int,
+    *,
+    member_bytes: int = 0,
+    device_bytes: int | None = None,
+    devices: Sequence[Any] | None = None,
+) -> Layout:
     """Returns the layout of a population on all devices.
 
     The axis `member` has as many devices as there are members for, among the numbers that divide
@@ -121,14 +131,15 @@ def choose(num_members: int, *, member_bytes: int = 0, device_bytes: int | None 
       num_members: number of members of the smallest population of a run.
       member_bytes: memory that a member needs while it trains, in bytes; 0: not known.
       device_bytes: memory of a device in bytes; None: not known.
+      devices: the devices there are; by default those of all processes.
     """
-    number = len(jax.devices())
+    number = len(jax.devices() if devices is None else devices)
     divisors = [d for d in range(1, number + 1) if number % d == 0]
     along = max(d for d in divisors if d <= max(1, num_members))
     if device_bytes:
         fits = [d for d in divisors if d <= along and member_bytes * d <= device_bytes * number]
         along = max(fits, default=1)
-    return Layout(make_mesh(along, number // along))
+    return Layout(make_mesh(along, number // along, devices=devices))
 
 
 _LAYOUT: ContextVar[Layout | None] = ContextVar("layout", default=None)
@@ -164,7 +175,90 @@ def at_once(kind: str) -> int | None:
       kind: kind of a model, as in `models.build`; those of a user are "custom".
     """
     kind = "custom" if ":" in kind else kind
-    return AT_ONCE.get((jax.default_backend(), kind))
+    return AT_ONCE.get((backend(), kind))
+
+
+def backend() -> str:
+    """Returns the name of the backend that the layout in force computes on, such as "cpu"."""
+    layout = _LAYOUT.get()
+    return jax.default_backend() if layout is None else layout.mesh.devices.flat[0].platform
+
+
+class Call(NamedTuple):
+    """A call of a compiled program.
+
+    Attributes:
+      name: of the function that was compiled.
+      program: what `jax.jit` made of it.
+      args: its arguments.
+      kwargs: its arguments by name, those that are part of the program among them.
+      chunks: the number of members that run at once, in each of its maps; filled when it is traced.
+    """
+
+    name: str
+    program: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    chunks: list[int]
+
+
+_TAKEN: ContextVar[Callable[[Call], Any] | None] = ContextVar("taken", default=None)
+
+
+@contextlib.contextmanager
+def taken_by(runner: Callable[[Call], Any]) -> Iterator[None]:
+    """Hands every program that is called in the block to a function in the place of running it.
+
+    Args:
+      runner: a call to what stands for its result. An error of JAX that says that memory is short
+        is answered as on a device: by half as many members at once.
+
+    Examples:
+      >>> double = sharding.alone(lambda x: 2 * x)
+      >>> with sharding.taken_by(lambda call: call.args):
+      ...     double(3)
+      (3,)
+    """
+    token = _TAKEN.set(runner)
+    try:
+        yield
+    finally:
+        _TAKEN.reset(token)
+
+
+def is_taken() -> bool:
+    """Returns whether programs are handed over, so that results are stand-ins without meaning."""
+    return _TAKEN.get() is not None
+
+
+def _run(call: Call) -> Any:
+    """Returns the result of a program, or what stands for it."""
+    runner = _TAKEN.get()
+    if runner is None or any(map(is_traced, jax.tree.leaves((call.args, call.kwargs)))):
+        return call.program(*call.args, **call.kwargs)
+    return runner(call)
+
+
+def alone(fn: Callable[..., Any], *, static_argnames: Sequence[str] = ()) -> Callable[..., Any]:
+    """Returns `fn` jitted for one device, as `jax.jit` does it, where `taken_by` reaches it.
+
+    Args:
+      fn: the function to compile.
+      static_argnames: names of arguments that are part of the program.
+    """
+    program = jax.jit(fn, static_argnames=static_argnames)
+
+    @functools.wraps(program)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return _run(Call(_name(fn), program, args, kwargs, []))
+
+    return call
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    """Returns the name of a function, that of a part of it too."""
+    inner = fn.func if isinstance(fn, functools.partial) else fn
+    return getattr(inner, "__name__", type(inner).__name__)
 
 
 def jit(
@@ -214,7 +308,7 @@ def jit(
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        level = CPU_LEVEL if jax.default_backend() == "cpu" else None
+        level = CPU_LEVEL if backend() == "cpu" else None
         level = 0 if brief and level is not None else level
         statics = tuple((name, kwargs.get(name)) for name in static_argnames)
         wanted = current()
@@ -222,7 +316,7 @@ def jit(
         while True:
             program, chunks = compiled(level, layout)
             try:
-                out = jax.block_until_ready(program(*args, **kwargs))
+                out = jax.block_until_ready(_run(Call(_name(fn), program, args, kwargs, chunks)))
             except (jax.errors.JaxRuntimeError, ValueError) as error:
                 # Several processes could not agree: the others may be waiting for this one.
                 alone = jax.process_count() == 1 and max(chunks, default=1) > 1
@@ -230,9 +324,8 @@ def jit(
                     raise
                 layout = dataclasses.replace(layout, at_once=max(chunks) // 2)
                 fitting[wanted, statics] = layout
-                name = getattr(fn, "__name__", "a program")
                 _LOG.warning(
-                    "out of memory: %s goes on with %d members at once", name, layout.at_once
+                    "out of memory: %s goes on with %d members at once", _name(fn), layout.at_once
                 )
                 continue
             return local(out) if gather else out
@@ -301,6 +394,13 @@ def spread(
         if chunks is not None:
             chunks.append(chunk)
         pad = number * num_turns * chunk - size
+        # Parts of unequal size would be sent around, in operations for each device and leaf: each
+        # device has all members while they are padded and cut. A training's stay where they are.
+        everywhere = functools.partial(
+            jax.lax.with_sharding_constraint, shardings=NamedSharding(mesh, PartitionSpec())
+        )
+        is_shared_out = not pad or by_data
+        members = members if is_shared_out else everywhere(members)
         members = jax.tree.map(lambda leaf: trees.pad_by_first(leaf, pad), members)
 
         def lifted(members, *shared):
@@ -326,6 +426,7 @@ def spread(
             out_specs=PartitionSpec(axes),
             check_vma=False,
         )(members, *shared)
+        out = out if is_shared_out else everywhere(out)
         return jax.tree.map(lambda leaf: leaf[:size], out)
 
     return mapped

@@ -114,6 +114,7 @@ def test_an_attack_that_leaves_the_threat_model_is_named():
 def test_a_last_smaller_batch_compiles_nothing_and_changes_nothing():
     programs = [robustness._attacked, robustness._look, robustness._nearest]
     programs += [staged._attack, staged._clean]
+    programs = [program.__wrapped__ for program in programs]
 
     def run(number):
         return robustness.evaluate(

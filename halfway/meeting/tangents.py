@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import get_opaque_trace_state
 
-from halfway import landscapes, trees
+from halfway import landscapes, sharding, trees
 from halfway.losses import CHUNK_SIZE
 from halfway.types import ApplyFn, Array, Key, Params
 
@@ -311,7 +311,7 @@ def empirical_spectrum(
     size = x.shape[0]
     num_modes = size if num_modes is None else num_modes
     _check(key, x, targets, num_directions, directions, num_modes, floor)
-    kernel = np.asarray(jax.jit(kernel_fn)(x, x), np.float64)
+    kernel = np.asarray(sharding.alone(kernel_fn)(x, x), np.float64)
     scale = np.trace(kernel) / size
     if not (np.isfinite(kernel).all() and scale > 0):
         raise ValueError(f"the kernel must be finite with a positive diagonal, its mean is {scale}")
@@ -328,13 +328,14 @@ def empirical_spectrum(
         sources = jax.random.split(key, num_directions)
     weights = None
     if sources is not None:
-        products = jax.jit(_slope_products, static_argnums=0)(kernel_fn, x, functions, sources)
+        slopes_fn = sharding.alone(_slope_products, static_argnames=("kernel_fn",))
+        products = slopes_fn(x, functions, sources, kernel_fn=kernel_fn)
         inverse = 1 / (size * values * scale)
         weights = products * inverse[:, None] * inverse[None]
     return EmpiricalSpectrum(values, coefficients, weights, functions, scale)
 
 
-def _slope_products(kernel_fn: KernelFn, x: Array, functions: Array, sources: Array) -> Array:
+def _slope_products(x: Array, functions: Array, sources: Array, *, kernel_fn: KernelFn) -> Array:
     """Returns the mean of GᵀG/N `[K, K]`, G = ∂_d K(x, x_m) φ(x_m) `[N, K]`, over directions d.
 
     Sources are directions, or keys to draw them with.

@@ -25,7 +25,7 @@ ORDER = (
     *("populations", "transfer", "robustness", "input_space", "plots"),
     *("lab.config", "lab.study", "lab.measurements", "lab.studies"),
     *("lab.report", "lab.runtime", "lab.publication", "lab.benchmarks"),
-    *("lab.user_models", "lab.entry", "lab.flags", "lab.commands"),
+    *("lab.user_models", "lab.ahead", "lab.entry", "lab.flags", "lab.commands"),
 )
 """The rooms of the package; a room imports itself and rooms before it."""
 MOST_FILES = 15

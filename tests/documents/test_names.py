@@ -82,5 +82,5 @@ def test_an_all_capital_name_means_one_thing():
 
 
 FLAG_NAMES = {"FLAGS", "CONFIG", "WORKDIR", "DATA_DIR", "PLACE", "DATA", "ATTACKS", "NUM_EXAMPLES"}
-FLAG_NAMES |= {"OUT_DIR", "SEED", "MAX_READ", "CHECKPOINT_EVERY"}
+FLAG_NAMES |= {"OUT_DIR", "SEED", "MAX_READ", "CHECKPOINT_EVERY", "TOPOLOGY"}
 """The flags of a command, which are its own."""

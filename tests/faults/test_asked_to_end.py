@@ -33,9 +33,13 @@ WORK = {
         ["--suite=transfer", *launcher.FOLDERS],
         ("halfway.lab.runtime.devices", "use_cache"),
     ),
+    "compile_ahead": (
+        ["--compilation_cache=off", launcher.FOLDERS[1]],
+        ("halfway.lab.runtime.datasets", "load_for"),
+    ),
     "prepare_data": (["--dataset=mnist", "--source=."], ("halfway.data", "prepare")),
 }
-KEEPS_NOTHING = ("laws", "landscape")
+KEEPS_NOTHING = ("laws", "landscape", "compile_ahead")
 
 
 def test_the_table_has_every_command():

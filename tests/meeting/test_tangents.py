@@ -210,7 +210,7 @@ def test_random_directions_are_unbiased():
     functions = spectrum_of(polynomial_kernel, x, num_directions=0, num_modes=4)
     keys = jax.random.split(jax.random.key(4), 400)
     estimate = functools.partial(
-        tangents._slope_products, polynomial_kernel, x, functions.eigenfunctions
+        tangents._slope_products, x, functions.eigenfunctions, kernel_fn=polynomial_kernel
     )
     inverse = 1 / (12 * functions.eigenvalues * functions.scale)
     products = jax.jit(jax.vmap(lambda key: estimate(key[None])))(keys)

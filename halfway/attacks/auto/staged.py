@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from halfway import sharding
 from halfway.attacks import base, door
 from halfway.attacks.auto import suite
 from halfway.attacks.auto.suite import Chunk, Plan, StagedResult
@@ -156,13 +157,13 @@ def hashable(logits_fn: LogitsFn) -> LogitsFn:
     return logits_fn
 
 
-@functools.partial(jax.jit, static_argnames=("logits_fn", "plan"))
+@functools.partial(sharding.alone, static_argnames=("logits_fn", "plan"))
 def _clean(x: Array, labels: Array, *, logits_fn: LogitsFn, plan: Plan) -> tuple[Any, Array]:
     """Returns the result before any attack, and the order of the wrong classes."""
     return suite.clean(logits_fn, x, labels, plan), suite.ranked(logits_fn, x, labels, plan)
 
 
-@functools.partial(jax.jit, static_argnames=("name", "logits_fn", "index", "plan"))
+@functools.partial(sharding.alone, static_argnames=("name", "logits_fn", "index", "plan"))
 def _attack(
     chunk: Chunk,
     old: StagedResult,

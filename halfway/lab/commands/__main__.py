@@ -17,6 +17,7 @@ COMMANDS = {
     "landscape": "draw the landscapes of a run, or of your own model",
     "laws": "check the laws of the framework and draw them",
     "benchmark": "time the library side by side with what people use today",
+    "compile_ahead": "compile every program for TPUs that need not be there",
     "prepare_data": "prepare a data set from its original files",
 }
 

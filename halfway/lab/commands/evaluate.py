@@ -15,6 +15,7 @@ import numpy as np
 from halfway import attacks, robustness, storage
 from halfway.attacks import Threat
 from halfway.attacks.minimum_norm.nearest import MAKE
+from halfway.lab.ahead import programs, slices
 from halfway.lab.config.place import Place
 from halfway.lab.config.user import LOG, UserError, writing
 from halfway.lab.entry import launch
@@ -33,6 +34,7 @@ from halfway.lab.flags.evaluate import (
     OUT_DIR,
     SEED,
     THREAT,
+    TOPOLOGY,
 )
 from halfway.lab.report import evaluation_page
 from halfway.lab.report.page import write
@@ -51,6 +53,7 @@ SAY_EVERY = 10.0
 def main() -> None:
     """Writes one page about a model, and what attacks have found."""
     devices.start(Place(compilation_cache=COMPILATION_CACHE.value))
+    hardware = slices.choose(TOPOLOGY.value)
     folder = Path(OUT_DIR.value)
     stored.check_folder(folder, evaluations.FILE_NAME)
     fns = _attacks()
@@ -61,6 +64,11 @@ def main() -> None:
     model = loading.load_model("model", MODEL_FN.value)
     logits = loading.check_models({"model": {"model": model}}, examples)
     loading.check_attacks(fns, threats[0], model, examples)
+    if hardware is not None:
+        options = {"curves": CURVES.value, "batch_size": BATCH_SIZE.value}
+        options |= {"threats": threats, "attacks": fns}
+        print(programs.said_of_evaluation(hardware, model, examples, options))
+        return
     step = _evaluated(model, examples, threats, fns, logits)
     page, tables = evaluation_page.page(
         step.robustness,

@@ -16,6 +16,7 @@ import numpy as np
 
 from halfway import files, sharding, storage
 from halfway.keys import named_key
+from halfway.lab.ahead import programs, slices
 from halfway.lab.config import user
 from halfway.lab.config.config_file import ConfigFile
 from halfway.lab.config.settings import LandscapeSizes
@@ -31,6 +32,7 @@ from halfway.lab.flags.landscape import (
     MAX_READ,
     PARAMS,
     PLACE,
+    TOPOLOGY,
     WORKDIR,
 )
 from halfway.lab.measurements import weight_space
@@ -52,16 +54,20 @@ def main() -> None:
     """Draws one page of landscapes."""
     started = time.monotonic()
     devices.start(PLACE.value)  # the first of several processes reads the folder
+    hardware = slices.choose(TOPOLOGY.value)
     if PARAMS.value and LOSS.value:
-        _draw_user_model(PARAMS.value, LOSS.value)
+        _draw_user_model(PARAMS.value, LOSS.value, hardware)
         return
     file = processes.shared(_stored) or CONFIG.load()
     condition, subfolder = _choose(file)
     dataset = datasets.load_for(file.config, DATA_DIR.value, max_gb=MAX_READ.value)
     pool = datasets.pool_for(file.config, dataset)
     pipeline.check_conditions([condition], pool)
-    layout = devices.lay_out(PLACE.value, [condition], pool)
+    layout = devices.lay_out(PLACE.value, [condition], pool, hardware)
     with sharding.use(layout):
+        if hardware is not None:
+            print(programs.said_of_landscapes(hardware, condition, pool, file.config.landscape))
+            return
         folder = Path(WORKDIR.value or runs.default_folder(file))
         run = Run.create(folder, runs.identity(file, dataset), layout.mesh.size)
         run.checkpoint_every = CHECKPOINT_EVERY.value
@@ -151,7 +157,7 @@ def _choose(file: ConfigFile) -> tuple[Condition, str]:
     return dataclasses.replace(condition, overlap=config.landscape.overlap), folder
 
 
-def _draw_user_model(names: list[str], loss: str) -> None:
+def _draw_user_model(names: list[str], loss: str, hardware: devices.Hardware | None) -> None:
     members = [load_params(Path(name), max_gb=MAX_READ.value) for name in names]
     if len(members) > 3:
         raise UserError(f"--params takes one to three files, got {len(members)}")
@@ -173,7 +179,11 @@ def _draw_user_model(names: list[str], loss: str) -> None:
     if not np.isfinite(number):
         raise UserError(f"--loss={loss} is not finite at the parameters given")
     folder = Path(WORKDIR.value or "runs/landscape") / "landscape"
-    layout = devices.lay_out(PLACE.value)
+    layout = devices.lay_out(PLACE.value, hardware=hardware)
+    if hardware is not None:
+        with sharding.use(layout):
+            print(programs.said_of_user_landscapes(hardware, loss_fn, members, LandscapeSizes()))
+        return
     with sharding.use(layout), progress.doing("drawing landscapes"):
         arrays = user_landscapes.measure(loss_fn, members, jax.random.key(SEED), LandscapeSizes())
     page = model_landscape_page.page(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from halfway import sharding
 from halfway.lab import studies
+from halfway.lab.ahead import programs, slices
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.entry import launch
 from halfway.lab.flags.reproduce import (
@@ -18,6 +19,7 @@ from halfway.lab.flags.reproduce import (
     PLACE,
     PLAN_ONLY,
     TENSORBOARD,
+    TOPOLOGY,
     WORKDIR,
 )
 from halfway.lab.runtime import datasets, devices, environment, pipeline, processes, runs
@@ -27,6 +29,7 @@ from halfway.lab.runtime.runs import Run
 def main() -> None:
     """Goes from a config to a report; each stage reads what earlier stages left on disk."""
     devices.start(PLACE.value)  # first: a config may name a model whose file uses JAX
+    hardware = slices.choose(TOPOLOGY.value)
     file = CONFIG.load()
     chosen = studies.choose(file.config.hypotheses if ONLY.value is None else ONLY.value)
     unsuitable = studies.unsuitable(chosen, file.config)
@@ -39,9 +42,12 @@ def main() -> None:
     dataset = datasets.load_for(file.config, DATA_DIR.value, max_gb=MAX_READ.value)
     pool = datasets.pool_for(file.config, dataset)
     wanted = pipeline.conditions(chosen, file.config, pool)
-    layout = devices.lay_out(PLACE.value, wanted, pool)
+    layout = devices.lay_out(PLACE.value, wanted, pool, hardware)
     folder = Path(WORKDIR.value or runs.default_folder(file))
     with sharding.use(layout):
+        if hardware is not None:
+            print(programs.said_of_run(hardware, file.config, chosen, pool))
+            return
         if PLAN_ONLY.value:
             plan = processes.shared(
                 lambda: pipeline.plan(folder, file.config, chosen, pool, layout)

@@ -17,6 +17,7 @@ import tqdm
 from halfway import sharding, storage, transfer
 from halfway.attacks import Threat
 from halfway.attacks.minimum_norm.nearest import MAKE
+from halfway.lab.ahead import programs, slices
 from halfway.lab.config.user import LOG, UserError, writing
 from halfway.lab.entry import launch
 from halfway.lab.flags.transfer import (
@@ -33,6 +34,7 @@ from halfway.lab.flags.transfer import (
     SEED,
     SURROGATES,
     TARGETS,
+    TOPOLOGY,
 )
 from halfway.lab.report import transfer_page, transfer_summary
 from halfway.lab.report.page import write
@@ -48,6 +50,7 @@ def main() -> None:
     budgets, threat_fn = EPSILON.value, MAKE[NORM.value]
     attack_fns = loading.choose_attacks(ATTACKS.value, NUM_STEPS.value)
     devices.start(PLACE.value)
+    hardware = slices.choose(TOPOLOGY.value)
     folder = Path(OUT_DIR.value)
     processes.shared(lambda: grids.check_folder(folder, list(attack_fns), budgets))
     examples = loading.load_examples(
@@ -66,8 +69,14 @@ def main() -> None:
     place = PLACE.value
     if loading.runs_on_host([surrogates, targets]):  # several devices would wait for each other
         place = dataclasses.replace(place, mesh="member:1,data:1")
-    layout = devices.lay_out(place)
+    layout = devices.lay_out(place, hardware=hardware)
     with sharding.use(layout):
+        if hardware is not None:
+            models, options = (surrogates, targets), {"threat_fn": threat_fn}
+            options |= {"attack_fns": attack_fns, "budgets": budgets[:1]}
+            options |= {"chunk_size": IMAGES_AT_ONCE}
+            print(programs.said_of_transfer(hardware, models, examples, options))
+            return
         grid = _grid(surrogates, targets, examples, attack_fns, budgets, threat_fn, logits)
     settings = {
         "surrogates": list(grid.surrogates),

@@ -209,6 +209,31 @@ def place(values: flags.FlagValues) -> PlaceFlags:
     )
 
 
+def topology(values: flags.FlagValues) -> flags.FlagHolder:
+    """Declares --topology, and --dry_run where the command has none, which it needs.
+
+    Args:
+      values: the flags of the command.
+    """
+    always = "dry_run" in values
+    if not always:
+        text = "with --topology: compile every program, compute nothing"
+        flags.DEFINE_bool("dry_run", False, text, flag_values=values)
+    text = "a slice of TPUs that --dry_run compiles every program for, e.g. v5e:4x4"
+    holder = flags.DEFINE_string("topology", None, text, flag_values=values)
+
+    def belong_together(given: dict[str, Any]) -> bool:
+        if given["topology"] is not None and not given["dry_run"]:
+            raise UserError("--topology needs --dry_run: programs are compiled, none is run")
+        if given["dry_run"] and given["topology"] is None and not always:
+            raise UserError("--dry_run needs --topology here, e.g. --topology=v5e:4x4")
+        return True
+
+    names = ["topology", "dry_run"]
+    flags.register_multi_flags_validator(names, belong_together, flag_values=values)
+    return holder
+
+
 def compilation_cache(values: flags.FlagValues) -> flags.FlagHolder:
     """Declares --compilation_cache.
 

@@ -50,6 +50,7 @@ OUT_DIR = shared.folder(FLAGS, "out_dir", "runs/evaluate", "folder for the page 
 DATA_DIR = shared.data_dir(FLAGS)
 MAX_READ = shared.max_gb(FLAGS)
 COMPILATION_CACHE = shared.compilation_cache(FLAGS)
+TOPOLOGY = shared.topology(FLAGS)
 
 
 def check() -> None:

@@ -38,6 +38,7 @@ DATA_DIR = shared.data_dir(FLAGS)
 MAX_READ = shared.max_gb(FLAGS)
 CHECKPOINT_EVERY = shared.checkpoint_every(FLAGS)
 PLACE = shared.place(FLAGS)
+TOPOLOGY = shared.topology(FLAGS)
 
 
 def resumes() -> bool:

@@ -23,6 +23,7 @@ PLAN_ONLY = flags.DEFINE_bool(
     "say what would be trained and how long it takes, train nothing",
     flag_values=FLAGS,
 )
+TOPOLOGY = shared.topology(FLAGS)
 TENSORBOARD = flags.DEFINE_bool(
     "tensorboard", False, "write event files into WORKDIR/tensorboard", flag_values=FLAGS
 )

@@ -55,6 +55,7 @@ OUT_DIR = shared.folder(
 DATA_DIR = shared.data_dir(FLAGS)
 MAX_READ = shared.max_gb(FLAGS)
 PLACE = shared.place(FLAGS)
+TOPOLOGY = shared.topology(FLAGS)
 
 
 def check() -> None:

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 
@@ -15,6 +16,20 @@ from halfway.lab.config.place import Place
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.runtime import costs, processes
 from halfway.populations import Condition
+
+
+class Hardware(NamedTuple):
+    """Devices that programs are compiled for, whether they are there or not.
+
+    Attributes:
+      name: in words, e.g. "v5e:4x4".
+      devices: in the order of their numbers.
+      device_bytes: the memory of each, in bytes; None: not known.
+    """
+
+    name: str
+    devices: tuple[Any, ...]
+    device_bytes: int | None
 
 
 def start(place: Place) -> None:
@@ -50,7 +65,10 @@ def start(place: Place) -> None:
 
 
 def lay_out(
-    place: Place, wanted: Iterable[Condition] = (), pool: Split | None = None
+    place: Place,
+    wanted: Iterable[Condition] = (),
+    pool: Split | None = None,
+    hardware: Hardware | None = None,
 ) -> sharding.Layout:
     """Returns the layout with the user's mesh, or else with the mesh that suits the populations.
 
@@ -58,24 +76,26 @@ def lay_out(
       place: where the user lets the run compute.
       wanted: the conditions of the populations.
       pool: the examples that halves are drawn from.
+      hardware: what programs are compiled for; the devices of all processes by default.
 
     Raises:
       UserError: if there are fewer devices than the mesh has, or a process has none in it.
     """
     limit_memory()
+    there = None if hardware is None else hardware.devices
     wanted, at_once = list(wanted), place.at_once
     needs, memory = [], None
     if wanted and pool is not None:
         shape = pool.images.shape[1:]
         needs = [costs.memory_of(condition, shape) for condition in wanted]
-        memory = processes.shared(device_bytes)
+        memory = processes.shared(device_bytes) if hardware is None else hardware.device_bytes
     if place.mesh is not None:
         sizes = sharding.parse_mesh(place.mesh)
         try:
-            mesh = sharding.make_mesh(sizes[sharding.MEMBER], sizes[sharding.DATA])
+            mesh = sharding.make_mesh(sizes[sharding.MEMBER], sizes[sharding.DATA], devices=there)
         except ValueError as error:
             raise UserError(f"--mesh: {error}") from error
-        if {device.process_index for device in mesh.devices.flat} != set(
+        if hardware is None and {device.process_index for device in mesh.devices.flat} != set(
             range(jax.process_count())
         ):
             raise UserError(
@@ -87,9 +107,10 @@ def lay_out(
             min(condition.num_pairs for condition in wanted),
             member_bytes=max(need.most for need in needs) if memory else 0,
             device_bytes=memory,
+            devices=there,
         ).mesh
     else:
-        mesh = sharding.make_mesh()
+        mesh = sharding.make_mesh(devices=there)
     if at_once is None and memory:
         at_once = _at_once_by_memory(wanted, needs, mesh, memory)
     return sharding.Layout(mesh, at_once)

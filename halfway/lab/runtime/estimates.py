@@ -229,19 +229,19 @@ def _table(total: Forecast) -> list[tuple[str, ...]]:
     for row in total.rows:
         name = row.name if len(row.name) <= _MOST_LETTERS else f"{row.name[: _MOST_LETTERS - 1]}…"
         numbers = row.num_populations, row.num_members, row.num_steps, row.num_examples, row.at_once
-        scaled = _scaled(row.flops, "FLOP"), _scaled(row.memory_bytes, "B")
-        rows.append((name, *map(str, numbers), *scaled))
+        sizes = scaled(row.flops, "FLOP"), scaled(row.memory_bytes, "B")
+        rows.append((name, *map(str, numbers), *sizes))
     totals = str(total.num_populations), str(total.num_members), "", "", ""
-    scaled = _scaled(total.flops, "FLOP"), _scaled(total.memory_bytes, "B")
-    return [*rows, ("all", *totals, *scaled)]
+    sizes = scaled(total.flops, "FLOP"), scaled(total.memory_bytes, "B")
+    return [*rows, ("all", *totals, *sizes)]
 
 
 def _totals(total: Forecast) -> list[str]:
     programs, backend = len(total.rows), jax.default_backend()
     texts = [
         "members: two models of each pair; at once: pairs that train together on a device",
-        f"memory: {_scaled(total.memory_bytes, 'B')} on a device while the largest population "
-        f"trains, and {_scaled(total.kept_bytes, 'B')} for all that are trained",
+        f"memory: {scaled(total.memory_bytes, 'B')} on a device while the largest population "
+        f"trains, and {scaled(total.kept_bytes, 'B')} for all that are trained",
         f"time: about {duration(total.seconds)}, a factor of 2 either way, of which up to "
         f"{duration(COMPILE_SECONDS * programs)} to compile {_count(programs, 'program')}; "
         "measurements, verdicts and the report come on top",
@@ -258,8 +258,13 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _scaled(value: float, unit: str) -> str:
-    """Returns three digits with a decimal prefix, e.g. "309 GFLOP"."""
+def scaled(value: float, unit: str) -> str:
+    """Returns three digits with a decimal prefix, e.g. "309 GFLOP".
+
+    Args:
+      value: the number.
+      unit: such as "FLOP".
+    """
     power = 0
     while value >= 999.5 and power < 6:
         value, power = value / 1000, power + 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import xarray as xr
 
 from halfway import populations, sharding
 from halfway.data import Split
@@ -60,7 +61,6 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split, *, with_events: bool
         done = sum(condition in in_memory or condition not in loaded for condition in needed)
         LOG.info("resumed %d of %d populations", done, len(needed))
     seconds: dict[str, float] = run.notes()["seconds"]
-    root = jax.random.key(run.config.seed)
 
     groups = ["training"] * len(untrained) + [request.measurement.name for request in missing]
     compiled = set()
@@ -90,15 +90,28 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split, *, with_events: bool
                 )
             )
             with progress.stage(what, request.measurement.name, seconds, compiles=fresh):
-                parts = tuple(in_memory[condition] for condition in request.conditions)
-                key = named_key(root, "measurement", request.measurement.name)
-                context = Context(key, parts, pool, run.config)
-                run.save_measurement(request, request.measurement.measure(context))
+                parts = [in_memory[condition] for condition in request.conditions]
+                run.save_measurement(request, measured(request, parts, pool, run.config))
             run.note(seconds=seconds)
             if processes.count() == 1:  # several would have to do it together
                 devices.forget_programs()
     run.export(asked)
     run.note(hypotheses=ids)
+
+
+def measured(
+    request: Request, parts: Sequence[populations.Population], pool: Split, config: RunConfig
+) -> xr.Dataset:
+    """Returns what a request asks for, measured on its populations.
+
+    Args:
+      request: the measurement and its conditions.
+      parts: the population of each of these conditions.
+      pool: the examples that halves are drawn from.
+      config: the settings of the run.
+    """
+    key = named_key(jax.random.key(config.seed), "measurement", request.measurement.name)
+    return request.measurement.measure(Context(key, tuple(parts), pool, config))
 
 
 def conditions(chosen: Sequence[Study], config: RunConfig, pool: Split) -> list[Condition]:

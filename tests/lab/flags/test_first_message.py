@@ -48,6 +48,8 @@ LACKING = {
     "evaluate": (["--model=mine:load"], "--data is needed"),
     "transfer": (["--data=digits"], "--surrogates is needed"),
     "landscape": (["--params=a.npz"], "--params and --loss belong together"),
+    "compile_ahead": (["--parts=lectures"], "--parts must be among"),
+    "reproduce": (["--topology=v5e:4x4"], "--topology needs --dry_run"),
     "prepare_data": (["--dataset=mnist"], "--dataset and --source are needed"),
 }
 """Of each command that checks its flags together: what is given, and what is said then."""

@@ -193,4 +193,4 @@ def test_the_rate_is_that_of_matrix_products_on_all_devices(monkeypatch, number)
     [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (999_600, "1 MB"), (3.4e15, "3.4 PB")],
 )
 def test_numbers_have_three_digits_and_a_prefix(value, text):
-    assert estimates._scaled(value, "B") == text
+    assert estimates.scaled(value, "B") == text
