@@ -25,6 +25,7 @@ MISTAKEN = {
     "checkpoint_every": "-1",
     "data_dir": "text",
     "distributed": "perhaps",
+    "dry_run": "perhaps",
     "epsilon": "-8/255",
     "markdown": "text/below.md",
     "max_gb": "-1",
@@ -37,10 +38,11 @@ MISTAKEN = {
     "process_id": "-1",
     "seed": "-1",
     "threat": "linf:8/255,l3:1",
+    "topology": "v5e:4x4",
     "version": "plain",
     "workdir": "text",
 }
-"""A value that each of these flags cannot have, in a folder with a file of the name `text`."""
+"""A value that each of these flags cannot have alone, in a folder with a file named `text`."""
 LACKING = {
     "decide": ([], "--workdir is needed"),
     "sweep": ([], "--sweep is needed"),
@@ -49,7 +51,6 @@ LACKING = {
     "transfer": (["--data=digits"], "--surrogates is needed"),
     "landscape": (["--params=a.npz"], "--params and --loss belong together"),
     "compile_ahead": (["--parts=lectures"], "--parts must be among"),
-    "reproduce": (["--topology=v5e:4x4"], "--topology needs --dry_run"),
     "prepare_data": (["--dataset=mnist"], "--dataset and --source are needed"),
 }
 """Of each command that checks its flags together: what is given, and what is said then."""
