@@ -385,7 +385,6 @@ def test_a_batch_of_one_and_models_mapped(attack):
     np.testing.assert_array_equal(mapped.queries[0], whole.queries[:1])
 
 
-@pytest.mark.quick
 def test_bad_options_are_refused():
     params, x, labels = linear(2, 3)
     logits_fn = functools.partial(affine, params)

@@ -275,7 +275,6 @@ def test_attacks_stay_within_a_patch_and_use_all_of_it(name):
         assert expected.any()
 
 
-@pytest.mark.quick
 def test_masks_and_patches_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="mask must be an array of bool, got float32"):
         attacks.linf(0.1).within(np.ones(3, np.float32))

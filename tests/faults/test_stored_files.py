@@ -56,7 +56,6 @@ READ = {
 }
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("pattern", READ)
 def test_a_flipped_bit_of_a_run_never_becomes_another_value(undisturbed, tmp_path, pattern):
     work = shutil.copytree(undisturbed, tmp_path / "run")

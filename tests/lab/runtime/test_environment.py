@@ -15,8 +15,6 @@ from halfway.data import Split
 from halfway.lab.config.place import Place
 from halfway.lab.runtime import costs, devices
 
-pytestmark = pytest.mark.quick
-
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="memory maps are read on Linux")
 def test_programs_are_forgotten_only_where_they_hold_too_many_maps():
@@ -59,6 +57,7 @@ def at_once(monkeypatch, memory, **flags):
     return devices.lay_out(Place(**flags), [LARGE], POOL).at_once
 
 
+@pytest.mark.quick
 def test_as_many_members_run_at_once_as_fit_into_memory(monkeypatch):
     """A system without memory ends a process and leaves no message: nothing may come that far."""
     need = costs.memory_of(LARGE, (8, 8, 1))
@@ -73,6 +72,7 @@ def test_as_many_members_run_at_once_as_fit_into_memory(monkeypatch):
     assert at_once(monkeypatch, need.most, at_once=5) == 5
 
 
+@pytest.mark.quick
 def test_devices_of_a_cpu_share_the_memory_of_the_machine():
     share = devices.device_bytes()
     assert share is not None
