@@ -28,7 +28,10 @@ def main() -> None:
     devices.use_cores()
     devices.use_cache(CACHE.value)
     with progress.doing(f"the suite {SUITE.value}"):
-        rows = suite.rows(DATA_DIR.value)
+        if OUT.value and getattr(suite, "KEEPS_ROWS", False):
+            rows = suite.rows(DATA_DIR.value, Path(OUT.value))
+        else:
+            rows = suite.rows(DATA_DIR.value)
     print(getattr(suite, "as_text", as_text)(rows))
     if OUT.value:
         content = [dataclasses.asdict(row) for row in rows]

@@ -319,6 +319,15 @@ def test_a_tiny_run_without_peers(tiny, monkeypatch, tmp_path, capsys):
     assert sum("is not installed" in line for line in lines) == 3
     assert sum("skipped: no data" in line for line in lines) == 1
     assert table.read_text().startswith("| l2 | from | all | a | passes |")
+    # The same command takes its rows from the file.
+    whole = json.loads(out.read_text())
+    monkeypatch.setattr(ours, "_run", lambda *_: pytest.fail("runs again"))
+    commands.main("benchmark", *arguments, "--compilation_cache=off")
+    assert json.loads(out.read_text()) == whole
+    for content in ("[{}]", "{", '[{"work": "a"}]'):
+        out.write_text(content)
+        with pytest.raises(UserError, match=r"rows.json holds no rows of this suite"):
+            commands.main("benchmark", *arguments, "--compilation_cache=off")
 
 
 @pytest.mark.quick

@@ -15,7 +15,7 @@ from halfway.attacks.door import TOLERANCE
 from halfway.lab.benchmarks import mnist
 from halfway.lab.benchmarks.optimality import measure, networks, ours, theirs
 from halfway.lab.benchmarks.optimality.passes import NORM_ORDERS, Attack, Found
-from halfway.lab.config.user import LOG
+from halfway.lab.config.user import LOG, UserError
 from halfway.lab.study import wording
 from halfway.types import LogitsFn
 
@@ -65,16 +65,22 @@ class Kept:
 
     Args:
       path: the file of rows; None keeps nothing.
+
+    Raises:
+      UserError: if the file is there and holds something else.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._rows: list[Standing] = []
         if path is not None and path.exists():
-            for each in storage.read_json(path):
-                distances = each.pop("distances")
-                row = Standing(**each, distances=distances and tuple(distances))
+            try:
+                stored = [Standing(**each) for each in storage.read_json(path)]
+            except (OSError, ValueError, TypeError) as error:
+                raise UserError(f"{path} holds no rows of this suite: choose another") from error
+            for row in stored:
                 if row.problem is not None and row.skipped is None:
+                    row = dataclasses.replace(row, distances=tuple(row.distances or ()))
                     self._rows.append(row)
 
     def find(self, begun: Standing) -> Standing | None:
