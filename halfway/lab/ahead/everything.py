@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from halfway import attacks, models, sharding
+from halfway import attacks, losses, models, sharding
 from halfway.data import Split
 from halfway.lab import studies
 from halfway.lab.ahead import PROGRAM_KINDS, programs
@@ -82,8 +82,7 @@ def _landscapes(record: Recorder, config: RunConfig, pool: Split) -> None:
     members = [jax.tree.map(lambda leaf, i=i: leaf[i], starts["params"]) for i in range(3)]
 
     def loss_fn(params: Any) -> Array:
-        chances = jax.nn.log_softmax(trained.apply_fn(params, images))
-        return -jnp.take_along_axis(chances, labels[:, None], 1).mean()
+        return losses.cross_entropy(trained.apply_fn(params, images), labels).mean()
 
     programs.of_user_landscapes(record, loss_fn, members, config.landscape)
 
@@ -101,13 +100,11 @@ def _attacks(record: Recorder, config: RunConfig, pool: Split) -> None:
     module = models.build(dict(MODELS["cnn"]), num_classes=config.num_classes)
     params = module.init(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
     model = functools.partial(_logits, module, params)
-    names = loading.attack_names()
     images = np.asarray(pool.images[:64], np.float32)
     threats = [attacks.linf(0.1), attacks.l2(1.0), attacks.l1(5.0)]
-    fns = loading.named_attacks(names)
+    fns = loading.named_attacks(loading.attack_names())
     for threat in threats:
-        able = {name: fn for name, fn in fns.items() if _takes(fn, model, threat, images)}
-        programs.of_evaluation(record, model, images, threats=[threat], attacks=able)
+        programs.of_evaluation(record, model, images, threats=[threat], attacks=fns)
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params)
     group = {"cnn": (lambda params, x: module.apply({"params": params}, x), stacked)}
     programs.of_transfer(
@@ -123,15 +120,3 @@ def _attacks(record: Recorder, config: RunConfig, pool: Split) -> None:
 
 def _logits(module: Any, params: Any, x: Array) -> Array:
     return module.apply({"params": params}, x)
-
-
-def _takes(fn: Any, model: Any, threat: Any, images: np.ndarray) -> bool:
-    """Returns whether an attack is for a threat model."""
-    labels = jnp.zeros(2, jnp.int32)
-    try:
-        jax.eval_shape(
-            functools.partial(fn, model, threat=threat), jax.random.key(0), images[:2], labels
-        )
-    except (ValueError, TypeError):
-        return False
-    return True

@@ -95,10 +95,8 @@ def load(text: str = user.DEFAULT_CONFIG, overrides: Mapping[str, str] | None = 
     """
     given, _, variant = text.partition(":")
     path = find(given)
-    if path is None and Path(given).exists():
-        kind = files.kind_of(Path(given).stat().st_mode)
-        raise UserError(f"config file {given!r} is {kind}: a regular file is needed")
     if path is None:
+        user.check_regular(f"config file {given!r}", Path(given))
         close = difflib.get_close_matches(given, shipped_names(), n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from halfway import user_code
+from halfway import files, user_code
 
 LOG = logging.getLogger("halfway.lab")
 """The logger of lines that a user should read; loggers of other libraries are left alone."""
@@ -111,6 +111,21 @@ def _nearest(what: str, path: Path) -> Path:
         else:
             return place
     return path
+
+
+def check_regular(what: str, path: Path) -> None:
+    """Checks that nothing but a regular file is at a path; nothing at all is well.
+
+    Args:
+      what: the file as the user gave it, e.g. "config file 'mine.py'".
+      path: of the file.
+
+    Raises:
+      UserError: if a folder, a FIFO or something else is there.
+    """
+    if path.exists() and not path.is_file():
+        kind = files.kind_of(path.stat().st_mode)
+        raise UserError(f"{what} is {kind}: a regular file is needed")
 
 
 _MOST_SHOWN = 160

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from halfway import files, storage
 from halfway.lab import studies
-from halfway.lab.config import config_file
+from halfway.lab.config import config_file, user
 from halfway.lab.config.settings import RunConfig
 from halfway.lab.config.user import UserError
 from halfway.lab.runtime.runs import Identity, Run
@@ -61,10 +61,8 @@ def load(text: str) -> Sweep:
       UserError: if there is no such file, it is no sweep file, or a setting cannot be run.
     """
     path = _find(text)
-    if path is None and Path(text).exists():
-        kind = files.kind_of(Path(text).stat().st_mode)
-        raise UserError(f"sweep file {text!r} is {kind}: a regular file is needed")
     if path is None:
+        user.check_regular(f"sweep file {text!r}", Path(text))
         raise UserError(f"sweep file {text!r} does not exist: see configs/sweeps/example.toml")
     try:
         plain = tomllib.loads(files.read_text(path))

@@ -271,6 +271,11 @@ def test_rows_are_kept_as_they_come_and_taken_up_by_the_next_run(tiny, monkeypat
     other = tiny._replace(params=jax.tree.map(lambda leaf: leaf + 1, tiny.params))
     suite.standings("net", other, suite.Kept(path))
     assert len(calls) == 7
+    # So is other code: of our attacks, or of the settings that peers get.
+    assert suite._code(is_ours=True) != suite._code(is_ours=False)
+    monkeypatch.setattr(suite, "_code", lambda *, is_ours: "another")
+    suite.standings("net", other, suite.Kept(path))
+    assert len(calls) == 9
 
 
 def test_global_optimality_is_the_mean_over_networks():

@@ -42,7 +42,7 @@ class Standing:
       distances: of each input, None where nothing is found: the curve of robust accuracy.
       note: further facts for a reader.
       skipped: why there is no result.
-      problem: a digest of weights, images and budget, and of our code where the attack is ours.
+      problem: digests of weights, images and budget, and of the code that attacks.
     """
 
     network: str
@@ -141,8 +141,8 @@ def standings(network: str, problem: mnist.Problem, kept: Kept | None = None) ->
     look = jax.jit(problem.logits_fn)  # compiled once for all attacks
     done: list[Standing] = []
     for each in [*ours.attacks_on(problem), *peers]:
-        parts = (identity, _code()) if each.package.startswith("halfway") else (identity,)
-        begun = Standing(network, each.norm, each.name, each.package, problem=" ".join(parts))
+        code = _code(is_ours=each.package.startswith("halfway"))
+        begun = Standing(network, each.norm, each.name, each.package, problem=f"{identity} {code}")
         row = kept.find(begun)
         if row is None:
             row = _standing(begun, problem, look, each)
@@ -155,11 +155,15 @@ def standings(network: str, problem: mnist.Problem, kept: Kept | None = None) ->
 
 
 @functools.cache
-def _code() -> str:
-    """Returns a digest of the code of our attacks: rows of other code are no rows of this one."""
-    folder = Path(attacks.__file__).parent
-    content = b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py")))
-    return hashlib.sha256(content).hexdigest()
+def _code(*, is_ours: bool) -> str:
+    """Returns a digest of our attacks and their settings, or of those that peers' attacks get.
+
+    Rows of other code are no rows of this one; a peer's package has a version.
+    """
+    paths = [Path(theirs.__file__)]
+    if is_ours:
+        paths = [Path(ours.__file__), *sorted(Path(attacks.__file__).parent.rglob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 def _standing(row: Standing, problem: mnist.Problem, look: LogitsFn, attack: Attack) -> Standing:
