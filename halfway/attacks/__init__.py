@@ -51,6 +51,7 @@ from halfway.attacks.minimum_norm.gradient_based import ddn, deepfool, fmn
 from halfway.attacks.minimum_norm.nearest import distance, minimum_budget
 from halfway.attacks.minimum_norm.penalty import carlini_wagner
 from halfway.attacks.minimum_norm.sigma_zero import sigma_zero
+from halfway.attacks.minimum_norm.sparse_tabu import sparse_tabu
 from halfway.attacks.random_search import square
 from halfway.attacks.rotation import rotate_and_shift, spatial
 from halfway.attacks.sparse_random_search import sparse_rs
@@ -115,6 +116,7 @@ __all__ = [
     "sigma_zero",
     "smoothed",
     "sparse_rs",
+    "sparse_tabu",
     "spatial",
     "square",
     "steps",

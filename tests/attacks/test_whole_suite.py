@@ -48,6 +48,7 @@ SUITE = {
     "si_fgsm": BUDGET | FEW,
     "sigma_zero": FEW,
     "sparse_rs": {"num_pixels": 3, "num_queries": 5},
+    "sparse_tabu": FEW,
     "spatial": {"num_draws": 5},
     "square": BUDGET | {"num_queries": 5},
     "svre": BUDGET | FEW | {"params": jnp.stack([WEIGHTS, WEIGHTS])},
@@ -314,6 +315,7 @@ NEAREST = (
     "fmn",
     "hop_skip_jump",
     "sigma_zero",
+    "sparse_tabu",
 )
 RANDOM = ("boundary", "hop_skip_jump")
 LONGER = {
@@ -326,6 +328,7 @@ LONGER = {
     "hop_skip_jump": {"num_steps": 6},
     "sigma_zero": {"num_steps": 40},
     "sparse_rs": {"num_pixels": 12, "num_queries": 60},
+    "sparse_tabu": {"num_steps": 40},
 }
 
 
@@ -343,7 +346,7 @@ def test_lengths_are_those_of_the_box(name, bounds):
     result = jax.jit(attack_of(name, scaled, **options))(lower + width * X, LABELS)
     np.testing.assert_array_equal(result.success, expected.success)
     assert result.success.any()
-    if name == "sigma_zero":
+    if name in ("sigma_zero", "sparse_tabu"):
         moved = np.asarray(result.adversarial != lower + width * X)
         np.testing.assert_array_equal(moved, expected.adversarial != X)
         return
@@ -378,7 +381,7 @@ def test_bounds_of_each_channel(name):
 
 @pytest.mark.parametrize("name", NEAREST)
 def test_infinite_bounds_are_left_as_they_are(name):
-    if name in ("boundary", "hop_skip_jump", "carlini_wagner"):
+    if name in ("boundary", "hop_skip_jump", "carlini_wagner", "sparse_tabu"):
         pytest.skip("it needs finite bounds")
     result = attack_of(name, bounds=(-jnp.inf, jnp.inf), **LONGER[name])(X, LABELS)
     assert result.success.any() and np.isfinite(result.adversarial).all()

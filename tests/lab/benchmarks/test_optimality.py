@@ -107,6 +107,7 @@ class Counter:
 COMPOSED = ours.composed(NUM_CLASSES)
 IN_TURN = {("deepfool", "l2"), ("ddn", "l2"), ("fmn", "l1"), ("fab", "linf")}
 IN_TURN |= {("apgd, bisection", "linf"), ("carlini_wagner", "l2"), ("sigma_zero", "l0")}
+IN_TURN.add(("sparse_tabu", "l0"))
 """One of each formula; other norms of the same attack are left to the slow tests."""
 
 

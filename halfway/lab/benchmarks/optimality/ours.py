@@ -68,7 +68,8 @@ def composed(num_classes: int) -> list[Composed]:
             functools.partial(attacks.carlini_wagner, num_searches=NUM_SEARCHES),
         )
     )
-    members.append(Composed("sigma_zero", "l0", Cost(2, 2), attacks.sigma_zero))
+    for name in ("sigma_zero", "sparse_tabu"):
+        members.append(Composed(name, "l0", Cost(2, 2), getattr(attacks, name)))
     return members
 
 
