@@ -144,17 +144,15 @@ def tiny():
     params = models.build(CONFIG, num_classes=10).init(jax.random.key(1), images[:1])["params"]
     labels = np.array(mnist.logits_of(CONFIG, params)(images).argmax(-1))
     labels[::2] = (labels[::2] + 1) % 10
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(networks, "NUM_ATTACKED", 6)
-        return networks.correct_ones(CONFIG, params, images, labels)
+    return networks.correct_ones(CONFIG, params, images, labels, 6)
 
 
 def test_images_are_those_that_the_network_classifies_correctly(tiny):
     assert tiny.accuracy == 0.5 and tiny.images.shape == (6, 4, 4, 1)
     np.testing.assert_array_equal(tiny.logits_fn(tiny.images).argmax(-1), tiny.labels)
     assert len(np.unique(tiny.images, axis=0)) == 6
-    with pytest.raises(ValueError, match="6 images are classified correctly, 200 are needed"):
-        networks.correct_ones(CONFIG, tiny.params, np.asarray(tiny.images), tiny.labels)
+    with pytest.raises(ValueError, match="6 images are classified correctly, 7 are needed"):
+        networks.correct_ones(CONFIG, tiny.params, np.asarray(tiny.images), tiny.labels, 7)
 
 
 def test_a_network_learns():

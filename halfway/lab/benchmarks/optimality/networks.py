@@ -1,6 +1,6 @@
 """The networks that are attacked: two of MNIST and one of CIFAR-10, trained in each run anew."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +10,31 @@ from halfway import data
 from halfway.lab.benchmarks import mnist
 from halfway.lab.runtime import datasets
 
-NUM_ATTACKED = 200
-"""Test images, all classified correctly, that a network is attacked on."""
+
+class Network(NamedTuple):
+    """A network that is attacked.
+
+    Attributes:
+      source: the name of its data set.
+      config: its plain config, which `halfway.models.build` takes.
+      num_epochs: passes over the training split.
+      num_attacked: test images, all classified correctly, that it is attacked on.
+    """
+
+    source: str
+    config: dict[str, Any]
+    num_epochs: int
+    num_attacked: int
+
+
 _MLP = {"kind": "mlp", "widths": (256, 256)}
 _DEEPER_CNN = {"kind": "cnn", "features": (16, 32, 64), "stride": 1, "pool": 2, "widths": ()}
-NETWORKS: dict[str, tuple[str, dict[str, Any], int]] = {
-    "mnist_mlp": ("mnist", _MLP, 2),
-    "mnist_cnn": ("mnist", mnist.CNN, 1),
-    "cifar10_cnn": ("cifar10_jpeg", _DEEPER_CNN, 5),
+NETWORKS = {
+    "mnist_mlp": Network("mnist", _MLP, 2, 200),
+    "mnist_cnn": Network("mnist", mnist.CNN, 1, 200),
+    # It takes three times as long for an image.
+    "cifar10_cnn": Network("cifar10_jpeg", _DEEPER_CNN, 5, 100),
 }
-"""Data set, config and passes over the training split by the name of a network."""
 
 
 def problem(name: str, data_dir: str | None) -> mnist.Problem | str:
@@ -29,18 +44,18 @@ def problem(name: str, data_dir: str | None) -> mnist.Problem | str:
       name: of the network.
       data_dir: the data folder, as the flag gives it.
     """
-    source, config, num_epochs = NETWORKS[name]
+    network = NETWORKS[name]
     try:
-        dataset = data.load(source, datasets.folder(data_dir))
+        dataset = data.load(network.source, datasets.folder(data_dir))
     except data.DataError as error:
         return str(error)
     assert dataset.test is not None
-    params = mnist.trained(config, *dataset.train, num_epochs)
-    return correct_ones(config, params, *dataset.test)
+    params = mnist.trained(network.config, *dataset.train, network.num_epochs)
+    return correct_ones(network.config, params, *dataset.test, network.num_attacked)
 
 
 def correct_ones(
-    config: dict[str, Any], params: Any, images: np.ndarray, labels: np.ndarray
+    config: dict[str, Any], params: Any, images: np.ndarray, labels: np.ndarray, number: int
 ) -> mnist.Problem:
     """Returns the problem of some images that a network classifies correctly.
 
@@ -49,9 +64,10 @@ def correct_ones(
       params: its parameters.
       images: `[N, H, W, D]`, of a test split, from which images are drawn.
       labels: `[N]`, their labels.
+      number: of images that are drawn.
 
     Raises:
-      ValueError: if fewer than `NUM_ATTACKED` are classified correctly.
+      ValueError: if fewer than this number are classified correctly.
     """
     program = jax.jit(mnist.logits_of(config, params))
     right = np.concatenate(
@@ -62,11 +78,9 @@ def correct_ones(
     )
     # Splits may be sorted by class.
     order = np.random.default_rng(0).permutation(len(labels))
-    chosen = order[right[order]][:NUM_ATTACKED]
-    if len(chosen) < NUM_ATTACKED:
-        raise ValueError(
-            f"{len(chosen)} images are classified correctly, {NUM_ATTACKED} are needed"
-        )
+    chosen = order[right[order]][:number]
+    if len(chosen) < number:
+        raise ValueError(f"{len(chosen)} images are classified correctly, {number} are needed")
     x, y = jnp.asarray(images[chosen]), jnp.asarray(labels[chosen])
     return mnist.Problem(config, params, x, y, float(right.mean()))
 
