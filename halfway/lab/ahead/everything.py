@@ -31,6 +31,24 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
 }
 """A small model of each kind that configs name."""
 
+WITHOUT_THREAT: Mapping[str, tuple[Mapping[str, Any], ...]] = {
+    "boundary": ({},),
+    "carlini_wagner": ({},),
+    "ddn": ({},),
+    "deepfool": ({"norm": "l2"}, {"norm": "linf"}),
+    "fab": ({"norm": "l2"}, {"norm": "linf"}, {"norm": "l1"}),
+    "fmn": ({"norm": "l2"}, {"norm": "linf"}, {"norm": "l1"}),
+    "hop_skip_jump": ({"norm": "l2"}, {"norm": "linf"}),
+    "sigma_zero": ({},),
+    "sparse_rs": ({"num_pixels": 3},),
+    "sparse_tabu": ({},),
+    "spatial": ({},),
+}
+"""The attacks on a `logits_fn` that an evaluation does not take, with the options of each program.
+
+`universal` and `svre` have programs of their own.
+"""
+
 
 def compile_all(
     record: Recorder,
@@ -106,6 +124,19 @@ def _attacks(record: Recorder, config: RunConfig, pool: Split) -> None:
     for threat in threats:
         programs.of_evaluation(record, model, images, threats=[threat], attacks=fns)
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params)
+    x, labels = jnp.asarray(images), jnp.asarray(pool.labels[:64])
+    record.stage = "attack"
+    with sharding.taken_by(record):
+        key = jax.random.key(0)
+        for name, variants in WITHOUT_THREAT.items():
+            for options in variants:
+                attack = functools.partial(getattr(attacks, name), model, **options)
+                sharding.alone(attack)(key, x, labels)
+        universal = functools.partial(attacks.universal, model, threat=threats[0])
+        sharding.alone(universal)(key, x, labels)
+        apply_fn = functools.partial(_logits, module)
+        svre = functools.partial(attacks.svre, apply_fn, threat=threats[0])
+        sharding.alone(svre)(key, x, labels, params=stacked)
     group = {"cnn": (lambda params, x: module.apply({"params": params}, x), stacked)}
     programs.of_transfer(
         record,

@@ -1,5 +1,6 @@
 """The programs of runs, landscapes, transfer and evaluations: those that a real run calls."""
 
+import inspect
 import json
 
 import jax
@@ -169,6 +170,7 @@ def test_everything_goes_through_every_part(tmp_path, monkeypatch):
     _with_cpus(monkeypatch)
     _uncompiled(monkeypatch)
     monkeypatch.setattr(loading, "attack_names", lambda: ["fgsm", "mi_fgsm", "pgd"])
+    monkeypatch.setattr(everything, "WITHOUT_THREAT", {"ddn": ({},), "fmn": ({"norm": "l1"},)})
     flags = ("--topologies=one,two", "--only=G1", "--markdown=table.md", "--out=rows.json")
     result = commands.call(tmp_path, "compile_ahead", *flags)
     assert result.code == 0, result.err
@@ -179,9 +181,24 @@ def test_everything_goes_through_every_part(tmp_path, monkeypatch):
     stages = {row["stage"] for row in rows}
     kinds = {f"train {name}" for name in everything.MODELS}
     assert stages >= {"landscapes", "transfer", "evaluate", *kinds}
+    attacked = {row["program"] for row in rows if row["stage"] == "attack"}
+    assert attacked == {"ddn", "fmn", "universal", "svre"}
     table = (tmp_path / "table.md").read_text()
     assert "| one float32 | one bfloat16 | two float32 | two bfloat16 |" in table
     assert all(f"| {stage} |" in table for stage in stages)
+
+
+@pytest.mark.quick
+def test_no_attack_is_left_out():
+    known = {
+        name
+        for name in attacks.__all__
+        if inspect.isfunction(fn := getattr(attacks, name))
+        and {"x", "labels", "key"} <= set(inspect.signature(fn).parameters)
+        and "attack" not in inspect.signature(fn).parameters
+    }
+    compiled = {*everything.WITHOUT_THREAT, *loading.attack_names(), "universal", "svre"}
+    assert known - {"auto_attack_steps"} == compiled  # which is `auto_attack`, by chunks
 
 
 def test_what_fails_without_a_reason_ends_with_a_mistake(tmp_path, monkeypatch):
