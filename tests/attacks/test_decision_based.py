@@ -298,10 +298,12 @@ def test_a_jump_too_far_is_halved_and_queries_are_evaluations():
     assert points.min() == 0 and points.max() <= 2
     assert result.success[0] and result.queries[0] == len(points)
     assert 1 <= away[-1] < 1.05
-    # The first is x, and the last what is returned: a success that was seen before.
+    # The first is x, and the last what is returned: what was tried beyond a success seen before.
     np.testing.assert_array_equal(points[0], x[0])
     np.testing.assert_array_equal(points[-1], result.adversarial[0])
-    assert won[:-1][(points[:-1] == points[-1]).all(1)].any()
+    np.testing.assert_array_equal(points[-2], points[-1])
+    inner = points[-1] / np.float32(1 + decision_based.OVERSHOOT)
+    assert won[:-2][np.isclose(points[:-2], inner, rtol=1e-6, atol=0).all(1)].any()
     # Points around, which are asked for their side alone, may be a little nearer.
     assert away[-1] <= away[won].min() * 1.02
 
@@ -337,7 +339,7 @@ def test_a_step_looks_around_jumps_and_bisects(norm, binary):
         np.testing.assert_allclose(leap, wanted, rtol=1e-4)
         assert won[jump]
         first = jump
-    assert len(points) == first + halvings + 2
+    assert len(points) == first + halvings + 3
 
 
 def unit(values):
@@ -419,7 +421,7 @@ def test_a_step_goes_along_the_sphere_and_then_towards_x():
     lengths, won = np.linalg.norm(points, axis=1), classes == 1
     begun = 2 + decision_based.num_halvings(jnp.zeros((1, 200)))
     # Every tenth step looks at its draw on the sphere too, after its end.
-    blocks = np.arange(begun, len(points) - 1).reshape(-1, 11)
+    blocks = np.arange(begun, len(points) - 2).reshape(-1, 11)
     ends, draws = np.delete(blocks, 1, 1).ravel(), blocks[:, 1]
     # In the first step all lengths are known.
     begin = np.flatnonzero(won[:begun])[-1]
@@ -427,9 +429,10 @@ def test_a_step_goes_along_the_sphere_and_then_towards_x():
     np.testing.assert_allclose(math.tan(math.acos(cosine)), 0.2, rtol=1e-3)
     np.testing.assert_allclose(points[ends[0]], 0.97 * points[draws[0]], rtol=1e-3, atol=1e-4)
     # The walk is at the nearest success of its steps so far, and draws are as far.
-    nearest = np.minimum.accumulate(np.where(won, lengths, np.inf)[:-1])
+    nearest = np.minimum.accumulate(np.where(won, lengths, np.inf)[:-2])
     np.testing.assert_allclose(lengths[draws], nearest[blocks[:, 0] - 1], rtol=1e-5)
-    np.testing.assert_allclose(lengths[-1], nearest[-1], rtol=1e-5)
+    # What is returned lies a little beyond it.
+    np.testing.assert_allclose(lengths[-2:], 1.0001 * nearest[-1], rtol=1e-5)
     # Lengths keep up with the walk.
     assert abs(won[draws[50:]].mean() - 0.5) < 0.1 and abs(won[ends[500:]].mean() - 0.25) < 0.05
 

@@ -26,6 +26,8 @@ Decide = Callable[[Array], Array]
 
 SPHERE_RATE, INWARD_RATE = 0.5, 0.25
 """Shares of the draws on the sphere, and of the whole steps, that shall be adversarial."""
+OVERSHOOT = 1e-4
+"""Share of its distance by which a result lies beyond the boundary: rounding undoes less."""
 FACTOR, LOOK_EVERY, SHORTEST = 1.2, 10, 1e-5
 """By how much lengths adapt; steps between looks at draws on the sphere; length above rounding."""
 
@@ -105,7 +107,8 @@ def boundary(
     keys, point, walks, queries = _begin(decide, key, x, "l2", bounds, start, num_start_draws)
     lengths = (jnp.full(labels.shape, length, x.dtype) for length in first.values())
     point, *_, queries = jax.lax.fori_loop(0, num_steps, step, (point, *lengths, queries))
-    return _told_apart(nearest.result(goal, point, queries + 1), walks)
+    point = _beyond(decide, point, x, bounds)
+    return _told_apart(nearest.result(goal, point, queries + 1 + walks), walks)
 
 
 @door.checked
@@ -177,7 +180,17 @@ def hop_skip_jump(
     numbers = np.minimum(first_evaluations * np.sqrt(indices), most_evaluations)
     plan = jnp.asarray(indices), jnp.asarray(numbers, jnp.int32)
     (_, kept, queries), _ = jax.lax.scan(step, (point, kept, queries), plan)
-    return _told_apart(nearest.result(goal, kept.point, queries + 1), walks)
+    point = _beyond(decide, kept.point, x, bounds)
+    return _told_apart(nearest.result(goal, point, queries + 1 + walks), walks)
+
+
+def _beyond(decide: Decide, point: Array, x: Array, bounds: Bounds) -> Array:
+    """Returns points a little farther from x, so that they are adversarial in any program.
+
+    A point that is adversarial no farther out stays.
+    """
+    tried = threat.clip_to_box(x + (1 + OVERSHOOT) * (point - x), bounds)
+    return jnp.where(base.per_example(decide(tried), x), tried, point)
 
 
 def _told_apart(result: AttackResult, walks: Array) -> AttackResult:

@@ -5,8 +5,8 @@ the nearest success that was seen, or x itself where there was none; `distance` 
 
 Their points lie at the boundary, where rounding decides. A success of those that follow gradients
 is one that leads by more than rounding (`firm`), so that it is one in another batch and in another
-program too; decision-based attacks see decisions alone. Lengths that they are given are in units of
-the box (`in_unit_box`).
+program too; those that see decisions alone end a little beyond it. Lengths that they are given are
+in units of the box (`in_unit_box`).
 """
 
 import functools
