@@ -38,6 +38,7 @@ def rows(data_dir: str | None = None) -> list[Row]:
         _compare("pgd20_cnn_x16", mnist.CNN, 16, 256, 28, 0.5, _CNN_MACS, ceiling),
         _compare("pgd20_mlp_x16", _MLP, 16, 256, 28, 0.75, mlp_macs, ceiling),
         _compare("pgd20_small_mlp_x64", _SMALL_MLP, 64, 64, 8, 0.35, small_macs, ceiling),
+        auto_attack.first_row(),
         auto_attack.row(data_dir),
     ]
 

@@ -1,15 +1,13 @@
 """Trainings that the suite `scale` times: the same members, data and batches on all sides."""
 
-import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 
 from halfway import losses, models, populations, sharding
 from halfway.lab.benchmarks import mnist, timing
@@ -168,7 +166,7 @@ def ours(problem: Problem, compute_dtype: str = "float32") -> Trainer:
     advance = sharding.spread(steps, at_once=at_once)
     run, read = sharding.jit(advance), sharding.jit(sharding.spread(mean_loss, at_once=1))
     state, data = begin(problem.params), (problem.images, problem.labels)
-    with _cold():
+    with timing.cold():
         started = time.perf_counter()
         run((state, problem.rows), *data, 0, 0)
         seconds = time.perf_counter() - started
@@ -193,19 +191,6 @@ def ours(problem: Problem, compute_dtype: str = "float32") -> Trainer:
         timing.memory(compiled),
         seconds,
     )
-
-
-@contextlib.contextmanager
-def _cold() -> Iterator[None]:
-    """Compiles without the persistent cache in the block."""
-    before = jax.config.jax_enable_compilation_cache  # pyright: ignore
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # the cache reads the setting once only
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_compilation_cache", before)
-        compilation_cache.reset_cache()
 
 
 def in_pieces(*turns: Callable[[int], float]) -> list[float]:

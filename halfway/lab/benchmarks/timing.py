@@ -1,13 +1,15 @@
 """Times of our programs and of peers, taken in turns, and the ceiling of the machine."""
 
+import contextlib
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,3 +115,16 @@ def memory(compiled: Any) -> int | None:
         + analysis.output_size_in_bytes
         + analysis.temp_size_in_bytes
     )
+
+
+@contextlib.contextmanager
+def cold() -> Iterator[None]:
+    """Compiles without the persistent cache in the block."""
+    before = jax.config.jax_enable_compilation_cache  # pyright: ignore
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # the cache reads the setting once only
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
