@@ -222,7 +222,7 @@ def peer(
         return peers.call(torch, attack, x, labels)
 
     def report() -> str:
-        names = suite.STAGES[: len(record)]
+        names = suite.VERSIONS["standard"][: len(record)]
         return ", ".join(
             f"{name} {seconds:.1f} s on {size}"
             for name, (seconds, size) in zip(names, record, strict=True)
