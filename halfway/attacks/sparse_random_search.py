@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from halfway import losses
-from halfway.attacks import base, door, random_search
+from halfway.attacks import base, door, random_search, threat
 from halfway.attacks.base import AttackResult
 from halfway.attacks.threat import Bounds
-from halfway.types import Array, Key, LogitsFn, LossFn, is_traced
+from halfway.types import Array, Key, LogitsFn, LossFn
 
 DIVISORS = {0: 2, 50: 4, 200: 5, 500: 6, 1000: 8, 2000: 10, 4000: 12, 6000: 15, 8000: 20}
 """Queries, of 10,000, after which the first share of swapped pixels is divided by a number."""
@@ -61,8 +61,7 @@ def sparse_rs(
     base.check_count("num_queries", num_queries, least=2)
     if not 0 < first_share <= 1:
         raise ValueError(f"first_share must lie in (0, 1], got {first_share}")
-    known = not any(map(is_traced, bounds))
-    if known and not all(np.isfinite(np.asarray(bound)).all() for bound in bounds):
+    if not threat.are_finite(bounds):
         raise ValueError(f"sparse_rs needs finite bounds, got {bounds}")
     goal = base.objective(logits_fn, labels, loss_fn, targets)
     height, width, *rest = (*x.shape[1:], 1, 1)

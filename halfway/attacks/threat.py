@@ -246,8 +246,7 @@ def patch(mask: Any, bounds: Bounds = (0.0, 1.0)) -> Threat:
       [[1.  0.4 0.6]]
     """
     lower, upper = bounds
-    known = [np.asarray(bound) for bound in bounds if not is_traced(bound)]
-    if not all(np.isfinite(bound).all() for bound in known):
+    if not are_finite(bounds):
         raise ValueError(f"a patch needs finite bounds, got {bounds}")
     return linf(jnp.max(jnp.asarray(upper) - jnp.asarray(lower)), bounds).within(mask)
 
@@ -279,6 +278,15 @@ def per_example(values: Array, like: Array) -> Array:
       like: `[B, ...]`.
     """
     return values.reshape(values.shape + (1,) * (like.ndim - 1))
+
+
+def are_finite(bounds: Bounds) -> bool:
+    """Returns whether all bounds are finite, of which traced ones are not looked at.
+
+    Args:
+      bounds: smallest and largest value of a feature.
+    """
+    return all(np.isfinite(np.asarray(bound)).all() for bound in bounds if not is_traced(bound))
 
 
 def clip_to_box(x: Array, bounds: Bounds) -> Array:

@@ -78,8 +78,12 @@ def searched(num_pixels, num_queries):
     return jax.jit(run)
 
 
-GIVEN = [descended(60), descended(60, attacks.sparse_tabu), searched(4, 200)]
-IDS = ["sigma", "tabu", "rs"]
+EACH = [
+    pytest.param(descended(60), id="sigma"),
+    pytest.param(descended(60, attacks.sparse_tabu), id="tabu"),
+    pytest.param(searched(4, 200), id="rs"),
+]
+"""The three attacks on linear models."""
 
 
 def num_moved(result, x, channels):
@@ -448,7 +452,7 @@ def test_a_network_falls_to_few_pixels(trained):
     assert (count <= num_moved(result, x, 1))[fooled].mean() > 0.8
 
 
-@pytest.mark.parametrize("attack", GIVEN, ids=IDS)
+@pytest.mark.parametrize("attack", EACH)
 def test_targets_are_reached(attack):
     params, x, labels = linear(4, 60)
     targets = (labels + 1) % 4
@@ -459,7 +463,7 @@ def test_targets_are_reached(attack):
     assert (num_moved(result, x, 1) >= least(params, x, labels))[reached].all()
 
 
-@pytest.mark.parametrize("attack", GIVEN, ids=IDS)
+@pytest.mark.parametrize("attack", EACH)
 def test_a_batch_of_one_and_models_mapped(attack):
     params, x, labels = linear(4, 24)
     whole = attack(params, x, labels)

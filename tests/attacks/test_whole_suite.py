@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import attack_names
 
 from halfway import attacks, losses, models
 from halfway.attacks.minimum_norm.nearest import firm
@@ -82,13 +83,7 @@ def _call(name, first, options, x, labels, **more):
 
 
 def test_the_table_has_every_attack():
-    known = {
-        name
-        for name in attacks.__all__
-        if inspect.isfunction(fn := getattr(attacks, name))
-        and {"x", "labels", "key"} <= set(inspect.signature(fn).parameters)
-        and "attack" not in inspect.signature(fn).parameters
-    }
+    known = attack_names.taking("x", "labels", "key")
     assert known - {"auto_attack_steps"} == set(SUITE)  # which is `auto_attack`, by chunks
 
 
@@ -361,11 +356,13 @@ def test_lengths_are_those_of_the_box(name, bounds):
     assert result.adversarial.min() >= lower and result.adversarial.max() <= bounds[1]
 
 
+@pytest.mark.parametrize("low", [(0.0, -1.0), 0.0], ids=["of each", "one below"])
 @pytest.mark.parametrize("name", [*NEAREST, "auto_attack", "sparse_rs"])
-def test_bounds_of_each_channel(name):
+def test_bounds_of_each_channel(name, low):
     images = jax.random.uniform(KEY, (4, 3, 3, 2), minval=0.2, maxval=0.8)
     weights = jax.random.normal(KEY, (18, 3))
-    low, high = (jnp.array(edge).reshape(1, 1, 1, 2) for edge in ([0.0, -1.0], [1.0, 3.0]))
+    low = jnp.reshape(jnp.array(low), (1, 1, 1, 2)) if isinstance(low, tuple) else low
+    high = jnp.array([1.0, 3.0]).reshape(1, 1, 1, 2)
 
     def logits_fn(x):
         return ((x - low) / (high - low) - 0.5).reshape(len(x), -1) @ weights

@@ -54,7 +54,8 @@ def boundary(
     step goes in a drawn direction along the sphere around x, then towards x, and is taken where it
     ends adversarial. Both lengths adapt, for each example its own: the first so that half of the
     draws on the sphere, looked at every tenth step, are adversarial, the second so that a quarter
-    of the steps is taken. Queries are those spent on an example while it walks.
+    of the steps is taken. The result lies 1e-4 of its distance farther out. Queries are those spent
+    on an example while it walks.
 
     Args:
       logits_fn: `[B, ...]` to logits `[B, C]`; it must not couple examples.
@@ -132,8 +133,9 @@ def hop_skip_jump(
 
     Begins as `boundary`. Step t estimates the normal of the boundary by first_evaluations · √t
     decisions on a small sphere around the point, goes distance/√t along it, halved until the end is
-    adversarial, and from there towards x by bisection. The radius of the sphere is the l2 distance
-    over the number d of features, for both norms (counting at least 100 and at most 4096).
+    adversarial, and from there towards x by bisection. The result lies as far out as that of
+    `boundary`. The radius of the sphere is the l2 distance over the number d of features, for both
+    norms (counting at least 100 and at most 4096).
 
     Args:
       logits_fn, key, x, labels, bounds, targets, start, num_start_draws: as of `boundary`.
@@ -249,8 +251,7 @@ def _begin(
     if start is not None:
         chex.assert_trees_all_equal_shapes_and_dtypes(x, start)
     base.check_count("num_start_draws", number)
-    known = [np.asarray(bound) for bound in bounds if not is_traced(bound)]
-    if start is None and not np.isfinite(known).all():
+    if start is None and not threat.are_finite(bounds):
         raise ValueError(f"bounds must be finite to draw a start, got {bounds}: pass start")
     # Folded in before it is split: keys do not depend on the size of the batch.
     keys = base.example_keys(key, x.shape[0])

@@ -124,7 +124,7 @@ def ddn(
     """
     del key
     nearest.check("l2", ("l2",), num_steps)
-    log_odds = functools.partial(_soft_margin, temperature=1.0)
+    log_odds = functools.partial(nearest.soft_margin, temperature=1.0)
     goal = nearest.firm(logits_fn, labels, log_odds, targets)
     estimator, ball = base.exact_gradient(goal), threat.l2(0.0, bounds)
 
@@ -200,8 +200,8 @@ def fmn(
     def step(index: Array, carry: tuple[Array, Array, Nearest]) -> tuple[Array, Array, Nearest]:
         point, epsilon, kept = carry
         sharpness = SHARPNESS[0] * (SHARPNESS[1] / SHARPNESS[0]) ** (index / num_steps)
-        soft_margin = functools.partial(_soft_margin, temperature=margin / sharpness)
-        soft = nearest.firm(logits_fn, labels, soft_margin, targets)
+        softened = functools.partial(nearest.soft_margin, temperature=margin / sharpness)
+        soft = nearest.firm(logits_fn, labels, softened, targets)
         estimate = base.exact_gradient(soft).estimate(None, (), point)
         gradient, success = base.finite(estimate.gradient), goal.success(estimate.logits)
         before = jnp.isinf(kept.distance)
@@ -222,23 +222,3 @@ def fmn(
     carry = (x, jnp.zeros(labels.shape, x.dtype), nearest.nothing(x))
     point, _, kept = jax.lax.fori_loop(0, num_steps, step, carry)
     return nearest.end(goal, kept, point, x, norm, num_steps)
-
-
-def _soft_margin(logits: Array, labels: Array, *, temperature: Array | float) -> Array:
-    """Returns T log Σ_{c ≠ y} exp(z_c/T) − z_y `[B]`; T = 1 gives the log-odds of an error.
-
-    For T → 0 it is the margin loss. Its gradient is a mean over the other classes, with the weights
-    of a softmax at temperature T.
-
-    Args:
-      logits: `[B, C]`, C ≥ 2.
-      labels: `[B]` integers.
-      temperature: T > 0, a number or `[B]`.
-    """
-    temperature = jnp.asarray(temperature, logits.dtype)
-    is_label = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
-    ahead = logits - jnp.sum(jnp.where(is_label, logits, 0), 1, keepdims=True)
-    scaled = jnp.where(
-        is_label, -jnp.inf, ahead / jnp.broadcast_to(temperature, labels.shape)[:, None]
-    )
-    return temperature * jax.nn.logsumexp(scaled, axis=1)

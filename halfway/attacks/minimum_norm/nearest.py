@@ -349,6 +349,26 @@ def cosine(index: Array, number: int, first: float, last: float) -> Array:
     return last + (first - last) * 0.5 * (1 + jnp.cos(jnp.pi * index / number))
 
 
+def soft_margin(logits: Array, labels: Array, *, temperature: Array | float) -> Array:
+    """Returns T log Σ_{c ≠ y} exp(z_c/T) − z_y `[B]`; T = 1 gives the log-odds of an error.
+
+    For T → 0 it is the margin loss. Its gradient is a mean over the other classes, with the weights
+    of a softmax at temperature T.
+
+    Args:
+      logits: `[B, C]`, C ≥ 2.
+      labels: `[B]` integers.
+      temperature: T > 0, a number or `[B]`.
+    """
+    temperature = jnp.asarray(temperature, logits.dtype)
+    is_label = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
+    ahead = logits - jnp.sum(jnp.where(is_label, logits, 0), 1, keepdims=True)
+    scaled = jnp.where(
+        is_label, -jnp.inf, ahead / jnp.broadcast_to(temperature, labels.shape)[:, None]
+    )
+    return temperature * jax.nn.logsumexp(scaled, axis=1)
+
+
 def check_norm(norm: str, known: tuple[str, ...]) -> None:
     """Checks the name of a norm.
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from halfway import losses
@@ -13,7 +12,7 @@ from halfway.attacks.base import AttackResult
 from halfway.attacks.minimum_norm import nearest
 from halfway.attacks.minimum_norm.nearest import Nearest
 from halfway.attacks.threat import Bounds
-from halfway.types import Array, Key, LogitsFn, is_traced
+from halfway.types import Array, Key, LogitsFn
 
 INSIDE = 0.999
 """Part of the box that tanh covers: at its very ends tanh would have no slope to leave them by."""
@@ -64,7 +63,7 @@ def carlini_wagner(
     del key
     base.check_count("num_steps", num_steps)
     base.check_count("num_searches", num_searches)
-    if not is_traced(bounds[0]) and not is_traced(bounds[1]) and not np.all(np.isfinite(bounds)):
+    if not threat.are_finite(bounds):
         raise ValueError(f"carlini_wagner needs finite bounds, got {bounds}")
     goal = nearest.firm(logits_fn, labels, losses.margin, targets)
     lower, upper = (jnp.asarray(bound, x.dtype) for bound in bounds)

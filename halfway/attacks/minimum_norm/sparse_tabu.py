@@ -2,15 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from halfway import losses
-from halfway.attacks import base, door
+from halfway.attacks import base, door, threat
 from halfway.attacks.base import AttackResult
 from halfway.attacks.minimum_norm import nearest
 from halfway.attacks.minimum_norm.nearest import Nearest
 from halfway.attacks.threat import Bounds
-from halfway.types import Array, Key, LogitsFn, is_traced
+from halfway.types import Array, Key, LogitsFn
 
 TEMPERATURE = 0.1
 """Temperature of the smooth margin, as a share of the range of an example's logits."""
@@ -64,8 +63,7 @@ def sparse_tabu(
     del key
     base.check_count("num_steps", num_steps)
     base.check_count("tenure", tenure)
-    known = not any(map(is_traced, bounds))
-    if known and not all(np.isfinite(np.asarray(bound)).all() for bound in bounds):
+    if not threat.are_finite(bounds):
         raise ValueError(f"sparse_tabu needs finite bounds, got {bounds}")
     goal = nearest.firm(logits_fn, labels, losses.margin, targets)
     smooth = nearest.firm(logits_fn, labels, smooth_margin, targets)
@@ -120,11 +118,7 @@ def smooth_margin(logits: Array, labels: Array) -> Array:
     """
     low, high = (jax.lax.stop_gradient(f(logits, 1, keepdims=True)) for f in (jnp.min, jnp.max))
     scale = jnp.where(high > low, high - low, 1)
-    scaled = (logits - high) / scale
-    is_label = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
-    others = jnp.where(is_label, -jnp.inf, scaled)
-    smooth = TEMPERATURE * jax.nn.logsumexp(others / TEMPERATURE, axis=1)
-    return smooth - jnp.where(is_label, scaled, 0).sum(1)
+    return nearest.soft_margin((logits - high) / scale, labels, temperature=TEMPERATURE)
 
 
 def _flat(values: Array) -> Array:

@@ -118,32 +118,29 @@ def _attacks(record: Recorder, config: RunConfig, pool: Split) -> None:
     module = models.build(dict(MODELS["cnn"]), num_classes=config.num_classes)
     params = module.init(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
     model = functools.partial(_logits, module, params)
-    images = np.asarray(pool.images[:64], np.float32)
+    images, labels = np.asarray(pool.images[:64], np.float32), np.asarray(pool.labels[:64])
     threats = [attacks.linf(0.1), attacks.l2(1.0), attacks.l1(5.0)]
     fns = loading.named_attacks(loading.attack_names())
     for threat in threats:
         programs.of_evaluation(record, model, images, threats=[threat], attacks=fns)
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params)
-    x, labels = jnp.asarray(images), jnp.asarray(pool.labels[:64])
-    record.stage = "attack"
-    with sharding.taken_by(record):
-        key = jax.random.key(0)
-        for name, variants in WITHOUT_THREAT.items():
-            for options in variants:
-                attack = functools.partial(getattr(attacks, name), model, **options)
-                sharding.alone(attack)(key, x, labels)
-        universal = functools.partial(attacks.universal, model, threat=threats[0])
-        sharding.alone(universal)(key, x, labels)
-        apply_fn = functools.partial(_logits, module)
-        svre = functools.partial(attacks.svre, apply_fn, threat=threats[0])
-        sharding.alone(svre)(key, x, labels, params=stacked)
-    group = {"cnn": (lambda params, x: module.apply({"params": params}, x), stacked)}
+    apply_fn = functools.partial(_logits, module)
+    examples = jax.random.key(0), jnp.asarray(images), jnp.asarray(labels)
+    for name, variants in WITHOUT_THREAT.items():
+        for options in variants:
+            attack = functools.partial(getattr(attacks, name), model, **options)
+            programs.of_attack(record, attack, *examples)
+    universal = functools.partial(attacks.universal, model, threat=threats[0])
+    programs.of_attack(record, universal, *examples)
+    svre = functools.partial(attacks.svre, apply_fn, threat=threats[0])
+    programs.of_attack(record, svre, *examples, params=stacked)
+    group = {"cnn": (apply_fn, stacked)}
     programs.of_transfer(
         record,
         group,
         group,
         x=images,
-        labels=np.asarray(pool.labels[:64]),
+        labels=labels,
         attack_fns=loading.choose_attacks(["pgd", "mi_fgsm"], None),
         budgets=[0.1],
     )

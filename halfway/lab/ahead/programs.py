@@ -136,6 +136,20 @@ def of_transfer(record: Recorder, *models: Mapping[str, Any], **options: Any) ->
         _go_through(record, lambda: made(**options))
 
 
+def of_attack(record: Recorder, attack: functools.partial[Any], *args: Any, **kwargs: Any) -> None:
+    """Compiles an attack on its own.
+
+    Args:
+      record: takes the program.
+      attack: a part of the function, `functools.partial`.
+      *args, **kwargs: its arguments that are no part of the program.
+    """
+    with sharding.taken_by(record):
+        record.stage = "attack"
+        name = f"attack {attack.func.__name__}"
+        _go_through(record, lambda: sharding.alone(attack)(*args, **kwargs), name)
+
+
 def of_evaluation(
     record: Recorder,
     logits_fn: LogitsFn,
@@ -247,12 +261,16 @@ def _said(record: Recorder, work: Callable[[Recorder], None]) -> str:
     return table.as_text(list(record.rows.values()), record.unfinished, where)
 
 
-def _go_through(record: Recorder, work: Callable[[], Any]) -> None:
-    """Does what a host does between programs; says so where it cannot go on with stand-ins."""
+def _go_through(record: Recorder, work: Callable[[], Any], name: str | None = None) -> None:
+    """Does what a host does between programs; says so where it cannot go on with stand-ins.
+
+    The name of the work is that of the stage, where none is given.
+    """
+    name = name or record.stage
     try:
         with np.errstate(all="ignore"):
             work()
     except Exception as error:  # what stands for results is no result
         words = " ".join(str(error).split())[:120]
-        record.unfinished[record.stage] = f"{type(error).__name__}: {words}"
-        LOG.info("%s: no further with stand-ins for results (%s)", record.stage, words)
+        record.unfinished[name] = f"{type(error).__name__}: {words}"
+        LOG.info("%s: no further with stand-ins for results (%s)", name, words)

@@ -1,13 +1,13 @@
 """The programs of runs, landscapes, transfer and evaluations: those that a real run calls."""
 
-import inspect
+import functools
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import commands, launcher, run_folder, tiny_run
+from support import attack_names, commands, launcher, run_folder, tiny_run
 
 from halfway import attacks, populations, sharding
 from halfway.lab import studies
@@ -133,6 +133,18 @@ def test_a_host_that_cannot_go_on_is_said(hardware, pool, monkeypatch):
     assert record.unfinished == {"learning": "LookupError: no success to choose from"}
 
 
+def test_an_attack_that_fails_is_named_and_hides_no_other(hardware, monkeypatch):
+    _uncompiled(monkeypatch)
+    record = programs.recorder(hardware)
+    images, labels = jnp.zeros((2, 8, 8, 1)), jnp.zeros(2, int)
+    for name, options in (("fgsm", {"threat": 0.1}), ("ddn", {}), ("fmn", {"norm": "l9"})):
+        attack = functools.partial(getattr(attacks, name), linear, **options)
+        programs.of_attack(record, attack, jax.random.key(0), images, labels)
+    assert set(record.unfinished) == {"attack fgsm", "attack fmn"}
+    assert "norm must be one of linf, l2, l1, got 'l9'" in record.unfinished["attack fmn"]
+    assert [(row.stage, row.program) for row in record.rows.values()] == [("attack", "ddn")]
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize(
     "name", ["draw", "init", "start", "advance", "look probe", "over_members f"]
@@ -190,13 +202,7 @@ def test_everything_goes_through_every_part(tmp_path, monkeypatch):
 
 @pytest.mark.quick
 def test_no_attack_is_left_out():
-    known = {
-        name
-        for name in attacks.__all__
-        if inspect.isfunction(fn := getattr(attacks, name))
-        and {"x", "labels", "key"} <= set(inspect.signature(fn).parameters)
-        and "attack" not in inspect.signature(fn).parameters
-    }
+    known = attack_names.taking("x", "labels", "key")
     compiled = {*everything.WITHOUT_THREAT, *loading.attack_names(), "universal", "svre"}
     assert known - {"auto_attack_steps"} == compiled  # which is `auto_attack`, by chunks
 

@@ -1,6 +1,5 @@
 """Transfer between models of anybody's own, from the function that loads them to the page."""
 
-import inspect
 import math
 import re
 import shutil
@@ -13,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from flax import nnx
-from support import commands, run_folder
+from support import attack_names, commands, run_folder
 
-from halfway import attacks, plots, storage, transfer
+from halfway import plots, storage, transfer
 from halfway.lab.config.user import UserError
 from halfway.lab.report import page, transfer_page, transfer_summary
 from halfway.lab.runtime import processes
@@ -580,13 +579,7 @@ def test_a_folder_that_is_no_run_has_no_models(trained, tmp_path):
 @pytest.mark.quick
 def test_every_attack_with_a_threat_on_one_model_can_be_named():
     """But for the one perturbation of all images, which is none of an image."""
-    with_threat = {
-        name
-        for name in attacks.__all__
-        if inspect.isfunction(fn := getattr(attacks, name))
-        and {"logits_fn", "threat"} <= set(inspect.signature(fn).parameters)
-        and "attack" not in inspect.signature(fn).parameters
-    }
+    with_threat = attack_names.taking("logits_fn", "threat")
     assert set(loading.attack_names()) == with_threat - {"universal", "auto_attack_steps"}
 
 

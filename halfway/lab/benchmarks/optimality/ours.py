@@ -11,11 +11,15 @@ import halfway
 from halfway import attacks
 from halfway.attacks import AttackResult
 from halfway.lab.benchmarks import mnist
-from halfway.lab.benchmarks.optimality.passes import Attack, Cost, Found
+from halfway.lab.benchmarks.optimality.passes import (
+    LARGEST_BUDGETS,
+    NUM_SEARCHES,
+    Attack,
+    Cost,
+    Found,
+)
 
-NUM_SEARCHES, NUM_HALVINGS = 9, 15
-LARGEST_BUDGETS = {"linf": 1.0, "l2": 10.0, "l1": 100.0}
-"""The budget that a bisection of budgets begins with, in units of the box."""
+NUM_HALVINGS = 15
 
 
 class Composed(NamedTuple):

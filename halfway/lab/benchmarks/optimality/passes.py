@@ -1,4 +1,4 @@
-"""What an attack costs in forward and backward passes of the network, ours or a peer's."""
+"""What an attack costs in passes of the network, and the settings that ours and peers' share."""
 
 import math
 from collections.abc import Callable
@@ -8,6 +8,10 @@ import numpy as np
 
 NORM_ORDERS = {"l0": 0, "l1": 1, "l2": 2, "linf": math.inf}
 """The norms, in the order of the tables, and what peers call them."""
+NUM_SEARCHES = 9
+"""Weights of the margin that are tried, where an attack searches for one."""
+LARGEST_BUDGETS = {"linf": 1.0, "l2": 10.0, "l1": 100.0}
+"""The budget that a bisection of budgets begins with, in units of the box."""
 
 
 class Cost(NamedTuple):

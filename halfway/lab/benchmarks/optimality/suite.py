@@ -13,7 +13,7 @@ import numpy as np
 from halfway import attacks, storage
 from halfway.attacks.door import TOLERANCE
 from halfway.lab.benchmarks import mnist
-from halfway.lab.benchmarks.optimality import measure, networks, ours, theirs
+from halfway.lab.benchmarks.optimality import measure, networks, ours, passes, theirs
 from halfway.lab.benchmarks.optimality.passes import NORM_ORDERS, Attack, Found
 from halfway.lab.config.user import LOG, UserError
 from halfway.lab.study import wording
@@ -160,9 +160,9 @@ def _code(*, is_ours: bool) -> str:
 
     Rows of other code are no rows of this one; a peer's package has a version.
     """
-    paths = [Path(theirs.__file__)]
+    paths = [Path(passes.__file__), Path((ours if is_ours else theirs).__file__)]
     if is_ours:
-        paths = [Path(ours.__file__), *sorted(Path(attacks.__file__).parent.rglob("*.py"))]
+        paths += sorted(Path(attacks.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 

@@ -16,8 +16,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from halfway.lab.benchmarks import mnist, peers
-from halfway.lab.benchmarks.optimality.ours import LARGEST_BUDGETS, NUM_SEARCHES
-from halfway.lab.benchmarks.optimality.passes import NORM_ORDERS, Attack, Cost, Found
+from halfway.lab.benchmarks.optimality.passes import (
+    LARGEST_BUDGETS,
+    NORM_ORDERS,
+    NUM_SEARCHES,
+    Attack,
+    Cost,
+    Found,
+)
 
 NUM_BISECTIONS, NUM_SAMPLES, NUM_INNER_STEPS = 20, 10, 20
 """Budgets that are bisected, draws of a step of vfga, steps of DeepFool in one of SuperDeepFool."""
