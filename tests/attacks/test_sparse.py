@@ -260,15 +260,31 @@ def tabu_points(weights, bias, x, label, num_steps, tenure):
 
 
 def test_tabu_search_walks_by_its_rules():
-    params, x, labels = linear(4, 40)
-    weights, bias = (np.asarray(leaf, np.float64) for leaf in params)
-    result = descended(25, attacks.sparse_tabu)(params, x, labels)
+    rng = np.random.default_rng(0)
+    weights, bias = rng.normal(size=(48, 10)), rng.normal(size=10)
+    bias[0] += 14  # so that a class takes several features to leave, and exchanges matter
+    x = jnp.asarray(rng.uniform(size=(40, 48)), jnp.float32)
+    params = jnp.asarray(weights, jnp.float32), jnp.asarray(bias, jnp.float32)
+    labels = affine(params, x).argmax(1)
+    logits_fn, options = functools.partial(affine, params), {"num_steps": 60, "tenure": 8}
+    result = compiled(attacks.sparse_tabu, logits_fn, KEY, x, labels, **options)
     for row, clean in enumerate(np.asarray(x, np.float64)):
-        points = tabu_points(weights, bias, clean, int(labels[row]), 26, SIZE // 4)
+        points = tabu_points(weights, bias, clean, int(labels[row]), 61, 8)
         fooled = [p for p in points if (p @ weights + bias).argmax() != labels[row]]
         sparsest = min(fooled, key=lambda p: ((p != clean).sum(), np.linalg.norm(p - clean)))
         np.testing.assert_allclose(result.adversarial[row], sparsest, atol=1e-6)
-    assert result.success.all() and (result.queries == 27).all()
+    assert result.success.all() and (result.queries == 62).all()
+
+
+def test_a_tenure_is_at_most_a_quarter_of_the_features():
+    params, x, labels = linear(4, 40)
+    logits_fn = functools.partial(affine, params)
+    short, long = (
+        compiled(attacks.sparse_tabu, logits_fn, KEY, x, labels, num_steps=25, tenure=tenure)
+        for tenure in (SIZE // 4, 1000)
+    )
+    np.testing.assert_array_equal(short.adversarial, long.adversarial)
+    assert short.success.all()
 
 
 # Sparse-RS
