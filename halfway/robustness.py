@@ -498,13 +498,13 @@ def _auto_options(fn: Callable[..., Any]) -> dict[str, Any] | None:
     return options
 
 
-@functools.partial(sharding.alone, static_argnames=("logits_fn", "attack_fn"))
+@functools.partial(sharding.alone, static_argnames=("logits_fn", "attack_fn"), hot=True)
 def _attacked(threat, key, x, labels, *, logits_fn: LogitsFn, attack_fn: Callable[..., Any]):
     made = attack_fn(logits_fn, key, x, labels, threat=threat)
     return made.adversarial, made.loss
 
 
-@functools.partial(sharding.alone, static_argnames=("logits_fn", "norm"))
+@functools.partial(sharding.alone, static_argnames=("logits_fn", "norm"), hot=True)
 def _nearest(threat, key, x, labels, *, logits_fn: LogitsFn, norm: str):
     """Returns the nearer success of FMN and DeepFool: each is stuck now and then.
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from halfway import models, populations
+from halfway import models, populations, sharding
 
 NUM_CLASSES = 3
 CONFIGS = {
@@ -47,7 +47,11 @@ def draw(shape, seed):
         ((5, 5), (1, 1), (3, 3), "VALID"),  # rows and columns left over
     ],
 )
-def test_convolution_and_both_gradients_against_xla(size, kernel_size, strides, padding):
+@pytest.mark.parametrize("backend", ["cpu", "tpu"])
+def test_convolution_and_both_gradients_against_xla(
+    size, kernel_size, strides, padding, backend, monkeypatch
+):
+    monkeypatch.setattr(sharding, "backend", lambda: backend)
     inputs, kernel = draw((2, *size, 3), 0), draw((*kernel_size, 3, 4), 1)
 
     def reference(inputs, kernel):
@@ -61,9 +65,12 @@ def test_convolution_and_both_gradients_against_xla(size, kernel_size, strides, 
         output, vjp = jax.vjp(fn, inputs, kernel)
         return output, *vjp(cotangent)
 
-    result, expected = jax.jit(
-        lambda: (results(lambda x, k: models.convolve(x, k, strides, padding)), results(reference))
-    )()
+    def product(inputs, kernel):
+        return models.convolve(inputs, kernel, strides, padding)
+
+    result, expected = jax.jit(lambda: (results(product), results(reference)))()
+    is_xlas = "conv_general_dilated" in str(jax.make_jaxpr(product)(inputs, kernel))
+    assert is_xlas == (backend == "tpu")
     for name, a, b in zip(("output", "inputs", "kernel"), result, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=name)
 

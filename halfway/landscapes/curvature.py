@@ -343,15 +343,16 @@ def power_iteration(product_fn: Callable[[Array], Array], start: Array, *, num_s
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
     tiny = jnp.finfo(start.dtype).tiny
 
-    def step(_, carry):
-        _, vector, _ = carry
-        product = product_fn(vector)
+    def step(index, carry):
+        _, _, vector, product = carry
         length = trees.norm(product)
-        return vector, product / jnp.maximum(length, tiny), length
+        following = product / jnp.maximum(length, tiny)
+        # The start is no product: it tells nothing of an eigenvalue.
+        return vector, jnp.where(index > 0, length, tiny), following, product_fn(following)
 
-    first = (jnp.zeros_like(start), start / jnp.maximum(trees.norm(start), tiny), tiny)
-    before, vector, length = lax.fori_loop(0, num_steps - 1, step, first)
-    product = product_fn(vector)
+    # One call of the product: nearly all of what it takes to compile is in it.
+    carry = (jnp.zeros_like(start), jnp.asarray(tiny), jnp.zeros_like(start), start)
+    before, length, vector, product = lax.fori_loop(0, num_steps, step, carry)
     value = vector @ product
     return _larger_of_two(before, length, vector, product, value)
 

@@ -382,7 +382,7 @@ def _start_program(members, settings, *, program: Condition):
     return sharding.spread(pair_fn, by_data=True)(members, settings)
 
 
-@functools.partial(_program, static_argnames=("program",))
+@functools.partial(_program, static_argnames=("program",), hot=True)
 def _advance_program(members, images, settings, first, last, *, program: Condition):
     def pair_fn(member, *shared):
         walk, batches, drawn = member

@@ -198,7 +198,7 @@ def transfer_grid(
     )
 
 
-@functools.partial(sharding.jit, static_argnames=("apply_fn", "attack_fn", "loss_fn"))
+@functools.partial(sharding.jit, static_argnames=("apply_fn", "attack_fn", "loss_fn"), hot=True)
 def _perturb_program(
     items, params, x, labels, threat, *, apply_fn: ApplyFn, attack_fn: Attack, loss_fn: LossFn
 ):

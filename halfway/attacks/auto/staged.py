@@ -163,7 +163,7 @@ def _clean(x: Array, labels: Array, *, logits_fn: LogitsFn, plan: Plan) -> tuple
     return suite.clean(logits_fn, x, labels, plan), suite.ranked(logits_fn, x, labels, plan)
 
 
-@functools.partial(sharding.alone, static_argnames=("name", "logits_fn", "index", "plan"))
+@functools.partial(sharding.alone, static_argnames=("name", "logits_fn", "index", "plan"), hot=True)
 def _attack(
     chunk: Chunk,
     old: StagedResult,
