@@ -54,7 +54,7 @@ def problem(row: Row) -> str:
 
 
 def as_markdown(rows: Sequence[Row], reasons: Mapping[str, str]) -> str:
-    """Returns a table with a row for each stage, and what does not compile with its reason.
+    """Returns a table with a row for each stage, the extremes, and what fails with its reason.
 
     Args:
       rows: of programs on all kinds of hardware.
@@ -79,8 +79,28 @@ def as_markdown(rows: Sequence[Row], reasons: Mapping[str, str]) -> str:
         lowered = [row.cuda == "lowers" for row in group if row.cuda]
         cuda = f"{sum(lowered)} of {len(lowered)}" if lowered else UNKNOWN
         lines.append(_line([stage, *counts, memory, _speak(totals), cuda]))
-    lines += [f"\n{text}" for text in _exceptions(rows, reasons)]
+    lines += [f"\n{text}" for text in (*_extremes(rows), *_exceptions(rows, reasons))]
     return "\n".join(lines)
+
+
+def _extremes(rows: Sequence[Row]) -> list[str]:
+    """Returns a line each for the slowest to compile, the largest, and the most padded program."""
+    if not rows:
+        return []
+    slowest = max(rows, key=lambda row: row.compile_seconds)
+    largest = max(rows, key=lambda row: row.needs or 0)
+    padded = max(rows, key=lambda row: row.padding or 0)
+    texts = [f"Slowest to compile: {_full(slowest)}, {slowest.compile_seconds:.0f} s of CPU time."]
+    if largest.needs:
+        texts.append(f"Largest: {_full(largest)}, {scaled(largest.needs, 'B')} of a device.")
+    if padded.padding:
+        words = f"arguments take {padded.padding:.2g} times the bytes that they hold"
+        texts.append(f"Most padded: {_full(padded)}, {words}.")
+    return texts
+
+
+def _full(row: Row) -> str:
+    return f"{row.stage}: {_name(row)} for {row.hardware}"
 
 
 def _exceptions(rows: Iterable[Row], reasons: Mapping[str, str]) -> list[str]:
