@@ -205,3 +205,20 @@ def test_another_error_is_not_tried_again():
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         run(jnp.arange(3.0))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("make", [sharding.jit, sharding.alone])
+def test_a_tpus_compiler_looks_for_long_where_a_program_is_hot_alone(make, monkeypatch):
+    told, compile_fn = [], jax.jit
+
+    def listening(fn, **options):
+        told.append(options["compiler_options"])
+        return compile_fn(fn, **options)
+
+    monkeypatch.setattr(jax, "jit", listening)
+    for platform in ("tpu", "gpu"):
+        monkeypatch.setattr(sharding, "backend", lambda platform=platform: platform)
+        for hot in (False, True):
+            assert make(lambda x: 2 * x, hot=hot)(3) == 6
+    effort = {"exec_time_optimization_effort": sharding.TPU_EFFORT}
+    assert told == [effort, None, None, None]
