@@ -84,19 +84,16 @@ def as_markdown(rows: Sequence[Row], reasons: Mapping[str, str]) -> str:
 
 
 def _extremes(rows: Sequence[Row]) -> list[str]:
-    """Returns a line each for the slowest to compile, the largest, and the most padded program."""
+    """Returns a line each for the slowest to compile, the largest, and calls of the host."""
     if not rows:
         return []
     slowest = max(rows, key=lambda row: row.compile_seconds)
     largest = max(rows, key=lambda row: row.needs or 0)
-    padded = max(rows, key=lambda row: row.padding or 0)
+    calling = sum(row.callbacks > 0 for row in rows)
     texts = [f"Slowest to compile: {_full(slowest)}, {slowest.compile_seconds:.0f} s of CPU time."]
     if largest.needs:
         texts.append(f"Largest: {_full(largest)}, {scaled(largest.needs, 'B')} of a device.")
-    if padded.padding:
-        words = f"arguments take {padded.padding:.2g} times the bytes that they hold"
-        texts.append(f"Most padded: {_full(padded)}, {words}.")
-    return texts
+    return [*texts, f"Programs that call the host: {calling} of {len(rows)}."]
 
 
 def _full(row: Row) -> str:
