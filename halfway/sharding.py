@@ -254,9 +254,9 @@ def alone(
       hot: as of `jit`.
     """
 
-    @functools.cache
+    @functools.cache  # what is traced may depend on the platform, as a convolution does
     def compiled(platform: str) -> Any:
-        options = _tpu_options(platform, hot)
+        options = _options(platform, hot)
         return jax.jit(fn, static_argnames=static_argnames, compiler_options=options)
 
     @functools.wraps(fn)
@@ -266,8 +266,10 @@ def alone(
     return call
 
 
-def _tpu_options(platform: str, hot: bool) -> dict[str, Any] | None:
-    """Returns what a compiler is told of a program, beside a CPU's level."""
+def _options(platform: str, hot: bool, level: int | None = None) -> dict[str, Any] | None:
+    """Returns what the compiler of a platform is told; `level` is a CPU's."""
+    if level is not None:
+        return {"xla_backend_optimization_level": level}
     return {"exec_time_optimization_effort": TPU_EFFORT} if platform == "tpu" and not hot else None
 
 
@@ -302,13 +304,11 @@ def jit(
       gather: whether each process gets the entries of the result that others hold. If False, the
         caller gathers them with `local`.
       brief: whether a call takes less time than compilation, so that level 0 is enough.
-      hot: whether most of a run's time goes into it, as into training and attacks.
+      hot: whether it runs so long that the time to compile it does not matter, as training does.
     """
 
     @functools.cache
-    def compiled(
-        level: int | None, platform: str, layout: Layout
-    ) -> tuple[Callable[..., Any], list[int]]:
+    def compiled(level: int | None, layout: Layout) -> tuple[Callable[..., Any], list[int]]:
         chunks: list[int] = []
 
         @functools.wraps(fn)
@@ -321,9 +321,7 @@ def jit(
             finally:
                 _CHUNKS.reset(token)
 
-        options = _tpu_options(platform, hot)
-        if level is not None:
-            options = {"xla_backend_optimization_level": level}
+        options = _options(backend(), hot, level)
         program = jax.jit(under, static_argnames=static_argnames, compiler_options=options)
         return program, chunks
 
@@ -331,14 +329,13 @@ def jit(
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        platform = backend()
-        level = CPU_LEVEL if platform == "cpu" else None
+        level = CPU_LEVEL if backend() == "cpu" else None
         level = 0 if brief and level is not None else level
         statics = tuple((name, kwargs.get(name)) for name in static_argnames)
         wanted = current()
         layout = fitting.get((wanted, statics), wanted)
         while True:
-            program, chunks = compiled(level, platform, layout)
+            program, chunks = compiled(level, layout)
             try:
                 out = jax.block_until_ready(_run(Call(_name(fn), program, args, kwargs, chunks)))
             except (jax.errors.JaxRuntimeError, ValueError) as error:

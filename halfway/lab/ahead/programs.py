@@ -147,7 +147,7 @@ def of_attack(record: Recorder, attack: functools.partial[Any], *args: Any, **kw
     with sharding.taken_by(record):
         record.stage = "attack"
         name = f"attack {attack.func.__name__}"
-        _go_through(record, lambda: sharding.alone(attack)(*args, **kwargs), name)
+        _go_through(record, lambda: sharding.alone(attack, hot=True)(*args, **kwargs), name)
 
 
 def of_evaluation(

@@ -120,6 +120,33 @@ def test_transfer_has_a_program_for_each_attack_and_kind(monkeypatch, hardware, 
     assert sorted(names)[-2:] == ["perturb fgsm margin", "perturb pgd margin"]
 
 
+def test_what_runs_long_gets_all_of_a_tpu_compilers_time(monkeypatch, hardware, pool):
+    _uncompiled(monkeypatch)
+    told, jit_fn = {}, jax.jit
+
+    def listening(fn, **options):
+        told[getattr(fn, "__name__", "")] = options.get("compiler_options")
+        return jit_fn(fn, **options)
+
+    monkeypatch.setattr(jax, "jit", listening)
+    monkeypatch.setattr(sharding, "backend", lambda: "tpu")
+    images, labels = np.asarray(pool.images[:16], np.float32), pool.labels[:16]
+    threats, names = [attacks.linf(0.1)], ["pgd", "auto_attack"]
+    # A layout of its own: programs of another are not made again.
+    with sharding.use(sharding.Layout(sharding.make_mesh(2), at_once=5)):
+        record = programs.recorder(hardware, modulus=1)
+        programs.of_run(record, tiny_run.config(), studies.choose(["G1", "T1"]), pool)
+        fns = loading.choose_attacks(["pgd"], None)
+        models = {"a": linear}
+        data = {"x": images, "labels": labels, "attack_fns": fns, "budgets": [0.1]}
+        programs.of_transfer(record, models, models, **data)
+        fns = loading.named_attacks(names)
+        programs.of_evaluation(record, linear, images, threats=threats, attacks=fns, batch_size=8)
+    hot = {"_advance_program", "_perturb_program", "_attacked", "_attack", "_nearest"}
+    brief = {"_draw_program", "_init_program", "_start_program", "_look_program", "_over_members"}
+    assert {name for name in hot | brief if told[name] is None} == hot
+
+
 def test_a_host_that_cannot_go_on_is_said(hardware, pool, monkeypatch):
     _uncompiled(monkeypatch)
 

@@ -71,7 +71,7 @@ def test_a_page_has_a_row_for_each_stage_and_a_column_for_each_hardware():
     assert cells[5:] == ["all-gather 1, all-reduce 2", "3 of 3"]
     assert transfer.startswith("| transfer | – | – | 0 of 1 |") and "0 of 1 |" in transfer[-10:]
     slowest, largest, calling, *reasons = [line for line in rest if line]
-    assert slowest == ("Slowest to compile: train mlp: advance mlp for v5e:2x2, 71 s of CPU time.")
+    assert slowest == "Slowest to compile: train mlp: advance mlp for v5e:2x2, 71 s of CPU time."
     assert largest == "Largest: train mlp: look probe mlp for v5e:2x2, 20 GB of a device."
     assert calling == "Programs that call the host: 1 of 4."
     assert len(reasons) == 3 and reasons[1].endswith("an operation is unknown. It is known.")
