@@ -322,6 +322,28 @@ def test_what_is_out_of_range_is_said(call, message):
         call(loss_fn, zeros, jax.random.key(0))
 
 
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 6])
+@pytest.mark.parametrize("second", [4.9, -4.9])
+def test_power_iteration_is_rayleighs_quotient_or_the_ritz_value_of_two_iterates(num_steps, second):
+    start = np.random.default_rng(4).standard_normal(8)
+    _, matrix, _ = quadratic(np.array([5.0, second, 2.0, 1.0, 0.5, 0.1, 0.0, 0.0]))
+    value = landscapes.power_iteration(
+        lambda v: matrix @ v, jnp.asarray(start), num_steps=num_steps
+    )
+    matrix = np.asarray(matrix)
+    iterates = [np.linalg.matrix_power(matrix, k) @ start for k in range(num_steps)]
+    last = iterates[-1] / np.linalg.norm(iterates[-1])
+    expected = last @ matrix @ last
+    if second < 0 and num_steps > 1:  # the signs differ: the last two iterates together
+        basis, _ = np.linalg.qr(np.stack(iterates[-2:], 1))
+        ritz = np.linalg.eigvalsh(basis.T @ matrix @ basis)
+        if ritz[0] < 0 < ritz[1] and min(abs(ritz)) >= 0.8 * max(abs(ritz)):
+            expected = ritz[np.argmax(abs(ritz))]
+        else:
+            assert num_steps < 3
+    assert value == pytest.approx(expected, rel=1e-9)
+
+
 def test_power_iteration_finds_the_largest_of_either_sign(network):
     spectrum = np.array([5.0, -3.0, 2.0, 1.0, 0.5, 0.1, 0.0, 0.0])
     start = jnp.asarray(np.random.default_rng(4).standard_normal(8))
