@@ -2,7 +2,9 @@
 
 `rules.lock` (JSON, committed) holds for each study the digest of its rule, its version and date;
 for each shipped config its digest; numbers that were fitted once; the data sets on which a number
-that a rule decides on was seen before; and the hypotheses that need no true labels.
+that a rule decides on was seen before; and the hypotheses that need no true labels. Where a version
+only mends what ended in an error, it holds the earlier digest with the reason, written by hand:
+whatever that one decided has the same numbers.
 """
 
 import ast
@@ -23,6 +25,8 @@ LOOKED_AT = ("digits", "mixture")
 """Data sets that were looked at while rules were made, or that are of our own making."""
 FIRST_VERSION = 2
 """Of a rule that enters the lock: the framework's."""
+_SAME = "same_numbers_as"
+"""The field of an entry with earlier digests, each with the reason."""
 _NOT_THE_RULE = ("figures", "__init__")
 """Modules of a study that decide nothing."""
 _OF_A_RULE = (
@@ -84,6 +88,17 @@ def is_locked(study: Study) -> bool:
       study: the study.
     """
     return read()["rules"].get(study.id, {}).get("digest") == rule_digest(study)
+
+
+def decides_alike(study_id: str, digest: str) -> bool:
+    """Returns whether a rule is that of the lock, or one that had the same numbers.
+
+    Args:
+      study_id: its id.
+      digest: of the rule.
+    """
+    entry = read()["rules"].get(study_id, {})
+    return digest == entry.get("digest") or digest in entry.get(_SAME, {})
 
 
 def was_seen(study: Study, dataset: str) -> bool:
@@ -164,7 +179,8 @@ def _renewed(entry: Mapping[str, Any] | None, digest: str, today: str) -> dict[s
     if entry and entry["digest"] == digest:
         return dict(entry)
     version = entry["version"] + 1 if entry else FIRST_VERSION
-    return dict(entry or {}) | {"digest": digest, "version": version, "date": today}
+    kept = {name: value for name, value in (entry or {}).items() if name != _SAME}
+    return kept | {"digest": digest, "version": version, "date": today}
 
 
 def rule_digest(study: Study) -> str:

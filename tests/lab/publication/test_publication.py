@@ -52,12 +52,11 @@ def test_all_blocks_are_used():
 
 @pytest.mark.parametrize("found", RESULTS, ids=lambda found: found.name)
 def test_results_are_of_the_rules_of_the_lock(found):
-    rules = registration.read()["rules"]
     for verdict in found.verdicts:
         if verdict.kind == "description":
             continue
         digest = re.search(r"digest (\w+), as locked", verdict.rule)
-        assert digest and digest[1] == rules[verdict.id]["digest"], verdict.id
+        assert digest and registration.decides_alike(verdict.id, digest[1]), verdict.id
     path = ROOT / result.RESULTS_FOLDER / f"{found.name}.json"
     assert path.stat().st_size <= result.MOST_BYTES
 

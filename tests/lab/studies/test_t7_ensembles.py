@@ -21,7 +21,7 @@ from halfway.lab.studies.t7.measure import ENSEMBLES
 from halfway.lab.studies.v2 import study as v2
 from halfway.lab.study.records import Measured, Records
 
-NUM_PAIRS = 5  # surrogates, and as many targets; blocks of two and four leave one out
+NUM_PAIRS = 6  # surrogates, and as many targets; a block of four leaves a group of two out
 SOME = ("logits", "worst")
 """Ways to attack that are measured here: each is a program."""
 KEY = jax.random.key(3)
@@ -129,7 +129,7 @@ def test_alignment_and_constant_are_the_librarys(population, aligned, holdout):
         assert np.isfinite(values).sum() == NUM_PAIRS
         law = float(meeting.second_law_alignment(k, k_half))
         assert ensembles.law(k, k_half) == pytest.approx(law, rel=1e-5)
-    for group in range(2):
+    for group in range(NUM_PAIRS // 2):
         pair = surrogates[2 * group : 2 * group + 2]
         for k in ensembles.SMALL_SIZES:
             expected = meeting.surrogate_terms(pair, targets, num_surrogates=k)
@@ -171,15 +171,21 @@ def _lost(population, x, y, block, how="logits"):
     return np.stack([(t(x).argmax(-1) == y) & (t(points).argmax(-1) != y) for t in targets])
 
 
-def test_a_group_leaves_all_blocks_that_it_is_in(population, measured, holdout):
+def test_a_group_leaves_all_blocks_that_it_is_in(population, aligned, measured, holdout):
     x, y = holdout
     groups = measured.read("fooled_without", "attacked", "pair", "group")[:, NUM_PAIRS:]
-    # Of four surrogates the others are two: one block, or two single ones.
-    for group, others in ((0, (2, 3)), (1, (0, 1))):
-        singles = np.mean([_lost(population, x, y, (p,)).mean(-1) for p in others], 0)
-        together = _lost(population, x, y, others).mean(-1)
-        for place, expected in enumerate((singles, together, together)):
-            np.testing.assert_allclose(groups[place, :, group], expected, atol=2 / len(y))
+    single = [_lost(population, x, y, (p,)).mean(-1) for p in range(NUM_PAIRS)]
+    twos = [_lost(population, x, y, (p, p + 1)).mean(-1) for p in range(0, NUM_PAIRS, 2)]
+    # Of the last group none is among the four that are attacked at once.
+    at_once = [twos[1], twos[0], _lost(population, x, y, range(4)).mean(-1)]
+    assert groups.shape[-1] == len(at_once)
+    for group, expected in enumerate(at_once):
+        others = [p for p in range(NUM_PAIRS) if p // 2 != group]
+        singles = np.mean([single[p] for p in others], 0)
+        pairs = np.mean([two for place, two in enumerate(twos) if place != group], 0)
+        for place, rates in enumerate((singles, pairs, expected)):
+            np.testing.assert_allclose(groups[place, :, group], rates, atol=2 / len(y))
+    assert predict.sides(aligned, measured, NUM_PAIRS) is not None
     kept = measure.left_out({"w": np.arange(10.0)}, 8)["w"]
     assert kept.tolist() == [
         [2, 3, 4, 5, 6, 7],
@@ -278,14 +284,15 @@ def test_a_tail_goes_on_from_its_model_on_its_own_half(context, population, pool
 
 
 def test_a_surrogate_that_diverged_is_left_out(context, population, aligned, holdout):
-    gone = jnp.array([0, 2, 3, 4])
+    gone = jnp.array([0, *range(2, NUM_PAIRS)])
     params = jax.tree.map(lambda leaf: leaf.at[gone].set(jnp.nan), population.params)
     landscapes = jax.tree.map(lambda leaf: leaf.at[gone].set(jnp.nan), population.landscapes)
     broken = dataclasses.replace(population, params=params, landscapes=landscapes)
     fewer = dataclasses.replace(context, populations=(broken,))
     left = Measured(ALIGNMENT.measure(fewer))
     # One is left: a block of one, none of two.
-    targets = _gradients(population, *holdout, [(p, 1) for p in range(5, 10)])
+    late = range(NUM_PAIRS, 2 * NUM_PAIRS)
+    targets = _gradients(population, *holdout, [(p, 1) for p in late])
     terms = meeting.surrogate_terms(
         _gradients(population, *holdout, [(1, 0)]), targets, num_surrogates=1
     )
@@ -301,7 +308,9 @@ def test_a_surrogate_that_diverged_is_left_out(context, population, aligned, hol
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "HOW", SOME)
         attacked = Measured(ENSEMBLES.measure(fewer))
-    assert np.isfinite(attacked.read("fooled", "pair", "example", num_surrogates=1)[5:]).all()
+    assert np.isfinite(
+        attacked.read("fooled", "pair", "example", num_surrogates=1)[NUM_PAIRS:]
+    ).all()
     assert np.isnan(attacked.read("fooled", "pair", "example", num_surrogates=2)).all()
     assert np.isnan(attacked.read("fooled_by", "pair", "way")).all()
     assert predict.sides(left, attacked, NUM_PAIRS) is None

@@ -135,13 +135,24 @@ def test_comments_words_and_layout_are_no_part_of_a_rule():
 def test_a_renewed_lock_counts_versions_and_keeps_what_is_not_its_own(monkeypatch):
     rules = dict(registration.read()["rules"])
     old = rules["G7"] | {"digest": "0", "version": 4, "seen": ["digits", "mixture", "mnist"]}
+    old["same_numbers_as"] = {"1": "it only ended in errors"}
     _lock(monkeypatch, rules=rules | {"G7": old}, fitted={"T3": {"lines": {}}})
     today = "2031-02-03"
     renewed = registration.updated(studies.available().values(), {"T12": {"lines": {}}}, today)
     entry = renewed["rules"]["G7"]
     assert (entry["version"], entry["date"], entry["seen"]) == (5, today, old["seen"])
+    assert "same_numbers_as" not in entry  # that was the version before
     assert renewed["rules"]["G8"] == rules["G8"]
     assert set(renewed["fitted"]) == {"T3", "T12"}
+
+
+def test_a_version_that_had_the_same_numbers_decides_alike(monkeypatch):
+    rules = dict(registration.read()["rules"])
+    mended = rules["G7"] | {"digest": "2", "same_numbers_as": {"1": "it only ended in errors"}}
+    _lock(monkeypatch, rules=rules | {"G7": mended})
+    alike = [digest for digest in "0123" if registration.decides_alike("G7", digest)]
+    assert alike == ["1", "2"]
+    assert not registration.decides_alike("none", "1")
 
 
 def test_numbers_that_were_never_fitted_are_asked_for(monkeypatch):

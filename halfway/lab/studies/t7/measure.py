@@ -155,7 +155,9 @@ def _measure(context: Context) -> xr.Dataset:
             rates = blocks[: 2 * num_groups // k].mean(-1).reshape(num_groups, -1, half).mean(1)
             without[place] = (rates.sum(0) - rates) / (num_groups - 1)
     if last <= len(chosen) and last > 2:
-        without[-1] = fooled_by(left_out(surrogates, last)).mean(-1)
+        # Of a group that is not among those attacked at once nothing is left out.
+        without[-1] = fooled[-1].mean(-1)
+        without[-1, : last // 2] = fooled_by(left_out(surrogates, last)).mean(-1)
     by_way = dict.fromkeys(other_ways(), np.full(half, np.nan))
     if last <= len(chosen):
         by_way |= _fooled_by(context, surrogates, chosen, lambda *of: fooled_by(*of).mean(-1))
