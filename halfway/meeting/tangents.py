@@ -280,8 +280,8 @@ def empirical_spectrum(
 
     The pool stands for the data, so that n of the law is to be at most a tenth of N. Eigenvalues
     are found in float64 on the host; float32 kernels have them to about 1e-8 of their sum.
-    The kernel and one derivative of it are held at a time: memory is a few times `N²` and `N K`,
-    time `N² K` for a direction beside the kernel's own.
+    Memory is a few times `N²` and `N K`, and what derivatives of 512 rows of the kernel are made
+    of; time is that of the kernel, and for a direction `N² K` beside a derivative's own.
 
     Not for `jit`: it compiles what it needs.
 
@@ -335,22 +335,41 @@ def empirical_spectrum(
     return EmpiricalSpectrum(values, coefficients, weights, functions, scale)
 
 
+_ROWS_AT_ONCE = 512
+"""Rows of the kernel whose derivatives are held at a time."""
+
+
 def _slope_products(x: Array, functions: Array, sources: Array, *, kernel_fn: KernelFn) -> Array:
     """Returns the mean of GᵀG/N `[K, K]`, G = ∂_d K(x, x_m) φ(x_m) `[N, K]`, over directions d.
 
-    Sources are directions, or keys to draw them with.
+    Sources are directions, or keys to draw them with. What the derivative along every direction is
+    made of is computed once for some rows of the kernel, which depend on no other.
     """
+    size = x.shape[0]
+    num_chunks = -(-size // _ROWS_AT_ONCE)
+    num_rows = -(-size // num_chunks)
+    padding = num_chunks * num_rows - size
+    chunks = trees.pad_by_first(x, padding).reshape(num_chunks, num_rows, *x.shape[1:])
 
-    def add(total, source):
-        is_key = jnp.issubdtype(source.dtype, jax.dtypes.prng_key)
-        direction = jax.random.normal(source, x.shape, x.dtype) if is_key else source
-        direction = jnp.broadcast_to(direction, x.shape).astype(x.dtype)
-        _, slopes = jax.jvp(lambda first: kernel_fn(first, x), (x,), (direction,))
-        slopes = jnp.matmul(slopes, functions, precision="highest")
-        return total + jnp.matmul(slopes.T, slopes, precision="highest"), None
+    def add_chunk(total, chunk):
+        number, first = chunk
+        _, slopes_fn = jax.linearize(lambda first: kernel_fn(first, x), first)
+
+        def add(total, source):
+            is_key = jnp.issubdtype(source.dtype, jax.dtypes.prng_key)
+            direction = jax.random.normal(source, x.shape, x.dtype) if is_key else source
+            direction = jnp.broadcast_to(direction, x.shape).astype(x.dtype)
+            # Rows that pad move along nothing, and so add nothing.
+            direction = jnp.pad(direction, ((0, padding), *((0, 0),) * (x.ndim - 1)))
+            slopes = slopes_fn(lax.dynamic_slice_in_dim(direction, number * num_rows, num_rows))
+            slopes = jnp.matmul(slopes, functions, precision="highest")
+            return total + jnp.matmul(slopes.T, slopes, precision="highest"), None
+
+        return lax.scan(add, total, sources)
 
     zeros = jnp.zeros((functions.shape[1],) * 2, x.dtype)
-    return lax.scan(add, zeros, sources)[0] / (sources.shape[0] * x.shape[0])
+    total, _ = lax.scan(add_chunk, zeros, (jnp.arange(num_chunks), chunks))
+    return total / (sources.shape[0] * size)
 
 
 def _check(

@@ -167,16 +167,18 @@ def dense_weights(kernel_fn, x, spectrum):
     return np.einsum("nid,njd->ij", gradients, gradients) / size
 
 
+@pytest.mark.parametrize("rows_at_once", [512, 5])  # in three parts, the last of them padded
 @pytest.mark.parametrize("kind", ["polynomial", "tangent"])
-def test_roughness_is_that_of_dense_derivatives(kind, mlp):
-    kernel_fn, x = polynomial_kernel, jax.random.normal(jax.random.key(2), (12, 3))
+def test_roughness_is_that_of_dense_derivatives(kind, rows_at_once, mlp, monkeypatch):
+    monkeypatch.setattr(tangents, "_ROWS_AT_ONCE", rows_at_once)
+    kernel_fn, x = polynomial_kernel, jax.random.normal(jax.random.key(2), (13, 3))
     if kind == "tangent":
         apply_fn, params = mlp
-        x = jax.random.uniform(jax.random.key(2), (12, 3, 3, 1))
+        x = jax.random.uniform(jax.random.key(2), (13, 3, 3, 1))
         draws = jax.tree.map(lambda leaf: jnp.stack([leaf, -leaf / 2]), params)
         kernel_fn = functools.partial(meeting.mean_tangent_kernel, apply_fn, draws, chunk_size=5)
     directions = units(*x.shape[1:])
-    spectrum = spectrum_of(kernel_fn, x, x.reshape(12, -1), directions=directions, num_modes=6)
+    spectrum = spectrum_of(kernel_fn, x, x.reshape(13, -1), directions=directions, num_modes=6)
     expected = dense_weights(kernel_fn, x, spectrum)
     sizes = np.sqrt(np.outer(np.diagonal(expected), np.diagonal(expected)))
     np.testing.assert_allclose(spectrum.weights / sizes, expected / sizes, atol=2e-4)
