@@ -6,7 +6,7 @@ import pytest
 from support import commands
 from support.launcher import FOLDERS
 
-from halfway import custom_models, landscapes, models, sharding
+from halfway import custom_models, landscapes, models
 from halfway.custom_models import CustomModel
 from halfway.lab import studies
 from halfway.lab.config import config_file, settings
@@ -243,11 +243,6 @@ def test_what_a_model_cannot_answer_is_said_before_training():
     beside = config_of(**{"models.mine": "custom_for_tests:permuted", "architectures": "mlp,mine"})
     assert not studies.unsuitable(every, beside)
     assert not studies.unsuitable(every, config_file.load("digits").config)
-
-
-@pytest.mark.quick
-def test_members_of_a_custom_model_are_placed_as_one_kind():
-    assert sharding.at_once("custom_for_tests:functions") == 1
 
 
 def test_a_run_of_ones_own_architecture_decides_and_its_file_is_watched(tmp_path, monkeypatch):

@@ -70,6 +70,25 @@ def test_spread_is_vmap(size, at_once, most, mesh, by_data):
         assert_mapped(run(draw(size), WEIGHTS), size)
 
 
+@pytest.mark.parametrize(
+    "number, said, most, expected",
+    [(None, None, None, 4), (1, None, None, 1), (1, 2, None, 2), (3, None, 2, 2), (1, 9, None, 4)],
+)
+def test_as_many_run_at_once_as_program_layout_or_backend_say(
+    monkeypatch, number, said, most, expected
+):
+    monkeypatch.setattr(sharding, "AT_ONCE", {} if number is None else {"cpu": number})
+    chunks = []
+
+    def watched(call):
+        call.program.lower(*call.args)
+        chunks.extend(call.chunks)
+
+    with sharding.use(sharding.Layout(sharding.make_mesh(1), most)), sharding.taken_by(watched):
+        sharding.jit(sharding.spread(member_fn, at_once=said))(draw(4), WEIGHTS)
+    assert chunks == [expected]
+
+
 def test_all_devices_by_default():
     assert sharding.make_mesh().size == jax.device_count() == 2
     assert sharding.make_mesh(1).size == 1
@@ -175,7 +194,7 @@ def test_without_memory_members_go_in_smaller_chunks(monkeypatch, caplog):
 
     @sharding.jit
     def run(members, weights):
-        return sharding.spread(member_fn)(members, weights)
+        return sharding.spread(member_fn, at_once=5)(members, weights)
 
     for _ in range(2):
         assert_mapped(run(draw(10), WEIGHTS), 10)

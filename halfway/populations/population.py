@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from halfway import sharding, storage, trees
+from halfway import sharding, storage
 from halfway.data import Split
 from halfway.keys import named_key
 from halfway.populations import halves, pairs, training, walks
@@ -87,8 +87,10 @@ class Population:
     @property
     def finite(self) -> np.ndarray:
         """`[P]` bool: whether training and landscapes of both models of a pair stayed finite."""
-        tree = (self.params, self.landscapes)
-        return np.asarray(jax.vmap(trees.is_finite)(tree))
+        # On the host, where nothing is compiled for shapes that occur once.
+        leaves = jax.tree.leaves(jax.device_get((self.params, self.landscapes)))
+        by_leaf = [np.isfinite(leaf).reshape(len(leaf), -1).all(1) for leaf in leaves]
+        return np.all(by_leaf, 0)
 
 
 PIECE = 100
@@ -388,9 +390,7 @@ def _advance_program(members, images, settings, first, last, *, program: Conditi
         walk, batches, drawn = member
         return walks.advance_pair(walk, batches, drawn, *shared, program=program)
 
-    at_once = sharding.at_once(dict(program.model)["kind"])
-    spread = sharding.spread(pair_fn, at_once=at_once, by_data=True)
-    return spread(members, images, settings, first, last)
+    return sharding.spread(pair_fn, by_data=True)(members, images, settings, first, last)
 
 
 @functools.partial(_program, static_argnames=("program", "probe_fn"))

@@ -143,7 +143,7 @@ def _many(logits_of: Callable[[Params], LogitsFn]) -> Callable[..., Array]:
             points = jax.lax.map(lambda chunk: _pgd(logits_of(params), *chunk), tuple(chunks))
             return points.reshape(x.shape)
 
-        return sharding.spread(member, at_once=1 if convolutional else None)(params, x, labels)
+        return sharding.spread(member, at_once=1 if convolutional else len(x))(params, x, labels)
 
     return attack
 

@@ -147,7 +147,6 @@ def ours(problem: Problem, compute_dtype: str = "float32") -> Trainer:
     apply_fn = models.in_precision(
         lambda params, x: jnp.asarray(module.apply({"params": params}, x)), compute_dtype
     )
-    at_once = sharding.at_once(problem.work.config["kind"])
 
     def steps(member, images, labels, first, last):
         state, rows = member
@@ -163,8 +162,8 @@ def ours(problem: Problem, compute_dtype: str = "float32") -> Trainer:
         return losses.cross_entropy(apply_fn(params, images), labels).mean()
 
     begin = sharding.jit(sharding.spread(lambda params: populations.init_state(params, optimizer)))
-    advance = sharding.spread(steps, at_once=at_once)
-    run, read = sharding.jit(advance), sharding.jit(sharding.spread(mean_loss, at_once=1))
+    advance = sharding.spread(steps)
+    run, read = sharding.jit(advance), sharding.jit(sharding.spread(mean_loss))
     state, data = begin(problem.params), (problem.images, problem.labels)
     with timing.cold():
         started = time.perf_counter()

@@ -96,10 +96,9 @@ def _device_bytes(condition: Condition, pool: Split, layout: Layout) -> int:
     memory, here = costs.memory_of(condition, pool.images.shape[1:]), _pairs_here(condition, layout)
     num_data = layout.mesh.shape[sharding.DATA]
     images = math.prod(pool.images.shape) * 4
-    training_now = here * memory.next_state + _at_once(condition, layout) * memory.step // num_data
-    # Landscapes are measured on all pairs of a device at once, whatever training does.
-    looking_now = min(here, layout.at_once or here) * memory.look // num_data
-    return images + here * memory.held + max(training_now, looking_now)
+    at_once = _at_once(condition, layout)
+    training_now = here * memory.next_state + at_once * memory.step // num_data
+    return images + here * memory.held + max(training_now, at_once * memory.look // num_data)
 
 
 def estimate(conditions: Sequence[Condition], pool: Split, layout: Layout) -> Forecast:
@@ -161,9 +160,9 @@ def _pairs_here(condition: Condition, layout: Layout) -> int:
 
 
 def _at_once(condition: Condition, layout: Layout) -> int:
-    """Returns how many pairs of a device train at once."""
+    """Returns how many pairs of a device train and are read at once."""
     here = _pairs_here(condition, layout)
-    limits = (layout.at_once, sharding.at_once(_kind(condition)))
+    limits = layout.at_once, sharding.at_once()
     return min([here, *(limit for limit in limits if limit is not None)])
 
 

@@ -19,9 +19,10 @@ SLICE = sharding.Layout(sharding.make_mesh(2))
 
 @sharding.jit
 def shifted(members, offset):
-    return sharding.spread(lambda member, offset: (member + offset, member.sum() > 0))(
-        members, offset
-    )
+    def shift(member, offset):
+        return member + offset, member.sum() > 0
+
+    return sharding.spread(shift, at_once=len(members))(members, offset)
 
 
 @sharding.jit

@@ -80,7 +80,8 @@ def test_time_is_flops_over_the_share_of_the_rate_and_compilation(monkeypatch):
     assert guess.seconds == pytest.approx(guess.flops / 1e8 + estimates.COMPILE_SECONDS)
 
 
-def test_memory_of_a_device_is_that_of_its_pairs():
+def test_memory_of_a_device_is_that_of_its_pairs(monkeypatch):
+    monkeypatch.setattr(sharding, "AT_ONCE", {})
     large = change(MLP, num_examples=2000, capacity=2000)
     image_bytes = POOL.images.nbytes
 
@@ -94,17 +95,18 @@ def test_memory_of_a_device_is_that_of_its_pairs():
     held = 4 * costs.memory_of(large, (8, 8, 1)).held
     assert memory(large, layout(1, 2)) - held == pytest.approx((single - held) / 2)
     assert memory(large, layout(1, at_once=1)) - held == pytest.approx((single - held) / 4)
+    monkeypatch.setattr(sharding, "AT_ONCE", {"cpu": 1})
+    assert memory(large, layout(1)) == memory(large, layout(1, at_once=1))
 
 
-def test_pairs_at_once_are_those_of_the_device_the_layout_or_the_kind(monkeypatch):
-    monkeypatch.setattr(sharding, "AT_ONCE", {("cpu", "cnn"): 1})
-
+def test_pairs_at_once_are_those_of_the_device_the_layout_or_the_backend(monkeypatch):
     def at_once(condition, where):
         return estimates.estimate([condition], POOL, where).rows[0].at_once
 
+    assert at_once(MLP, layout(1, at_once=3)) == 1
+    monkeypatch.setattr(sharding, "AT_ONCE", {})
     assert at_once(change(MLP, num_pairs=5), layout(2)) == 3
     assert at_once(MLP, layout(1, at_once=3)) == 3
-    assert at_once(CNN, layout(1, at_once=3)) == 1
 
 
 @pytest.mark.quick
