@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from halfway import losses
+from halfway import losses, sharding
 from halfway.types import ApplyFn, Array, LossFn, Params
 
 
@@ -94,7 +94,7 @@ def noise_scale(
     *,
     loss_fn: LossFn = losses.cross_entropy,
     num_blocks: int = 16,
-    chunk_size: int = 64,
+    chunk_size: int | None = None,
 ) -> NoiseScale:
     """Returns signal, noise and n_half of per-example gradients at one θ (P3).
 
@@ -112,7 +112,8 @@ def noise_scale(
       loss_fn: logits and labels to a loss per example.
       num_blocks: number of blocks of the jackknife, static. Example i is in block i mod num_blocks;
         the standard error has itself a relative error of about 1/√(2 num_blocks).
-      chunk_size: number of examples whose gradients are held at once, static.
+      chunk_size: number of examples whose gradients are held at once, static. None: 1 on a CPU,
+        whose cache more of them exceed, and 64 elsewhere.
 
     Raises:
       ValueError: if `num_blocks` is below 2 or `chunk_size` below 1.
@@ -140,7 +141,7 @@ def noise_scale_by_layer(
     *,
     loss_fn: LossFn = losses.cross_entropy,
     num_blocks: int = 16,
-    chunk_size: int = 64,
+    chunk_size: int | None = None,
 ) -> dict[str, NoiseScale]:
     """Returns the noise scale of each layer; signals and noises sum to those of `noise_scale`.
 
@@ -152,7 +153,8 @@ def noise_scale_by_layer(
       mask: `[N]` bool, the examples that count; all by default.
       loss_fn: logits and labels to a loss per example.
       num_blocks: number of blocks of the jackknife, static.
-      chunk_size: number of examples whose gradients are held at once, static.
+      chunk_size: number of examples whose gradients are held at once, static. None: 1 on a CPU,
+        whose cache more of them exceed, and 64 elsewhere.
 
     Returns:
       the noise scale by name of the layer, see `leaves_by_layer`.
@@ -276,11 +278,13 @@ def _parts(
     mask: Array | None,
     loss_fn: LossFn,
     num_blocks: int,
-    chunk_size: int,
+    chunk_size: int | None,
 ) -> tuple[dict[str, _Part], Array]:
     """Returns what `_finish` needs of each layer, and which blocks have examples `[R]`."""
     if num_blocks < 2:
         raise ValueError(f"num_blocks must be at least 2, got {num_blocks}")
+    if chunk_size is None:
+        chunk_size = 1 if sharding.backend() == "cpu" else 64
     size = x.shape[0]
     # Interleaved, so that padding at the end is spread over all blocks.
     rows = jnp.arange(-(-size // num_blocks) * num_blocks).reshape(-1, num_blocks).T
