@@ -69,6 +69,20 @@ def test_a_recorded_run_has_the_programs_of_a_real_one(monkeypatch, hardware, po
     assert set(record.rows) == set(watcher.names) and len(watcher.names) > 7
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [2, 3, 5, 6, 7, 12, 17])
+def test_every_study_is_measured_on_any_number_of_pairs(monkeypatch, hardware, pool, number):
+    """The host's part of every measurement: nothing of it may need a power of two."""
+    _uncompiled(monkeypatch)
+    config = tiny_run.digits("tiny", num_pairs=number, architectures=("mlp", "cnn"))
+    chosen = studies.choose(["all"])
+    assert not studies.unsuitable(chosen, config)
+    with sharding.use(sharding.Layout(sharding.make_mesh(2))):
+        record = programs.recorder(hardware)
+        programs.of_run(record, config, chosen, pool)
+    assert record.unfinished == {}
+
+
 def test_landscapes_have_the_programs_of_a_real_page(monkeypatch, hardware, pool):
     _uncompiled(monkeypatch)
     trained = condition(tiny_run.config(), "mlp")
