@@ -375,7 +375,7 @@ def _init_program(keys, images, settings, *, program: Condition):
     return sharding.spread(pair_fn, at_once=1, by_data=True)(keys, images, settings)
 
 
-@functools.partial(_program, static_argnames=("program",), brief=True)
+@functools.partial(_program, static_argnames=("program",))
 def _start_program(members, settings, *, program: Condition):
     def pair_fn(member, settings):
         key, params, drawn = member

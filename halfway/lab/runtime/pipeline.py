@@ -60,10 +60,12 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split, *, with_events: bool
     if run.resumed:
         done = sum(condition in in_memory or condition not in loaded for condition in needed)
         LOG.info("resumed %d of %d populations", done, len(needed))
+    del loaded  # populations leave the memory one by one
     seconds: dict[str, float] = run.notes()["seconds"]
 
     groups = ["training"] * len(untrained) + [request.measurement.name for request in missing]
     compiled = set()
+    waiting = collections.Counter(each for request in missing for each in request.conditions)
 
     def compiles(program: Any) -> bool:
         """Returns whether a program is met for the first time."""
@@ -90,8 +92,13 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split, *, with_events: bool
                 )
             )
             with progress.stage(what, request.measurement.name, seconds, compiles=fresh):
-                parts = [in_memory[condition] for condition in request.conditions]
-                run.save_measurement(request, measured(request, parts, pool, run.config))
+                dataset = measured(
+                    request, [in_memory[each] for each in request.conditions], pool, run.config
+                )
+                run.save_measurement(request, dataset)
+            waiting.subtract(request.conditions)
+            for condition in {each for each in request.conditions if not waiting[each]}:
+                del in_memory[condition]  # it is on disk, and nothing here needs it any more
             run.note(seconds=seconds)
             if processes.count() == 1:  # several would have to do it together
                 devices.forget_programs()
