@@ -38,8 +38,8 @@ AT_ONCE: dict[str, int] = {"cpu": 1}
 default.
 
 Several members at once exceed the cache of a CPU. One after another, training takes 20 % less time
-for MLPs and 6 % for CNNs, reading landscapes 36 %, attacks 35 % (measured on digits with 8 pairs on
-each of 2 devices), and less memory.
+for MLPs and 6 % for CNNs, reading landscapes 36 %, attacks 21 to 37 % (measured on digits with 8
+pairs on each of 2 devices), and less memory.
 """
 _LOG = logging.getLogger("halfway.placement")
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "YNNPACK operation failed")

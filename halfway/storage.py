@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _ARRAYS, _DIGEST, _FACTS = "arrays", "digest.json", "facts.json"
+_SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
+"""What Orbax says of an error of the system."""
 _SEAL = "sha256"
 """Field of a JSON file that holds the digest of its other fields."""
 PARTIAL = ".partial"
@@ -117,7 +119,8 @@ def save_tree(
         (partial / _DIGEST).write_text(json.dumps(_sealed(tree, facts, origin)))
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
-        code = re.search(r"os_error_code='(\d+)'", str(error))
+        logging.getLogger("asyncio").addFilter(_is_no_late_answer)
+        code = _SYSTEM_ERROR.search(str(error))
         if code is None:
             raise
         number = int(code.group(1))
@@ -139,6 +142,15 @@ def _without_late_answers(hook: Callable[..., Any]) -> Callable[..., Any]:
             hook(unraisable)
 
     return call
+
+
+def _is_no_late_answer(record: logging.LogRecord) -> bool:
+    """Returns whether a record of asyncio's is of anything but a failed write of Orbax's.
+
+    Of one that nobody waited for asyncio says so when it is collected, at any later time.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    return _SYSTEM_ERROR.search(str(error)) is None
 
 
 def _free(folder: Path) -> int:

@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -433,3 +435,27 @@ def test_a_full_disk_is_an_os_error_and_the_old_one_stays_whole(small_disk):
     (small_disk / "rest").unlink()
     storage.save_tree(folder, arrays(2.0), {"step": 4}, name=NAME)
     assert storage.load_tree(folder, name=NAME)[1] == {"step": 4}
+
+
+def test_of_a_failed_write_nothing_is_said_late_and_of_others_everything(
+    tmp_path, monkeypatch, caplog
+):
+    logger = logging.getLogger("asyncio")
+    monkeypatch.setattr(logger, "filters", [])
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+
+    @contextlib.contextmanager
+    def full():
+        raise ValueError("OUT_OF_RANGE: Failed writing [os_error_code='27']")
+        yield
+
+    monkeypatch.setattr(storage, "_checkpointer", full)
+    for _ in range(2):
+        with pytest.raises(OSError, match="too large"):
+            storage.save_tree(tmp_path / "tree", {"w": np.ones(2)}, {}, name="facts.json")
+    for words in ("Failed writing [os_error_code='27']", "of a program of one's own"):
+        logger.error("Task exception was never retrieved", exc_info=ValueError(words))
+    logger.error("slow")
+    told = [record.exc_info and str(record.exc_info[1]) for record in caplog.records]
+    assert told == ["of a program of one's own", None]
+    assert len(logger.filters) == 1
