@@ -4,7 +4,7 @@
     python -m experiments.reproduce --config=configs/digits.py:smoke    # 6 pairs, 300 steps
     python -m experiments.reproduce --config=configs/digits.py:tiny     # 4 pairs, G1, MLP
 
-Run time on 2 CPU cores from cold, compilation included: 100 to 140 s, smoke about 50 s, tiny 11 s
+Run time on 2 CPU cores from cold, compilation included: 94 to 104 s, smoke about 50 s, tiny 11 s
 (6 s with its programs compiled).
 
 To expect, seed 0, 16 pairs, exploratory:
