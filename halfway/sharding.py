@@ -168,9 +168,17 @@ def use(layout: Layout) -> Iterator[None]:
         _LAYOUT.reset(token)
 
 
-def at_once() -> int | None:
-    """Returns how many members a device runs at once where a program does not say; None: all."""
-    return AT_ONCE.get(backend())
+def members_at_once(number: int, layout: Layout, wanted: int | None = None) -> int:
+    """Returns how many members of a device run at once.
+
+    Args:
+      number: of members that the device has.
+      layout: the layout, which may allow fewer.
+      wanted: what a program says; None: as `AT_ONCE` has it.
+    """
+    default = AT_ONCE.get(layout.mesh.devices.flat[0].platform)
+    limits = default if wanted is None else wanted, layout.at_once, number
+    return min(limit for limit in limits if limit is not None)
 
 
 def backend() -> str:
@@ -399,8 +407,7 @@ def spread(
         number = math.prod(mesh.shape[axis] for axis in axes)
         size = jax.tree.leaves(members)[0].shape[0]
         each = -(-size // number)
-        wanted = AT_ONCE.get(backend()) if at_once is None else at_once
-        most = min(n for n in (wanted, layout.at_once, each) if n is not None)
+        most = members_at_once(each, layout, at_once)
         num_turns = -(-each // most)
         chunk = -(-each // num_turns)
         chunks = _CHUNKS.get()

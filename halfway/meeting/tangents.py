@@ -16,7 +16,7 @@ from jax import lax
 from jax.extend.core import get_opaque_trace_state
 
 from halfway import landscapes, sharding, trees
-from halfway.losses import CHUNK_SIZE
+from halfway.losses import CHUNK_SIZE, chunked_sum
 from halfway.types import ApplyFn, Array, Key, Params
 
 KernelFn = Callable[[Array, Array], Array]
@@ -346,29 +346,25 @@ def _slope_products(x: Array, functions: Array, sources: Array, *, kernel_fn: Ke
     made of is computed once for some rows of the kernel, which depend on no other.
     """
     size = x.shape[0]
-    num_chunks = -(-size // _ROWS_AT_ONCE)
-    num_rows = -(-size // num_chunks)
-    padding = num_chunks * num_rows - size
-    chunks = trees.pad_by_first(x, padding).reshape(num_chunks, num_rows, *x.shape[1:])
 
-    def add_chunk(total, chunk):
-        number, first = chunk
-        _, slopes_fn = jax.linearize(lambda first: kernel_fn(first, x), first)
+    def sums(rows, valid):
+        _, slopes_fn = jax.linearize(lambda first: kernel_fn(first, x), x[rows])
 
         def add(total, source):
             is_key = jnp.issubdtype(source.dtype, jax.dtypes.prng_key)
             direction = jax.random.normal(source, x.shape, x.dtype) if is_key else source
-            direction = jnp.broadcast_to(direction, x.shape).astype(x.dtype)
+            direction = jnp.broadcast_to(direction, x.shape).astype(x.dtype)[rows]
             # Rows that pad move along nothing, and so add nothing.
-            direction = jnp.pad(direction, ((0, padding), *((0, 0),) * (x.ndim - 1)))
-            slopes = slopes_fn(lax.dynamic_slice_in_dim(direction, number * num_rows, num_rows))
-            slopes = jnp.matmul(slopes, functions, precision="highest")
+            direction = direction * valid.reshape(-1, *(1,) * (x.ndim - 1))
+            slopes = jnp.matmul(slopes_fn(direction), functions, precision="highest")
             return total + jnp.matmul(slopes.T, slopes, precision="highest"), None
 
-        return lax.scan(add, total, sources)
+        zeros = jnp.zeros((functions.shape[1],) * 2, x.dtype)
+        return lax.scan(add, zeros, sources)[0]
 
-    zeros = jnp.zeros((functions.shape[1],) * 2, x.dtype)
-    total, _ = lax.scan(add_chunk, zeros, (jnp.arange(num_chunks), chunks))
+    num_chunks = -(-size // _ROWS_AT_ONCE)
+    num_rows = -(-size // num_chunks)
+    total = chunked_sum(sums, [jnp.arange(size)], jnp.ones(size, bool), chunk_size=num_rows)
     return total / (sources.shape[0] * size)
 
 

@@ -161,9 +161,7 @@ def _pairs_here(condition: Condition, layout: Layout) -> int:
 
 def _at_once(condition: Condition, layout: Layout) -> int:
     """Returns how many pairs of a device train and are read at once."""
-    here = _pairs_here(condition, layout)
-    limits = layout.at_once, sharding.at_once()
-    return min([here, *(limit for limit in limits if limit is not None)])
+    return sharding.members_at_once(_pairs_here(condition, layout), layout)
 
 
 def matmul_rate(layout: Layout, seconds: float = 0.5) -> float:
