@@ -14,10 +14,19 @@ import optax
 from jax import lax
 
 from halfway import sharding, trees
-from halfway.types import Array
+from halfway.types import ApplyFn, Array, Params
 
 CHUNK_SIZE = 2048
 """Number of examples that pass through a model at once: a whole half would not fit in memory."""
+
+CACHE: dict[str, int] = {"cpu": 4_000_000}
+"""Bytes that a backward pass needs of the forward pass, by backend, beyond which `fitting_chunk`
+lets examples take turns; on others they never do.
+
+In chunks of 16 the steps of a CNN on 64 images of 28 x 28 pixels take 70 % of the time, in chunks
+of 8 to 32 those of a residual network 82 %. Where all fit, turns cost: 20 % for a CNN on images of
+8 x 8 (measured on two cores, 1 MB of second-level cache each).
+"""
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
@@ -295,6 +304,32 @@ def chunked_sum(
     shapes = jax.eval_shape(sum_fn, *jax.tree.map(lambda array: array[0], chunks))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return lax.scan(add, zeros, chunks)[0]
+
+
+def fitting_chunk(apply_fn: ApplyFn, params: Params, x: Array | jax.ShapeDtypeStruct) -> int | None:
+    """Returns how many examples pass through a model at once so that a cache holds them: `CACHE`.
+
+    Args:
+      apply_fn: parameters and inputs to logits; those of an example depend on that example alone.
+      params: parameters of one model, of which only shapes matter.
+      x: inputs `[B, ...]`, of which only the shape matters.
+
+    Returns:
+      a number of examples, if possible a divisor of B; None: all, as on an accelerator.
+    """
+    limit, number = CACHE.get(sharding.backend()), x.shape[0]
+    if limit is None or number < 2:
+        return None
+
+    def kept(params, x):
+        return jax.vjp(lambda params: apply_fn(params, x), params)[1]
+
+    size = trees.num_bytes(jax.eval_shape(kept, params, x)) - trees.num_bytes(params)
+    least = -(-size // limit)
+    if least <= 1:
+        return None
+    divisors = (turns for turns in range(least, 2 * least) if number % turns == 0)
+    return max(1, -(-number // next(divisors, least)))
 
 
 def _is_label(logits: Array, labels: Array) -> Array:

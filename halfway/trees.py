@@ -4,6 +4,7 @@ The parameters of a landscape are the floating-point tensors of a pytree. Intege
 PRNG keys, which a state may hold beside them, are no coordinates: they stay as they are.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,11 @@ def is_finite(tree: Any) -> Array:
     """Returns whether every number of a pytree is finite, a scalar bool; of none, it is true."""
     leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree) if not _is_key(leaf)]
     return jnp.stack(leaves).all() if leaves else jnp.array(True)
+
+
+def num_bytes(tree: Any) -> int:
+    """Returns the bytes of all arrays of a pytree; shapes of `jax.eval_shape` stand for arrays."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def pad_by_first(array: Array, number: int) -> Array:

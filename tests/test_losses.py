@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from halfway import losses
+from halfway import losses, sharding
 from halfway.attacks import base
 
 # Compiled once for each shape, where every operation on its own would be.
@@ -251,6 +251,34 @@ def test_sums_over_chunks_are_the_sum_and_padding_counts_nothing(chunk_size):
 def test_chunks_hold_an_example_at_least():
     with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
         losses.chunked_sum(lambda mask: mask.sum(), [], jnp.ones(3, bool), chunk_size=0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "number", "expected"),
+    [
+        (None, 64, None),
+        (25_200, 64, None),
+        (25_199, 64, 32),
+        (8_400, 64, 16),  # 3 turns would be padded, 4 are not
+        (8_200, 62, 21),  # neither 3, 4 nor 5 turns divide
+        (1, 4, 1),
+        (1, 1, None),
+    ],
+)
+@pytest.mark.quick
+def test_as_many_examples_pass_at_once_as_a_cache_holds(limit, number, expected, monkeypatch):
+    """A layer of one output keeps its inputs, 400 bytes each; those of weights are taken off."""
+    monkeypatch.setattr(losses, "CACHE", {} if limit is None else {"cpu": limit})
+    params, x = jnp.ones((100, 1)), jax.ShapeDtypeStruct((number, 100), jnp.float32)
+
+    def apply_fn(params, x):
+        return x @ params
+
+    assert losses.fitting_chunk(apply_fn, params, x) == expected
+    traced = jax.jit(lambda *args: jnp.int32(losses.fitting_chunk(apply_fn, *args) or -1))
+    assert int(traced(params, jnp.zeros(x.shape))) == (expected or -1)
+    monkeypatch.setattr(sharding, "backend", lambda: "gpu")
+    assert losses.fitting_chunk(apply_fn, params, x) is None
 
 
 # Difference of logits ratio

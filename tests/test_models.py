@@ -1,4 +1,5 @@
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -38,8 +39,11 @@ def draw(shape, seed):
 @pytest.mark.parametrize(
     "size, kernel_size, strides, padding",
     [
-        ((8, 8), (3, 3), (1, 1), "SAME"),
+        ((8, 8), (3, 3), (1, 1), "SAME"),  # two outputs side by side as one
         ((8, 8), (3, 3), (2, 2), "SAME"),
+        ((8, 9), (3, 3), (1, 1), "SAME"),
+        ((6, 12), (3, 5), (1, 1), "SAME"),
+        ((6, 12), (2, 3), (1, 3), "VALID"),
         ((7, 10), (3, 2), (2, 3), "SAME"),
         ((7, 10), (3, 2), (2, 3), "VALID"),
         ((9, 5), (1, 4), (1, 2), ((0, 1), (2, 3))),
@@ -73,6 +77,60 @@ def test_convolution_and_both_gradients_against_xla(
     assert is_xlas == (backend == "tpu")
     for name, a, b in zip(("output", "inputs", "kernel"), result, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize(("depth", "features", "turned"), [(12, 3, True), (11, 3, False)])
+@pytest.mark.quick
+def test_a_layer_of_few_outputs_turns_its_kernel_on_a_cpu(
+    depth, features, turned, backend, monkeypatch
+):
+    """Values, both gradients and tangents are those of JAX's product; only the order differs."""
+    monkeypatch.setattr(sharding, "backend", lambda: backend)
+    inputs, kernel = draw((2, 5, depth), 0), draw((depth, features), 1)
+    axes = (((2,), (0,)), ((), ()))
+
+    def product(inputs, kernel):
+        return models.contract(inputs, kernel, axes)
+
+    def results(fn):
+        output, pullback = jax.vjp(fn, inputs, kernel)
+        _, tangent = jax.jvp(fn, (inputs, kernel), (2 * inputs, 3 * kernel))
+        over = jax.vmap(fn, (None, 0))(inputs, jnp.stack([kernel, -kernel]))
+        return output, *pullback(output), tangent, over
+
+    result = jax.jit(lambda: results(product))()
+    for a, b in zip(result, results(lambda x, k: lax.dot_general(x, k, axes)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    slope = jax.jit(jax.grad(lambda kernel: (product(inputs, kernel) ** 2).sum()))
+    compiled = slope.lower(kernel).compile().as_text()
+    rows, columns = (features, depth) if turned and backend == "cpu" else (depth, features)
+    assert re.search(rf"f32\[{rows},{columns}\]\S* dot\(", compiled), compiled
+
+
+@pytest.mark.quick
+def test_contraction_of_other_axes_is_that_of_jax():
+    """As in a layer over two axes, whose kernel is no matrix."""
+    inputs, kernel = draw((3, 4, 5), 0), draw((4, 5, 2), 1)
+    axes = (((1, 2), (0, 1)), ((), ()))
+    np.testing.assert_allclose(
+        models.contract(inputs, kernel, axes), lax.dot_general(inputs, kernel, axes), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("backend", "features", "columns", "kept"),
+    [("cpu", 16, 8, 2), ("cpu", 17, 8, 1), ("cpu", 16, 7, 1), ("gpu", 16, 8, 1)],
+)
+@pytest.mark.quick
+def test_two_outputs_of_few_channels_are_one_product_on_a_cpu(
+    backend, features, columns, kept, monkeypatch
+):
+    monkeypatch.setattr(sharding, "backend", lambda: backend)
+    inputs, kernel = draw((1, 6, columns, 1), 0), draw((3, 3, 1, features), 1)
+    program = jax.make_jaxpr(lambda x: models.convolve(x, kernel, (1, 1), "SAME"))(inputs)
+    (product,) = [e for e in program.eqns if e.primitive.name == "dot_general"]
+    assert product.outvars[0].aval.shape == (6 * columns // kept, kept * features)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,16 @@ def test_as_many_run_at_once_as_program_layout_or_backend_say(
     assert chunks == [expected]
 
 
+@pytest.mark.parametrize(("number", "in_turns"), [(None, False), (1, True), (2, False)])
+@pytest.mark.quick
+def test_models_of_a_member_take_turns_where_members_do(monkeypatch, number, in_turns):
+    monkeypatch.setattr(sharding, "AT_ONCE", {} if number is None else {"cpu": number})
+    lifted = sharding.lift(lambda x, shift: {"sum": x.sum() + shift})
+    x, shift = jnp.arange(6.0).reshape(3, 2), jnp.array([1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(jax.jit(lifted)(x, shift)["sum"], [2.0, 7.0, 12.0])
+    assert ("scan[" in str(jax.make_jaxpr(lifted)(x, shift))) == in_turns
+
+
 def test_all_devices_by_default():
     assert sharding.make_mesh().size == jax.device_count() == 2
     assert sharding.make_mesh(1).size == 1

@@ -17,6 +17,14 @@ TREE = {
 
 
 @pytest.mark.quick
+def test_bytes_are_counted_of_arrays_and_of_shapes():
+    tree = {"w": jnp.ones((2, 3)), "steps": np.zeros(4, np.int16), "flag": jnp.array(True)}
+    assert trees.num_bytes(tree) == 24 + 8 + 1
+    assert trees.num_bytes(jax.eval_shape(lambda: tree)) == 33
+    assert trees.num_bytes({}) == 0
+
+
+@pytest.mark.quick
 def test_a_power_of_two_is_the_largest_below():
     with np.errstate(over="ignore"):
         powers = np.float32(2.0) ** np.arange(-126, 128, dtype=np.float32)

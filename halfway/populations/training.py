@@ -91,6 +91,7 @@ def train_step(
     mask: Array | None = None,
     *,
     loss_fn: LossFn = losses.cross_entropy,
+    chunk_size: int | None = None,
     axis: tuple[str, int] | None = None,
 ) -> TrainState:
     """Returns the state after one step on the mean loss of a batch.
@@ -103,6 +104,8 @@ def train_step(
       labels: `[B]` integers.
       mask: `[B]` bool, the examples that count; all by default.
       loss_fn: logits and labels to a loss per example.
+      chunk_size: number of examples at once, whose gradients are added up, static; None: as many as
+        a cache holds, see `losses.fitting_chunk`.
       axis: name and size of a mesh axis, from `sharding.data_axis`, along which each device has its
         part of the batch; needs the mask. None: the whole batch is here.
 
@@ -111,18 +114,21 @@ def train_step(
     """
     if axis is not None and mask is None:
         raise ValueError("a batch that is shared out needs its mask: parts are padded")
+    mask = jnp.ones(labels.shape, bool) if mask is None else mask
 
-    def objective(params):
-        values = loss_fn(apply_fn(params, x), labels)
-        if mask is None:
-            return values.mean()
-        if axis is None:
-            return losses.masked_mean(values, mask)
-        return jnp.where(mask, values, 0).sum() / lax.psum(mask.sum(), axis[0])
+    def sums(x, labels, mask):
+        def total(params):
+            return jnp.where(mask, loss_fn(apply_fn(params, x), labels), 0).sum()
 
-    gradient = jax.grad(objective)(state.params)
+        return jax.grad(total)(state.params)
+
+    if chunk_size is None:
+        chunk_size = losses.fitting_chunk(apply_fn, state.params, x)
+    gradient = losses.chunked_sum(sums, (x, labels), mask, chunk_size=chunk_size)
+    count = mask.sum()
     if axis is not None:
-        gradient = lax.psum(gradient, axis[0])
+        gradient, count = lax.psum((gradient, count), axis[0])
+    gradient = optax.tree.scale(1 / count, gradient)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
 
@@ -292,6 +298,15 @@ def _loss_sums(logits: Array, labels: Array, mask: Array) -> dict[str, Array]:
     }
 
 
+def _at_once(
+    apply_fn: ApplyFn, params: Params, images: Array, sample: Sample, chunk_size: int | None
+) -> int | None:
+    """Returns how many examples of a sample pass through a model at once, at most `chunk_size`."""
+    x = jax.ShapeDtypeStruct((*sample.indices.shape, *images.shape[1:]), images.dtype)
+    limits = chunk_size, losses.fitting_chunk(apply_fn, params, x)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def losses_and_gradient(
     apply_fn: ApplyFn,
     params: Params,
@@ -308,10 +323,12 @@ def losses_and_gradient(
       params: parameters of one model.
       images: images `[N, H, W, D]` of the pool.
       sample: rows of the pool with labels and mask.
-      chunk_size: number of examples at once, which bounds the memory; None: all.
+      chunk_size: number of examples at once, which bounds the memory; None: all. Fewer where a
+        cache holds fewer, see `losses.fitting_chunk`.
       axis: name and size of a mesh axis over which examples are shared out, from
         `sharding.data_axis`. None: one device sums over all.
     """
+    chunk_size = _at_once(apply_fn, params, images, sample, chunk_size)
 
     def sums(rows, labels, mask):
         def total(params):
@@ -343,10 +360,11 @@ def landscape_losses(
       params: parameters of one model.
       images: images `[N, H, W, D]` of the pool.
       sample: rows of the pool with labels and mask.
-      chunk_size: number of examples at once, which bounds the memory; None: all.
+      chunk_size: number of examples at once, as of `losses_and_gradient`.
       axis: name and size of a mesh axis over which examples are shared out, from
         `sharding.data_axis`. None: one device sums over all.
     """
+    chunk_size = _at_once(apply_fn, params, images, sample, chunk_size)
 
     def sums(rows, labels, mask):
         return _loss_sums(apply_fn(params, images[rows]), labels, mask)
@@ -375,7 +393,7 @@ def gradient_products(
       images: images `[N, H, W, D]` of the pool.
       own_half: the half that the model trains on, with the labels it trains on.
       other_half: of the same pair.
-      chunk_size: number of examples at once, which bounds the memory; None: all.
+      chunk_size: number of examples at once, as of `losses_and_gradient`.
       axis: name and size of a mesh axis over which examples are shared out, from
         `sharding.data_axis`. None: one device sums over all.
 

@@ -126,7 +126,7 @@ def advance_pair(
         stop_fn = stop if program.stop_loss else None
         return training.advance_walk(step, walk, first, last, stop_fn=stop_fn)
 
-    return jax.vmap(model)(walk, batches, _trained(drawn, program))
+    return sharding.lift(model)(walk, batches, _trained(drawn, program))
 
 
 Probe = Callable[[Condition, Key, Params, Mapping[str, Sample], Array], Any]

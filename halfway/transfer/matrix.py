@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from halfway import losses
+from halfway import losses, sharding
 from halfway.attacks import AttackResult
 from halfway.attacks.threat import Bounds
 from halfway.transfer.controls import matched_noise, other_example
@@ -180,7 +180,7 @@ def transfer_matrix(
         def evaluate_target(params):
             return evaluate(lambda z: target_fn(params, z), points, labels, loss_fn=loss_fn)
 
-        return jax.vmap(evaluate_target)(targets)
+        return sharding.lift(evaluate_target)(targets)
 
     def row(key, params):
         def logits_fn(z):
@@ -196,5 +196,5 @@ def transfer_matrix(
 
     num_surrogates = jax.tree.leaves(surrogates)[0].shape[0]
     keys = jax.random.split(key, num_surrogates)
-    own_evaluations, outcomes, matched, norm = jax.vmap(row)(keys, surrogates)
+    own_evaluations, outcomes, matched, norm = sharding.lift(row)(keys, surrogates)
     return TransferMatrix(own_evaluations, {"clean": at_targets(x)} | outcomes, matched, norm)

@@ -363,6 +363,47 @@ def test_a_masked_step_is_the_step_on_what_counts():
     )
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_step_in_turns_is_the_step_on_all_at_once(masked, monkeypatch):
+    """Turns that are asked for, and those of a cache that holds five of twelve examples."""
+    params, x, labels = draw_problem()
+    optimizer = populations.make_optimizer("sgd", 0.5)
+    state = populations.init_state(params, optimizer)
+    mask = jnp.arange(12) < 7 if masked else None
+
+    def step(**options):
+        program = functools.partial(populations.train_step, apply_linear, optimizer, **options)
+        loops = str(jax.make_jaxpr(program)(state, x, labels, mask)).count("scan[")
+        return jax.jit(program)(state, x, labels, mask).params, loops
+
+    expected, loops = step()
+    assert loops == 0
+    for options, chunk_size in (({"chunk_size": 5}, None), ({}, 5)):
+        monkeypatch.setattr(losses, "fitting_chunk", lambda *_, size=chunk_size: size)
+        result, loops = step(**options)
+        assert loops == 1
+        for name in expected:
+            np.testing.assert_allclose(result[name], expected[name], rtol=1e-5, atol=1e-7)
+
+
+def test_landscapes_in_the_turns_of_a_cache_are_those_of_all(samples, monkeypatch):
+    params, images, own_half, _ = samples
+    whole = populations.losses_and_gradient(apply_linear, params, images, own_half)
+    alone = populations.landscape_losses(apply_linear, params, images, own_half)
+    monkeypatch.setattr(losses, "fitting_chunk", lambda *_: 2)
+    for fn, expected in (
+        (populations.losses_and_gradient, whole),
+        (populations.landscape_losses, alone),
+    ):
+        program = functools.partial(fn, apply_linear)
+        assert "scan[" in str(jax.make_jaxpr(program)(params, images, own_half))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+            program(params, images, own_half),
+            expected,
+        )
+
+
 def _halve(state, i):
     del i
     return populations.TrainState(state.params * 0.5, (), state.step + 1)

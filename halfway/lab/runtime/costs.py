@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from halfway import losses, models, populations
+from halfway import losses, models, populations, sharding, trees
 from halfway.populations import Condition
 from halfway.types import ApplyFn
 
@@ -121,13 +121,20 @@ def memory_of(condition: Condition, image_shape: Sequence[int]) -> Memory:
     sizes = sizes_of(condition, image_shape)
     batch = condition.batch_capacity or condition.batch_size
     capacity, holdout = condition.capacity or 0, condition.num_holdout
-    together = min(max(capacity, holdout), losses.CHUNK_SIZE)  # one half after the other
+    num_models = 1 if sharding.takes_turns() else 2
+
+    def at_once(number: int) -> int:
+        return min(number, _chunk(*model, number, sharding.backend()) or number)
+
+    model = condition.model, condition.num_classes, tuple(image_shape)
+    # One half after the other.
+    together = min(at_once(max(capacity, holdout)), losses.CHUNK_SIZE)
     example = sizes.example + math.prod(image_shape) * 4
     batches = condition.probe_steps[-1] * batch * 2 * 4
     return Memory(
         held=2 * (sizes.state + batches) + _drawn_bytes(condition),
         next_state=2 * sizes.state,
-        step=2 * (sizes.params + batch * example),
+        step=num_models * (sizes.params + at_once(batch) * example),
         look=2 * (2 * sizes.params + together * example),
     )
 
@@ -160,13 +167,22 @@ def _sizes(model: Any, num_classes: int, optimizer: str, image_shape: tuple[int,
             return jax.vjp(lambda params: _total(apply_fn, params, x, labels), params)[1]
 
         residual_shapes = jax.eval_shape(backward, state.params, *_examples(number, image_shape))
-        return [_bytes(leaf) for leaf in jax.tree.leaves(residual_shapes)]
+        return [trees.num_bytes(leaf) for leaf in jax.tree.leaves(residual_shapes)]
 
     # Residuals that do not grow with the number of examples are parameters. The backward pass adds
     # about as much as the largest residual.
     bytes_of_1, bytes_of_2 = residuals(1), residuals(2)
     example = sum(bytes_of_2) - sum(bytes_of_1) + max(bytes_of_2) - max(bytes_of_1)
-    return Sizes(_bytes(state.params), _bytes(state), example)
+    return Sizes(trees.num_bytes(state.params), trees.num_bytes(state), example)
+
+
+@functools.lru_cache(maxsize=1024)
+def _chunk(
+    model: Any, num_classes: int, image_shape: tuple[int, ...], number: int, backend: str
+) -> int | None:
+    del backend  # which decides; known to `fitting_chunk` by itself
+    apply_fn, state = _shapes(model, num_classes, "sgd", image_shape)
+    return losses.fitting_chunk(apply_fn, state.params, _examples(number, image_shape)[0])
 
 
 @functools.lru_cache(maxsize=1024)
@@ -180,8 +196,12 @@ def _work(
 ) -> Work:
     apply_fn, state = _shapes(model, num_classes, optimizer, image_shape)
     rounded = models.in_precision(apply_fn, compute_dtype)
+    # At once: of examples that take turns one turn would be counted.
     step = functools.partial(
-        populations.train_step, rounded, populations.make_optimizer(optimizer, 1e-3)
+        populations.train_step,
+        rounded,
+        populations.make_optimizer(optimizer, 1e-3),
+        chunk_size=batch_size,
     )
     gradient = jax.grad(functools.partial(_total, apply_fn))
 
@@ -230,7 +250,3 @@ def _examples(number: int, image_shape: tuple[int, ...]) -> tuple[Any, Any]:
 
 def _total(apply_fn: ApplyFn, params: Any, x: Any, labels: Any) -> Any:
     return losses.cross_entropy(apply_fn(params, x), labels).sum()
-
-
-def _bytes(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
