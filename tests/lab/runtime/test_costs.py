@@ -28,8 +28,8 @@ MLP = populations.Condition(
     batch_size=64,
 )
 CNN = dataclasses.replace(MLP, model={"kind": "cnn", "features": (4, 8), "stride": 2, "widths": ()})
-# Convolutions write 4 x 4 x 4 and 2 x 2 x 8 outputs of 3 x 3 x D inputs each, here of 3 x 5, since two
-# outputs side by side are one product.
+# Convolutions write 4 x 4 x 4 and 2 x 2 x 8 outputs of 3 x 3 x D inputs each; on a CPU of
+# 3 x 5, where two outputs side by side are one product.
 CNN_PRODUCTS = (16 * 4 * 15, 4 * 8 * 15 * 4, 32 * 10)
 
 
