@@ -79,6 +79,8 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split, *, with_events: bool
             fresh = compiles(populations.program_of(condition))
             with progress.stage(f"train {label(condition)}", "training", seconds, compiles=fresh):
                 in_memory[condition] = run.train(condition, pool, progress.within)
+                if fresh:
+                    devices.return_memory()
             if with_events:
                 processes.shared(functools.partial(_write_events, run, in_memory[condition]))
             run.note(seconds=seconds)
@@ -96,6 +98,8 @@ def measure(run: Run, chosen: Sequence[Study], pool: Split, *, with_events: bool
                     request, [in_memory[each] for each in request.conditions], pool, run.config
                 )
                 run.save_measurement(request, dataset)
+                if fresh:
+                    devices.return_memory()
             waiting.subtract(request.conditions)
             for condition in {each for each in request.conditions if not waiting[each]}:
                 del in_memory[condition]  # it is on disk, and nothing here needs it any more

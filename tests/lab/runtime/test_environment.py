@@ -1,5 +1,7 @@
 """What a run stands on: a process neither runs out of memory maps nor of memory."""
 
+import ctypes
+import os
 import re
 import subprocess
 import sys
@@ -34,6 +36,27 @@ def test_programs_are_forgotten_only_where_they_hold_too_many_maps():
     assert len(traces) == 2
     # Linux gives 65,530 to a process: half of them are left for what compiles next.
     assert devices.MOST_MAPS < 65_530 / 2
+
+
+def test_freed_memory_goes_back_to_the_system(monkeypatch):
+    """Fifty megabytes in small pieces, of which every other one stays: none falls off by itself."""
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("malloc_trim is of the GNU C library")
+    pieces = [bytes(60_000) for _ in range(1000)]  # below the size that is mapped by itself
+    stay = pieces[::20]
+    devices.return_memory()
+    full = _resident()
+    del pieces
+    assert devices.return_memory()
+    assert _resident() < full - 30e6
+    assert len(stay) == 50
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not devices.return_memory()
+
+
+def _resident():
+    """Returns the bytes of memory that the process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 POOL = Split(np.zeros((5000, 8, 8, 1), np.float32), np.zeros(5000, np.int32))
