@@ -24,10 +24,10 @@ from halfway.sharding import Layout
 
 SHARE: dict[tuple[str, str], float] = {
     ("cpu", "linear"): 0.04,
-    ("cpu", "mlp"): 0.55,
-    ("cpu", "cnn"): 0.35,
-    ("cpu", "residual"): 0.22,
-    ("cpu", "transformer"): 0.25,
+    ("cpu", "mlp"): 0.65,
+    ("cpu", "cnn"): 0.5,
+    ("cpu", "residual"): 0.35,
+    ("cpu", "transformer"): 0.2,
 }
 """Share of a matrix product's rate that training reaches, by backend and kind of model.
 
