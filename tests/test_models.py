@@ -119,18 +119,27 @@ def test_contraction_of_other_axes_is_that_of_jax():
 
 
 @pytest.mark.parametrize(
-    ("backend", "features", "columns", "kept"),
-    [("cpu", 16, 8, 2), ("cpu", 17, 8, 1), ("cpu", 16, 7, 1), ("gpu", 16, 8, 1)],
+    ("backend", "depth", "features", "stride", "columns", "kept"),
+    [
+        ("cpu", 5, 16, 1, 8, 2),
+        ("cpu", 5, 17, 1, 8, 1),
+        ("cpu", 5, 16, 1, 7, 1),
+        ("gpu", 5, 16, 1, 8, 1),
+        ("cpu", 5, 16, 2, 8, 1),
+        ("cpu", 4, 16, 2, 8, 2),
+    ],
 )
 @pytest.mark.quick
 def test_two_outputs_of_few_channels_are_one_product_on_a_cpu(
-    backend, features, columns, kept, monkeypatch
+    backend, depth, features, stride, columns, kept, monkeypatch
 ):
+    """With steps of two of few channels alone: more of the factors are 0 then."""
     monkeypatch.setattr(sharding, "backend", lambda: backend)
-    inputs, kernel = draw((1, 6, columns, 1), 0), draw((3, 3, 1, features), 1)
-    program = jax.make_jaxpr(lambda x: models.convolve(x, kernel, (1, 1), "SAME"))(inputs)
+    inputs, kernel = draw((1, 6, columns, depth), 0), draw((3, 3, depth, features), 1)
+    program = jax.make_jaxpr(lambda x: models.convolve(x, kernel, (1, stride), "SAME"))(inputs)
     (product,) = [e for e in program.eqns if e.primitive.name == "dot_general"]
-    assert product.outvars[0].aval.shape == (6 * columns // kept, kept * features)
+    rows = 6 * -(-columns // stride) // kept
+    assert product.outvars[0].aval.shape == (rows, kept * features)
 
 
 @pytest.mark.parametrize(
