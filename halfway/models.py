@@ -50,7 +50,10 @@ def contract(
       `[..., F]`.
 
     Examples:
-      >>> layer = nn.Dense(10, dot_general=models.contract)
+      >>> import flax.linen
+      >>> layer = flax.linen.Dense(10, dot_general=models.contract)
+      >>> jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((1, 64)))["params"]["kernel"].shape
+      (64, 10)
     """
     (axes, _), _ = dimension_numbers
     plain = kernel.ndim != 2 or tuple(axes) != (inputs.ndim - 1,)
