@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -118,7 +119,7 @@ def save_tree(
         (partial / name).write_text(json.dumps(facts, indent=2))
         (partial / _DIGEST).write_text(json.dumps(_sealed(tree, facts, origin)))
     except Exception as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
         logging.getLogger("asyncio").addFilter(_is_no_late_answer)
         code = _SYSTEM_ERROR.search(str(error))
         if code is None:
@@ -128,6 +129,15 @@ def save_tree(
     sys.unraisablehook = hook
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder that threads of a failed Orbax may still write to, until it stays away."""
+    for _ in range(100):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)
+        if not folder.exists():
+            return
 
 
 def _without_late_answers(hook: Callable[..., Any]) -> Callable[..., Any]:

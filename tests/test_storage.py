@@ -459,3 +459,24 @@ def test_of_a_failed_write_nothing_is_said_late_and_of_others_everything(
     told = [record.exc_info and str(record.exc_info[1]) for record in caplog.records]
     assert told == ["of a program of one's own", None]
     assert len(logger.filters) == 1
+
+
+def test_a_folder_that_is_still_written_to_is_removed_for_good(tmp_path):
+    """As threads of a failed write do for a while: they make it anew after it was removed."""
+    folder = tmp_path / "tree.partial"
+    (folder / "0").mkdir(parents=True)
+    late = 4
+
+    def remove(path, **options):
+        nonlocal late
+        real(path, **options)
+        if late:
+            late -= 1
+            (folder / "late").mkdir(parents=True)
+
+    real = storage.shutil.rmtree
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(storage.shutil, "rmtree", remove)
+        storage._remove(folder)
+    assert late == 0
+    assert not folder.exists()
