@@ -43,7 +43,8 @@ def contract(
     Args:
       inputs: `[..., D]`.
       kernel: `[D, F]`.
-      dimension_numbers: `(((inputs.ndim - 1,), (0,)), ((), ()))`, as flax calls it.
+      dimension_numbers: `(((inputs.ndim - 1,), (0,)), ((), ()))`, as flax calls it; of other axes
+        the product is always that of `lax.dot_general`.
       precision, preferred_element_type: as of `lax.dot_general`.
 
     Returns:
@@ -55,21 +56,16 @@ def contract(
       >>> jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((1, 64)))["params"]["kernel"].shape
       (64, 10)
     """
-    (axes, _), _ = dimension_numbers
-    plain = kernel.ndim != 2 or tuple(axes) != (inputs.ndim - 1,)
-    if plain or sharding.backend() != "cpu" or kernel.shape[0] < WIDE * kernel.shape[1]:
-        turned, contracted = kernel, dimension_numbers
-    else:
-        # Without the barrier XLA would turn it back.
-        turned = lax.optimization_barrier(kernel.T)
-        contracted = ((axes, (1,)), ((), ()))
-    return lax.dot_general(
-        inputs,
-        turned,
-        contracted,
-        precision=precision,
-        preferred_element_type=preferred_element_type,
+    product = functools.partial(
+        lax.dot_general, precision=precision, preferred_element_type=preferred_element_type
     )
+    last = inputs.ndim - 1
+    is_layer = kernel.ndim == 2 and dimension_numbers == (((last,), (0,)), ((), ()))
+    is_wide = is_layer and kernel.shape[0] >= WIDE * kernel.shape[1]
+    if not is_wide or sharding.backend() != "cpu":
+        return product(inputs, kernel, dimension_numbers)
+    # Without the barrier XLA would turn it back.
+    return product(inputs, lax.optimization_barrier(kernel.T), (((last,), (1,)), ((), ())))
 
 
 NARROW = 16
@@ -165,7 +161,7 @@ def convolve(
         precision=precision,
         preferred_element_type=preferred_element_type,
     )
-    return flat.reshape(-1, *sizes, features)
+    return flat.reshape(inputs.shape[0], *sizes, features)
 
 
 def _patches(

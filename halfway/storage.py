@@ -132,7 +132,7 @@ def save_tree(
 
 
 def _remove(folder: Path) -> None:
-    """Removes a folder that threads of a failed Orbax may still write to, until it stays away."""
+    """Removes a folder, for 5 s at most until it stays away: threads of Orbax may write late."""
     for _ in range(100):
         shutil.rmtree(folder, ignore_errors=True)
         time.sleep(0.05)

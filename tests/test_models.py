@@ -108,11 +108,19 @@ def test_a_layer_of_few_outputs_turns_its_kernel_on_a_cpu(
     assert re.search(rf"f32\[{rows},{columns}\]\S* dot\(", compiled), compiled
 
 
+@pytest.mark.parametrize(
+    ("size", "kernel_size", "axes"),
+    [
+        ((3, 4, 5), (4, 5, 2), (((1, 2), (0, 1)), ((), ()))),  # the kernel is no matrix
+        ((3, 12), (12, 12), (((1,), (1,)), ((), ()))),  # its other axis
+        ((2, 3), (12, 3), (((1,), (1,)), ((), ()))),
+        ((3, 12), (12, 3), (((0,), (1,)), ((), ()))),
+        ((12, 5), (12, 3), (((), ()), ((0,), (0,)))),  # an axis of both
+    ],
+)
 @pytest.mark.quick
-def test_contraction_of_other_axes_is_that_of_jax():
-    """As in a layer over two axes, whose kernel is no matrix."""
-    inputs, kernel = draw((3, 4, 5), 0), draw((4, 5, 2), 1)
-    axes = (((1, 2), (0, 1)), ((), ()))
+def test_contraction_of_other_axes_is_that_of_jax(size, kernel_size, axes):
+    inputs, kernel = draw(size, 0), draw(kernel_size, 1)
     np.testing.assert_allclose(
         models.contract(inputs, kernel, axes), lax.dot_general(inputs, kernel, axes), rtol=1e-6
     )

@@ -97,7 +97,7 @@ def train_step(
     """Returns the state after one step on the mean loss of a batch.
 
     Args:
-      apply_fn: parameters and inputs to logits.
+      apply_fn: parameters and inputs to logits; those of an example depend on that example alone.
       optimizer: an optax transformation.
       state: the state before the step.
       x: inputs `[B, ...]`.

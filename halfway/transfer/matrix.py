@@ -156,8 +156,9 @@ def transfer_matrix(
 ) -> TransferMatrix:
     """Returns what attacks on each surrogate do to each target, beside controls of equal norm.
 
-    Everything is computed at once. Call it under `jit`, and under `vmap` over pairs: memory grows
-    with K M B times the model's widest layer. `transfer_grid` is for large matrices, for models of
+    Everything is computed at once, but on a CPU one model after the other (`sharding.lift`). Call
+    it under `jit`, and under `vmap` over pairs: memory grows with K M B times the model's widest
+    layer, with B times it on a CPU. `transfer_grid` is for large matrices, for models of
     several architectures, attacks and budgets, and bounds its memory.
 
     Args:

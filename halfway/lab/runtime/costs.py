@@ -122,11 +122,11 @@ def memory_of(condition: Condition, image_shape: Sequence[int]) -> Memory:
     batch = condition.batch_capacity or condition.batch_size
     capacity, holdout = condition.capacity or 0, condition.num_holdout
     num_models = 1 if sharding.takes_turns() else 2
+    model = condition.model, condition.num_classes, tuple(image_shape)
 
     def at_once(number: int) -> int:
         return min(number, _chunk(*model, number, sharding.backend()) or number)
 
-    model = condition.model, condition.num_classes, tuple(image_shape)
     # One half after the other.
     together = min(at_once(max(capacity, holdout)), losses.CHUNK_SIZE)
     example = sizes.example + math.prod(image_shape) * 4

@@ -39,7 +39,7 @@ def test_programs_are_forgotten_only_where_they_hold_too_many_maps():
 
 
 def test_freed_memory_goes_back_to_the_system(monkeypatch):
-    """Fifty megabytes in small pieces, of which every other one stays: none falls off by itself."""
+    """Sixty megabytes in small pieces, of which every twentieth stays: the C library keeps them."""
     if not hasattr(ctypes.CDLL(None), "malloc_trim"):
         pytest.skip("malloc_trim is of the GNU C library")
     pieces = [bytes(60_000) for _ in range(1000)]  # below the size that is mapped by itself
